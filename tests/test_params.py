@@ -1,0 +1,69 @@
+"A mistake on the knob board is a sentence that names the key, and the exit status says so."
+import json
+
+import pytest
+import yaml
+
+from wavbrivl.cli import main
+from wavbrivl.core import BadInput, load_params, run_names
+
+
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    monkeypatch.setenv('WAVBRIVL_ROOT', str(tmp_path))
+    def write(text):
+        (tmp_path/'params.yaml').write_text(text)
+        return tmp_path
+    return write
+
+
+@pytest.mark.parametrize('text, words', [
+    ('train: {losss: moco}', ['train.losss', 'train.loss']),
+    ('brivl: {optim: {learning_rate: 1}}', ['brivl.optim.learning_rate']),
+    ('tarin: {}', ['tarin', 'train']),
+    ('train: {momentum: 1.5}', ['train.momentum', '1.5', 'at least 0', 'at most 1']),
+    ('train: {loss: hinge}', ['train.loss', 'moco', 'infonce']),
+    ('corpus: {frames: many}', ['corpus.frames', 'many']),
+    ('corpus: [1]', ['corpus']),
+    ('train: {a', ['YAML'])])
+def test_refused_with_a_sentence(board, capsys, text, words):
+    board(text)
+    assert main(['params']) == 2
+    said = capsys.readouterr().err
+    assert all(w in said for w in words), said
+
+
+def test_run_prints_what_it_uses(board, capsys):
+    board('train: {loss: moco}\nruns: {cosine: {train: {loss: cosine}}, plain: {}}')
+    assert main(['params', '--run', 'cosine', '--json']) == 0
+    used = json.loads(capsys.readouterr().out)
+    assert used['train']['loss'] == 'cosine' and used['train']['momentum'] == 0.99
+    assert main(['params', '--run', 'cosin']) == 2 and "'cosine'" in capsys.readouterr().err
+
+
+def test_preset_replaces_runs(board, tmp_path):
+    root = board('runs: {a: {}, b: {train: {loss: l2}}}\ntrain: {seeds: [5]}')
+    preset = tmp_path/'preset.yaml'
+    preset.write_text('train: {loss: infonce}\nruns: {c: {}}')
+    assert main(['params', '--preset', str(preset), '--write']) == 0
+    assert run_names(root) == ['c'] and load_params('c', root).train.loss == 'infonce' and load_params('c', root).train.seeds == [5]
+    preset.write_text('nonsense: 1')
+    assert main(['params', '--preset', str(preset), '--write']) == 2
+    assert run_names(root) == ['c'], 'a refused preset changes nothing'
+
+
+def test_number_written_as_yaml_text(board):
+    assert load_params(None, board('train: {optim: {lr: 1e-3}}')).train.optim.lr == 1e-3
+
+
+def test_board_shows_every_knob():
+    "DVC watches keys of params.yaml, so each one must stand there; and a reader sees all there is."
+    from pathlib import Path
+    from wavbrivl.core import Section, known_keys
+    board = yaml.safe_load((Path(__file__).parents[1]/'params.yaml').read_text())
+    def keys(d, prefix=''):
+        for k, v in d.items():
+            yield prefix + k
+            if isinstance(v, dict): yield from keys(v, prefix + k + '.')
+    runs = board.pop('runs')
+    assert set(known_keys()) == set(keys(board)) and runs

@@ -1,0 +1,129 @@
+"The lab from end to end at a tiny size: stages in order, a kill in the middle, the model in use."
+import json, os, signal, subprocess, sys, time, warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+import yaml
+
+from wavbrivl.api import WavBriVL
+from wavbrivl.cli import main
+from wavbrivl.core import BadInput, overlay, read_json
+from wavbrivl.lab import Lab
+
+ROOT = Path(__file__).parents[1]
+TINY = dict(precision='fp32', corpus=dict(foley=dict(train=48, valid=12, test=24)), wavlm=dict(optim=dict(batch=16)),
+            brivl=dict(optim=dict(batch=16)), train=dict(seeds=[0], optim=dict(epochs=3, batch=16)))
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    "A lab after the stages corpus to targets."
+    root = tmp_path_factory.mktemp('lab')
+    board = overlay(yaml.safe_load((ROOT/'presets/smoke.yaml').read_text()), TINY)
+    board['runs'] = dict(wavbrivl={}, undisturbed={}, killed={}, scratch=dict(train=dict(init='scratch')), cosine=dict(train=dict(loss='cosine')),
+                         infonce=dict(train=dict(loss='infonce')), l2=dict(train=dict(loss='l2')), level=dict(audio=dict(level=True)))
+    (root/'params.yaml').write_text(yaml.safe_dump(board))
+    lab = Lab(root=root)
+    summary = lab.prepare()
+    assert summary['clips'] == dict(train=48, valid=12, test=24)
+    (root/'data').symlink_to(root/'build/corpus')
+    lab.train_brivl(); lab.make_targets(); lab.train_wavlm()
+    return root
+
+
+@pytest.fixture(scope='module')
+def model(root):
+    lab = Lab('wavbrivl', root)
+    history = lab.train()
+    assert len(history) == 3 and history.loss.notna().all()
+    return WavBriVL.from_pretrained(root/'models/wavbrivl', device='cpu')
+
+
+def test_missing_stage_is_named(tmp_path):
+    (tmp_path/'params.yaml').write_text('runs: {}')
+    with pytest.raises(BadInput, match='dvc repro'): Lab(root=tmp_path).corpus
+
+
+@pytest.mark.parametrize('run', ['scratch', 'cosine', 'infonce', 'l2', 'level'])
+def test_every_loss_and_start_trains(root, run):
+    history = Lab(run, root).train()
+    assert history.loss.notna().all() and history.loss.iloc[-1] < history.loss.iloc[0]*1.5
+
+
+def test_evaluation_is_complete_and_repeatable(root, model):
+    lab = Lab('wavbrivl', root)
+    first, again = lab.evaluate(), lab.evaluate()
+    assert first == again == read_json(root/'results/metrics/wavbrivl.json')
+    top1 = first['tasks']['zero_shot']['top1']
+    assert 0 <= top1['mean'] <= 1 and 0 < top1['chance'] < 0.1 and top1['pool'] == 24
+    assert {'audio_to_image', 'image_to_audio', 'audio_to_text', 'text_to_audio', 'probe', 'zero_shot'} <= first['tasks'].keys()
+    assert first['tasks']['audio_to_image']['mrr']['pool'] == 24
+
+
+TRAIN = "from wavbrivl.lab import Lab; import sys; Lab(sys.argv[1], sys.argv[2]).train()"
+
+def test_killed_training_ends_as_an_undisturbed_one(root):
+    "SIGKILL after the first epoch has been saved, then the same command again."
+    state = root/'checkpoints/killed/seed-0/state.pt'
+    env = os.environ | dict(PYTHONPATH=str(ROOT))
+    subprocess.run([sys.executable, '-c', TRAIN, 'undisturbed', str(root)], env=env, capture_output=True, check=True)
+    p = subprocess.Popen([sys.executable, '-c', TRAIN, 'killed', str(root)], env=env, stdout=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not state.exists() and time.time() < deadline and p.poll() is None: time.sleep(0.01)
+    p.send_signal(signal.SIGKILL); p.wait()
+    saved = torch.load(state, weights_only=True)
+    assert not (root/'models/killed').exists() and saved['epoch'] < 3
+    out = subprocess.run([sys.executable, '-c', TRAIN, 'killed', str(root)], env=env, capture_output=True, text=True, check=True).stdout
+    assert 'resuming at epoch' in out
+    a, b = (WavBriVL.from_pretrained(root/'models'/r, device='cpu').audio.state_dict() for r in ('undisturbed', 'killed'))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    h = [pd.read_csv(root/f'results/history/{r}.csv').drop(columns='run') for r in ('undisturbed', 'killed')]
+    pd.testing.assert_frame_equal(*h)
+
+
+def test_embedding_is_the_same_alone_and_in_company(model):
+    rng = np.random.default_rng(0)
+    clips = [(0.1*rng.standard_normal(int(s*16_000))).astype(np.float32) for s in (0.1, 1.0, 3.3, 7.0)]
+    clips.append((0.1*rng.standard_normal(600*16_000)).astype(np.float32))
+    together, backwards = model.embed_audio(clips, 16_000, batch=8), model.embed_audio(clips[::-1], 16_000, batch=3)[::-1]
+    alone = np.concatenate([model.embed_audio(c, 16_000) for c in clips])
+    for other in (backwards, alone, model.embed_audio(clips, 16_000, batch=8)): np.testing.assert_allclose(together, other, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+
+
+def test_bad_files_do_not_stop_good_ones(model, tmp_path):
+    good, bad = tmp_path/'an odd näme.wav', tmp_path/'text.wav'
+    sf.write(good, 0.1*np.random.default_rng(1).standard_normal((24_000, 2)), 48_000)
+    bad.write_text('not audio')
+    with pytest.warns(UserWarning, match='text.wav'): rows = model.embed_audio([good, bad, good])
+    assert np.isnan(rows[1]).all() and np.array_equal(rows[0], rows[2]) and len(model.rejected) == 1
+    np.testing.assert_allclose(rows[0], model.embed_audio(good)[0], atol=1e-6)
+
+
+def test_saved_model_is_the_model(model, tmp_path):
+    model.save_pretrained(tmp_path/'copy')
+    copy = WavBriVL.from_pretrained(tmp_path/'copy', device='cpu')
+    assert np.array_equal(model.embed_text('a dog barks'), copy.embed_text('a dog barks'))
+    (tmp_path/'copy/model.safetensors').write_bytes(b'broken')
+    with pytest.raises(BadInput): WavBriVL.from_pretrained(tmp_path/'copy')
+    with pytest.raises(BadInput, match='not a folder'): WavBriVL.from_pretrained(tmp_path/'nowhere')
+
+
+def test_command_line(root, model, tmp_path, capsys):
+    sounds = sorted((root/'build/corpus/audio').glob('*.flac'))[:2]
+    (tmp_path/'empty.wav').write_bytes(b'')
+    m = ['--model', str(root/'models/wavbrivl'), '--device', 'cpu']
+    assert main(['classify', str(sounds[0]), '--labels', 'dog,rain,bell', '--json', *m]) == 0
+    best = json.loads(capsys.readouterr().out)[0]['classes']
+    assert len(best) == 3 and abs(sum(c['probability'] for c in best) - 1) < 1e-3
+    assert main(['embed', *map(str, sounds), str(tmp_path/'empty.wav'), '-o', str(tmp_path/'out.parquet'), *m]) == 1
+    assert 'empty.wav' in capsys.readouterr().err and len(pd.read_parquet(tmp_path/'out.parquet')) == 2
+    assert main(['rank', str(sounds[0]), str(root/'build/corpus/frames'), '--top', '4', '--json', *m]) == 0
+    ranked = json.loads(capsys.readouterr().out)
+    assert len(ranked) == 4 and ranked[0]['cosine'] >= ranked[-1]['cosine']
+    assert main(['embed', str(tmp_path/'empty.wav'), *m]) == 2
+    assert main(['classify', str(sounds[0]), '--labels', 'dog', *m]) == 2
