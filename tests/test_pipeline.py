@@ -85,6 +85,33 @@ def test_killed_training_ends_as_an_undisturbed_one(root):
     pd.testing.assert_frame_equal(*h)
 
 
+def test_nothing_is_continued_that_was_finished(root, model):
+    "A finished training leaves no state behind, so that it cannot stand in for one under other code or other first weights."
+    assert not list((root/'checkpoints').rglob('state.pt'))
+
+
+@pytest.mark.skipif(not (ROOT.parent/'shared/reference').exists(), reason='no reference files beside the checkout')
+def test_released_wavlm_trains_in_the_lab(root, tmp_path):
+    "The stage `wavlm` takes the released weights instead of training; the tower takes their sizes."
+    copy = tmp_path/'lab'
+    copy.mkdir()
+    for part in ('build', 'data'): (copy/part).symlink_to(root/part)
+    board = yaml.safe_load((root/'params.yaml').read_text())
+    board['runs'] = dict(released=dict(train=dict(optim=dict(epochs=1))))
+    board['audio'] = dict(board['audio'], checkpoint=str(ROOT.parent/'shared/reference/wavlm_base/checkpoint.pt'), freeze_conv=True, hidden=32)
+    (copy/'params.yaml').write_text(yaml.safe_dump(board))
+    (copy/'build').unlink(); (copy/'build').mkdir()
+    for part in ('corpus', 'brivl', 'targets'): (copy/'build'/part).symlink_to(root/'build'/part)
+    lab = Lab('released', copy)
+    assert not len(lab.train_wavlm())
+    assert lab.train().loss.notna().all()
+    model = WavBriVL.from_pretrained(copy/'models/released', device='cpu')
+    assert model.audio.params.hidden == 64 and model.audio.params.layers == 3
+    board['audio'] |= dict(checkpoint=None)
+    (copy/'params.yaml').write_text(yaml.safe_dump(board))
+    with pytest.raises(BadInput, match='train.init: scratch'): Lab('released', copy).train()
+
+
 def test_embedding_is_the_same_alone_and_in_company(model):
     rng = np.random.default_rng(0)
     clips = [(0.1*rng.standard_normal(int(s*16_000))).astype(np.float32) for s in (0.1, 1.0, 3.3, 7.0)]

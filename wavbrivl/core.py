@@ -149,6 +149,7 @@ class AudioParams(Section):
     dropout: Share = 0.1
     checkpoint: str | None = None    # released WavLM weights
     freeze_conv: bool = False
+    normalize: bool = False          # bring every waveform to mean 0, deviation 1, as WavLM large wants it
 
 # %% ../nbs/00_core.ipynb #ebf8a1ad
 class WavlmParams(Section):

@@ -6,7 +6,7 @@
 __all__ = ['HEADLINES', 'Lab', 'left_by', 'Split', 'join', 'retrieval_tasks', 'probe_task', 'name_task', 'over_seeds', 'Found']
 
 # %% ../nbs/70_lab.ipynb #90a82ad1
-from functools import cached_property
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ class Lab:
         print(yaml.safe_dump({s: self.params.model_dump()[s] for s in sections} | (dict(run=self.run) if self.run else {}), sort_keys=False))
 
 # %% ../nbs/70_lab.ipynb #7eecdcab
-from fastcore.basics import patch, patch_to
+from fastcore.basics import patch
 
 def left_by(stage:str, path):
     "The path, if the stage has made it. Raises `BadInput` naming the stage."
@@ -113,6 +113,7 @@ def train(self:Lab) -> pd.DataFrame:
         parts.append(history)
     history = pd.concat(parts).assign(run=self.run)
     with whole(self.results/'history'/f'{self.run}.csv') as tmp: history.drop(columns='seconds').round(6).to_csv(tmp, index=False)
+    shutil.rmtree(self.checkpoints/(self.run or 'board'), ignore_errors=True)
     return history
 
 # %% ../nbs/70_lab.ipynb #8c957ce9
