@@ -4,7 +4,7 @@ VENV   ?= $(CURDIR)/.venv
 RUN    := PATH="$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)" TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore
 STAGE  ?=
 
-.PHONY: repro test smoke lab export setup clean
+.PHONY: repro test smoke lab bench export setup clean
 .DEFAULT_GOAL := repro
 
 setup: $(VENV)/.ready
@@ -25,6 +25,9 @@ smoke: setup            ## the whole pipeline, tiny, in a clean clone
 	cd build/smoke && export $(RUN) PYTHONPATH="$(CURDIR)/build/smoke" && \
 	  wavbrivl params --preset presets/smoke.yaml --write && dvc repro -q && dvc metrics show && \
 	  dvc status -q && echo "smoke: the pipeline ran and is up to date"
+
+bench: setup            ## speed against what one would write first, side by side
+	$(RUN) python benchmarks/retrieval.py
 
 lab: setup              ## open the notebooks
 	$(RUN) jupyter lab nbs

@@ -25,13 +25,14 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp('lab')
     board = overlay(yaml.safe_load((ROOT/'presets/smoke.yaml').read_text()), TINY)
     board['runs'] = dict(wavbrivl={}, undisturbed={}, killed={}, scratch=dict(train=dict(init='scratch')), cosine=dict(train=dict(loss='cosine')),
-                         infonce=dict(train=dict(loss='infonce')), l2=dict(train=dict(loss='l2')), level=dict(audio=dict(level=True)))
+                         infonce=dict(train=dict(loss='infonce')), l2=dict(train=dict(loss='l2')), level=dict(audio=dict(level=True)),
+                         supervised=dict(train=dict(loss='labels', init='scratch')), wav2clip=dict(audio=dict(kind='wav2clip', width=8), train=dict(init='scratch')))
     (root/'params.yaml').write_text(yaml.safe_dump(board))
     lab = Lab(root=root)
     summary = lab.prepare()
     assert summary['clips'] == dict(train=48, valid=12, test=24)
     (root/'data').symlink_to(root/'build/corpus')
-    lab.train_brivl(); lab.make_targets(); lab.train_wavlm()
+    lab.train_brivl(); lab.make_targets(); lab.train_wavlm(); lab.prepare_datasets()
     return root
 
 
@@ -48,7 +49,7 @@ def test_missing_stage_is_named(tmp_path):
     with pytest.raises(BadInput, match='dvc repro'): Lab(root=tmp_path).corpus
 
 
-@pytest.mark.parametrize('run', ['scratch', 'cosine', 'infonce', 'l2', 'level'])
+@pytest.mark.parametrize('run', ['scratch', 'cosine', 'infonce', 'l2', 'level', 'supervised', 'wav2clip'])
 def test_every_loss_and_start_trains(root, run):
     history = Lab(run, root).train()
     assert history.loss.notna().all() and history.loss.iloc[-1] < history.loss.iloc[0]*1.5
@@ -56,12 +57,65 @@ def test_every_loss_and_start_trains(root, run):
 
 def test_evaluation_is_complete_and_repeatable(root, model):
     lab = Lab('wavbrivl', root)
-    first, again = lab.evaluate(), lab.evaluate()
-    assert first == again == read_json(root/'results/metrics/wavbrivl.json')
+    (first,), (again,) = lab.evaluate(), lab.evaluate()
+    assert first == again == read_json(root/'results/metrics/wavbrivl/foley.json')
     top1 = first['tasks']['zero_shot']['top1']
     assert 0 <= top1['mean'] <= 1 and 0 < top1['chance'] < 0.1 and top1['pool'] == 24
-    assert {'audio_to_image', 'image_to_audio', 'audio_to_text', 'text_to_audio', 'probe', 'zero_shot'} <= first['tasks'].keys()
+    assert {'audio_to_image', 'image_to_audio', 'audio_to_text', 'text_to_audio', 'probe', 'zero_shot', 'detection', 'captioning'} <= first['tasks'].keys()
     assert first['tasks']['audio_to_image']['mrr']['pool'] == 24
+
+
+@pytest.fixture(scope='module')
+def esc(tmp_path_factory):
+    "A folder in ESC-50's layout: three classes of tones, three folds, one clip of the table missing."
+    folder, rows = tmp_path_factory.mktemp('esc'), []
+    for d in ('meta', 'audio'): (folder/d).mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(36):
+        fold, c = 1 + k//12, k % 3
+        t = np.arange(12_000)/16_000
+        sf.write(folder/f'audio/{fold}-{k}-A-{c}.wav', 0.3*np.sin(2*np.pi*(300 + 900*c + 20*rng.random())*t) + 0.01*rng.standard_normal(len(t)), 16_000)
+        rows.append(dict(filename=f'{fold}-{k}-A-{c}.wav', fold=fold, target=c, category=['clock_tick', 'dog', 'rain'][c], esc10='True', src_file=k, take='A'))
+    (folder/'audio/1-0-A-0.wav').unlink()
+    pd.DataFrame(rows).to_csv(folder/'meta/esc50.csv', index=False)
+    return folder
+
+
+@pytest.fixture
+def abroad(root, esc):
+    "The lab with a public data set on the board, another one that is not where the board says, and the rest unnamed."
+    board = yaml.safe_load((root/'params.yaml').read_text())
+    before = (root/'params.yaml').read_text()
+    (root/'params.yaml').write_text(yaml.safe_dump(overlay(board, dict(datasets=dict(esc50=str(esc), clotho='nowhere')))))
+    yield root
+    (root/'params.yaml').write_text(before)
+    Lab(root=root).prepare_datasets()
+
+
+def test_public_corpora_are_asked_the_same(abroad, model):
+    found = Lab(root=abroad).prepare_datasets().set_index('dataset')
+    assert found.clips.esc50 == 35 and '1 of the 36 clips' in found.said.esc50
+    assert 'nowhere' in found.said.clotho and not found.clips.clotho and 'datasets.us8k' in found.said.us8k
+    made = (abroad/'build/datasets/esc50/manifest.parquet').stat().st_mtime_ns
+    Lab(root=abroad).prepare_datasets()
+    assert (abroad/'build/datasets/esc50/manifest.parquet').stat().st_mtime_ns == made, 'what has not changed is left as it is'
+    lab = Lab('wavbrivl', abroad)
+    own, public = lab.evaluate()
+    assert (own['corpus'], public['corpus']) == ('foley', 'esc50') and {'probe', 'zero_shot'} == public['tasks'].keys()
+    probe = public['tasks']['probe']['accuracy']
+    assert probe['pool'] == 3 and probe['mean'] > 0.5, 'three tones apart are told apart over the official folds'
+    assert lab.evaluate()[1] == public, 'the same from kept embeddings'
+
+
+def test_rows_without_a_joint_space(abroad, model):
+    rows = {(m['corpus'], m['run']): m['tasks'] for m in Lab(root=abroad).baselines()}
+    assert rows['esc50', 'mfcc']['probe']['accuracy']['mean'] > 0.9 and rows['esc50', 'log_mel']['probe']['accuracy']['mean'] > 0.9
+    assert ('foley', 'brivl') in rows and ('esc50', 'brivl') not in rows, 'that corpus has no pictures'
+    lab = Lab('supervised', abroad)
+    lab.train()
+    own, public = lab.evaluate()
+    assert own['tasks'].keys() == public['tasks'].keys() == {'probe'} and 0 <= public['tasks']['probe']['accuracy']['mean'] <= 1
+    assert 'scratch' in public['tasks']['probe']['accuracy']['supervision']
 
 
 TRAIN = "from wavbrivl.lab import Lab; import sys; Lab(sys.argv[1], sys.argv[2]).train()"

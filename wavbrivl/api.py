@@ -18,8 +18,7 @@ from .brivl import BriVL, load_tokenizer
 from .classification import class_embeddings
 from .core import AudioParams, BadFile, BadInput, BrivlParams, pick_device, read_json, whole, write_json
 from .media import load_audio, load_picture, square
-from .retrieval import top_k
-from .training import embed_pictures, embed_texts
+from .training import audio_tower, embed_pictures, embed_texts
 from .wavlm import AudioTower, embed_clips
 
 # %% ../nbs/60_api.ipynb #3731cee8
@@ -74,7 +73,7 @@ def from_pretrained(cls:WavBriVL,
     config = read_json(folder/'config.json')
     if config.get('format', 0) > cls.format: raise BadInput(f"{folder}: written by a newer version (format {config['format']}); update wavbrivl.")
     brivl = BriVL(config['brivl'])
-    audio = AudioTower(AudioParams(**config['audio']), config['dim'], config['window'])
+    audio = audio_tower(AudioParams(**config['audio']), config['dim'], config['window'])
     tokenizer = load_tokenizer(folder/'tokenizer.json') if (folder/'tokenizer.json').exists() else None
     model = cls(audio, brivl, tokenizer, config['info'])
     try: model.load_state_dict(load_file(folder/'model.safetensors'))

@@ -338,7 +338,7 @@ def linear_probe(
     test_x, test_y,
     C:float=1.0,         # inverse strength of the penalty
     max_iter:int=5000,
-) -> dict:               # accuracy, chance, pool, n, unseen, predictions [n]
+) -> dict:               # accuracy, map, chance of both, pool, n, unseen, predictions [n]
     "Logistic regression on features standardised by the training clips."
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -348,9 +348,12 @@ def linear_probe(
     if len(train_y) != len(train_x) or len(test_y) != len(test_x): raise BadInput(f'{len(train_x)} and {len(test_x)} clips, {len(train_y)} and {len(test_y)} labels; each clip needs one label.')
     known = np.unique(train_y)
     if len(known) < 2: raise BadInput(f'All training clips are of class {known[0]}; there is nothing to tell apart.')
-    predictions = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iter)).fit(train_x, train_y).predict(test_x)
-    pool = len(np.union1d(known, test_y))
-    return dict(accuracy=float((predictions == test_y).mean()), chance=1/pool, pool=pool, n=len(test_y),
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iter)).fit(train_x, train_y)
+    predictions, every = model.predict(test_x), np.union1d(known, test_y)
+    scores = np.zeros((len(test_x), len(every)))
+    scores[:, np.searchsorted(every, known)] = model.predict_proba(test_x)
+    found, luck = mean_average_precision(scores, np.searchsorted(every, test_y))
+    return dict(accuracy=float((predictions == test_y).mean()), map=found, chance=1/len(every), chance_map=luck, pool=len(every), n=len(test_y),
                 unseen=np.setdiff1d(test_y, known).tolist(), predictions=predictions)
 
 def baseline(

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Share', 'Count', 'Seconds', 'BadInput', 'BadFile', 'find_root', 'Section', 'FoleyParams', 'CorpusParams',
            'OptimParams', 'TextParams', 'BrivlParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams',
-           'EvaluateParams', 'ReportParams', 'Params', 'overlay', 'known_keys', 'nearest_key', 'allowed', 'explain',
-           'read_board', 'load_params', 'run_names', 'lay_preset', 'whole', 'write_json', 'read_json', 'named_seed',
-           'stream', 'seed_everything', 'pick_device', 'pick_precision', 'watched', 'log']
+           'DatasetsParams', 'BaselinesParams', 'HeadParams', 'EvaluateParams', 'ReportParams', 'Params', 'overlay',
+           'known_keys', 'nearest_key', 'allowed', 'explain', 'read_board', 'load_params', 'run_names', 'lay_preset',
+           'whole', 'write_json', 'read_json', 'named_seed', 'stream', 'seed_everything', 'pick_device',
+           'pick_precision', 'watched', 'log']
 
 # %% ../nbs/00_core.ipynb #0911bf2b
 import difflib, hashlib, json, os, random, tempfile, time
@@ -68,6 +69,7 @@ class CorpusParams(Section):
     source: str = 'wavbrivl/foley.py'
     root: str | None = None      # folder that the paths in a CSV are relative to; None: the CSV's own
     seed: int = 0
+    most: Count | None = None    # clips a split, every class in its share; None: all
     max_seconds: Seconds = 10.0  # longer clips are cut to their first so many seconds
     frames: Count = 4            # pictures kept of each clip
     crop: Count = 480            # side of the square cut from a video frame or a larger picture, px
@@ -131,7 +133,8 @@ class TargetsParams(Section):
 
 # %% ../nbs/00_core.ipynb #b782a3be
 class AudioParams(Section):
-    "The audio tower. `conv_dim` to `pos_groups` size WavLM; the rest is ours."
+    "The audio tower. `conv_dim` to `pos_groups` size WavLM, `width` a ResNet-18; the rest is ours."
+    kind: Literal['wavlm', 'wav2clip'] = 'wavlm'
     conv_dim: Annotated[list[Count], Field(min_length=7, max_length=7)] = [32, 32, 64, 64, 64, 64, 64]
     conv_norm: Literal['group', 'layer'] = 'group'
     hidden: Count = 128
@@ -144,6 +147,7 @@ class AudioParams(Section):
     max_distance: Count = 200
     block_layers: Count = 1          # self-attention block
     block_heads: Count = 4
+    width: Count = 64                # channels of the first stage of wav2clip's ResNet-18
     embed: Count = 512               # the embedding handed to downstream tasks
     level: bool = False              # explicit level feature: WavLM itself hardly hears gain
     dropout: Share = 0.1
@@ -165,7 +169,7 @@ class WavlmParams(Section):
 
 class TrainParams(Section):
     "The audio tower learns to land where the frozen image tower put the matching picture."
-    loss: Literal['moco', 'infonce', 'cosine', 'l2'] = 'moco'
+    loss: Literal['moco', 'infonce', 'cosine', 'l2', 'labels'] = 'moco'   # labels: a plain classifier, no pictures
     init: Literal['scratch', 'wavlm'] = 'wavlm'   # start from the `wavlm` stage's weights?
     seeds: list[int] = [0, 1, 2]
     window: Seconds = 2.0            # training crop, and the window at inference
@@ -178,11 +182,38 @@ class TrainParams(Section):
     optim: OptimParams = OptimParams(epochs=16, batch=32, lr=1e-3)
 
 # %% ../nbs/00_core.ipynb #adc46045
+class DatasetsParams(Section):
+    "Public corpora the trained towers are tested on: their folders, laid out as published. None: their rows stay blank."
+    esc50: str | None = None
+    us8k: str | None = None
+    fsd50k: str | None = None
+    vggsound: str | None = None
+    tau: str | None = None
+    desed: str | None = None
+    clotho: str | None = None
+    audiocaps: str | None = None
+    vegas: str | None = None
+    max_seconds: Seconds = 30.0     # of a clip
+    frames: Count = 1               # pictures kept of a clip
+
+class BaselinesParams(Section):
+    "What the towers are compared with, beside log-mel and MFCC."
+    yamnet: str | None = None       # path of a yamnet.tflite
+
+class HeadParams(Section):
+    "A small network on frozen frame embeddings."
+    epochs: Count = 20
+    patience: Count = 4             # epochs without a better validation score
+
 class EvaluateParams(Section):
     "What it hears."
+    tasks: list[Literal['zero_shot', 'probe', 'retrieval', 'detection', 'captioning']] = ['zero_shot', 'probe', 'retrieval', 'detection', 'captioning']
     templates: str = 'bare'         # named set of prompts around a class name
     probe_seeds: Count = 3
     batch: Count = 64
+    detection: HeadParams = HeadParams()
+    captioning: HeadParams = HeadParams()
+    beam: Count = 4                 # of the captioner
 
 class ReportParams(Section):
     "Figures and tables."
@@ -196,11 +227,13 @@ class Params(Section):
     precision: Literal['auto', 'fp32', 'bf16'] = 'auto'   # auto: bf16 where the device is good at it
     corpus: CorpusParams = CorpusParams()
     brivl: BrivlParams = BrivlParams()
+    datasets: DatasetsParams = DatasetsParams()
     targets: TargetsParams = TargetsParams()
     audio: AudioParams = AudioParams()
     wavlm: WavlmParams = WavlmParams()
     train: TrainParams = TrainParams()
     evaluate: EvaluateParams = EvaluateParams()
+    baselines: BaselinesParams = BaselinesParams()
     report: ReportParams = ReportParams()
 
 # %% ../nbs/00_core.ipynb #71debc90
@@ -246,8 +279,9 @@ def allowed(field) -> str:
     "What a field takes, in words: its range or its choices."
     words = [f'{w} {getattr(m, k)}' for m in field.metadata for k, w in _BOUNDS.items() if getattr(m, k, None) is not None]
     if words: return ' and '.join(words)
-    choices = getattr(field.annotation, '__args__', ())
-    if choices and all(isinstance(c, str) for c in choices): return 'one of ' + ', '.join(choices)
+    many = getattr(field.annotation, '__origin__', None) is list
+    choices = getattr(field.annotation.__args__[0] if many else field.annotation, '__args__', ())
+    if choices and all(isinstance(c, str) for c in choices): return ('a list of ' if many else 'one of ') + ', '.join(choices)
     return f'of type {getattr(field.annotation, "__name__", field.annotation)}'
 
 def explain(
