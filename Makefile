@@ -10,7 +10,7 @@ STAGE  ?=
 setup: $(VENV)/.ready
 $(VENV)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,test]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,captions,peers,test]'
 	@touch $@
 
 repro: setup            ## rebuild every table and figure that the present params.yaml asks for

@@ -8,7 +8,7 @@ __all__ = ['PAD', 'BOS', 'EOS', 'UNK', 'FRAME', 'COCO', 'tokens', 'Vocabulary', 
            'caption', 'log_likelihood', 'attention', 'check_sentences', 'meteor', 'spice', 'coco_scores',
            'typical_caption', 'captioning_scores']
 
-# %% ../nbs/33_captioning.ipynb #d8504171
+# %% ../nbs/33_captioning.ipynb #6085315c
 import importlib.util, json, re, shutil, subprocess, tempfile, threading
 from collections import Counter
 from pathlib import Path
@@ -18,10 +18,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# %% ../nbs/33_captioning.ipynb #096ce0b9
+# %% ../nbs/33_captioning.ipynb #7dfc22c8
 from .core import BadInput, log, named_seed, stream
 
-# %% ../nbs/33_captioning.ipynb #451f2456
+# %% ../nbs/33_captioning.ipynb #2e1cab0f
 _ABBREVIATIONS = '|'.join("""adm adv al ala alex apr ariz assn assoc atty aug ave bhd bldg blvd brig bros calif capt cf cmdr co col colo conn corp
     cos cpl ct dec dept det dr ens esq est etc ext feb fla fri ft ga gen gov hon inc ind insp intl jan jos jr jul jun kan ky lt ltd maj mar md messrs
     mfg mich minn mlle mme mo mon mont mr mrs ms msgr mt natl neb nev nov oct okla penn pfc ph plc pres prof pty pvt rd rep rev sen sep sept seq sgt
@@ -40,7 +40,7 @@ _TOKEN = re.compile(fr"""
   | \.\.\.|--+|[?!]+|\*+|@\w+|\#[^\W\d]\w*|\S
 """, re.X | re.I)
 
-# %% ../nbs/33_captioning.ipynb #0da6b245
+# %% ../nbs/33_captioning.ipynb #7645b874
 _PLAIN = str.maketrans({'’': "'", '‘': "'", '“': '"', '”': '"', '—': ' - ', '–': ' - ', '…': ' ... ', '½': '1/2', '¼': '1/4', '¾': '3/4', '£': '#', '€': '$'})
 _NAMED = {'(': '-lrb-', ')': '-rrb-', '[': '-lsb-', ']': '-rsb-', '{': '-lcb-', '}': '-rcb-', '&amp;': '&'}
 _DROPPED = set("\" ' ` . ? ! , : ; ...".split())
@@ -52,7 +52,7 @@ def tokens(
     found = (w.replace(' ', '\xa0').lower() for w in _TOKEN.findall(text.translate(_PLAIN)))
     return [_NAMED.get(w, w) for w in found if w not in _DROPPED and w.strip('-')]
 
-# %% ../nbs/33_captioning.ipynb #31e46882
+# %% ../nbs/33_captioning.ipynb #c84ffe16
 PAD, BOS, EOS, UNK = range(4)   # filler, begin, end, a word not known
 
 class Vocabulary:
@@ -80,7 +80,7 @@ class Vocabulary:
         if EOS in ids: ids = ids[:ids.index(EOS)]
         return ' '.join('unk' if i == UNK else self.words[i-UNK-1] for i in ids if i >= UNK)
 
-# %% ../nbs/33_captioning.ipynb #34ef64cc
+# %% ../nbs/33_captioning.ipynb #b9de283a
 def spoken(
     captions:list,   # for each clip a list of texts
     clips,           # indices of the clips wanted
@@ -98,7 +98,7 @@ def spoken(
     if bare: about.append(f'{len(bare)} clips have no caption and are left out, the first is clip {bare[0]}.')
     return pairs, about
 
-# %% ../nbs/33_captioning.ipynb #9fe88dbf
+# %% ../nbs/33_captioning.ipynb #f6eda16c
 FRAME = .02    # seconds between the frames of the audio tower
 
 def pooled(
@@ -106,6 +106,7 @@ def pooled(
     pool:int=2,  # successive frames averaged into one
 ) -> list:       # of float32 tensors [ceil(T_i / pool), H]
     "Average successive frames. Raises `BadInput` for frames that cannot be used, naming the clip."
+    if pool < 1: raise BadInput(f'pool is {pool}; at least 1 frame goes into one.')
     out, width = [], None
     for i, x in enumerate(frames):
         x = np.asarray(x, np.float32)
@@ -125,7 +126,7 @@ def padded(
     mask = torch.arange(x.shape[1]) < torch.tensor([len(f) for f in frames])[:, None]
     return x.to(device), mask.to(device)
 
-# %% ../nbs/33_captioning.ipynb #5c41edbb
+# %% ../nbs/33_captioning.ipynb #2a3ce5b6
 class Attention(nn.Module):
     "Multi-head attention whose keys and values are made apart from the queries, to be used again."
     def __init__(self, dim:int, heads:int):
@@ -150,7 +151,7 @@ class Attention(nn.Module):
         q = self.split(self.query(x))
         return (q @ k.transpose(-1, -2)/q.shape[-1]**.5).softmax(-1)
 
-# %% ../nbs/33_captioning.ipynb #b58db7e2
+# %% ../nbs/33_captioning.ipynb #31f7cebc
 class DecoderLayer(nn.Module):
     "Look back, look at the sound, think; layer norm first."
     def __init__(self, dim:int, heads:int, ffn:int, dropout:float):
@@ -168,7 +169,7 @@ class DecoderLayer(nn.Module):
         x = x + self.drop(self.sound(self.norms[1](x), *heard, mask))
         return x + self.drop(self.think(self.norms[2](x))), (k, v)
 
-# %% ../nbs/33_captioning.ipynb #f3224c48
+# %% ../nbs/33_captioning.ipynb #3f46e213
 def sinusoids(
     n:int, dim:int,     # steps of time, dimensions (even)
 ) -> torch.Tensor:      # [n, dim]
@@ -181,8 +182,7 @@ class Captioner(nn.Module):
     def __init__(self,
         vocab:Vocabulary,
         width:int,               # H of the frames
-        dim:int=128, layers:int=2, heads:int=4, ffn:int=256,
-        dropout:float=.2, 
+        dim:int=96, layers:int=2, heads:int=4, ffn:int=192, dropout:float=.2,
         longest:int=30,          # words of a caption
         pool:int=2,              # frames averaged into one
         tied:bool=True,          # output weights = word embeddings?
@@ -198,7 +198,7 @@ class Captioner(nn.Module):
         self.output = nn.Linear(dim, len(vocab))
         if tied: self.output.weight = self.word.weight
 
-# %% ../nbs/33_captioning.ipynb #44fe1a05
+# %% ../nbs/33_captioning.ipynb #9fa568db
 from fastcore.basics import patch
 
 @patch
@@ -231,7 +231,7 @@ def forward(self:Captioner, x, mask, words, rows=None):
     heard, rows = self.listen(x), slice(None) if rows is None else rows
     return self.speak(words, [(k[rows], v[rows]) for k, v in heard], mask[rows])[0]
 
-# %% ../nbs/33_captioning.ipynb #7e38fee1
+# %% ../nbs/33_captioning.ipynb #c171bd3c
 def _examples(pairs, vocab, longest):
     "[(clip, text)] -> [(clip, its captions as begin, words, end)]; one that is too long loses its end and is not taught that it ends there."
     out = {}
@@ -251,7 +251,7 @@ def _loss(captioner, examples, x, device, smoothing=0.):
     logits = captioner(frames, mask, shown, rows)
     return F.cross_entropy(logits.flatten(0, 1), asked.flatten(), ignore_index=PAD, label_smoothing=smoothing, reduction='sum'), (asked != PAD).sum()
 
-# %% ../nbs/33_captioning.ipynb #e80c1047
+# %% ../nbs/33_captioning.ipynb #1b88dea1
 @torch.no_grad()
 def validation_loss(captioner:Captioner, examples:list, x:list, device='cpu', batch:int=64) -> float:
     "Nats per word of some captions."
@@ -271,7 +271,7 @@ def check_clips(frames, captions, **parts):
             if both := seen & set(map(int, part)): raise BadInput(f'{len(both)} clips are both {other} and {name} clips, the first is clip {min(both)}.')
         before[name] = set(map(int, part))
 
-# %% ../nbs/33_captioning.ipynb #19b7e435
+# %% ../nbs/33_captioning.ipynb #07bb965c
 def _usable(captions, clips, name):
     "Captions of some clips; what was left out is said. Raises `BadInput` when nothing is left."
     pairs, about = spoken(captions, clips)
@@ -285,17 +285,18 @@ def _standardise(captioner, x, clips):
     std = every.std(0, correction=0)
     captioner.mean.copy_(every.mean(0)); captioner.std.copy_(torch.where(std > 1e-6, std, 1))
 
-# %% ../nbs/33_captioning.ipynb #9ec45b40
+# %% ../nbs/33_captioning.ipynb #c3997ce6
 def fit_captioner(
     frames,              # list of float arrays [T_i, H], one frame per 20 ms
     captions,            # for each clip a list of texts
     train, valid,        # indices of clips
     seed:int,
-    dim:int=128, layers:int=2, heads:int=4, ffn:int=256, dropout:float=.2, tied:bool=True,
-    least:int=1, longest:int=30, pool:int=2, epochs:int=40, patience:int=4, batch:int=64, lr:float=1e-3, weight_decay:float=.01, smoothing:float=.1, device:str='cpu',
+    dim:int=96, layers:int=2, heads:int=4, ffn:int=192, dropout:float=.2, tied:bool=True,
+    least:int=1, longest:int=30, pool:int=2, epochs:int=30, patience:int=4, batch:int=96, lr:float=2e-3, weight_decay:float=.01, smoothing:float=.1, device:str='cpu',
 ) -> Captioner:          # `history` [(training loss, validation loss)] and `best` epoch with it
     "Train a captioner by teacher forcing with early stopping, reproducibly. Raises `BadInput` for clips that cannot be used."
     check_clips(frames, captions, training=train, validation=valid)
+    if epochs < 1: raise BadInput(f'epochs is {epochs}; it must be at least 1.')
     taught, watched = _usable(captions, train, 'training'), _usable(captions, valid, 'validation')
     x, vocab = pooled(frames, pool), Vocabulary((t for _, t in taught), least)
     taught, watched = _examples(taught, vocab, longest), _examples(watched, vocab, longest)
@@ -315,7 +316,7 @@ def fit_captioner(
     captioner.load_state_dict(best)
     return captioner.eval()
 
-# %% ../nbs/33_captioning.ipynb #3384c8aa
+# %% ../nbs/33_captioning.ipynb #37a4a9f3
 def _epoch(captioner, adam, examples, x, order, batch, smoothing, device):
     "Once through the examples; mean smoothed loss per word."
     captioner.train()
@@ -328,7 +329,7 @@ def _epoch(captioner, adam, examples, x, order, batch, smoothing, device):
         total, n = total + loss.item(), n + words.item()
     return total/n
 
-# %% ../nbs/33_captioning.ipynb #d67365c3
+# %% ../nbs/33_captioning.ipynb #7bdb9a93
 @torch.no_grad()
 def beams(
     captioner:Captioner,
@@ -361,7 +362,7 @@ def beams(
         words, past = torch.cat([words[row], word[:, None]], 1), [(k[row], v[row]) for k, v in past]
     return said, best
 
-# %% ../nbs/33_captioning.ipynb #2c53f780
+# %% ../nbs/33_captioning.ipynb #cc93b781
 @torch.no_grad()
 def caption(
     captioner:Captioner,
@@ -388,7 +389,7 @@ def _same_width(captioner, x):
     "Raises `BadInput` for frames of another tower."
     if x and x[0].shape[1] != len(captioner.mean): raise BadInput(f'The frames have {x[0].shape[1]} dimensions; this captioner was trained on {len(captioner.mean)}.')
 
-# %% ../nbs/33_captioning.ipynb #a8f74f28
+# %% ../nbs/33_captioning.ipynb #47db298f
 @torch.no_grad()
 def log_likelihood(
     captioner:Captioner,
@@ -405,7 +406,7 @@ def log_likelihood(
         out.append((p*(asked != PAD)).sum(1).cpu())
     return torch.cat(out).numpy() if out else np.zeros(0)
 
-# %% ../nbs/33_captioning.ipynb #4ad44040
+# %% ../nbs/33_captioning.ipynb #f68518df
 @torch.no_grad()
 def attention(
     captioner:Captioner,
@@ -425,7 +426,7 @@ def attention(
     edges = np.minimum(np.arange(x.shape[1]+1)*captioner.pool, len(frames))*FRAME
     return said, torch.stack(seen).mean(0).cpu().numpy(), edges
 
-# %% ../nbs/33_captioning.ipynb #1e0f7f8a
+# %% ../nbs/33_captioning.ipynb #81ad1709
 def check_sentences(
     candidates,      # a sentence for each clip
     references,      # for each clip a list of sentences
@@ -448,7 +449,7 @@ def _scorers():
     except (ImportError, ValueError): return None
     return Path(list(found.submodule_search_locations)[0]) if found else None
 
-# %% ../nbs/33_captioning.ipynb #dde4dbcd
+# %% ../nbs/33_captioning.ipynb #660e5ba7
 def meteor(
     said:list, true:list,    # [N] token strings, [N] lists of them
     folder:Path,             # of pycocoevalcap
@@ -476,7 +477,7 @@ def meteor(
         try: process.communicate()
         except (OSError, ValueError): pass
 
-# %% ../nbs/33_captioning.ipynb #cf84a891
+# %% ../nbs/33_captioning.ipynb #0cbae5c2
 _CORENLP = ('stanford-corenlp-3.6.0.jar', 'stanford-corenlp-3.6.0-models.jar')
 
 def spice(
@@ -498,7 +499,7 @@ def spice(
             return float(np.nanmean([float(item['scores']['All']['f']) for item in json.loads(found.read_text())]))
         except (OSError, ValueError, KeyError, subprocess.SubprocessError) as e: raise BadInput(f'SPICE gave no answer ({type(e).__name__}).') from None
 
-# %% ../nbs/33_captioning.ipynb #780ce3c0
+# %% ../nbs/33_captioning.ipynb #05372ab7
 COCO = ('bleu1', 'bleu2', 'bleu3', 'bleu4', 'meteor', 'rouge_l', 'cider', 'spice', 'spider')
 
 def coco_scores(
@@ -525,7 +526,7 @@ def coco_scores(
     else: out['missing']['spider'] = f"SPIDEr is the mean of CIDEr and SPICE; there is no {' and no '.join(m for m in ('CIDEr', 'SPICE') if m.lower() not in out)}."
     return out
 
-# %% ../nbs/33_captioning.ipynb #bb2e53e7
+# %% ../nbs/33_captioning.ipynb #6a70d9f1
 def _grams(text):
     "All runs of 1 to 4 tokens, counted, by length."
     w = tokens(text)
@@ -551,7 +552,7 @@ def typical_caption(
     score = [sum(x*mean[g] for part in v for g, x in part.items()) for v in vectors]
     return pairs[int(np.argmax(score))][1]
 
-# %% ../nbs/33_captioning.ipynb #859934de
+# %% ../nbs/33_captioning.ipynb #57eecdd4
 def captioning_scores(
     frames,               # list of float arrays [T_i, H], one frame per 20 ms
     captions,             # for each clip a list of texts

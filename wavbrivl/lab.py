@@ -291,7 +291,7 @@ def embeddings(self:Lab, seed, run=None) -> Found: return Found(self.build/'embe
 def baselines(self:Lab) -> list[dict]:
     "baselines: log-mel, MFCC and YamNet on every corpus, and the pictures themselves."
     path, rows = self.params.baselines.yamnet, []
-    features = dict(log_mel=log_mel_features, mfcc=mfcc_features) | (dict(yamnet=YamNet(self.root/path).scores) if path else {})
+    features = dict(log_mel=log_mel_features, mfcc=mfcc_features) | (dict(yamnet=YamNet(self.root/path).embed) if path else {})
     for name, exam, targets in self.exams():
         for run, f in features.items():
             tasks = {}
