@@ -386,7 +386,7 @@ def save_figure(
 # %% ../nbs/50_report.ipynb #d8a9a0e0
 def shown(
     fig,
-    dpi:int=80,
+    dpi:int=72,
 ):
     "Show a figure in a notebook, small: PNG with a palette, JPEG where it holds pictures. IPython's own is several times larger."
     from IPython.display import Image, display
@@ -707,7 +707,7 @@ def timeline_figure(
     for k in range(len(clips), wide*deep):
         for row in (0, 1): axes[2*(k//wide) + row, k % wide].set_visible(False)
     named = [{e['label'] for e in t} == {e['label'] for e in f} for t, f in zip(true, found)]
-    finding(fig, f'In {sum(named)} of {len(clips)} clips exactly the sounding classes are detected')
+    finding(fig, f'True events (blue, above) and detected ones (orange, below): in {sum(named)} of {len(clips)} clips exactly the sounding classes are detected')
     return fig
 
 # %% ../nbs/50_report.ipynb #8c898cef
