@@ -87,6 +87,7 @@ def abroad(root, esc):
     board = yaml.safe_load((root/'params.yaml').read_text())
     before = (root/'params.yaml').read_text()
     (root/'params.yaml').write_text(yaml.safe_dump(overlay(board, dict(datasets=dict(esc50=str(esc), clotho='nowhere')))))
+    Lab(root=root).prepare_datasets()
     yield root
     (root/'params.yaml').write_text(before)
     Lab(root=root).prepare_datasets()

@@ -120,6 +120,7 @@ def train(self:Lab) -> pd.DataFrame:
     shutil.rmtree(self.checkpoints/(self.run or 'board'), ignore_errors=True)
     return history
 
+# %% ../nbs/70_lab.ipynb #4235cc48
 @patch
 def train_on_labels(self:Lab, seed:int, state) -> tuple:
     "The tower as a plain classifier of the corpus's labels; its unused joint layer is as it was drawn."
@@ -214,6 +215,7 @@ def embed_corpus(self:Lab, tower, exam:Exam, model_file, keep:bool) -> tuple:
         with whole(path) as tmp: np.savez(tmp, z=z.numpy(), a=a.numpy())
     with np.load(path) as found: return torch.from_numpy(found['z']), torch.from_numpy(found['a'])
 
+# %% ../nbs/70_lab.ipynb #e8c98d8a
 HEARD = 'picture-caption pairs, sound-picture pairs; no sound-text pair'
 SUPERVISION = dict(zero_shot=HEARD, probe='labels of the training split', audio_to_text=HEARD, text_to_audio=HEARD,
                    detection='events of the training split, on frozen frames', captioning='captions of the training split, on frozen frames')
