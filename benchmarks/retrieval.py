@@ -19,7 +19,11 @@ def plain_loop(a, b):
     "What one would write first: one query after the other, in both directions."
     mrr = []
     for q, g in ((a, b), (b, a)):
-        mrr.append(sum(1/(1 + (g @ q[i] > q[i] @ g[i]).sum().item()) for i in range(len(q)))/len(q))
+        total = 0.
+        for i in range(len(q)):
+            s = g @ q[i]
+            total += 1/(1 + (s > s[i]).sum().item())
+        mrr.append(total/len(q))
     return mrr
 
 
