@@ -14,9 +14,10 @@ import torch
 import torch.nn as nn
 
 # %% ../nbs/60_api.ipynb #27f84ef6
+from .bgtai import Bridge
 from .brivl import BriVL, load_tokenizer
 from .classification import class_embeddings
-from .core import AudioParams, BadFile, BadInput, BrivlParams, pick_device, read_json, whole, write_json
+from .core import AudioParams, BadFile, BadInput, BrivlParams, LanguageParams, pick_device, read_json, whole, write_json
 from .media import load_audio, load_picture, square
 from .training import audio_tower, embed_pictures, embed_texts
 from .wavlm import AudioTower, embed_clips
@@ -54,7 +55,8 @@ def save_pretrained(self:WavBriVL,
     folder = Path(folder)
     config = dict(format=self.format, audio=self.audio.params.model_dump(), brivl=self.brivl.config.model_dump(), dim=self.dim,
                   window=self.audio.window, info=self.info)
-    with whole(folder/'model.safetensors') as tmp: save_file({k: v.contiguous() for k, v in self.state_dict().items()}, tmp)
+    if isinstance(self.audio, Bridge): config |= dict(language=self.audio.language.model_dump(), words=self.audio.vocab.words)
+    with whole(folder/'model.safetensors') as tmp: save_file({k: v.clone().contiguous() for k, v in self.state_dict().items()}, tmp)
     if self.tokenizer is not None:
         with whole(folder/'tokenizer.json') as tmp: self.tokenizer.save(str(tmp))
     write_json(config, folder/'config.json')
@@ -73,7 +75,8 @@ def from_pretrained(cls:WavBriVL,
     config = read_json(folder/'config.json')
     if config.get('format', 0) > cls.format: raise BadInput(f"{folder}: written by a newer version (format {config['format']}); update wavbrivl.")
     brivl = BriVL(config['brivl'])
-    audio = audio_tower(AudioParams(**config['audio']), config['dim'], config['window'])
+    sizes = AudioParams(**config['audio'])
+    audio = Bridge(sizes, LanguageParams(**config['language']), config['words'], config['dim']) if 'language' in config else audio_tower(sizes, config['dim'], config['window'])
     tokenizer = load_tokenizer(folder/'tokenizer.json') if (folder/'tokenizer.json').exists() else None
     model = cls(audio, brivl, tokenizer, config['info'])
     try: model.load_state_dict(load_file(folder/'model.safetensors'))
@@ -138,6 +141,26 @@ def embed_text(self:WavBriVL,
     "Embed sentences: float32 [N, D], unit norm."
     if self.tokenizer is None: raise BadInput('This model has no text tower; it was saved without a tokenizer.')
     return embed_texts(self.brivl, self.tokenizer, [sentences] if isinstance(sentences, str) else list(sentences)).numpy()
+
+# %% ../nbs/60_api.ipynb #2f2b06a5
+@patch
+def gloss_audio(self:WavBriVL,
+    sounds,              # files or float arrays: one or many
+    sample_rate=None,    # of arrays, Hz
+) -> list:
+    "The gloss of sounds, a line each; None for one that could not be read."
+    if not isinstance(self.audio, Bridge): raise BadInput('This model has no gloss decoder; open one that was trained under `arms:`, such as models/bgtai.')
+    clips, where, n = self._each(listed(sounds), lambda x: load_audio(x, sample_rate), 'sounds')
+    said = dict(zip(where, self.audio.gloss_sounds(clips)))
+    return [said.get(i) for i in range(n)]
+
+@patch
+def gloss_text(self:WavBriVL,
+    sentences,           # one or many
+) -> list:
+    "The gloss of sentences, a line each."
+    if not isinstance(self.audio, Bridge): raise BadInput('This model has no gloss decoder; open one that was trained under `arms:`, such as models/bgtai.')
+    return self.audio.gloss_texts([sentences] if isinstance(sentences, str) else list(sentences))
 
 # %% ../nbs/60_api.ipynb #387238eb
 @patch

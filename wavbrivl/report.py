@@ -9,7 +9,8 @@ __all__ = ['PRINTED', 'FAULTS', 'BESIDE', 'UNSHOWN', 'NAMES', 'SMALLER', 'RETRIE
            'retrieval_table', 'figure', 'colours', 'finding', 'rendered', 'png_bytes', 'save_figure', 'shown', 'ending',
            'training_story', 'training_curves', 'by_class', 'class_ticks', 'nearer', 'similarity_figure', 'across',
            'flat', 'space_figure', 'confusion_figure', 'draw_bands', 'draw_picture', 'gallery_figure', 'lead',
-           'runs_figure', 'tasks_figure', 'timeline_figure', 'same_serial', 'ogg_bytes', 'player']
+           'runs_figure', 'tasks_figure', 'timeline_figure', 'placing_figure', 'selection_table', 'same_serial',
+           'ogg_bytes', 'player']
 
 # %% ../nbs/50_report.ipynb #7fc9abab
 import base64, functools, io, textwrap
@@ -709,6 +710,38 @@ def timeline_figure(
     named = [{e['label'] for e in t} == {e['label'] for e in f} for t, f in zip(true, found)]
     finding(fig, f'True events (blue, above) and detected ones (orange, below): in {sum(named)} of {len(clips)} clips exactly the sounding classes are detected')
     return fig
+
+# %% ../nbs/50_report.ipynb #612ba952
+def placing_figure(
+    clips:list,   # of dict(spans, scores [Q, T], weights [Q, T], ds_net, langue2gloss, hop)
+):                # matplotlib Figure
+    "True spans of gloss tokens, and where DS-Net and Langue2Gloss put them."
+    import matplotlib.pyplot as plt
+    if not clips: raise BadInput('There is no clip to show; the corpus gives no times of gloss tokens.')
+    fig, axes = plt.subplots(len(clips), 2, figsize=(8.4, .4 + sum(.3 + .21*len(c['spans']) for c in clips)), squeeze=False, layout='constrained',
+                             gridspec_kw=dict(height_ratios=[1.5 + len(c['spans']) for c in clips]))
+    for row, c in zip(axes, clips):
+        tokens, T = [s['token'] for s in c['spans']], c['scores'].shape[1]
+        for ax, grid, at, name in zip(row, (c['scores'], c['weights']), (c['ds_net'], c['langue2gloss']), ('DS-Net: score and path', 'Langue2Gloss: attention and peak')):
+            ax.imshow(grid[:len(tokens)], aspect='auto', cmap='Greys', extent=(0, T*c['hop'], len(tokens) - .5, -.5))
+            for q, s in enumerate(c['spans']): ax.plot([s['onset'], s['offset']], [q, q], color=colours(2)[0], lw=2, alpha=.6, solid_capstyle='butt')
+            ax.plot(at[:len(tokens)], range(len(tokens)), 'o', color=colours(2)[1], ms=4)
+            ax.set_yticks(range(len(tokens)), tokens if ax is row[0] else [''] * len(tokens), fontsize=7); ax.grid(False)
+            ax.set_title(name if row is axes[0] else '', fontsize=9)
+    for ax in axes[-1]: ax.set_xlabel('time [s]')
+    return fig
+
+def selection_table(
+    summary:dict,
+    corpus:str,
+    arms:dict,      # arm -> (mismatch rate, who chooses)
+) -> pd.DataFrame:
+    "What each arm rejects, and what that does to its tower: mean ± spread over seeds."
+    show = dict(AUC='selection/auc', precision='selection/precision', recall='selection/recall', **{'zero-shot': 'zero_shot/top1', 'A→I MRR': 'audio_to_image/mrr', 'I→A MRR': 'image_to_audio/mrr'})
+    rows = [dict(mismatch=rate, chooses=by, arm=a, **{k: cell(v) if (v := summary.get(f'{corpus}/{a}/{m}')) else '' for k, m in show.items()}) for a, (rate, by) in arms.items()]
+    table = pd.DataFrame(rows)
+    table.attrs['notes'] = ['Rejecting at random has AUC .5, precision the mismatch rate, and recall the share rejected.']
+    return table
 
 # %% ../nbs/50_report.ipynb #8c898cef
 def _ogg_table():
