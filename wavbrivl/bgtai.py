@@ -152,11 +152,22 @@ def words(self:LanguageTower, ids):
     return x + sinusoids(x.shape[1], x.shape[2]).to(x) + self.kind[1]
 
 @patch
-def encode(self:LanguageTower, x, real):
-    "Eq. 1: outputs o [N, T, d] and summary h [N, d]."
-    o = self.shared(self.drop(x), src_key_padding_mask=~real)
+def lower(self:LanguageTower, x, real):
+    "The first shared layer: what still knows when it was heard."
+    return self.shared.layers[0](self.drop(x), src_key_padding_mask=~real)
+
+@patch
+def upper(self:LanguageTower, x, real):
+    "The layers above it: outputs o [N, T, d] and summary h [N, d]."
+    for layer in self.shared.layers[1:]: x = layer(x, src_key_padding_mask=~real)
+    o = self.shared.norm(x)
     a = self.attend(o)[..., 0].masked_fill(~real, -torch.inf).softmax(1)
     return o, (a[..., None]*o).sum(1)
+
+@patch
+def encode(self:LanguageTower, x, real):
+    "Eq. 1: inputs [N, T, d] -> outputs o [N, T, d] and summary h [N, d]."
+    return self.upper(self.lower(x, real), real)
 
 @patch
 def embedding(self:LanguageTower, h, kind:int=0):
@@ -400,7 +411,8 @@ def compare(self:BridgeLesson, a, v, ids):
 @patch
 def mixed(self:BridgeLesson, x, entries, A, real):
     "Eq. 4: the gloss laid out in time, Y A; some of the frames it covers give way to it."
-    Y = self.bridge.tower.words(entries).transpose(1, 2)
+    tower = self.bridge.tower
+    Y = tower.lower(tower.words(entries), F.pad((entries != PAD)[:, 1:], (1, 0), value=True)).transpose(1, 2)
     covered = (A.detach().sum(1) > 0) & real
     swap = covered & (torch.rand(x.shape[:2], device=x.device) < self.p.mix)
     return torch.where(swap[..., None], spread(Y, A).transpose(1, 2).to(x.dtype), x)
@@ -440,9 +452,9 @@ def aligned(self:BridgeLesson, name, net, R, o, rows, columns, target) -> dict:
 def losses(self:BridgeLesson, frames, real, pictures, ids, words, gloss, told, entries, entry_count, sequence, frame_count, by_gloss, by_picture) -> dict:
     "Every loss of every pair: {name: [N]}."
     p, m, tower, columns = self.p, self.bridge, self.bridge.tower, real.sum(1)
-    x = tower.sound(frames)
-    if p.words and p.mix and self.training: x = self.mixed(x, entries, self.laid_out(x, entries, entry_count, columns), real)
-    o, h = tower.encode(x, real)
+    heard = x = tower.lower(tower.sound(frames), real)
+    if p.words and p.mix and self.training: x = self.mixed(x, entries, self.laid_out(heard, entries, entry_count, columns), real)
+    o, h = tower.upper(x, real)
     out = dict(sound=self.compare(tower.joint(tower.embedding(h)), pictures, ids))
     if p.words:
         there = words != PAD
@@ -452,8 +464,8 @@ def losses(self:BridgeLesson, frames, real, pictures, ids, words, gloss, told, e
         if p.gloss != 'none': out['gloss'] = p.weights.gloss*(m.gloss_loss(ow, hw, there, gloss) + m.gloss_loss(o, h, real, gloss))*told
     if p.ds_net:
         R = tower.word(entries)
-        out['rank'] = p.weights.rank*self.ranked(R, o, entry_count, columns, ids)
-        if self.looked > 0: out |= self.aligned('ds', m.ds_net, R, o, entry_count, columns, by_gloss)
+        out['rank'] = p.weights.rank*self.ranked(R, heard, entry_count, columns, ids)
+        if self.looked > 0: out |= self.aligned('ds', m.ds_net, R, heard, entry_count, columns, by_gloss)
     if p.result_filter and self.looked > 0: out |= self.aligned('rf', m.result_filter, sequence, o, frame_count, columns, by_picture)
     return out
 
@@ -496,7 +508,8 @@ def look_at(self:BridgeLesson, windows, pair) -> tuple:
     "One batch of windows: scores {name: [n]} and the DTW cost of every gloss entry [n, Q] (inf where there is none)."
     d, slow, device = self.pairs, self.slow, self.by_gloss.device
     x, real = (v.to(device) for v in self.heard.batch(windows))
-    o, _ = slow.tower.encode(slow.tower.sound(x), real)
+    heard = slow.tower.lower(slow.tower.sound(x), real)
+    o, _ = slow.tower.upper(heard, real)
     near, columns, rows, T = slow.tower.frame_joint(o).cpu(), real.sum(1), d.entry_count[pair], x.shape[1]
     found, sure = {}, torch.full((len(pair), 1), torch.inf)
     if self.p.ds_net:
@@ -505,9 +518,9 @@ def look_at(self:BridgeLesson, windows, pair) -> tuple:
         self.by_gloss[windows] = F.pad(path_rows(mask), (0, self.by_gloss.shape[2] - T)).to(self.by_gloss)
         sure = torch.where(mask.any(2), (mask*cost).sum(2)/mask.sum(2).clamp(min=1), torch.inf)
         R, rows = slow.tower.word(d.entries[pair].to(device)), rows.to(device)
-        S, skip = slow.ds_net(R, o, rows, columns)
+        S, skip = slow.ds_net(R, heard, rows, columns)
         there = torch.where(rows > 0, 0., torch.nan)     # without a gloss nothing can be said
-        found = dict(ds_net=standing(slow.ds_net.against(R, o, rows, columns)) + there, path=pair_score(S, monotone_path(S, skip, rows, columns)[0]) + there)
+        found = dict(ds_net=standing(slow.ds_net.against(R, heard, rows, columns)) + there, path=pair_score(S, monotone_path(S, skip, rows, columns)[0]) + there)
     if self.p.result_filter:
         mask, total, length = dtw(cosine_cost(d.frames[pair], near), d.frame_count[pair], columns.cpu())
         self.by_picture[windows] = F.pad(path_rows(mask), (0, self.by_picture.shape[2] - T)).to(self.by_picture)
@@ -630,9 +643,10 @@ def timing(bridge:Bridge, heard:Heard, row:int, entries:list) -> dict:
     "When each gloss entry of a clip sounds, by DS-Net's path (nan: skipped) and by the decoder's attention; scores and weights for drawing."
     ids = torch.tensor([[bridge.vocab.index.get(e.lower(), UNK) for e in entries]])
     x, real = heard.batch(heard.windows_of[row][:1])
-    o, h = bridge.tower.encode(bridge.tower.sound(x), real)
+    sound = bridge.tower.lower(bridge.tower.sound(x), real)
+    o, h = bridge.tower.upper(sound, real)
     n, q, seconds = real.sum(1), torch.tensor([len(entries)]), lambda t: np.where(t >= 0, bridge.first + bridge.hop*t, np.nan)
-    S, skip = bridge.ds_net(bridge.tower.word(ids), o, q, n)
+    S, skip = bridge.ds_net(bridge.tower.word(ids), sound, q, n)
     path = monotone_path(S, torch.full_like(skip, -1e4), q, n)[0][0].numpy()
     memory = torch.cat([h[:, None], o], 1)[0, :int(n) + 1].numpy()
     _, weights, _ = attention(bridge.decoder, memory, ' '.join(entries).lower())

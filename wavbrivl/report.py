@@ -720,14 +720,14 @@ def placing_figure(
     if not clips: raise BadInput('There is no clip to show; the corpus gives no times of gloss tokens.')
     fig, axes = plt.subplots(len(clips), 2, figsize=(8.4, .4 + sum(.3 + .21*len(c['spans']) for c in clips)), squeeze=False, layout='constrained',
                              gridspec_kw=dict(height_ratios=[1.5 + len(c['spans']) for c in clips]))
-    for row, c in zip(axes, clips):
+    for k, (row, c) in enumerate(zip(axes, clips)):
         tokens, T = [s['token'] for s in c['spans']], c['scores'].shape[1]
         for ax, grid, at, name in zip(row, (c['scores'], c['weights']), (c['ds_net'], c['langue2gloss']), ('DS-Net: score and path', 'Langue2Gloss: attention and peak')):
             ax.imshow(grid[:len(tokens)], aspect='auto', cmap='Greys', extent=(0, T*c['hop'], len(tokens) - .5, -.5))
             for q, s in enumerate(c['spans']): ax.plot([s['onset'], s['offset']], [q, q], color=colours(2)[0], lw=2, alpha=.6, solid_capstyle='butt')
             ax.plot(at[:len(tokens)], range(len(tokens)), 'o', color=colours(2)[1], ms=4)
-            ax.set_yticks(range(len(tokens)), tokens if ax is row[0] else [''] * len(tokens), fontsize=7); ax.grid(False)
-            ax.set_title(name if row is axes[0] else '', fontsize=9)
+            ax.set_yticks(range(len(tokens)), tokens if ax is row[0] else ['']*len(tokens), fontsize=7); ax.grid(False)
+            ax.set_title('' if k else name, fontsize=9)
     for ax in axes[-1]: ax.set_xlabel('time [s]')
     return fig
 
