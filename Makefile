@@ -28,6 +28,7 @@ smoke: setup            ## the whole pipeline, tiny, in a clean clone
 
 bench: setup            ## speed against what one would write first, side by side
 	$(RUN) python benchmarks/retrieval.py
+	$(RUN) python benchmarks/alignment.py
 
 lab: setup              ## open the notebooks
 	$(RUN) jupyter lab nbs

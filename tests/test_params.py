@@ -65,5 +65,14 @@ def test_board_shows_every_knob():
         for k, v in d.items():
             yield prefix + k
             if isinstance(v, dict): yield from keys(v, prefix + k + '.')
-    runs = board.pop('runs')
-    assert set(known_keys()) == set(keys(board)) and runs
+    runs, arms, fronts = (board.pop(k) for k in ('runs', 'arms', 'fronts'))
+    assert set(known_keys()) == set(keys(board)) and runs and arms and fronts
+    for name in (*runs, *arms): load_params(name, Path(__file__).parents[1])
+    assert {a['language']['front'] for a in arms.values()} <= set(fronts), 'DVC reads the front end from the arm itself'
+
+
+def test_an_arm_is_a_run_and_a_name_is_one(board, capsys):
+    root = board('runs: {a: {train: {seeds: [3]}}}\narms: {b: {language: {front: wavlm, gloss: aslg}}}')
+    assert load_params('b', root).language.gloss == 'aslg' and run_names(root, 'arms') == ['b']
+    with pytest.raises(BadInput, match='language.gloss'): load_params('b', board('arms: {b: {language: {gloss: signs}}}'))
+    with pytest.raises(BadInput, match='under runs: and under arms:'): load_params('a', board('runs: {a: {}}\narms: {a: {}}'))

@@ -27,6 +27,8 @@ def root(tmp_path_factory):
     board['runs'] = dict(wavbrivl={}, undisturbed={}, killed={}, scratch=dict(train=dict(init='scratch')), cosine=dict(train=dict(loss='cosine')),
                          infonce=dict(train=dict(loss='infonce')), l2=dict(train=dict(loss='l2')), level=dict(audio=dict(level=True)),
                          supervised=dict(train=dict(loss='labels', init='scratch')), wav2clip=dict(audio=dict(kind='wav2clip', width=8), train=dict(init='scratch')))
+    board['fronts'] = dict(wavlm='build/wavlm', wavbrivl='models/wavbrivl')
+    board['arms'] |= dict(whole=dict(language=dict(front='wavlm', seeds=[0])), cut=dict(language=dict(front='wavlm', seeds=[0])))
     (root/'params.yaml').write_text(yaml.safe_dump(board))
     lab = Lab(root=root)
     summary = lab.prepare()
@@ -209,3 +211,54 @@ def test_command_line(root, model, tmp_path, capsys):
     assert len(ranked) == 4 and ranked[0]['cosine'] >= ranked[-1]['cosine']
     assert main(['embed', str(tmp_path/'empty.wav'), *m]) == 2
     assert main(['classify', str(sounds[0]), '--labels', 'dog', *m]) == 2
+
+
+# ---------------------------------------------------------------- the second paper's stages
+
+@pytest.fixture(scope='module')
+def arms(root, model):
+    "The lab after the stages front and gloss."
+    lab = Lab(root=root)
+    for name in ('wavlm', 'wavbrivl'): lab.hear(name)
+    assert lab.train_gloss()['style'].unique().tolist() == ['content']
+    return root
+
+
+def test_an_arm_is_trained_examined_and_used(arms, capsys):
+    history, (own,) = Lab('ds_rf', arms).train_arm()
+    assert sorted(history.seed.unique()) == [0, 1] and history.loss.notna().all()
+    assert {'zero_shot', 'audio_to_image', 'selection', 'text_to_gloss', 'audio_to_gloss', 'token_times'} <= own['tasks'].keys()
+    assert own['tasks']['selection']['auc']['chance'] == .5 and own['tasks']['zero_shot']['top1']['seeds'] == [0, 1]
+    assert 'gloss' in own['tasks']['zero_shot']['top1']['supervision'] and not list((arms/'checkpoints').rglob('state.pt'))
+    model = WavBriVL.from_pretrained(arms/'models/ds_rf', device='cpu')
+    sound = sorted((arms/'build/corpus/audio').glob('*.flac'))[0]
+    assert model.embed_audio(sound).shape == (1, model.dim) and isinstance(model.gloss_audio(sound)[0], str)
+    assert main(['gloss', 'A dog barks.', '--text', '--json', '--model', str(arms/'models/ds_rf'), '--device', 'cpu']) == 0
+    assert json.loads(capsys.readouterr().out)[0]['gloss'] == model.gloss_text('A dog barks.')[0]
+    lab = Lab(root=arms)
+    assert lab.arms()['ds_rf'] == (.25, 'both') and lab.table4() == dict(ds_rf='(F)') and len(lab.placed('ds_rf')) > 0
+    assert list(lab.glosses('ds_rf').columns) == ['by rule', 'from the caption', 'from the sound']
+
+
+def test_a_trained_tower_can_be_the_front_end(arms):
+    _, (own,) = Lab('bgtai', arms).train_arm()
+    assert {'detection', 'probe'} <= own['tasks'].keys()
+    with pytest.raises(BadInput, match='no gloss decoder'): WavBriVL.from_pretrained(arms/'models/wavbrivl', device='cpu').gloss_text('x')
+
+
+ARM = "from wavbrivl.lab import Lab; import sys; Lab(sys.argv[1], sys.argv[2]).train_arm()"
+
+def test_a_killed_arm_ends_as_an_undisturbed_one(arms):
+    env, state = os.environ | dict(PYTHONPATH=str(ROOT)), arms/'checkpoints/cut/seed-0/state.pt'
+    subprocess.run([sys.executable, '-c', ARM, 'whole', str(arms)], env=env, capture_output=True, check=True)
+    p = subprocess.Popen([sys.executable, '-c', ARM, 'cut', str(arms)], env=env, stdout=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not state.exists() and time.time() < deadline and p.poll() is None: time.sleep(0.01)
+    p.send_signal(signal.SIGKILL); p.wait()
+    assert not (arms/'models/cut').exists()
+    out = subprocess.run([sys.executable, '-c', ARM, 'cut', str(arms)], env=env, capture_output=True, text=True, check=True).stdout
+    assert 'resuming at epoch' in out
+    a, b = (WavBriVL.from_pretrained(arms/'models'/r, device='cpu').audio.state_dict() for r in ('whole', 'cut'))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    a, b = (read_json(arms/f'results/metrics/{r}/foley.json')['tasks'] for r in ('whole', 'cut'))
+    assert a == b
