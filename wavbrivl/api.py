@@ -144,14 +144,20 @@ def embed_text(self:WavBriVL,
 
 # %% ../nbs/60_api.ipynb #2f2b06a5
 @patch
+def _bridge(self:WavBriVL) -> Bridge:
+    "The tower, if it can say gloss."
+    if isinstance(self.audio, Bridge): return self.audio
+    raise BadInput('This model has no gloss decoder; open one that was trained under `arms:`, such as models/bgtai.')
+
+@patch
 def gloss_audio(self:WavBriVL,
     sounds,              # files or float arrays: one or many
     sample_rate=None,    # of arrays, Hz
 ) -> list:
     "The gloss of sounds, a line each; None for one that could not be read."
-    if not isinstance(self.audio, Bridge): raise BadInput('This model has no gloss decoder; open one that was trained under `arms:`, such as models/bgtai.')
+    bridge = self._bridge()
     clips, where, n = self._each(listed(sounds), lambda x: load_audio(x, sample_rate), 'sounds')
-    said = dict(zip(where, self.audio.gloss_sounds(clips)))
+    said = dict(zip(where, bridge.gloss_sounds(clips)))
     return [said.get(i) for i in range(n)]
 
 @patch
@@ -159,8 +165,7 @@ def gloss_text(self:WavBriVL,
     sentences,           # one or many
 ) -> list:
     "The gloss of sentences, a line each."
-    if not isinstance(self.audio, Bridge): raise BadInput('This model has no gloss decoder; open one that was trained under `arms:`, such as models/bgtai.')
-    return self.audio.gloss_texts([sentences] if isinstance(sentences, str) else list(sentences))
+    return self._bridge().gloss_texts([sentences] if isinstance(sentences, str) else list(sentences))
 
 # %% ../nbs/60_api.ipynb #387238eb
 @patch

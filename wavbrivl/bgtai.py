@@ -25,10 +25,10 @@ from .captioning import EOS, PAD, UNK, Captioner, Vocabulary, attention, beams, 
 from .core import AudioParams, BadInput, LanguageParams, Params, log, named_seed, stream
 from .corpora import Corpus, pairs
 from .gloss import gloss_line, gloss_scores, most_frequent
-from .losses import ema_update, info_nce_pairs, l2, pair_mean
+from .losses import ema_update, info_nce_pairs, pair_mean
 from .media import SAMPLE_RATE
 from .retrieval import ranks
-from .training import Fit, Lesson, Targets, accelerator
+from .training import Fit, Lesson, Targets, accelerator, load_state
 from .wavlm import WavLM, cut_windows, grouped
 
 # %% ../nbs/41_bgtai.ipynb #4e04957a
@@ -405,7 +405,7 @@ def batch(self:BridgeLesson, index, rng):
 @patch
 def compare(self:BridgeLesson, a, v, ids):
     "Loss of each pair [N] against the stored pictures."
-    if self.p.loss == 'l2': return torch.stack([l2(x[None], y[None]) for x, y in zip(a, v)])
+    if self.p.loss == 'l2': return (a - v).square().sum(-1)
     return info_nce_pairs(a, v, self.p.temperature, ids)
 
 @patch
@@ -538,6 +538,13 @@ def verdict(self:BridgeLesson) -> torch.Tensor | None:
     return place(getattr(self, f'score_{by}'))
 
 @patch
+def judge(self:BridgeLesson, last:dict):
+    "Take the judgement of the pairs from the last epoch's state; the weights stay those of the best epoch."
+    ours = dict(self.named_buffers(recurse=False))
+    for name, value in last.items():
+        if name in ours: ours[name].copy_(value)
+
+@patch
 def choose(self:BridgeLesson):
     "Trust the pairs above the running quantile; at least the best share `keep` where fewer than two are."
     p, s = self.p.select, self.verdict()
@@ -608,7 +615,9 @@ def train_bridge(
     entries = torch.cat([torch.zeros(UNK + 1, targets.dim), torch.as_tensor(embed_words(bridge.vocab.words)).float()])
     lesson = BridgeLesson(params, corpus, targets, heard, bridge, seed, entries, classes)
     facts = (p.model_dump(exclude={'seeds', 'optim'}), audio.model_dump(), corpus.print, float(targets.frames.sum()), sorted(learnt))
-    history = Fit(lesson, p.optim, seed, state, accelerator(params.model_copy(update=dict(precision='fp32'))), facts).run()
+    fit = Fit(lesson, p.optim, seed, state, accelerator(params.model_copy(update=dict(precision='fp32'))), facts)
+    history = fit.run()
+    lesson.judge(load_state(fit.state_path, fit.print)['lesson'])
     return lesson.cpu().eval(), history.assign(seed=seed)
 
 # %% ../nbs/41_bgtai.ipynb #7409bcfb
