@@ -6,7 +6,8 @@
 __all__ = ['Share', 'Count', 'Seconds', 'NAMED', 'BadInput', 'BadFile', 'find_root', 'Section', 'FoleyParams', 'CorpusParams',
            'OptimParams', 'TextParams', 'BrivlParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams',
            'DatasetsParams', 'BaselinesParams', 'HeadParams', 'EvaluateParams', 'ReportParams', 'LossWeights',
-           'SelectParams', 'LanguageParams', 'Params', 'overlay', 'known_keys', 'nearest_key', 'allowed', 'explain',
+           'SelectParams', 'LanguageParams', 'VqganParams', 'DiffusionParams', 'GuideParams', 'GenerateParams',
+           'JudgeParams', 'StudyParams', 'Params', 'overlay', 'known_keys', 'nearest_key', 'allowed', 'explain',
            'read_board', 'load_params', 'run_names', 'lay_preset', 'whole', 'write_json', 'read_json', 'named_seed',
            'stream', 'seed_everything', 'pick_device', 'pick_precision', 'watched', 'log']
 
@@ -276,6 +277,78 @@ class LanguageParams(Section):
     optim: OptimParams = OptimParams(epochs=8, batch=32, lr=2e-3)
     pretrain: OptimParams = OptimParams(epochs=10, batch=64, lr=3e-3)   # captions to gloss, before any sound
 
+# %% ../nbs/00_core.ipynb #08307483
+class VqganParams(Section):
+    "The picture codec: architecture of taming-transformers, its training, or released weights."
+    checkpoint: str | None = None   # released weights to load instead of training
+    config: str | None = None       # their model.yaml
+    gumbel: bool = False            # codes by Gumbel-softmax instead of nearest neighbour
+    size: Count = 64                # of the pictures, px
+    ch: Count = 32                  # channels of the first level
+    ch_mult: Annotated[list[Count], Field(min_length=1)] = [1, 2, 2]   # channels of each level, in `ch`; a picture halves from level to level
+    res_blocks: Count = 1           # of a level
+    attention: list[int] = [16]     # sides of the feature maps that get self-attention, px
+    channels: Count = 64            # the encoder ends in so many
+    embed: Count = 8                # dimensions of a code
+    codes: Count = 512
+    commitment: Annotated[float, Field(ge=0)] = 0.25   # beta
+    codebook: Annotated[float, Field(ge=0)] = 1.0      # weights of the losses, beside L1
+    perceptual: Annotated[float, Field(ge=0)] = 1.0
+    adversary: Annotated[float, Field(ge=0)] = 0.8
+    adversary_ch: Count = 32        # of the patch discriminator
+    adversary_layers: Count = 2
+    adversary_start: Share = 0.5    # share of the steps before it takes part
+    seed: int = 0
+    optim: OptimParams = OptimParams(epochs=10, batch=32, lr=1e-3)
+
+class DiffusionParams(Section):
+    "Latent diffusion: codes of a picture from a point of the joint space."
+    ch: Annotated[list[Count], Field(min_length=1)] = [64, 128]   # channels of each level of the U-Net
+    res_blocks: Count = 1
+    steps: Count = 1000             # of the noising process
+    sampling: Count = 30            # steps when drawing
+    guidance: Annotated[float, Field(ge=0)] = 3.0    # 1: none
+    unguided: Share = 0.1           # share of the training without a condition
+    jitter: Annotated[float, Field(ge=0)] = 0.1      # deviation of the noise on a condition, relative to its length: a sound is never exactly where its picture is
+    average: Share = 0.999          # of the weights that draw
+    seed: int = 0
+    optim: OptimParams = OptimParams(epochs=30, batch=64, lr=1e-3)
+
+# %% ../nbs/00_core.ipynb #e4cdcada
+class GuideParams(Section):
+    "Optimise codes until the frozen image tower sees what was heard."
+    start: Literal['noise', 'picture', 'retrieved'] = 'noise'
+    steps: Count = 120
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    cuts: Count = 16                # cutouts of a picture in every step
+    chunk: Count = 64               # cutouts in the image tower at once: bounds the memory
+    noise: Annotated[float, Field(ge=0)] = 0.1   # on the cutouts
+    seed: int = 0
+
+class GenerateParams(Section):
+    "Which pictures are made for which test sounds."
+    kinds: list[Literal['guided', 'diffusion', 'ranked', 'retrieved']] = ['guided', 'diffusion', 'ranked', 'retrieved']
+    sounds: Count = 96              # test sounds, classes in turn, for guided pictures; every other kind takes all
+    candidates: Count = 8           # of which the re-ranked picture is the best
+    prompts: Count = 20             # sentences that get candidates, as in the paper
+    batch: Count = 64               # pictures at once
+
+class JudgeParams(Section):
+    "An independent classifier of pictures, trained on the corpus's real ones only."
+    cnn: str = 'test_resnet'        # any timm model; not the one that guides
+    size: Count = 64                # px
+    seed: int = 0
+    optim: OptimParams = OptimParams(epochs=6, batch=64, lr=2e-3)
+
+class StudyParams(Section):
+    "Volume and other changes of the input (Fig. 2 of WavBriVL, Fig. 3 of BGTAI)."
+    runs: list[str] = ['wavbrivl', 'level']     # runs compared
+    sounds: Count = 48              # test sounds
+    gains: list[float] = [-30, -24, -18, -12, -6, 0, 6, 12]   # dB
+    pitches: list[float] = [-8, -4, 0, 4, 8]                  # semitones
+    speeds: list[float] = [0.5, 0.71, 1.0, 1.41, 2.0]         # times
+    resamples: Count = 1000         # of the bootstrap
+
 # %% ../nbs/00_core.ipynb #afe58113
 class Params(Section):
     "The whole of params.yaml, without `runs`, `arms` and `fronts`."
@@ -291,6 +364,12 @@ class Params(Section):
     language: LanguageParams = LanguageParams()
     evaluate: EvaluateParams = EvaluateParams()
     baselines: BaselinesParams = BaselinesParams()
+    vqgan: VqganParams = VqganParams()
+    diffusion: DiffusionParams = DiffusionParams()
+    guide: GuideParams = GuideParams()
+    generate: GenerateParams = GenerateParams()
+    judge: JudgeParams = JudgeParams()
+    study: StudyParams = StudyParams()
     report: ReportParams = ReportParams()
 
 # %% ../nbs/00_core.ipynb #71debc90
