@@ -242,11 +242,12 @@ def test_study_is_tidy_deterministic_and_always_holds_the_unedited(tower):
 
 def test_drawn_pictures_enter_the_frame(tower):
     seen = []
-    def draw(e):
-        seen.append(e); return e[:, :1].numpy()*0 + np.arange(len(e))[:, None] // 6
+    def draw(e, edit, values):
+        assert len(values) == len(e)
+        seen.append(e); return e[..., :1].numpy()*0 + np.arange(len(e))[:, None, None]
     frame, rhos = small_study(tower, draw=draw)
-    assert [tuple(e.shape) for e in seen] == [(18, 16), (12, 16), (6, 16)] and torch.allclose(seen[0].norm(dim=1), torch.ones(18))
+    assert [tuple(e.shape) for e in seen] == [(3, 6, 16), (2, 6, 16), (1, 6, 16)] and torch.allclose(seen[0].norm(dim=-1), torch.ones(3, 6))
     drawn = frame[(frame.measure == 'drawn_intensity') & (frame.edit == 'gain')]
     assert drawn['mean'].tolist() == [0, 1, 2] and set(drawn.n) == {5}, 'a class without the attribute is left out'
     assert rhos['gain/drawn_intensity']['mean'] == pytest.approx(1) and rhos['gain/drawn_intensity']['slope'] == pytest.approx(1/6) and 'p' not in rhos['gain/drawn_intensity']
-    with pytest.raises(BadInput, match='one row a point'): small_study(tower, draw=lambda e: np.zeros(len(e)))
+    with pytest.raises(BadInput, match='one row a point'): small_study(tower, draw=lambda e, edit, values: np.zeros(len(e)))

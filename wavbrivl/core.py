@@ -7,9 +7,9 @@ __all__ = ['Share', 'Count', 'Seconds', 'NAMED', 'BadInput', 'BadFile', 'find_ro
            'OptimParams', 'TextParams', 'BrivlParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams',
            'DatasetsParams', 'BaselinesParams', 'HeadParams', 'EvaluateParams', 'ReportParams', 'LossWeights',
            'SelectParams', 'LanguageParams', 'VqganParams', 'DiffusionParams', 'GuideParams', 'GenerateParams',
-           'JudgeParams', 'StudyParams', 'Params', 'overlay', 'known_keys', 'nearest_key', 'allowed', 'explain',
-           'read_board', 'load_params', 'run_names', 'lay_preset', 'whole', 'write_json', 'read_json', 'named_seed',
-           'stream', 'seed_everything', 'pick_device', 'pick_precision', 'watched', 'log']
+           'JudgeParams', 'StudyParams', 'SurveyParams', 'Params', 'overlay', 'known_keys', 'nearest_key', 'allowed',
+           'explain', 'read_board', 'load_params', 'run_names', 'lay_preset', 'whole', 'write_json', 'read_json',
+           'named_seed', 'stream', 'seed_everything', 'pick_device', 'pick_precision', 'watched', 'log']
 
 # %% ../nbs/00_core.ipynb #0911bf2b
 import difflib, hashlib, json, os, random, tempfile, time
@@ -284,51 +284,56 @@ class VqganParams(Section):
     config: str | None = None       # their model.yaml
     gumbel: bool = False            # codes by Gumbel-softmax instead of nearest neighbour
     size: Count = 64                # of the pictures, px
-    ch: Count = 32                  # channels of the first level
-    ch_mult: Annotated[list[Count], Field(min_length=1)] = [1, 2, 2]   # channels of each level, in `ch`; a picture halves from level to level
+    ch: Count = 16                  # channels of the first level
+    ch_mult: Annotated[list[Count], Field(min_length=1)] = [1, 2, 4]   # channels of each level, in `ch`; a picture halves from level to level
     res_blocks: Count = 1           # of a level
     attention: list[int] = [16]     # sides of the feature maps that get self-attention, px
     channels: Count = 64            # the encoder ends in so many
-    embed: Count = 8                # dimensions of a code
+    embed: Count = 4                # dimensions of a code
     codes: Count = 512
     commitment: Annotated[float, Field(ge=0)] = 0.25   # beta
     codebook: Annotated[float, Field(ge=0)] = 1.0      # weights of the losses, beside L1
-    perceptual: Annotated[float, Field(ge=0)] = 1.0
+    perceptual: Annotated[float, Field(ge=0)] = 0.1
     adversary: Annotated[float, Field(ge=0)] = 0.8
     adversary_ch: Count = 32        # of the patch discriminator
     adversary_layers: Count = 2
-    adversary_start: Share = 0.5    # share of the steps before it takes part
+    adversary_start: Share = 0.8    # share of the steps before it takes part
+    warm_start: Share = 0.15        # share of the steps before anything is quantised
+    crop: Count | None = 32         # px; None: whole pictures from the start
+    crop_until: Share = 0.75         # share of the steps that see crops
     seed: int = 0
-    optim: OptimParams = OptimParams(epochs=10, batch=32, lr=1e-3)
+    optim: OptimParams = OptimParams(epochs=5, batch=16, lr=2e-3)
 
 class DiffusionParams(Section):
     "Latent diffusion: codes of a picture from a point of the joint space."
-    ch: Annotated[list[Count], Field(min_length=1)] = [64, 128]   # channels of each level of the U-Net
+    ch: Annotated[list[Count], Field(min_length=1)] = [64, 128, 128]   # channels of each level of the U-Net
     res_blocks: Count = 1
     steps: Count = 1000             # of the noising process
-    sampling: Count = 30            # steps when drawing
+    sampling: Count = 20            # steps when drawing
     guidance: Annotated[float, Field(ge=0)] = 3.0    # 1: none
     unguided: Share = 0.1           # share of the training without a condition
-    jitter: Annotated[float, Field(ge=0)] = 0.1      # deviation of the noise on a condition, relative to its length: a sound is never exactly where its picture is
-    average: Share = 0.999          # of the weights that draw
+    jitter: Annotated[float, Field(ge=0)] = 1.0      # largest noise on a condition, relative to its length: a sound is never exactly where its picture is
+    level: bool = True                               # also told the level of the picture's sound
+    average: Share = 0.995          # of the weights that draw
     seed: int = 0
-    optim: OptimParams = OptimParams(epochs=30, batch=64, lr=1e-3)
+    optim: OptimParams = OptimParams(epochs=16, batch=64, lr=2e-3)
 
 # %% ../nbs/00_core.ipynb #e4cdcada
 class GuideParams(Section):
     "Optimise codes until the frozen image tower sees what was heard."
     start: Literal['noise', 'picture', 'retrieved'] = 'noise'
-    steps: Count = 120
+    prior: Annotated[int, Field(ge=0)] = 3       # steps between two looks of the diffusion model, which knows what pictures look like and nothing of the sound; 0: none
+    steps: Count = 60
     lr: Annotated[float, Field(gt=0)] = 0.1
-    cuts: Count = 16                # cutouts of a picture in every step
+    cuts: Count = 8                 # cutouts of a picture in every step
     chunk: Count = 64               # cutouts in the image tower at once: bounds the memory
     noise: Annotated[float, Field(ge=0)] = 0.1   # on the cutouts
     seed: int = 0
 
 class GenerateParams(Section):
     "Which pictures are made for which test sounds."
-    kinds: list[Literal['guided', 'diffusion', 'ranked', 'retrieved']] = ['guided', 'diffusion', 'ranked', 'retrieved']
-    sounds: Count = 96              # test sounds, classes in turn, for guided pictures; every other kind takes all
+    kinds: list[Literal['guided', 'bare', 'diffusion', 'ranked', 'retrieved', 'prompts']] = ['diffusion']   # bare: guided without the diffusion model
+    sounds: Count = 48              # test sounds, classes in turn, for guided, bare and ranked; diffusion and retrieved take all
     candidates: Count = 8           # of which the re-ranked picture is the best
     prompts: Count = 20             # sentences that get candidates, as in the paper
     batch: Count = 64               # pictures at once
@@ -338,7 +343,7 @@ class JudgeParams(Section):
     cnn: str = 'test_resnet'        # any timm model; not the one that guides
     size: Count = 64                # px
     seed: int = 0
-    optim: OptimParams = OptimParams(epochs=6, batch=64, lr=2e-3)
+    optim: OptimParams = OptimParams(epochs=5, batch=32, lr=5e-3)
 
 class StudyParams(Section):
     "Volume and other changes of the input (Fig. 2 of WavBriVL, Fig. 3 of BGTAI)."
@@ -349,9 +354,16 @@ class StudyParams(Section):
     speeds: list[float] = [0.5, 0.71, 1.0, 1.41, 2.0]         # times
     resamples: Count = 1000         # of the bootstrap
 
+class SurveyParams(Section):
+    "People hear a sound and choose between two pictures (Table 4 of WavBriVL)."
+    responses: str | None = None    # folder of the files people saved; None: nobody was asked
+    sounds: Count = 24
+    repeats: Count = 3
+    seed: int = 0
+
 # %% ../nbs/00_core.ipynb #afe58113
 class Params(Section):
-    "The whole of params.yaml, without `runs`, `arms` and `fronts`."
+    "The whole of params.yaml, without `runs`, `arms`, `fronts` and `pictures`."
     device: Literal['auto', 'cpu', 'cuda', 'mps'] = 'auto'
     precision: Literal['auto', 'fp32', 'bf16'] = 'auto'   # auto: bf16 where the device is good at it
     corpus: CorpusParams = CorpusParams()
@@ -370,6 +382,7 @@ class Params(Section):
     generate: GenerateParams = GenerateParams()
     judge: JudgeParams = JudgeParams()
     study: StudyParams = StudyParams()
+    survey: SurveyParams = SurveyParams()
     report: ReportParams = ReportParams()
 
 # %% ../nbs/00_core.ipynb #71debc90
@@ -437,7 +450,7 @@ def explain(
     return f'{where}: ' + ' '.join(lines)
 
 # %% ../nbs/00_core.ipynb #9e4345b4
-NAMED = ('runs', 'arms', 'fronts')   # mappings of names; everything else on the board is a section
+NAMED = ('runs', 'arms', 'fronts', 'pictures')   # mappings of names; everything else on the board is a section
 
 def read_board(
     root=None,      # the lab's folder; default: found by walking up
@@ -464,17 +477,19 @@ def load_params(
     runs = named['runs'] | named['arms']
     twice = named['runs'].keys() & named['arms'].keys()
     if twice: raise BadInput(f"{where}: {sorted(twice)[0]} stands under runs: and under arms:; rename one.")
+    unknown = named['pictures'].keys() - runs.keys()
+    if unknown: raise BadInput(f"{where}: {sorted(unknown)[0]} stands under pictures: but is no run; take it out, or add it under runs: or arms:.")
     if run is not None:
         if run not in runs:
             near = difflib.get_close_matches(run, runs, 1)
             raise BadInput(f"{where}: no run named {run!r} under runs: or arms:" + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(runs)}."))
-        board, where = overlay(board, runs[run]), f'{where}, run {run}'
+        board, where = overlay(overlay(board, runs[run]), named['pictures'].get(run)), f'{where}, run {run}'
     try: return Params.model_validate(board)
     except ValidationError as e: raise BadInput(explain(e, where)) from None
 
 # %% ../nbs/00_core.ipynb #1b6bfa0d
 def run_names(root=None, kind:str='runs') -> list[str]:
-    "The names under `runs:`, `arms:` or `fronts:`."
+    "The names under `runs:`, `arms:`, `fronts:` or `pictures:`."
     return list(read_board(root).get(kind) or {})
 
 def lay_preset(preset, root=None) -> Path:

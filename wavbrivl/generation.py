@@ -231,8 +231,8 @@ class Guided:
 
 class Guidance:
     "The search while it runs: one z per sound, and the best picture of each so far."
-    def __init__(self, vqgan, brivl:BriVL, wanted, params:GuideParams, start=None, names=None):
-        self.wanted, n = wanted_rows(wanted, brivl.dim), len(wanted)
+    def __init__(self, vqgan, brivl:BriVL, wanted, params:GuideParams, start=None, names=None, prior=None):
+        self.wanted, n, self.prior = wanted_rows(wanted, brivl.dim), len(wanted), prior
         names = list(range(n) if names is None else names)
         if len(names) != n: raise BadInput(f'{len(names)} names for {n} sounds; give one each.')
         self.vqgan, self.brivl, self.params = copy.deepcopy(vqgan).eval().requires_grad_(False), brivl.for_inference(), params
@@ -253,10 +253,10 @@ class Guidance:
 # %% ../nbs/43_generation.ipynb #5c2ecca7
 @patch
 def keep(self:Guidance, rows:list, pictures:torch.Tensor, indices:torch.Tensor):
-    "Keep the pictures (uint8) that beat the best so far."
+    "Keep the pictures (uint8) that beat the best so far; under a prior the latest, since a high score is then no merit."
     score = plain_score(self.brivl, pictures, self.wanted[rows]).cpu()
     for i, s, picture, codes in zip(rows, score, pictures.cpu(), indices.cpu()):
-        if s > self.best.score[i]: self.best.pictures[i], self.best.indices[i], self.best.score[i] = picture, codes, s
+        if self.prior or s > self.best.score[i]: self.best.pictures[i], self.best.indices[i], self.best.score[i] = picture, codes, s
 
 @patch
 def stop(self:Guidance, i:int, step:int):
@@ -284,8 +284,18 @@ def look(self:Guidance, rows:list, score:bool) -> torch.Tensor:
     return pictures
 
 @patch
+@torch.no_grad()
+def steady(self:Guidance, share:float):
+    "Give every z way to what the prior takes it for when `share` of it is noise."
+    for rows in self.groups():
+        z = self.scale*torch.stack([self.z[i] for i in rows])
+        noise = torch.stack([torch.randn(z.shape[1:], generator=self.draws[i]) for i in rows]).to(z.device)
+        for i, row in zip(rows, self.prior(z, share, noise)/self.scale): self.z[i].copy_(row)
+
+@patch
 def step(self:Guidance, number:int):
-    "One step of Adam for every sound that still runs."
+    "One step of Adam for every sound that still runs; now and then the prior has a look first."
+    if self.prior and number % self.params.prior == 0: self.steady(1 - number/self.params.steps)
     for rows in self.groups():
         pictures = self.look(rows, number % EVERY == 0)
         cuts = draw_cuts([self.draws[i] for i in rows], self.params.cuts, self.params.noise)
@@ -307,11 +317,12 @@ def guide(
     params:GuideParams,
     start=None,               # uint8 [N, 3, H, W] for start 'picture' and 'retrieved'; or codes [N, h, w]
     names=None,               # of the sounds: each seeds its own draws; None: 0 .. N-1
+    prior=None,               # (z, share of noise, noise) -> what such a z usually looks like, as `LatentDiffusion.likely`; asked every `params.prior` steps
     watch=None,               # called with (step, pictures uint8 [N, 3, S, S], loss [N])
 ) -> Guided:
     "One picture per sound, whatever other sounds are there. Raises `BadInput`. Source: VQGAN-CLIP; WavBriVL, task 2."
     from tqdm import tqdm
-    g = Guidance(vqgan, brivl, wanted, params, start, names)
+    g = Guidance(vqgan, brivl, wanted, params, start, names, prior if params.prior else None)
     for number in tqdm(range(params.steps), desc='guide', disable=not watched(), leave=False):
         if not g.live: break
         g.step(number)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HEADLINES', 'HEARD', 'SAID', 'SUPERVISION', 'ARM_SUPERVISION', 'TABLE4', 'Lab', 'left_by', 'save_classifier',
            'open_front', 'side_by_side', 'one_thread', 'one_style', 'one_seed', 'listing', 'over_seeds', 'Found',
-           'some']
+           'picture_entry', 'stored_pictures', 'some']
 
 # %% ../nbs/70_lab.ipynb #90a82ad1
 import hashlib, multiprocessing, os, shutil
@@ -24,12 +24,18 @@ from .brivl import BriVL, load_tokenizer
 from .classification import class_embeddings, log_mel_features, mfcc_features, zero_shot
 from .core import AudioParams, BadInput, CorpusParams, find_root, load_params, log, named_seed, pick_device, read_board, read_json, run_names, whole, write_json
 from .corpora import DATASETS, Corpus, prepare
+from .diffusion import LatentDiffusion, sound_levels, train_diffusion
 from .evaluation import Exam, attempted, examine, feature_task, label_scores, retrieval_tasks, supervised_task
+from .fidelity import Judge, code_usage, picture_scores, random_rows, train_judge
+from .generation import guide, rerank, similarity_files
+from .manipulation import EDITS, add, edited, mix, path, picture_pool, slerp, study
 from .peers import YamNet
 from .report import spread
 from .retrieval import top_k
-from .training import Recordings, Targets, begun, embed_texts, fingerprint, make_targets, train_audio, train_brivl, train_classifier, train_wavlm
-from .wavlm import embed_clips
+from .training import Recordings, Targets, begun, embed_pictures, embed_texts, load_pictures, fingerprint, make_targets, train_audio, train_brivl, train_classifier, train_wavlm
+from .survey import make_trials, proxy_choice, proxy_responses, read_responses, survey_table, trial_page
+from .vqgan import VQGAN, as_bytes, as_pixels, train_vqgan
+from .wavlm import embed_clips, level_db
 
 # %% ../nbs/70_lab.ipynb #34055ba2
 class Lab:
@@ -449,6 +455,338 @@ def picture_tasks(self:Lab, exam:Exam, targets:Targets) -> dict:
         words = class_embeddings(lambda t: embed_texts(brivl, tokenizer, t), exam.names, e.templates)
         attempted(tasks, 'brivl', 'zero_shot', zero_shot, v[known], words, exam.y[rows][known])
     return over_seeds([tasks], [self.params.brivl.seed], zero_shot=dict(templates=e.templates, supervision='picture-caption pairs'))
+
+# %% ../nbs/70_lab.ipynb #95c2e309
+@patch(as_prop=True)
+def painter(self:Lab) -> tuple:
+    "(VQGAN, LatentDiffusion), trained."
+    folder = left_by('diffusion', self.root/'models/painter')
+    return VQGAN.load(folder/'vqgan').to(self.device), LatentDiffusion.load(folder/'diffusion').to(self.device)
+
+@patch
+def train_vqgan(self:Lab) -> pd.DataFrame:
+    "vqgan: the codec of pictures."
+    return train_vqgan(self.params, self.corpus, self.brivl[0], self.root/'models/painter/vqgan', self.checkpoints/'vqgan')
+
+@patch
+def train_diffusion(self:Lab) -> pd.DataFrame:
+    "diffusion: codes for a point of the joint space."
+    vqgan = VQGAN.load(left_by('vqgan', self.root/'models/painter/vqgan'))
+    return train_diffusion(self.params, self.corpus, self.targets, vqgan, self.root/'models/painter/diffusion', self.checkpoints/'diffusion')
+
+@patch
+def judged(self:Lab):
+    "Corpora whose pictures a judge can be taught, which takes two classes: (name, corpus). The lab's own, and VEGAS where it is."
+    if self.own_judge: yield self.corpus_name, self.corpus
+    rows = {r['dataset']: r for r in read_json(left_by('datasets', self.build/'datasets/found.json'))}
+    if rows['vegas']['clips'] and self.corpus_name != 'vegas': yield 'vegas', Corpus(self.build/'datasets/vegas')
+
+@patch(as_prop=True)
+def own_judge(self:Lab) -> bool:
+    "Has the lab's corpus pictures of two classes?"
+    return self.shown(self.corpus, 'train').label.nunique() > 1
+
+# %% ../nbs/70_lab.ipynb #61bfd76e
+@patch
+def judge(self:Lab, name:str|None=None) -> Judge: return Judge.load(left_by('judge', self.build/'judge'/(name or self.corpus_name))).to(self.device)
+
+@patch
+def shown(self:Lab, corpus:Corpus, split:str='test') -> pd.DataFrame:
+    "The clips of a split that have a sound, a picture and a class."
+    t = corpus.split(split)
+    return t[t.audio.notna() & (t.frames.str.len() > 0) & (t.label != '')].reset_index(drop=True)
+
+@patch
+def first_frames(self:Lab, corpus:Corpus, table) -> torch.Tensor:
+    "The first picture of every clip at the codec's size: uint8 [N, 3, S, S]."
+    pictures = load_pictures(corpus, [f[0] for f in table.frames])
+    return as_bytes(as_pixels(pictures, self.params.vqgan.size)) if len(pictures) else pictures
+
+@patch
+def scored(self:Lab, name:str, corpus:Corpus, pictures, labels, **more) -> dict:
+    "What a corpus's judge sees in pictures, as one task; FID, KID and IS only where there are enough of them."
+    judge, valid = self.judge(name), self.shown(corpus, 'valid')
+    found = picture_scores(judge, pictures, labels, self.first_frames(corpus, valid), valid.label.tolist()) | more
+    few = ('fid', 'kid', 'is', 'diversity') if len(pictures) < 2*judge.dim else ()
+    keep = {k: float(v) for k, v in found.items() if isinstance(v, (int, float)) and k not in ('n', 'pool', *few) and np.isfinite(v)}
+    return keep | dict(chance=dict.fromkeys(keep) | found['chance'], pool=found['pool'], facts=dict(extractor=found['extractor'], sounds=len(pictures)))
+
+# %% ../nbs/70_lab.ipynb #28095036
+def picture_entry(run:str, corpus:str, tasks:dict, seed:int=0) -> dict:
+    "One metrics file out of `Lab.scored`'s findings."
+    return dict(corpus=corpus, run=run, tasks=over_seeds([tasks], [seed], **{t: v['facts'] for t, v in tasks.items()}))
+
+@patch
+def train_judges(self:Lab) -> pd.DataFrame:
+    "judge: taught on real pictures; what it says of the true pictures and of random ones is ceiling and floor."
+    histories = [pd.DataFrame(columns=['corpus', 'epoch', 'loss'])]
+    for folder in (self.build/'judge', self.results/'metrics/judge'): folder.mkdir(parents=True, exist_ok=True)
+    for name, corpus in self.judged():
+        histories.append(train_judge(self.params, corpus, self.build/'judge'/name, self.checkpoints/'judge'/name).assign(corpus=name))
+        t = self.shown(corpus)
+        true = self.first_frames(corpus, t)
+        at = random_rows(len(t), len(t), self.params.judge.seed)
+        for run, pictures in dict(real=true, random=true[torch.from_numpy(at)]).items():
+            self.write_metrics(picture_entry(run, name, {run: self.scored(name, corpus, pictures, t.label.tolist())}), 'judge')
+    return pd.concat(histories)
+
+@patch
+def ceilings(self:Lab):
+    "diffusion: true pictures through the codec, and pictures drawn for the true pictures' own embeddings."
+    for folder in (*(self.build/'pictures'/r for r in ('brivl', 'vqgan')), self.results/'metrics/painter'): folder.mkdir(parents=True, exist_ok=True)
+    if not self.own_judge: return pd.DataFrame()
+    vqgan, diffusion = self.painter
+    t = self.shown(self.corpus)
+    with torch.inference_mode(): parts = [vqgan(as_pixels(x, self.params.vqgan.size).to(self.device)) for x in self.first_frames(self.corpus, t).split(64)]
+    coded, numbers = torch.cat([as_bytes(y) for y, _, _ in parts]), torch.cat([n.cpu() for _, _, n in parts])
+    drawn, codes = diffusion.draw(vqgan, self.targets.picture(t['clip']), [(c, 0) for c in t['clip']], batch=self.params.generate.batch)
+    usage = lambda x: code_usage(x, len(vqgan.codebook))['usage']
+    tasks = dict(reconstructed=self.scored(self.corpus_name, self.corpus, coded, t.label.tolist(), usage=usage(numbers)),
+                 diffusion=self.scored(self.corpus_name, self.corpus, drawn, t.label.tolist(), usage=usage(codes)))
+    for run, kind in (('vqgan', 'reconstructed'), ('brivl', 'diffusion')): self.write_metrics(picture_entry(run, self.corpus_name, {kind: tasks[kind]}), 'painter')
+    self.keep_pictures('brivl', 'diffusion', t['clip'], t.label, drawn)
+    self.keep_pictures('vqgan', 'reconstructed', t['clip'], t.label, coded)
+    return self.metrics_table(*(picture_entry(r, self.corpus_name, {k: tasks[k]}) for r, k in (('vqgan', 'reconstructed'), ('brivl', 'diffusion'))))
+
+@patch
+def keep_pictures(self:Lab, run:str, kind:str, clips, labels, pictures, folder=None):
+    "Pictures by clip, for figures and the survey."
+    with whole(self.build/'pictures'/run/f'{kind}.npz') as tmp: np.savez_compressed(tmp, clips=np.asarray(clips, str), labels=np.asarray(labels, str), pictures=np.asarray(pictures))
+
+# %% ../nbs/70_lab.ipynb #d311b986
+@patch
+def points(self:Lab, name:str, corpus:Corpus) -> tuple:
+    "The test clips of a corpus, classes in turn, and where the first seed of this run hears them: table, [N, D]; and the model."
+    seed = (self.params.language if self.run in run_names(self.root, 'arms') else self.params.train).seeds[0]
+    model, t = WavBriVL.from_pretrained(left_by('train', self.models/f'seed-{seed}'), self.device), self.shown(corpus)
+    t = t.iloc[np.lexsort((np.arange(len(t)), t.groupby('label').cumcount()))].reset_index(drop=True)
+    if name == self.corpus_name:
+        found = self.embeddings(seed)
+        row = {c: i for i, c in enumerate(found.clips)}
+        return t, torch.from_numpy(found.audio[[row[c] for c in t['clip']]]), model
+    sounds = Recordings(corpus, t)
+    return t, embed_clips(model.audio, (sounds[i] for i in range(len(t))), self.params.evaluate.batch)[1], model
+
+@patch
+def candidates(self:Lab, wanted, names, level=None) -> tuple:
+    "`generate.candidates` pictures for every point, the best by the image tower: all [N, C, 3, S, S], which is best [N], its cosine."
+    vqgan, diffusion = self.painter
+    g, brivl = self.params.generate, self.brivl[0]
+    each = [(*n, k) for n in names for k in range(g.candidates)]
+    repeat = lambda x: None if x is None else np.repeat(np.asarray(x), g.candidates, 0)
+    pictures, _ = diffusion.draw(vqgan, repeat(wanted), each, repeat(level), batch=g.batch)
+    seen = embed_pictures(brivl, pictures).view(len(names), g.candidates, -1)
+    _, best = rerank(torch.as_tensor(wanted), seen)
+    cosine = (seen[torch.arange(len(best)), best]*torch.as_tensor(wanted)).sum(1)
+    return pictures.view(len(names), g.candidates, *pictures.shape[1:]), best, cosine
+
+# %% ../nbs/70_lab.ipynb #1fec8d2c
+@patch
+def make_pictures(self:Lab, kind:str, corpus, t, wanted, level) -> tuple:
+    "Pictures of one kind for some sounds: clips, labels, uint8 [n, 3, S, S], more to report."
+    p, (vqgan, diffusion), brivl = self.params, self.painter, self.brivl[0]
+    few, names, usage = min(p.generate.sounds, len(t)), [(c,) for c in t['clip']], lambda x: code_usage(x, len(vqgan.codebook))['usage']
+    cosine = lambda x, w: (embed_pictures(brivl, x)*torch.as_tensor(w)).sum(1).mean().item()
+    if kind == 'diffusion':
+        made, codes = diffusion.draw(vqgan, wanted, [(*n, 0) for n in names], level, batch=p.generate.batch)
+        return t['clip'], t.label, made, dict(score=cosine(made, wanted), usage=usage(codes))
+    if kind == 'retrieved':
+        pool = self.shown(corpus, 'valid')
+        if corpus is not self.corpus or not len(pool): raise BadInput('there are no validation pictures to retrieve from.')
+        _, nearest = top_k(wanted, self.targets.picture(pool['clip']), 1)
+        return t['clip'], t.label, self.first_frames(corpus, pool)[torch.as_tensor(nearest)[:, 0]], {}
+    t, wanted, level, names = t[:few], wanted[:few], None if level is None else level[:few], names[:few]
+    if kind == 'ranked':
+        made, best, score = self.candidates(wanted, names, level)
+        return t['clip'], t.label, made[torch.arange(few), best], dict(score=score.mean().item())
+    made = guide(vqgan, brivl, wanted, p.guide.model_copy(update=dict(start='noise')), names=names, prior=diffusion.likely if kind == 'guided' else None)
+    for c, why in zip(t['clip'], made.stopped):
+        if why: log(f'{kind}, {c}: {why}')
+    return t['clip'], t.label, made.pictures, dict(score=made.score.mean().item(), usage=usage(made.indices))
+
+@patch
+def generate(self:Lab) -> list[dict]:
+    "generate: every kind asked, for the lab's corpus and for VEGAS; metrics of what the judge saw."
+    metrics = []
+    for folder in (self.build/'pictures'/self.run, self.results/'metrics/pictures'/self.run): folder.mkdir(parents=True, exist_ok=True)
+    for name, corpus in self.judged():
+        t, wanted, model = self.points(name, corpus)
+        level = sound_levels(corpus, t) if getattr(model.audio.params, 'level', False) else None
+        tasks = {}
+        for kind in self.params.generate.kinds:
+            if kind == 'prompts': continue
+            try: clips, labels, made, more = self.make_pictures(kind, corpus, t, wanted, level)
+            except BadInput as e: log(f'{name}/{self.run}: no {kind}: {e}'); continue
+            tasks[kind] = self.scored(name, corpus, made, list(labels), **more)
+            if name == self.corpus_name: self.keep_pictures(self.run, kind, clips, labels, made)
+            if kind == 'diffusion': similarity_files(embed_pictures(self.brivl[0], made).numpy(), np.asarray(wanted), self.build/'pictures'/self.run/name)
+            log(name, self.run, kind, ' '.join(f'{k} {tasks[kind][k]:.3f}' for k in ('r1', 'r5', 'fid', 'score') if k in tasks[kind]))
+        if 'prompts' in self.params.generate.kinds and name == self.corpus_name: tasks |= self.prompted(corpus, t)
+        metrics.append(picture_entry(self.run, name, tasks))
+        write_json(metrics[-1], self.results/'metrics/pictures'/self.run/f'{name}.json')
+    return metrics
+
+# %% ../nbs/70_lab.ipynb #d8598c2c
+@patch
+def prompted(self:Lab, corpus, t) -> dict:
+    "The papers' twenty sentences: a picture for each, and the best of several."
+    said = [i for i, c in enumerate(t.captions) if len(c)][:self.params.generate.prompts]
+    if not said: return {}
+    t = t.iloc[said]
+    wanted = embed_texts(*self.brivl, [c[0] for c in t.captions])
+    made, best, _ = self.candidates(wanted, [('said', c) for c in t['clip']])
+    parts = dict(prompts=made[:, 0], prompts_ranked=made[torch.arange(len(said)), best])
+    for kind, x in parts.items(): self.keep_pictures(self.run, kind, t['clip'], t.label, x)
+    return {k: self.scored(self.corpus_name, corpus, x, t.label.tolist()) for k, x in parts.items()}
+
+def stored_pictures(path) -> dict:
+    "clip -> uint8 [S, S, 3], as `keep_pictures` wrote them."
+    with np.load(path) as found: return dict(zip(found['clips'], np.moveaxis(found['pictures'], 1, -1)))
+
+@patch
+def some_drawn(self:Lab, n:int) -> list:
+    "Test clips of different classes that every kind of picture was made for."
+    t = self.shown(self.corpus)
+    t = t.iloc[np.lexsort((np.arange(len(t)), t.groupby('label').cumcount()))]['clip'].to_numpy()
+    return list(t[:self.params.generate.sounds][:n])
+
+@patch
+def drawn_columns(self:Lab, clips, own:bool=False) -> list[dict]:
+    "Arguments of `pictures_figure`: for some test clips every picture there is of them. `own`: of this run alone; else of the reference run, and what another tower guides."
+    t, reference = self.corpus.table.set_index('clip').loc[list(clips)], self.run if own else self.params.report.reference
+    runs = [reference] if own else [reference, *(r for r in run_names(self.root, 'pictures') if r == 'wav2clip')]
+    made = {(k, r): stored_pictures(f) for k in ('guided', 'bare', 'ranked', 'diffusion', 'retrieved') for r in runs if (f := self.build/f'pictures/{r}/{k}.npz').exists()}
+    true = dict(zip(t.index, np.moveaxis(self.first_frames(self.corpus, t).numpy(), 1, -1)))
+    columns = {'true': true} | {k if r == reference else f'{k}, {r}': v for (k, r), v in made.items()}
+    return [dict(label=l, clip=self.corpus.audio(a), pictures={name: x.get(c) for name, x in columns.items()}) for c, l, a in zip(t.index, t.label, t.audio)]
+
+@patch
+def reconstructions(self:Lab, n:int=12) -> list[dict]:
+    "Arguments of `grid_figure`: validation pictures, and what the codec makes of them."
+    t = self.shown(self.corpus, 'valid').drop_duplicates('label')[:n]
+    true = self.first_frames(self.corpus, t)
+    vqgan = VQGAN.load(self.root/'models/painter/vqgan')
+    with torch.inference_mode(): back = as_bytes(vqgan(as_pixels(true, self.params.vqgan.size))[0])
+    return [dict(name=name, steps=list(zip(said, np.moveaxis(x.numpy(), 1, -1)))) for name, x, said in (('picture', true, list(t.label)), ('through the codec', back, ['']*len(t)))]
+
+# %% ../nbs/70_lab.ipynb #b107d47f
+@patch
+def measured(self:Lab, model, clips, names) -> object:
+    "`draw` of `study`: pictures drawn from edited sounds' points, as the judge measures them; a tower with a level feature passes the level on."
+    (vqgan, diffusion), judge, heard = self.painter, self.judge(), getattr(model.audio.params, 'level', False)
+    loudness = lambda x: level_db(torch.from_numpy(x)[None]).item()
+    def draw(points, edit, values):
+        v, n = points.shape[:2]
+        level = np.array([[loudness(edited(x, edit, value)[0]) if edit == 'gain' else loudness(x) for x in clips] for value in values]).ravel() if heard else None
+        made, _ = diffusion.draw(vqgan, points.flatten(0, 1), [(c, 0) for c in names]*v, level, batch=self.params.generate.batch)
+        return judge.attributes(made).numpy().reshape(v, n, -1)
+    return draw
+
+@patch
+def study_volume(self:Lab) -> dict:
+    "volume: {run: (frame, correlations)} of every run under `study.runs`; build/study and metrics."
+    p, pool, out = self.params.study, self.shown(self.corpus, 'train'), {}
+    for folder in (self.build/'study', self.results/'metrics/study'): folder.mkdir(parents=True, exist_ok=True)
+    if not self.own_judge: return out
+    judge = self.judge()
+    names = [a for a in judge.attribute_names if a in ('intensity', 'pitch', 'rate')]
+    for run in [r for r in p.runs if r in run_names(self.root)]:
+        lab = Lab(run, self.root)
+        t, _, model = lab.points(self.corpus_name, self.corpus)
+        t = t[:p.sounds]
+        clips = [self.corpus.audio(a) for a in t.audio]
+        beside = picture_pool(pool, self.targets, names)
+        frame, rhos = study(model.audio, clips, self.targets.picture(t['clip']), t.label.to_numpy(), beside, p, draw=lab.measured(model, clips, list(t['clip'])))
+        out[run] = frame, rhos
+        with whole(self.build/'study'/f'{run}.csv') as tmp: frame.round(6).to_csv(tmp, index=False)
+        write_json({k: {m: None if not np.isfinite(x) else x for m, x in r.items()} for k, r in rhos.items()}, self.build/'study'/f'{run}.json')
+        known = {k: r for k, r in rhos.items() if np.isfinite(r.get('mean', np.nan))}
+        entry = {'study_' + k.replace('/', '_'): dict(rho=dict(mean=r['mean'], n=1, seeds=[0], low=r['low'], high=r['high'])) for k, r in known.items()}
+        write_json(dict(corpus=self.corpus_name, run=run, tasks=entry), self.results/'metrics/study'/f'{run}.json')
+    return out
+
+@patch
+def studied(self:Lab) -> dict:
+    "What `study_volume` left, for the report."
+    return {r: (pd.read_csv(self.build/'study'/f'{r}.csv'), read_json(self.build/'study'/f'{r}.json')) for r in self.params.study.runs if (self.build/'study'/f'{r}.csv').exists()}
+
+# %% ../nbs/70_lab.ipynb #ab7db71f
+@patch
+def manipulations(self:Lab, sounds:int=2) -> list[dict]:
+    "manipulate: arguments of `grid_figure`: what drawn pictures make of edited sounds, of mixtures, and of ways through the joint space."
+    run = next((r for r in reversed(self.params.study.runs) if r in run_names(self.root)), self.params.report.reference)
+    lab, rows = Lab(run, self.root), []
+    if not self.own_judge: return self.keep_grids(rows)
+    t, _, model = lab.points(self.corpus_name, self.corpus)
+    t = t[:max(sounds, 2)]
+    clips, heard = [self.corpus.audio(a) for a in t.audio], getattr(model.audio.params, 'level', False)
+    for x, clip, label in zip(clips[:sounds], t['clip'], t.label):
+        for edit, values, unit in (('gain', self.params.study.gains[::2], 'dB'), ('low_pass', (4000, 1000, 300), 'Hz'), ('high_pass', (300, 1000, 4000), 'Hz'), ('pitch', self.params.study.pitches, 'st'), ('speed', self.params.study.speeds, 'x')):
+            waves = [edited(x, edit, v) for v in values]
+            rows.append(dict(name=f'{label}: {edit}', steps=lab.pictured(model, [w for w, _ in waves], clip, [f"{v:g} {unit}{'*' if cut > 0 else ''}" for v, (_, cut) in zip(values, waves)], heard)))
+    a, b = clips[:2]
+    between = f'{t.label[0]} and {t.label[1]}'
+    rows.append(dict(name=f'{between}: mixed', steps=lab.pictured(model, [mix(a, b, s) for s in (12, 6, 0, -6, -12)], t['clip'][0], [f'{s:+d} dB' for s in (12, 6, 0, -6, -12)], heard)))
+    points, own = embed_clips(model.audio, clips[:2])[1], self.targets.picture(t['clip'][:2])
+    rows.append(dict(name=f'{t.label[0]} to {t.label[1]}', steps=lab.drawn_steps(path(points[0], points[1], 5), t['clip'][0], [f'{s:.2f}' for s in np.linspace(0, 1, 5)])))
+    rows.append(dict(name=f'picture of {t.label[0]} + sound of {t.label[1]}', steps=lab.drawn_steps(torch.stack([add(own[0], points[1], w) for w in (0., .5, 1., 2., 4.)]), t['clip'][0], [f'+ {w:g}' for w in (0., .5, 1., 2., 4.)])))
+    return self.keep_grids(rows)
+
+# %% ../nbs/70_lab.ipynb #61ec0f5d
+@patch
+def keep_grids(self:Lab, rows:list) -> list:
+    parts = {f'{i}-{k}': v for i, r in enumerate(rows) for k, v in (('said', np.array([c for c, _ in r['steps']])), ('made', np.stack([x for _, x in r['steps']])))}
+    with whole(self.build/'manipulation.npz') as tmp: np.savez_compressed(tmp, names=np.array([r['name'] for r in rows], str), **parts)
+    return rows
+
+@patch
+def pictured(self:Lab, model, waves, clip, said, heard:bool) -> list:
+    "A picture of every wave, all from the noise of one clip: (caption, picture) each."
+    level = [level_db(torch.from_numpy(np.asarray(w, np.float32))[None]).item() for w in waves] if heard else None
+    return self.drawn_steps(embed_clips(model.audio, waves)[1], clip, said, level)
+
+@patch
+def drawn_steps(self:Lab, points, clip, said, level=None) -> list:
+    vqgan, diffusion = self.painter
+    made, _ = diffusion.draw(vqgan, points, [(clip, 0)]*len(points), level)
+    return list(zip(said, np.moveaxis(made.numpy(), 1, -1)))
+
+@patch
+def grids(self:Lab) -> list[dict]:
+    "What `manipulations` left, for the report."
+    with np.load(left_by('manipulate', self.build/'manipulation.npz')) as found:
+        return [dict(name=str(n), steps=list(zip(map(str, found[f'{i}-said']), found[f'{i}-made']))) for i, n in enumerate(found['names'])]
+
+# %% ../nbs/70_lab.ipynb #b0160d26
+@patch
+def trials(self:Lab, kind:str='diffusion') -> list:
+    "Trials of the reference run: its pictures for test sounds, and those for sounds of another class."
+    p, made = self.params.survey, stored_pictures(left_by('generate', self.build/f'pictures/{self.params.report.reference}/{kind}.npz'))
+    t = self.corpus.table.set_index('clip').loc[list(made)]
+    t = t.iloc[:p.sounds]
+    return make_trials([self.corpus.audio(a) for a in t.audio], [made[c] for c in t.index], list(t.label), seed=p.seed, repeats=p.repeats)
+
+@patch
+def make_survey(self:Lab) -> dict:
+    "survey: the page and its key in build/survey; nothing where there are no pictures."
+    (self.build/'survey').mkdir(parents=True, exist_ok=True)
+    if not (self.build/f'pictures/{self.params.report.reference}/diffusion.npz').exists(): return dict(trials=[])
+    return trial_page(self.trials(), self.build/'survey/survey.html', model=self.params.report.reference)
+
+@patch
+def surveyed(self:Lab) -> tuple:
+    "Tables of people and of the judge in their place; None where nobody was asked."
+    folder, key, people = self.params.survey.responses, self.build/'survey/survey.key.json', None
+    if not key.exists(): return None, None
+    if folder:
+        found, rejected = read_responses(self.root/folder, key)
+        for e in rejected: log(e)
+        people = survey_table(found)
+    trials, judge = self.trials(), self.judge()
+    see = lambda x: judge.logits(torch.from_numpy(np.stack(x)).movedim(-1, 1)).softmax(1)[torch.arange(len(trials)), torch.as_tensor(judge.numbers([t['label'] for t in trials]))].numpy()
+    side = lambda t, mine: t['left'] if (t['target'] == 'left') == mine else t['right']
+    choices = proxy_choice(see([side(t, True) for t in trials]), see([side(t, False) for t in trials]), .5)
+    return people, survey_table(proxy_responses(choices, [t['label'] for t in trials]))
 
 # %% ../nbs/70_lab.ipynb #13f50bc2
 @patch

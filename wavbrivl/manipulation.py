@@ -375,7 +375,7 @@ class Yardstick:
     within_class: bool       # retrieved and read within the clip's own class
     shuffles: int            # measures of nothing, for comparison
     seed_name: tuple
-    draw: object             # None, or [M, D] -> [M, A]: attributes, in the pool's order, of pictures drawn from these points
+    draw: object             # None, or (points [V, N, D], edit, values) -> [V, N, A]: attributes, in the pool's order, of pictures drawn from these points
 
     def __post_init__(self):
         wide = [a for a, v in self.pool.attributes.items() if np.isfinite(v).sum() >= READABLE]
@@ -391,23 +391,24 @@ class Yardstick:
 
 # %% ../nbs/46_manipulation.ipynb #ecea9d21
 @patch
-def drawn(self:Yardstick, embeddings) -> dict:
+def drawn(self:Yardstick, embeddings, edit:str, values) -> dict:
     "drawn_*: attributes of pictures drawn from every point, [V, N, 1]; NaN where the pool's class has none. Raises `BadInput` where `draw` gives something else."
     if self.draw is None: return {}
     names, (v, n) = list(self.pool.attributes), embeddings.shape[:2]
-    seen = np.asarray(self.draw(embeddings.flatten(0, 1)), float)
-    if seen.shape != (v*n, len(names)): raise BadInput(f'draw measured {seen.shape}; it must give {(v*n, len(names))}: one row a point, one column for each of {", ".join(names)}.')
+    seen = np.asarray(self.draw(embeddings, edit, values), float)
+    if seen.shape != (v, n, len(names)): raise BadInput(f'draw measured {seen.shape}; it must give {(v, n, len(names))}: one row a point, one column for each of {", ".join(names)}.')
     has = {a: [np.isfinite(self.pool.attributes[a][self.pool.labels == c]).any() or not self.within_class for c in self.labels] for a in names}
-    return {f'drawn_{a}': np.where(has[a], seen[:, i].reshape(v, n), np.nan)[..., None] for i, a in enumerate(names)}
+    return {f'drawn_{a}': np.where(has[a], seen[..., i], np.nan)[..., None] for i, a in enumerate(names)}
 
 @patch
 def measure(self:Yardstick,
     embeddings,              # [V, N, D]
-    reference_index:int,     # which of the V is the unedited sound
+    edit:str,
+    values,                  # V numbers
 ) -> dict:                   # name -> [V, N, 1 + chance]: drift, match, mrr, retrieved_*, read_*, drawn_*
     "Everything that follows from one edit."
-    plain = dict(drift=similarity(embeddings, embeddings[reference_index]), match=similarity(embeddings, self.pictures), mrr=reciprocal_ranks(embeddings, self.pictures))
-    return {k: x[..., None] for k, x in plain.items()} | self.answers(embeddings) | self.drawn(embeddings)
+    plain = dict(drift=similarity(embeddings, embeddings[values.index(NEUTRAL[edit])]), match=similarity(embeddings, self.pictures), mrr=reciprocal_ranks(embeddings, self.pictures))
+    return {k: x[..., None] for k, x in plain.items()} | self.answers(embeddings) | self.drawn(embeddings, edit, values)
 
 # %% ../nbs/46_manipulation.ipynb #2e38610b
 def as_rows(edit:str, values, measure:str, x, resamples:int, seed_name) -> list[dict]:
@@ -436,7 +437,7 @@ def study(
     for edit, asked in (('gain', params.gains), ('pitch', params.pitches), ('speed', params.speeds)):
         values = sorted({*map(float, asked), NEUTRAL[edit]})
         e, cut = sweep(tower, clips, edit, values, batch)
-        for measure, x in (dict(clipped=cut[..., None]) | beside.measure(e, values.index(NEUTRAL[edit]))).items():
+        for measure, x in (dict(clipped=cut[..., None]) | beside.measure(e, edit, values)).items():
             rows += as_rows(edit, values, measure, x[..., 0], params.resamples, name)
             if '_' in measure and len(values) > 1 and np.isfinite(x[..., 0]).all(0).any():
                 rhos[f'{edit}/{measure}'] = correlation_with(values, x[..., 0], params.resamples, name, x[..., 1:] if x.shape[-1] > 1 else None)
