@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from wavbrivl.core import BadInput, read_json, write_json
-from wavbrivl.report import (BESIDE, FAULTS, PRINTED, confusion_figure, entries, gallery_figure, ogg_bytes, player, printed, retrieval_table, runs_figure,
-                             save_figure, save_table, similarity_figure, space_figure, spread, summarise, table_beside, to_markdown, training_curves)
+from wavbrivl.report import (BESIDE, FAULTS, KINDS, NO_PEOPLE, PRINTED, best_bold, confusion_figure, entries, gallery_figure, grid_figure, ogg_bytes, pictures_figure, pictures_table, player,
+                             png_bytes, printed, retrieval_table, runs_figure, save_figure, save_table, similarity_figure, space_figure, spread, study_figure, summarise, survey_beside,
+                             table_beside, tendency, to_markdown, training_curves)
+from wavbrivl.survey import COLUMNS, PROXY, proxy_responses, survey_table
 
 rng = np.random.default_rng(0)
 
@@ -124,6 +126,17 @@ def history(runs=('a', 'b'), **more):
     return pd.concat([pd.DataFrame(dict(run=r, seed=s, epoch=[1, 2, 3], loss=[3., 2, 1.5], **more)) for r in runs for s in (0, 1)])
 
 
+def dots(of=0, side=8):
+    return np.random.default_rng(of).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def made_study(rho=.5, drop=(), edit='gain'):
+    values = [-12., 0., 12.]
+    rows = [dict(edit=edit, value=v, measure=m, mean=.5 + v/100, low=.4, high=.7, n=9) for m in ('drift', 'match', 'mrr', 'drawn_intensity', 'retrieved_intensity') for v in values if m not in drop]
+    rows += [dict(edit=edit, value=v, measure='clipped', mean=s, low=s, high=s, n=9) for v, s in zip(values, (0, 0, .25))]
+    return pd.DataFrame(rows), {f'{edit}/{m}': dict(mean=rho, low=rho - .1, high=rho + .1) for m in ('drawn_intensity', 'retrieved_intensity') if m not in drop}
+
+
 def every_figure(results, space):
     a, v, y = space
     picture = np.full((8, 8, 3), .5)
@@ -138,6 +151,9 @@ def every_figure(results, space):
     yield gallery_figure([np.ones(4000, 'f'), np.zeros(900, 'f')], [picture]*2, [[picture]*3]*2, ['dog', 'rain'], [['dog', 'rain', 'crow']]*2)
     yield runs_figure(summarise(results), 'foley', 'audio_to_image', 'mrr')
     yield runs_figure(summarise(results), 'foley', 'zero_shot', 'top1', ['l2'])
+    yield pictures_figure([dict(label='dog', clip=np.ones(4000, 'f'), pictures=dict(own=dots(), drawn=None)), dict(label='rain', clip=np.ones(900, 'f'), pictures=dict(guided=dots(3)))], 'Two')
+    yield grid_figure([dict(name='volume', steps=[('0 dB', dots()), ('12 dB*', dots(3))]), dict(name='pitch', steps=[('0', dots())])])
+    yield study_figure(dict(a=made_study(), b=made_study(drop=('match',))))
 
 
 def test_figures_repeat_byte_for_byte_and_are_closed(results, space):
@@ -160,6 +176,119 @@ def test_figures_refuse(results, space):
     a, v, y = space
     for wrong in (lambda: training_curves(history().iloc[:0]), lambda: training_curves(pd.DataFrame(dict(run=['a']))), lambda: similarity_figure(a, v[:3], y),
                   lambda: confusion_figure(y, y[:3], ['dog']), lambda: runs_figure({}, 'foley', 'x', 'y'), lambda: gallery_figure([], [], [], [], [])):
+        with pytest.raises(BadInput): wrong()
+
+
+def labels_of(fig):
+    return [ax.get_ylabel() for ax in fig.axes]
+
+
+def test_pictures_keep_their_pixels_and_leave_blanks():
+    tiny = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8)
+    fig = pictures_figure([dict(label='dog', clip=np.ones(4000, 'f'), pictures=dict(own=tiny, guided=None)), dict(label='rain', clip=np.ones(4000, 'f'), pictures=dict(own=tiny))])
+    shown = [ax.images[0] for ax in fig.axes if ax.images and ax.images[0].get_array().shape == tiny.shape]
+    assert len(fig.axes) == 6 and len(shown) == 2 and all(i.get_interpolation() == 'nearest' for i in shown)
+    assert [ax.get_title(loc='center') for ax in fig.axes[1:3]] == ['own', 'guided'] and not fig.axes[2].images and not fig.axes[5].images
+
+
+def test_a_page_of_pictures_is_small():
+    y, x = np.mgrid[:64, :64]/64
+    scene = lambda i: (255*np.stack([x*(i % 3)/2, y, (x - .5)**2 + (y - .5)**2 < .02*(1 + i % 6)], -1)).astype(np.uint8)
+    hum = lambda i: np.sin(np.arange(32000)*.05*(i + 1)).astype('f')
+    fig = pictures_figure([dict(label=f'sound {i}', clip=hum(i), pictures={f'way {j}': scene(i + j) for j in range(6)}) for i in range(12)])
+    assert len(png_bytes(fig, 80)) < 120_000
+
+
+def test_grid_marks_what_was_clipped():
+    fig = grid_figure([dict(name='volume', steps=[('0 dB', dots()), ('12 dB*', dots())]), dict(name='pitch', steps=[('-4', dots()), ('0', dots(1)), ('4', dots(2))])])
+    title = {ax.get_title(loc='center'): ax.title.get_color() for ax in fig.axes}
+    assert title['12 dB*'] == '#c00000' and title['0 dB'] != '#c00000' and len(fig.axes) == 6
+    assert fig.get_suptitle().replace('\n', ' ').startswith('From end to end pictures change most along pitch') and 'least along volume (0)' in fig.get_suptitle().replace('\n', ' ')
+    assert not grid_figure([dict(name='volume', steps=[('0 dB', dots())])]).get_suptitle()
+
+
+def test_study_leaves_out_what_is_missing():
+    both = study_figure(dict(a=made_study(.5), b=made_study(0.)))
+    assert labels_of(both) == ['cosine with the unchanged sound', 'cosine with its own picture', 'intensity of the picture drawn']
+    said = both.get_suptitle().replace('\n', ' ')
+    assert 'a rises, ρ 0.50 (0.40 to 0.60)' in said and 'b shows no relation' in said
+    assert 'a: ρ 0.50 (0.40 to 0.60)' in [t.get_text() for t in both.axes[2].get_legend().get_texts()] and not both.axes[0].get_legend()
+    assert any('25.0%' in t.get_text() for t in both.axes[0].texts)
+    other = study_figure(dict(a=made_study(.5, drop=('match', 'drawn_intensity'))))
+    assert labels_of(other) == ['cosine with the unchanged sound', 'MRR of its own picture', 'intensity of pictures retrieved']
+    less = study_figure(dict(a=made_study(drop=('drawn_intensity', 'retrieved_intensity')), b=(pd.DataFrame(), {})))
+    assert len(less.axes) == 2 and 'a 0.38 to 0.62' in less.get_suptitle() and less.axes[0].get_legend()
+    assert study_figure(dict(a=made_study(edit='pitch')), edit='pitch').axes[0].get_xlabel() == 'pitch [semitones]'
+    for wrong in ({}, dict(a=(pd.DataFrame(), {})), dict(a=made_study(edit='pitch'))):
+        with pytest.raises(BadInput, match="'gain'"): study_figure(wrong)
+
+
+@pytest.mark.parametrize('r, word', [(dict(mean=.5, low=.1, high=.8), 'rises'), (dict(mean=-.5, low=-.8, high=-.1), 'falls'), (dict(mean=.5, low=-.1, high=.8), 'shows no relation'),
+                                     (dict(mean=.5, low=.1, high=.8, chance_low=-.6, chance_high=.6), 'shows no relation'), (dict(mean=.7, low=.1, high=.8, chance_low=-.6, chance_high=.6), 'rises')])
+def test_tendency(r, word):
+    assert tendency(r) == word
+
+
+def test_pictures_table():
+    entry = lambda v, **facts: spread([v], [0], extractor='judge (tiny)', **facts)
+    summary = {f'foley/{k}': v for k, v in {
+        'real/real/r1': entry(.9, chance=.1, pool=10, sounds=320), 'wavbrivl/prompts_ranked/score': entry(.25, sounds=20), 'wavbrivl/diffusion/r1': spread([.3, .5], [0, 1], chance=.1, pool=10, sounds=320),
+        'wavbrivl/diffusion/kid': entry(.0123, sounds=320), 'codec/reconstructed/usage': entry(.5, sounds=320), 'random/random/r5': entry(.5, chance=.5, pool=10, sounds=320),
+        'level/diffusion/fid': entry(12.345, sounds=320), 'wavbrivl/guided/is': entry(3., sounds=96), 'wavbrivl/probe/accuracy': entry(.8)}.items()} | {'other/wavbrivl/diffusion/r1': entry(.99, chance=.01)}
+    t = pictures_table(summary, 'foley')
+    assert list(t.columns) == ['R@1', 'R@5', 'FID', 'KID', 'IS', 'diversity', 'codes used', 'cosine']
+    assert list(t.index) == [(KINDS['random'], 'random'), (KINDS['guided'], 'wavbrivl'), ('diffusion', 'wavbrivl'), ('diffusion', 'level'), (KINDS['prompts_ranked'], 'wavbrivl'),
+                             (KINDS['reconstructed'], 'codec'), (KINDS['real'], 'real'), ('luck', '')]
+    assert t.loc[('diffusion', 'wavbrivl')].tolist() == ['0.400 ± 0.141', '', '', '0.012', '', '', '', ''] and t.loc[('diffusion', 'level'), 'FID'] == '12.35'
+    assert t.loc[('luck', '')].tolist() == ['0.100', '0.500', '', '', '', '', '', '']
+    assert t.attrs['notes'][0] == 'extractor: judge (tiny).' and '96 (guided by the image tower' in t.attrs['notes'][1] and '20 (from a sentence, best of several)' in t.attrs['notes'][1]
+    assert '**' not in to_markdown(t) and to_markdown(t).startswith('| kind | run | R@1 |')
+    with pytest.raises(BadInput, match='esc50'): pictures_table(summary, 'esc50')
+    bare = pictures_table({'foley/wavbrivl/diffusion/score': spread([.3], [0])}, 'foley')
+    assert len(bare) == 1 and len(bare.attrs['notes']) == 2
+
+
+def test_the_missing_table_stays_empty_until_there_is_ours():
+    t = table_beside({}, 'WavBriVL', 3)
+    assert list(t.index) == ['WavBriVL', 'S2I', 'Pedersoli et al.'] and (t == '').all().all() and any('missing from the text' in n for n in t.attrs['notes'])
+    ours = table_beside({'vegas/wavbrivl/diffusion/fid': spread([30.], [0], pool=5)}, 'WavBriVL', 3)
+    assert ours.loc['WavBriVL', ('ours, vegas', 'diffusion FID of 5')] == '30.000' and (ours.iloc[:, :3] == '').all().all()
+
+
+def test_smaller_kid_is_better():
+    t = best_bold(pd.DataFrame({'KID': ['0.2', '-0.1'], 'R@1': ['0.2', '0.1']}, ['a', 'b']))
+    assert t.loc['b', 'KID'] == '**-0.1**' and t.loc['a', 'R@1'] == '**0.2**'
+
+
+def answers(target, other, neither, repeats=1):
+    said = ['target']*target + ['other']*other + ['neither']*neither
+    return pd.DataFrame([dict(participant='p', trial=f't{r}-{i}', repeat=r + 1, item=i, label='dog', choice=c, seconds=1.) for r in range(repeats) for i, c in enumerate(said)], columns=COLUMNS)
+
+
+def test_survey_beside():
+    nobody = survey_beside(None)
+    assert (nobody['ours'] == '').all().all() and nobody.index.tolist() == ['AudioCLIP', 'WavBriVL', NO_PEOPLE] and NO_PEOPLE == PROXY
+    assert (nobody['WavBriVL, Table 4, as printed'].loc[['AudioCLIP', 'WavBriVL']].to_numpy() == printed('WavBriVL', 4).to_numpy()).all()
+    assert nobody.attrs['notes'][0].startswith('No people were asked')
+    assert (survey_beside(survey_table(answers(0, 0, 0)))['ours'] == '').all().all()
+    people, proxy = survey_table(answers(8, 1, 1, repeats=3)), survey_table(proxy_responses(['target']*6 + ['neither']*4, ['dog']*10))
+    t = survey_beside(people, proxy)['ours']
+    assert t.loc['WavBriVL'].tolist() == ['80% [63, 90]', '10% [3, 26]', '10% [3, 26]', '30', '1'] and (t.loc['AudioCLIP'] == '').all()
+    assert t.loc[NO_PEOPLE].tolist() == ['60% [31, 83]', '0% [0, 28]', '40% [17, 69]', '10', '']
+    notes = survey_beside(people, proxy).attrs['notes']
+    assert '80% / 10% / 10%' in notes[0] and '100% of the sounds' in notes[0] and any("Wilson" in n for n in notes)
+    assert (survey_beside(None, proxy)['ours'].loc['WavBriVL'] == '').all()
+    with pytest.raises(BadInput, match='Wav2CLIP'): survey_beside(None, row='Wav2CLIP')
+
+
+@pytest.mark.parametrize('picture', [np.zeros((8, 8, 3)), np.zeros((3, 8, 8), np.uint8), np.zeros((8, 8), np.uint8)])
+def test_pictures_are_bytes(picture):
+    with pytest.raises(BadInput, match='dog, own'): pictures_figure([dict(label='dog', clip=np.ones(900, 'f'), pictures=dict(own=picture))])
+    with pytest.raises(BadInput, match='volume, 0 dB'): grid_figure([dict(name='volume', steps=[('0 dB', picture)])])
+
+
+def test_nothing_to_show_is_refused():
+    for wrong in (lambda: pictures_figure([]), lambda: pictures_figure([dict(label='dog', clip=np.ones(900, 'f'), pictures={})]), lambda: grid_figure([]), lambda: grid_figure([dict(name='volume', steps=[])])):
         with pytest.raises(BadInput): wrong()
 
 

@@ -527,7 +527,7 @@ def train_judges(self:Lab) -> pd.DataFrame:
         true = self.first_frames(corpus, t)
         at = random_rows(len(t), len(t), self.params.judge.seed)
         for run, pictures in dict(real=true, random=true[torch.from_numpy(at)]).items():
-            self.write_metrics(picture_entry(run, name, {run: self.scored(name, corpus, pictures, t.label.tolist())}), 'judge')
+            write_json(picture_entry(run, name, {run: self.scored(name, corpus, pictures, t.label.tolist())}), self.results/'metrics/judge'/f'{run}-{name}.json')
     return pd.concat(histories)
 
 @patch
@@ -543,13 +543,13 @@ def ceilings(self:Lab):
     usage = lambda x: code_usage(x, len(vqgan.codebook))['usage']
     tasks = dict(reconstructed=self.scored(self.corpus_name, self.corpus, coded, t.label.tolist(), usage=usage(numbers)),
                  diffusion=self.scored(self.corpus_name, self.corpus, drawn, t.label.tolist(), usage=usage(codes)))
-    for run, kind in (('vqgan', 'reconstructed'), ('brivl', 'diffusion')): self.write_metrics(picture_entry(run, self.corpus_name, {kind: tasks[kind]}), 'painter')
-    self.keep_pictures('brivl', 'diffusion', t['clip'], t.label, drawn)
-    self.keep_pictures('vqgan', 'reconstructed', t['clip'], t.label, coded)
-    return self.metrics_table(*(picture_entry(r, self.corpus_name, {k: tasks[k]}) for r, k in (('vqgan', 'reconstructed'), ('brivl', 'diffusion'))))
+    entries = [picture_entry(run, self.corpus_name, {kind: tasks[kind]}) for run, kind in (('vqgan', 'reconstructed'), ('brivl', 'diffusion'))]
+    for e in entries: write_json(e, self.results/'metrics/painter'/f"{e['run']}-{self.corpus_name}.json")
+    for run, kind, made in (('brivl', 'diffusion', drawn), ('vqgan', 'reconstructed', coded)): self.keep_pictures(run, kind, t['clip'], t.label, made)
+    return self.metrics_table(*entries)
 
 @patch
-def keep_pictures(self:Lab, run:str, kind:str, clips, labels, pictures, folder=None):
+def keep_pictures(self:Lab, run:str, kind:str, clips, labels, pictures):
     "Pictures by clip, for figures and the survey."
     with whole(self.build/'pictures'/run/f'{kind}.npz') as tmp: np.savez_compressed(tmp, clips=np.asarray(clips, str), labels=np.asarray(labels, str), pictures=np.asarray(pictures))
 
