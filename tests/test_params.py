@@ -65,8 +65,8 @@ def test_board_shows_every_knob():
         for k, v in d.items():
             yield prefix + k
             if isinstance(v, dict): yield from keys(v, prefix + k + '.')
-    runs, arms, fronts = (board.pop(k) for k in ('runs', 'arms', 'fronts'))
-    assert set(known_keys()) == set(keys(board)) and runs and arms and fronts
+    runs, arms, fronts, pictures = (board.pop(k) for k in ('runs', 'arms', 'fronts', 'pictures'))
+    assert set(known_keys()) == set(keys(board)) and runs and arms and fronts and pictures
     for name in (*runs, *arms): load_params(name, Path(__file__).parents[1])
     assert {a['language']['front'] for a in arms.values()} <= set(fronts), 'DVC reads the front end from the arm itself'
 
@@ -76,3 +76,9 @@ def test_an_arm_is_a_run_and_a_name_is_one(board, capsys):
     assert load_params('b', root).language.gloss == 'aslg' and run_names(root, 'arms') == ['b']
     with pytest.raises(BadInput, match='language.gloss'): load_params('b', board('arms: {b: {language: {gloss: signs}}}'))
     with pytest.raises(BadInput, match='under runs: and under arms:'): load_params('a', board('runs: {a: {}}\narms: {a: {}}'))
+
+
+def test_pictures_name_runs_and_change_them(board):
+    root = board('runs: {a: {}}\npictures: {a: {generate: {kinds: [guided]}}}')
+    assert load_params('a', root).generate.kinds == ['guided'] and load_params(None, root).generate.kinds == ['diffusion']
+    with pytest.raises(BadInput, match='b stands under pictures'): load_params(None, board('runs: {a: {}}\npictures: {b: {}}'))

@@ -262,3 +262,28 @@ def test_a_killed_arm_ends_as_an_undisturbed_one(arms):
     assert all(torch.equal(a[k], b[k]) for k in a)
     a, b = (read_json(arms/f'results/metrics/{r}/foley.json')['tasks'] for r in ('whole', 'cut'))
     assert a == b
+
+
+def test_pictures_from_sound(root, model):
+    lab = Lab('wavbrivl', root)
+    if not (root/'build/embeddings/wavbrivl').exists(): lab.evaluate()
+    assert len(lab.train_judges()) and lab.train_vqgan().l1.notna().all() and lab.train_diffusion().loss.notna().all()
+    assert set(lab.ceilings().task) == {'reconstructed', 'diffusion'}
+    metrics = lab.generate()[0]
+    assert set(metrics['tasks']) == {'guided', 'bare', 'diffusion', 'ranked', 'retrieved', 'prompts', 'prompts_ranked'}
+    assert all(0 <= t['r1']['mean'] <= t['r5']['mean'] <= 1 and t['r1']['sounds'] for t in metrics['tasks'].values())
+    assert lab.generate()[0] == metrics, 'the same parameters give the same pictures'
+    rows = lab.drawn_columns(lab.some_drawn(3))
+    assert len(rows) == 3 and all(p is not None for r in rows for p in r['pictures'].values())
+    frame, rhos = lab.study_volume()['wavbrivl']
+    assert {'drift', 'match', 'drawn_intensity'} <= set(frame.measure) and lab.studied()['wavbrivl'][0].shape == frame.shape
+    assert [r['name'] for r in lab.grids()] == [r['name'] for r in lab.manipulations(2)] if (root/'build/manipulation.npz').exists() else lab.manipulations(2)
+    assert lab.make_survey()['trials'] and (root/'build/survey/survey.html').exists()
+    people, proxy = lab.surveyed()
+    assert people is None and proxy.loc['all', 'n'] == 4*2
+
+
+def test_a_corpus_of_one_class_draws_and_judges_nothing(root, model, monkeypatch):
+    monkeypatch.setattr(Lab, 'own_judge', False)
+    lab = Lab('wavbrivl', root)
+    assert not len(lab.train_judges()) and lab.generate() == [] and lab.study_volume() == {} and lab.manipulations() == []

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from wavbrivl.core import BadInput, read_json, write_json
-from wavbrivl.report import (BESIDE, FAULTS, KINDS, NO_PEOPLE, PRINTED, best_bold, confusion_figure, entries, gallery_figure, grid_figure, ogg_bytes, pictures_figure, pictures_table, player,
+from wavbrivl.report import (BESIDE, FAULTS, KINDS, NO_PEOPLE, PRINTED, best_bold, confusion_figure, entries, gallery_figure, grid_figure, most_moved, ogg_bytes, pictures_figure, pictures_table, player,
                              png_bytes, printed, retrieval_table, runs_figure, save_figure, save_table, similarity_figure, space_figure, spread, study_figure, summarise, survey_beside,
                              table_beside, tendency, to_markdown, training_curves)
 from wavbrivl.survey import COLUMNS, PROXY, proxy_responses, survey_table
@@ -196,15 +196,17 @@ def test_a_page_of_pictures_is_small():
     scene = lambda i: (255*np.stack([x*(i % 3)/2, y, (x - .5)**2 + (y - .5)**2 < .02*(1 + i % 6)], -1)).astype(np.uint8)
     hum = lambda i: np.sin(np.arange(32000)*.05*(i + 1)).astype('f')
     fig = pictures_figure([dict(label=f'sound {i}', clip=hum(i), pictures={f'way {j}': scene(i + j) for j in range(6)}) for i in range(12)])
-    assert len(png_bytes(fig, 80)) < 120_000
+    assert len(png_bytes(fig)) < 120_000
 
 
 def test_grid_marks_what_was_clipped():
-    fig = grid_figure([dict(name='volume', steps=[('0 dB', dots()), ('12 dB*', dots())]), dict(name='pitch', steps=[('-4', dots()), ('0', dots(1)), ('4', dots(2))])])
+    rows = [dict(name='volume', steps=[('0 dB', dots()), ('12 dB*', dots())]), dict(name='pitch', steps=[('-4', dots()), ('0', dots(1)), ('4', dots(2))])]
+    fig = grid_figure(rows, most_moved(rows))
     title = {ax.get_title(loc='center'): ax.title.get_color() for ax in fig.axes}
     assert title['12 dB*'] == '#c00000' and title['0 dB'] != '#c00000' and len(fig.axes) == 6
     assert fig.get_suptitle().replace('\n', ' ').startswith('From end to end pictures change most along pitch') and 'least along volume (0)' in fig.get_suptitle().replace('\n', ' ')
-    assert not grid_figure([dict(name='volume', steps=[('0 dB', dots())])]).get_suptitle()
+    alone = [dict(name='volume', steps=[('0 dB', dots())]), dict(name='speed', steps=[('1', dots()), ('2', dots(side=16))])]
+    assert most_moved(alone) == '' and not grid_figure(alone, most_moved(alone)).get_suptitle()
 
 
 def test_study_leaves_out_what_is_missing():
@@ -219,6 +221,8 @@ def test_study_leaves_out_what_is_missing():
     less = study_figure(dict(a=made_study(drop=('drawn_intensity', 'retrieved_intensity')), b=(pd.DataFrame(), {})))
     assert len(less.axes) == 2 and 'a 0.38 to 0.62' in less.get_suptitle() and less.axes[0].get_legend()
     assert study_figure(dict(a=made_study(edit='pitch')), edit='pitch').axes[0].get_xlabel() == 'pitch [semitones]'
+    unknown = study_figure(dict(a=(made_study()[0], {'gain/drawn_intensity': dict(mean=None, low=None, high=float('nan'))}), b=made_study(-.5)))
+    assert unknown.get_suptitle().replace('\n', ' ').endswith('gain: b falls, ρ -0.50 (-0.60 to -0.40)') and unknown.axes[2].get_legend().get_texts()[0].get_text() == 'a'
     for wrong in ({}, dict(a=(pd.DataFrame(), {})), dict(a=made_study(edit='pitch'))):
         with pytest.raises(BadInput, match="'gain'"): study_figure(wrong)
 

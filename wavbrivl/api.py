@@ -259,7 +259,7 @@ def drawn(self:Painter, model:WavBriVL, wanted, names, level, candidates:int, gu
     each = [(*(n if isinstance(n, tuple) else (n,)), c) for n in names for c in range(candidates)]
     repeated = lambda x: None if x is None else torch.as_tensor(x, dtype=torch.float32).repeat_interleave(candidates, 0)
     made, _ = self.diffusion.draw(self.vqgan, repeated(wanted), each, repeated(level), guidance=guidance)
-    seen = embed_pictures(model.brivl, made).view(len(wanted), candidates, -1)
+    seen = embed_pictures(model.brivl, made).view(len(wanted), candidates, model.dim)
     rows, (_, best) = torch.arange(len(wanted)), rerank(wanted, seen)
     return made.view(len(wanted), candidates, *made.shape[1:])[rows, best], (seen[rows, best]*wanted).sum(1)
 

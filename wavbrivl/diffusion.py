@@ -39,7 +39,7 @@ def unet(p:DiffusionParams, channels:int, side:int) -> nn.Module:
     if side % 2**(n - 1): raise BadInput(f'diffusion.ch has {n} levels, but a latent grid of {side} cannot be halved {n - 1} times; name fewer.')
     return UNet2DModel(sample_size=side, in_channels=channels, out_channels=channels, block_out_channels=p.ch, layers_per_block=p.res_blocks, norm_num_groups=16,
                        down_block_types=['DownBlock2D']*(n - 1) + ['AttnDownBlock2D'], up_block_types=['AttnUpBlock2D'] + ['UpBlock2D']*(n - 1),
-                       attention_head_dim=32, class_embed_type='identity')
+                       attention_head_dim=min(32, p.ch[-1]), class_embed_type='identity')
 
 # %% ../nbs/44_diffusion.ipynb #41f42b48
 class LatentDiffusion(nn.Module):
@@ -52,6 +52,7 @@ class LatentDiffusion(nn.Module):
     ):
         super().__init__()
         if any(c % 16 for c in params.ch): raise BadInput(f'diffusion.ch is {params.ch}; every number must be a multiple of 16.')
+        if params.sampling > params.steps: raise BadInput(f'diffusion.sampling is {params.sampling}, more than the {params.steps} steps of the process; lower it.')
         self.params, self.dim, self.channels, self.side = params, dim, channels, side
         self.unet, width = unet(params, channels, side), 4*params.ch[0]
         self.condition = nn.Sequential(nn.Linear(dim + 2, width), nn.SiLU(), nn.Linear(width, width))
@@ -149,11 +150,13 @@ def draw(self:LatentDiffusion,
     **how,               # guidance, sampling
 ) -> tuple:              # pictures uint8 [N, 3, S, S], codes [N, h, w]
     "Draw pictures. Raises `BadInput` for what is no point of this space."
-    wanted = torch.as_tensor(np.asarray(wanted), dtype=torch.float32)
+    wanted = torch.as_tensor(wanted if isinstance(wanted, torch.Tensor) else np.asarray(wanted)).detach().float()
     if wanted.ndim != 2 or wanted.shape[1] != self.dim: raise BadInput(f'embeddings of shape {list(wanted.shape)}; this model draws for [N, {self.dim}].')
     bad = torch.nonzero(~torch.isfinite(wanted).all(1))[:, 0].tolist()
     if bad: raise BadInput(f'row {bad[0]} of the embeddings is not finite; leave out what could not be embedded.')
     names, pictures, codes = list(range(len(wanted)) if names is None else names), [], []
+    for what, given in (('names', names), ('levels', level)):
+        if given is not None and len(given) != len(wanted): raise BadInput(f'{len(given)} {what} for {len(wanted)} embeddings; give one each.')
     for i in range(0, len(wanted), batch):
         zq, at, _ = vqgan.quantise(self.latents(wanted[i:i+batch], names[i:i+batch], None if level is None else level[i:i+batch], **how))
         pictures.append(as_bytes(vqgan.decode(zq))); codes.append(at.cpu())

@@ -728,8 +728,8 @@ def manipulations(self:Lab, sounds:int=2) -> list[dict]:
     between = f'{t.label[0]} and {t.label[1]}'
     rows.append(dict(name=f'{between}: mixed', steps=lab.pictured(model, [mix(a, b, s) for s in (12, 6, 0, -6, -12)], t['clip'][0], [f'{s:+d} dB' for s in (12, 6, 0, -6, -12)], heard)))
     points, own = embed_clips(model.audio, clips[:2])[1], self.targets.picture(t['clip'][:2])
-    rows.append(dict(name=f'{t.label[0]} to {t.label[1]}', steps=lab.drawn_steps(path(points[0], points[1], 5), t['clip'][0], [f'{s:.2f}' for s in np.linspace(0, 1, 5)])))
-    rows.append(dict(name=f'picture of {t.label[0]} + sound of {t.label[1]}', steps=lab.drawn_steps(torch.stack([add(own[0], points[1], w) for w in (0., .5, 1., 2., 4.)]), t['clip'][0], [f'+ {w:g}' for w in (0., .5, 1., 2., 4.)])))
+    rows.append(dict(name=f'{t.label[0]} to {t.label[1]}', steps=lab.drawn_steps(path(points[:1], points[1:], 5).flatten(0, 1).float(), t['clip'][0], [f'{s:.2f}' for s in np.linspace(0, 1, 5)])))
+    rows.append(dict(name=f'picture of {t.label[0]} + sound of {t.label[1]}', steps=lab.drawn_steps(torch.cat([add(own[:1], points[1:], w) for w in (0., .5, 1., 2., 4.)]).float(), t['clip'][0], [f'+ {w:g}' for w in (0., .5, 1., 2., 4.)])))
     return self.keep_grids(rows)
 
 # %% ../nbs/70_lab.ipynb #61ec0f5d

@@ -11,9 +11,9 @@ __all__ = ['PRINTED', 'FAULTS', 'BESIDE', 'UNSHOWN', 'NAMES', 'KINDS', 'SMALLER'
            'training_curves', 'by_class', 'class_ticks', 'nearer', 'similarity_figure', 'across', 'flat',
            'space_figure', 'confusion_figure', 'draw_bands', 'draw_picture', 'gallery_figure', 'lead', 'runs_figure',
            'tasks_figure', 'timeline_figure', 'placing_figure', 'selection_table', 'checked_picture', 'draw_pixels',
-           'pictures_figure', 'moved', 'most_moved', 'grid_figure', 'rows_of', 'interval', 'tendency', 'study_story',
-           'study_panels', 'draw_study', 'study_figure', 'by_kind', 'pictures_table', 'votes', 'repeats_note',
-           'survey_beside', 'same_serial', 'ogg_bytes', 'player']
+           'pictures_figure', 'moved', 'most_moved', 'grid_figure', 'rows_of', 'rho_of', 'interval', 'tendency',
+           'study_story', 'study_panels', 'draw_study', 'study_figure', 'by_kind', 'pictures_table', 'votes',
+           'repeats_note', 'survey_beside', 'same_serial', 'ogg_bytes', 'player']
 
 # %% ../nbs/50_report.ipynb #7fc9abab
 import base64, functools, io, textwrap
@@ -372,28 +372,29 @@ def rendered(
     fig,
     dpi:int,
 ) -> tuple:       # (PIL image, bool: does it hold photographs or the like?)
-    "A figure as an image, with a palette of 256 colours where that shows no difference."
+    "A figure as an image, with a palette of 256 colours where that shows no difference, or where the figure is a page of pictures."
     from PIL import Image
     raw = io.BytesIO()
     fig.savefig(raw, format='png', dpi=dpi, bbox_inches='tight', facecolor='w')
     full = Image.open(raw).convert('RGB')
-    few = full.quantize(256, dither=Image.Dither.NONE)
-    rich = np.abs(np.asarray(full, float) - np.asarray(few.convert('RGB'), float)).mean() > .5     # of 255 levels
+    page = getattr(fig, 'page', False)
+    few = full.quantize(256, kmeans=int(page), dither=Image.Dither.NONE)
+    rich = not page and np.abs(np.asarray(full, float) - np.asarray(few.convert('RGB'), float)).mean() > .5     # of 255 levels
     return (full if rich else few), rich
 
 def png_bytes(
     fig,
-    dpi:int=110,
+    dpi:int|None=None,   # default: 110; of a page of pictures 80
 ) -> bytes:
     "A figure as PNG, the same bytes for the same numbers."
     out = io.BytesIO()
-    rendered(fig, dpi)[0].save(out, format='PNG', optimize=True)
+    rendered(fig, dpi or (80 if getattr(fig, 'page', False) else 110))[0].save(out, format='PNG', optimize=True)
     return out.getvalue()
 
 def save_figure(
     fig,
-    path,           # .png
-    dpi:int=110,
+    path,                # .png
+    dpi:int|None=None,   # as in `png_bytes`
 ):
     "Write a figure, whole or not at all."
     with whole(path) as tmp: tmp.write_bytes(png_bytes(fig, dpi))
@@ -794,6 +795,7 @@ def pictures_figure(
         for ax, c in zip(row[1:], columns): draw_pixels(ax, checked_picture(r['pictures'].get(c), f'{r["label"]}, {c}'), '' if i else textwrap.fill(c, 13))
     axes[-1, 0].set_xlabel('time [s]; mel, 0 to 8 kHz', fontsize=7); axes[-1, 0].tick_params(labelsize=7)
     if said: finding(fig, said)
+    fig.page = True     # many small pictures: a palette, and few dots
     return fig
 
 # %% ../nbs/50_report.ipynb #3fc68d52
@@ -812,6 +814,7 @@ def most_moved(rows) -> str:
 @figure
 def grid_figure(
     rows:list,      # of dict(name, steps: [(caption, uint8 [H, W, 3]), ...]); a caption that ends in * was clipped
+    said:str='',    # the finding; `most_moved` has one where rows are changes
 ):                  # matplotlib Figure
     "Manipulations, one a row, step by step. Raises `BadInput` where there is no step."
     import matplotlib.pyplot as plt
@@ -823,7 +826,8 @@ def grid_figure(
         row[0].set_ylabel(textwrap.fill(r['name'], 12), rotation=0, ha='right', va='center', fontsize=8)
         for ax, (caption, picture) in zip(row, r['steps']): draw_pixels(ax, checked_picture(picture, f'{r["name"]}, {caption}'), caption, '#c00000' if caption.endswith('*') else '.3')
         for ax in row[len(r['steps']):]: ax.axis('off')
-    if said := most_moved(rows): finding(fig, said)
+    if said: finding(fig, said)
+    fig.page = True
     return fig
 
 # %% ../nbs/50_report.ipynb #2545b862
@@ -835,6 +839,11 @@ KNOBS = dict(gain='gain [dB]', pitch='pitch [semitones]', speed='speed [times]')
 def rows_of(table:pd.DataFrame, edit:str, measure:str) -> pd.DataFrame:
     "One line of a study, by value; empty where it was not measured."
     return table[(table.edit == edit) & (table.measure == measure)].sort_values('value') if len(table) else pd.DataFrame(columns=['value', 'mean', 'low', 'high'])
+
+def rho_of(rhos:dict, edit:str, measure:str) -> dict:
+    "One correlation without what could not be computed; empty where there is none."
+    r = {k: v for k, v in rhos.get(f'{edit}/{measure}', {}).items() if v is not None and np.isfinite(v)}
+    return r if {'mean', 'low', 'high'} <= r.keys() else {}
 
 def interval(r:dict) -> str:
     "rho and both ends of its interval"
@@ -849,10 +858,10 @@ def tendency(
 
 def study_story(studies:dict, edit:str, panels:list) -> str:
     "Which runs follow the change, in a sentence; without correlations, how far the first panel's lines go."
-    told_ = [m for m in panels if any(f'{edit}/{m}' in rhos for _, rhos in studies.values())]
+    told_ = [m for m in panels if any(rho_of(rhos, edit, m) for _, rhos in studies.values())]
     if told_:
         m = told_[-1]
-        return f'{MEASURED.get(m, m).capitalize()} against {edit}: ' + '; '.join(f"{run} {tendency(r)}, {interval(r)}" for run, (_, rhos) in studies.items() if (r := rhos.get(f'{edit}/{m}')))
+        return f'{MEASURED.get(m, m).capitalize()} against {edit}: ' + '; '.join(f"{run} {tendency(r)}, {interval(r)}" for run, (_, rhos) in studies.items() if (r := rho_of(rhos, edit, m)))
     lines = {run: v for run, (t, _) in studies.items() if len(v := rows_of(t, edit, panels[0]))}
     return f'{MEASURED.get(panels[0], panels[0]).capitalize()}: ' + '; '.join(f"{run} {v['mean'].min():.2f} to {v['mean'].max():.2f}" for run, v in lines.items())
 
@@ -872,7 +881,7 @@ def draw_study(ax, studies:dict, edit:str, measure:str):
         ax.text(.99, .01, f"clipped: up to {cut['mean'].max():.1%}", transform=ax.transAxes, ha='right', fontsize=6.5, color='.45')
     for (run, (t, rhos)), c in zip(studies.items(), colours(len(studies))):
         if not len(v := rows_of(t, edit, measure)): continue
-        rho = rhos.get(f'{edit}/{measure}')
+        rho = rho_of(rhos, edit, measure)
         ax.plot(v.value, v['mean'], 'o-', ms=3, lw=1.6, color=c, label=run + (f': {interval(rho)}' if rho else ''))
         ax.fill_between(v.value.astype(float), v.low.astype(float), v.high.astype(float), color=c, alpha=.18, lw=0)
     ax.set(xlabel=KNOBS.get(edit, edit), ylabel=MEASURED.get(measure, measure.replace('_', ' '))); ax.grid(axis='y', lw=.4, color='.88')
@@ -889,7 +898,7 @@ def study_figure(
     panels = study_panels(studies, edit, measures)
     fig, axes = plt.subplots(1, len(panels), figsize=(2.9*len(panels) + .3, 3.1 if len(panels) > 1 else 3.5), squeeze=False, layout='constrained')
     for ax, m in zip(axes[0], panels): draw_study(ax, studies, edit, m)
-    named = [ax for ax, m in zip(axes[0], panels) if any(f'{edit}/{m}' in rhos for _, rhos in studies.values())] or [axes[0, 0]]
+    named = [ax for ax, m in zip(axes[0], panels) if any(rho_of(rhos, edit, m) for _, rhos in studies.values())] or [axes[0, 0]]
     for ax in named: ax.legend(loc='upper center', bbox_to_anchor=(.5, -.2), fontsize=7, handlelength=1.2)
     finding(fig, study_story(studies, edit, panels))
     return fig
