@@ -154,7 +154,7 @@ def test_released_wavlm_trains_in_the_lab(root, tmp_path):
     copy.mkdir()
     for part in ('build', 'data'): (copy/part).symlink_to(root/part)
     board = yaml.safe_load((root/'params.yaml').read_text())
-    board['runs'] = dict(released=dict(train=dict(optim=dict(epochs=1))))
+    board['runs'] = dict(released=dict(train=dict(optim=dict(epochs=1)))); board['pictures'] = {}
     board['audio'] = dict(board['audio'], checkpoint=str(ROOT.parent/'shared/reference/wavlm_base/checkpoint.pt'), freeze_conv=True, hidden=32)
     (copy/'params.yaml').write_text(yaml.safe_dump(board))
     (copy/'build').unlink(); (copy/'build').mkdir()

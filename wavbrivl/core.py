@@ -464,6 +464,8 @@ def read_board(
         except yaml.YAMLError as e: raise BadInput(f'{path} is not YAML: {e}') from None
         if not isinstance(top, dict): raise BadInput(f'{path} must hold sections; it holds {type(top).__name__}.')
         board = overlay({k: v for k, v in board.items() if k not in NAMED or k not in top}, top)
+    if preset and 'pictures' not in top:     # pictures of runs that are gone
+        board |= dict(pictures={k: v for k, v in (board.get('pictures') or {}).items() if k in (board.get('runs') or {}) or k in (board.get('arms') or {})})
     return board
 
 def load_params(
