@@ -249,6 +249,9 @@ def test_a_prior_is_asked_now_and_then_with_less_and_less_noise(models, wanted):
     guide(codec, brivl, wanted, ASKED, prior=prior, watch=lambda step, *_: when.append(len(asked)))
     assert [share for _, share, _ in asked] == pytest.approx([1, 4/7, 1/7]) and when == [1, 1, 1, 2, 2, 2, 3]
     assert torch.allclose(asked[0][0], start_codes(codec, 'noise', None, [torch.Generator().manual_seed(named_seed('guide', 0, n)) for n in range(3)]), atol=1e-5), 'z as the codec has it'
+    from_picture, asked = recorded()
+    guide(codec, brivl, wanted, ASKED.model_copy(update=dict(start='picture')), torch.zeros(3, 3, 32, 32, dtype=torch.uint8), prior=from_picture)
+    assert asked[0][1] == .6, 'a picture to start from is not lost in noise'
     in_pieces, pieces = recorded()
     guide(codec, brivl, wanted, ASKED.model_copy(update=dict(chunk=6)), prior=in_pieces)
     assert [len(z) for z, *_ in pieces] == [2, 1]*3, 'as many sounds at once as fill a chunk'

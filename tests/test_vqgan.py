@@ -335,6 +335,11 @@ def test_groups_of_narrow_layers():
     assert [V.norm(c).num_groups for c in (128, 64, 48, 33, 12, 37)] == [32, 32, 24, 11, 12, 1] and V.norm(64).eps == 1e-6
 
 
+def test_a_narrow_codec_can_tell_plain_colours():
+    groups = lambda ch: {m.num_channels//m.num_groups for m in V.VQGAN(VqganParams(ch=ch, ch_mult=[1, 2], channels=ch)).modules() if isinstance(m, torch.nn.GroupNorm)}
+    assert groups(16) == groups(8) == {4} and groups(32) == {1, 2}       # 32 and its multiples are as released
+
+
 def test_what_is_no_codec_of_pictures():
     d = dict(ch=8, ch_mult=[1], num_res_blocks=1, attn_resolutions=[], resolution=8, z_channels=8)
     for other in (dict(out_ch=151), dict(in_channels=1), dict(resamp_with_conv=False)):

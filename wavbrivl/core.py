@@ -306,7 +306,9 @@ class VqganParams(Section):
 
 class DiffusionParams(Section):
     "Latent diffusion: codes of a picture from a point of the joint space."
-    ch: Annotated[list[Count], Field(min_length=1)] = [64, 128, 128]   # channels of each level of the U-Net
+    ch: Annotated[list[Count], Field(min_length=1)] = [96, 160]        # channels of each level of the U-Net
+    patch: Count = 2                # latents along a side that enter as one cell
+    sketch: Count = 16              # channels in which the condition is laid out cell by cell
     res_blocks: Count = 1
     steps: Count = 1000             # of the noising process
     sampling: Count = 20            # steps when drawing
@@ -314,9 +316,9 @@ class DiffusionParams(Section):
     unguided: Share = 0.1           # share of the training without a condition
     jitter: Annotated[float, Field(ge=0)] = 1.0      # largest noise on a condition, relative to its length: a sound is never exactly where its picture is
     level: bool = True                               # also told the level of the picture's sound
-    average: Share = 0.995          # of the weights that draw
+    average: Share = 0.999          # of the weights that draw
     seed: int = 0
-    optim: OptimParams = OptimParams(epochs=16, batch=64, lr=2e-3)
+    optim: OptimParams = OptimParams(epochs=26, batch=32, lr=1.5e-3)
 
 # %% ../nbs/00_core.ipynb #e4cdcada
 class GuideParams(Section):

@@ -671,13 +671,13 @@ def reconstructions(self:Lab, n:int=12) -> list[dict]:
 
 # %% ../nbs/70_lab.ipynb #b107d47f
 @patch
-def measured(self:Lab, model, clips, names) -> object:
-    "`draw` of `study`: pictures drawn from edited sounds' points, as the judge measures them; a tower with a level feature passes the level on."
-    (vqgan, diffusion), judge, heard = self.painter, self.judge(), getattr(model.audio.params, 'level', False)
+def measured(self:Lab, clips, names, told:bool) -> object:
+    "`draw` of `study`: pictures drawn from edited sounds' points, as the judge measures them; is the drawer told how loud they are?"
+    (vqgan, diffusion), judge = self.painter, self.judge()
     loudness = lambda x: level_db(torch.from_numpy(x)[None]).item()
     def draw(points, edit, values):
         v, n = points.shape[:2]
-        level = np.array([[loudness(edited(x, edit, value)[0]) if edit == 'gain' else loudness(x) for x in clips] for value in values]).ravel() if heard else None
+        level = np.array([[loudness(edited(x, edit, value)[0]) if edit == 'gain' else loudness(x) for x in clips] for value in values]).ravel() if told else None
         made, _ = diffusion.draw(vqgan, points.flatten(0, 1), [(c, 0) for c in names]*v, level, batch=self.params.generate.batch)
         return judge.attributes(made).numpy().reshape(v, n, -1)
     return draw
@@ -693,22 +693,26 @@ def study_volume(self:Lab) -> dict:
     for run in [r for r in p.runs if r in run_names(self.root)]:
         lab = Lab(run, self.root)
         t, _, model = lab.points(self.corpus_name, self.corpus)
-        t = t[:p.sounds]
-        clips = [self.corpus.audio(a) for a in t.audio]
-        beside = picture_pool(pool, self.targets, names)
-        frame, rhos = study(model.audio, clips, self.targets.picture(t['clip']), t.label.to_numpy(), beside, p, draw=lab.measured(model, clips, list(t['clip'])))
-        out[run] = frame, rhos
-        with whole(self.build/'study'/f'{run}.csv') as tmp: frame.round(6).to_csv(tmp, index=False)
-        write_json({k: {m: None if not np.isfinite(x) else x for m, x in r.items()} for k, r in rhos.items()}, self.build/'study'/f'{run}.json')
+        t, heard = t[:p.sounds], bool(getattr(model.audio.params, 'level', False))
+        clips, beside = [self.corpus.audio(a) for a in t.audio], picture_pool(pool, self.targets, names)
+        ask = lambda told, p: study(model.audio, clips, self.targets.picture(t['clip']), t.label.to_numpy(), beside, p, draw=lab.measured(clips, list(t['clip']), told))
+        out[run] = ask(heard, p)
+        frame, rhos = ask(not heard, p.model_copy(update=dict(pitches=[], speeds=[])))     # the other half of feature x telling
+        drawn = frame[(frame.edit == 'gain') & frame.measure.str.startswith('drawn_')], {k: r for k, r in rhos.items() if k.startswith('gain/drawn_')}
+        out[f"{run}, level {'un' if heard else ''}told"] = drawn
+    for name, (frame, rhos) in out.items():
+        with whole(self.build/'study'/f'{name}.csv') as tmp: frame.round(6).to_csv(tmp, index=False)
+        write_json({k: {m: None if not np.isfinite(x) else x for m, x in r.items()} for k, r in rhos.items()}, self.build/'study'/f'{name}.json')
         known = {k: r for k, r in rhos.items() if np.isfinite(r.get('mean', np.nan))}
         entry = {'study_' + k.replace('/', '_'): dict(rho=dict(mean=r['mean'], n=1, seeds=[0], low=r['low'], high=r['high'])) for k, r in known.items()}
-        write_json(dict(corpus=self.corpus_name, run=run, tasks=entry), self.results/'metrics/study'/f'{run}.json')
+        write_json(dict(corpus=self.corpus_name, run=name, tasks=entry), self.results/'metrics/study'/f'{name}.json')
     return out
 
 @patch
 def studied(self:Lab) -> dict:
     "What `study_volume` left, for the report."
-    return {r: (pd.read_csv(self.build/'study'/f'{r}.csv'), read_json(self.build/'study'/f'{r}.json')) for r in self.params.study.runs if (self.build/'study'/f'{r}.csv').exists()}
+    order = lambda f: next((i for i, r in enumerate(self.params.study.runs) if f.stem.split(',')[0] == r), len(self.params.study.runs))
+    return {f.stem: (pd.read_csv(f), read_json(f.with_suffix('.json'))) for f in sorted(sorted((self.build/'study').glob('*.csv')), key=order)}
 
 # %% ../nbs/70_lab.ipynb #ab7db71f
 @patch

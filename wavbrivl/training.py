@@ -71,8 +71,10 @@ def load_state(path, print_:str) -> dict | None:
 def accelerator(params:Params):
     "accelerate's engine for one device or many, in the precision that pays."
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     device = pick_device(params.device)
     bf16 = pick_precision(params.precision, device) == 'bf16'
+    AcceleratorState._reset_state()      # the precision is a training's own; accelerate would keep the process's first
     return Accelerator(cpu=device == 'cpu', mixed_precision='bf16' if bf16 else 'no')
 
 def chunks(items:int, optim:OptimParams, rng, rank:int=0, world:int=1):
@@ -100,9 +102,8 @@ class Fit:
         facts=(),                  # what the state depends on, beside `optim` and `seed`
         save_minutes:float=5.0,
     ):
-        from accelerate import Accelerator
         self.lesson, self.optim, self.seed, self.folder = lesson, optim, seed, Path(folder)
-        self.engine, self.save_minutes = engine or Accelerator(cpu=True), save_minutes
+        self.engine, self.save_minutes = engine or accelerator(Params(device='cpu', precision='fp32')), save_minutes
         self.print = fingerprint(optim.model_dump(), seed, lesson.items, facts)
         size = min(optim.batch, lesson.items)
         self.steps = max(1, lesson.items//max(1, size)) if lesson.items else 0
