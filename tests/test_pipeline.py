@@ -275,7 +275,11 @@ def test_pictures_from_sound(root, model):
     assert lab.generate()[0] == metrics, 'the same parameters give the same pictures'
     rows = lab.drawn_columns(lab.some_drawn(3))
     assert len(rows) == 3 and all(p is not None for r in rows for p in r['pictures'].values())
-    frame, rhos = lab.study_volume()['wavbrivl']
+    found = lab.study_volume()
+    (frame, rhos), (told, _) = found['wavbrivl'], found['wavbrivl, level told']
+    assert list(found) == list(lab.studied()) and set(told.measure) <= {m for m in frame.measure if m.startswith('drawn_')}
+    at = lambda f, v: f[(f.edit == 'gain') & (f.measure == 'drawn_intensity') & (f.value == v)]['mean'].item()
+    assert any(abs(at(told, v) - at(frame, v)) > 1e-6 for v in (-12, 0, 12)), 'being told makes a difference'
     assert {'drift', 'match', 'drawn_intensity'} <= set(frame.measure) and lab.studied()['wavbrivl'][0].shape == frame.shape
     assert [r['name'] for r in lab.grids()] == [r['name'] for r in lab.manipulations(2)] if (root/'build/manipulation.npz').exists() else lab.manipulations(2)
     assert lab.make_survey()['trials'] and (root/'build/survey/survey.html').exists()
