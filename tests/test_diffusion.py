@@ -11,7 +11,7 @@ from wavbrivl.diffusion import DiffusionLesson, LatentDiffusion, encode_pictures
 from wavbrivl.training import Fit
 from wavbrivl.vqgan import VQGAN
 
-TINY = DiffusionParams(ch=[16, 32], sampling=4, optim=dict(epochs=3, batch=4, lr=2e-3))
+TINY = DiffusionParams(ch=[16, 32], sampling=4, average=.99, optim=dict(epochs=3, batch=4, lr=2e-3))
 
 
 @pytest.fixture(autouse=True)

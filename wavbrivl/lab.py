@@ -712,7 +712,7 @@ def study_volume(self:Lab) -> dict:
 def studied(self:Lab) -> dict:
     "What `study_volume` left, for the report."
     order = lambda f: next((i for i, r in enumerate(self.params.study.runs) if f.stem.split(',')[0] == r), len(self.params.study.runs))
-    return {f.stem: (pd.read_csv(f), read_json(f.with_suffix('.json'))) for f in sorted(sorted((self.build/'study').glob('*.csv')), key=order)}
+    return {f.stem: (pd.read_csv(f), read_json(f.with_suffix('.json'))) for f in sorted((self.build/'study').glob('*.csv'), key=lambda f: (order(f), f.stem))}
 
 # %% ../nbs/70_lab.ipynb #ab7db71f
 @patch

@@ -896,7 +896,7 @@ def study_figure(
     "What follows from a change of the sound, run beside run; panels that nothing was measured for are left out."
     import matplotlib.pyplot as plt
     panels = study_panels(studies, edit, measures)
-    fig, axes = plt.subplots(1, len(panels), figsize=(2.9*len(panels) + .3, 3.1 if len(panels) > 1 else 3.5), squeeze=False, layout='constrained')
+    fig, axes = plt.subplots(1, len(panels), figsize=(2.9*len(panels) + .3, (3.1 if len(panels) > 1 else 3.5) + .25*max(0, len(studies) - 2)), squeeze=False, layout='constrained')
     for ax, m in zip(axes[0], panels): draw_study(ax, studies, edit, m)
     named = [ax for ax, m in zip(axes[0], panels) if any(rho_of(rhos, edit, m) for _, rhos in studies.values())] or [axes[0, 0]]
     for ax in named: ax.legend(loc='upper center', bbox_to_anchor=(.5, -.2), fontsize=7, handlelength=1.2)
