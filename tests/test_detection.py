@@ -18,12 +18,7 @@ needs_files = pytest.mark.skipif(not FILES.exists(), reason='no annotation files
 fast = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def event(label, onset, offset): return dict(label=label, onset=onset, offset=offset)

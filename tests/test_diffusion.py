@@ -14,12 +14,7 @@ from wavbrivl.vqgan import VQGAN
 TINY = DiffusionParams(ch=[16, 32], sampling=4, average=.99, optim=dict(epochs=3, batch=4, lr=2e-3))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def fresh(p=TINY, seed=0):

@@ -23,12 +23,7 @@ tone = lambda seconds, hz=440., gain=.3: (gain*np.sin(2*np.pi*hz*np.arange(round
 pixels = lambda picture: np.asarray(picture).astype(int)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def new_model(level=False, text=True):

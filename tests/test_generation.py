@@ -13,12 +13,7 @@ from wavbrivl.generation import (as_frame, cutouts, decoded, draw_cuts, guidance
                                  plain_score, rerank, similarity_files, spherical_distance, start_codes, warped)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 class Codec(nn.Module):

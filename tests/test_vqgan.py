@@ -22,12 +22,7 @@ TINY = VqganParams(size=16, ch=8, ch_mult=[1, 2], attention=[8], channels=8, emb
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(n)
+def seeded(one_thread): torch.manual_seed(0)
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,13 @@
+"What several test files share."
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def one_thread():
+    "Small models are quicker, and sums the same everywhere, on one thread."
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
