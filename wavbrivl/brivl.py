@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .core import BadFile, BadInput, BrivlParams, Params, explain, read_json, whole, write_json
+from .core import BadFile, BadInput, BrivlParams, Params, explain, pick_precision, read_json, whole, write_json
 
 # %% ../nbs/10_brivl.ipynb #9687266d
 def grid_boxes(
@@ -206,7 +206,8 @@ class ImageTower(nn.Module):
     ) -> torch.Tensor:         # [N, D, h, w]
         "F of the chapter's head. Raises `BadInput` for anything but a batch of RGB pictures."
         if pixels.ndim != 4 or pixels.shape[1] != 3: raise BadInput(f'pictures must be [N, 3, S, S], these are {list(pixels.shape)}.')
-        fmap = self.backbone.forward_features(pixels.contiguous(memory_format=torch.channels_last))
+        kept = self.learnable['max_pool'][0].weight.dtype        # bfloat16 in a copy `for_inference` alone
+        fmap = self.backbone.forward_features(pixels.to(kept).contiguous(memory_format=torch.channels_last))
         if fmap.ndim != 4 or fmap.shape[1] != self.dim: raise BadInput(f'{self.config.cnn} gives no feature map; choose a convolutional network.')
         return fmap
 
@@ -252,7 +253,7 @@ def forward(self:ImageTower,
         raise BadInput(f'boxes must be [{len(pixels)}, B, 4], these are {list(boxes.shape)}.')
     patches = self.patches(self.feature_map(pixels), boxes, pixels.shape[-2:])
     valid = valid_mask(lengths, patches.shape[1], patches.device)
-    return self.learnable['imgFC'](masked_mean(attend(self.learnable['imgAtt'], patches, valid), valid))
+    return self.learnable['imgFC'](masked_mean(attend(self.learnable['imgAtt'], patches, valid).float(), valid))
 
 # %% ../nbs/10_brivl.ipynb #03795794
 def norms_after_convolutions(
@@ -273,13 +274,17 @@ def norms_after_convolutions(
 
 # %% ../nbs/10_brivl.ipynb #51e09a2e
 @patch
-def for_inference(self:ImageTower) -> ImageTower:
+def for_inference(self:ImageTower,
+    precision:str='fp32',   # of convolutions and attention: fp32, bf16; auto: bf16 where the device has it in hardware
+) -> ImageTower:
     "A frozen copy, in eval mode, whose batch norms are folded into the convolutions. It can run, not be trained or saved."
     tower = copy.deepcopy(self).eval().requires_grad_(False)
     for conv, norm in norms_after_convolutions(tower):
         c, n = tower.backbone.get_submodule(conv), tower.backbone.get_submodule(norm)
         c.weight, c.bias = fuse_conv_bn_weights(c.weight, c.bias, n.running_mean, n.running_var, n.eps, n.weight, n.bias)
         tower.backbone.set_submodule(norm, n.act if hasattr(n, 'act') else nn.Identity())
+    if pick_precision(precision, next(self.parameters()).device.type) == 'bf16':
+        for part in (tower.backbone, tower.learnable['max_pool'], tower.learnable['imgAtt']): part.bfloat16()
     return tower
 
 # %% ../nbs/10_brivl.ipynb #3ee25176
@@ -356,10 +361,10 @@ class BriVL(nn.Module):
         if ids.device.type == 'cpu' and ids.numel() and ids.max() >= t.vocab: raise BadInput(f'token number {ids.max()} is outside the vocabulary of {t.vocab}; use the tokenizer this model was trained with.')
         return F.normalize(self.text(pad_ids(ids, lengths, t.max_length), lengths), dim=-1)
 
-    def for_inference(self) -> 'BriVL':
+    def for_inference(self, precision:str='fp32') -> 'BriVL':
         "A frozen copy with a quicker image tower; see `ImageTower.for_inference`."
         model = copy.copy(self)
-        model._modules = dict(image=self.image.for_inference(), text=copy.deepcopy(self.text))
+        model._modules = dict(image=self.image.for_inference(precision), text=copy.deepcopy(self.text))
         return model.eval().requires_grad_(False)
 
     def forward(self, pixels, ids, lengths):

@@ -564,8 +564,9 @@ def pick_device(name:str='auto') -> str:
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 def pick_precision(name:str='auto', device:str='cpu') -> str:
-    "`auto` -> bf16 where `device` has it in hardware, else fp32."
+    "`auto` -> bf16 where `device` has it in hardware, else fp32. Raises `BadInput` for another name."
     import torch
+    if name not in ('auto', 'fp32', 'bf16'): raise BadInput(f"precision is {name!r}; it must be auto, fp32 or bf16.")
     if name != 'auto': return name
     good = torch.cuda.is_bf16_supported(False) if device == 'cuda' else device == 'cpu' and torch.cpu._is_avx512_bf16_supported()
     return 'bf16' if good else 'fp32'
