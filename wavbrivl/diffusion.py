@@ -107,6 +107,7 @@ class DiffusionLesson(Lesson):
         self.model, self.average, self.items = model, copy.deepcopy(model).requires_grad_(False), len(latents)
         self.latents, self.wanted, self.process = latents, wanted, noising(model.params.steps)
         self.level = torch.full((len(latents),), torch.nan) if level is None else torch.as_tensor(level).float()
+        self.register_buffer('taught', torch.zeros((), dtype=torch.long))      # batches so far
 
     def batch(self, index, rng):
         p, g, n = self.model.params, torch.Generator().manual_seed(int(rng.integers(2**62))), len(index)
@@ -119,7 +120,8 @@ class DiffusionLesson(Lesson):
 
     def forward(self, latents, wanted, noise, step, drop):
         m = self.model
-        ema_update(m, self.average, m.params.average if self.progress > .1 else .9)
+        n = self.taught.add_(1).item()
+        ema_update(m, self.average, min(m.params.average, n/(n + 9)))
         clean = (latents - m.mean)/m.deviation
         found = m(self.process.add_noise(clean, noise, step), step, wanted, drop)
         return F.mse_loss(found.float(), self.process.get_velocity(clean, noise, step))
