@@ -9,7 +9,8 @@ __all__ = ['Share', 'Count', 'Seconds', 'NAMED', 'BadInput', 'BadFile', 'find_ro
            'SelectParams', 'LanguageParams', 'VqganParams', 'DiffusionParams', 'GuideParams', 'GenerateParams',
            'JudgeParams', 'StudyParams', 'SurveyParams', 'Params', 'overlay', 'known_keys', 'nearest_key', 'allowed',
            'explain', 'read_board', 'load_params', 'run_names', 'lay_preset', 'whole', 'write_json', 'read_json',
-           'named_seed', 'stream', 'seed_everything', 'pick_device', 'pick_precision', 'watched', 'log']
+           'named_seed', 'stream', 'seed_everything', 'pick_device', 'pick_precision', 'first_process', 'watched',
+           'log']
 
 # %% ../nbs/00_core.ipynb #0911bf2b
 import difflib, hashlib, json, os, random, tempfile, time
@@ -368,6 +369,7 @@ class Params(Section):
     "The whole of params.yaml, without `runs`, `arms`, `fronts` and `pictures`."
     device: Literal['auto', 'cpu', 'cuda', 'mps'] = 'auto'
     precision: Literal['auto', 'fp32', 'bf16'] = 'auto'   # auto: bf16 where the device is good at it
+    processes: Literal['auto'] | Count = 'auto'           # of the stages brivl, targets, wavlm, train; auto: one for each CUDA device
     corpus: CorpusParams = CorpusParams()
     brivl: BrivlParams = BrivlParams()
     datasets: DatasetsParams = DatasetsParams()
@@ -572,11 +574,15 @@ def pick_precision(name:str='auto', device:str='cpu') -> str:
     return 'bf16' if good else 'fp32'
 
 # %% ../nbs/00_core.ipynb #c6dc2d78
+def first_process() -> bool:
+    "Is this the process that writes and speaks, where a launcher started several?"
+    return os.environ.get('RANK', '0') == '0'
+
 def watched() -> bool:
     "Is a person looking? (a terminal, or a live notebook: not papermill, not DVC)"
     import sys
-    return sys.stderr.isatty() and 'DVC_ROOT' not in os.environ
+    return sys.stderr.isatty() and 'DVC_ROOT' not in os.environ and first_process()
 
 def log(*parts):
-    "One line, with the time."
-    print(time.strftime('%H:%M:%S'), *parts, flush=True)
+    "One line, with the time; of several processes the first one speaks."
+    if first_process(): print(time.strftime('%H:%M:%S'), *parts, flush=True)

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'SIZES', 'TOWERS', 'Lesson', 'learning_rate', 'fingerprint', 'save_state', 'load_state', 'accelerator',
-           'chunks', 'weight_groups', 'Fit', 'clip_rows', 'by_owner', 'pick', 'load_pictures', 'views', 'PictureText',
-           'ImageTextLesson', 'train_brivl', 'open_released', 'save_history', 'embed_pictures', 'embed_texts',
-           'make_targets', 'Targets', 'Recordings', 'WavlmLesson', 'train_wavlm', 'keep_wavlm', 'AudioImageLesson',
-           'begun', 'audio_tower', 'new_tower', 'train_audio', 'LabelLesson', 'train_classifier']
+           'chunks', 'share_of', 'WholeBatchNorm', 'whole_batch_norm', 'weight_groups', 'Fit', 'clip_rows', 'by_owner',
+           'pick', 'load_pictures', 'views', 'PictureText', 'ImageTextLesson', 'train_brivl', 'open_released',
+           'save_history', 'embed_pictures', 'embed_texts', 'share_in_batches', 'joined', 'make_targets', 'Targets',
+           'Recordings', 'WavlmLesson', 'train_wavlm', 'keep_wavlm', 'AudioImageLesson', 'begun', 'audio_tower',
+           'new_tower', 'train_audio', 'LabelLesson', 'train_classifier']
 
 # %% ../nbs/40_training.ipynb #5bb2f505
-import hashlib, json, math, shutil, time
+import hashlib, inspect, json, math, shutil, time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +28,19 @@ from .core import (AudioParams, BadInput, OptimParams, Params, find_root, log, n
                            read_json, stream, watched, whole, write_json)
 from .corpora import Corpus, pairs
 from .classification import accuracy_at, mean_average_precision
-from .losses import TwoWayMoCo, ema_update, info_nce, make_loss
+from .losses import TwoWayMoCo, ema_update, gather_rows, info_nce, make_loss, process_mean, rank_and_world, summed
 from .media import SAMPLE_RATE
 from .peers import Wav2CLIPTower
 from .retrieval import ranks
-from .wavlm import AudioTower, MaskedPrediction, conv_frames, embed_clips, fit_units, load_released, mix_voices, span_mask, units
+from .wavlm import AudioTower, MaskedPrediction, conv_frames, embed_clips, fit_units, load_released, mix_voices, real_frames, span_mask, units
 
 # %% ../nbs/40_training.ipynb #16eaa3b1
 class Lesson(nn.Module):
     "What is being learnt: subclass and give `items`, `batch`, `forward`, and `score` if there is a validation."
     items:int = 0
     progress:float = 0.0    # share of all steps done; the loop keeps it
+    divided:bool = False    # may processes take a share of each batch? Then every value of a batch has a row an item, and `forward` compares across processes
+    share:slice = slice(None)   # this process's rows of a batch; the loop keeps it
     def batch(self, index, rng) -> dict: raise BadInput(f'{type(self).__name__} has no batch().')
     def forward(self, **batch): raise BadInput(f'{type(self).__name__} has no forward().')
     def score(self) -> dict: return {}
@@ -70,17 +74,46 @@ def load_state(path, print_:str) -> dict | None:
 # %% ../nbs/40_training.ipynb #0e3f61f4
 def accelerator(params:Params):
     "accelerate's engine for one device or many, in the precision that pays."
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
     device = pick_device(params.device)
     bf16 = pick_precision(params.precision, device) == 'bf16'
     AcceleratorState._reset_state()      # the precision is a training's own; accelerate would keep the process's first
-    return Accelerator(cpu=device == 'cpu', mixed_precision='bf16' if bf16 else 'no')
+    together = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
+    return Accelerator(cpu=device == 'cpu', mixed_precision='bf16' if bf16 else 'no', kwargs_handlers=[together])
 
-def chunks(items:int, optim:OptimParams, rng, rank:int=0, world:int=1):
-    "The epoch's batches: index arrays in random order, this process's share of each."
+def chunks(items:int, optim:OptimParams, rng):
+    "The epoch's batches: index arrays in random order."
     order, size = rng.permutation(items), min(optim.batch, items)
-    for i in range(0, items - size + 1, size): yield order[i:i+size][rank::world]
+    for i in range(0, items - size + 1, size): yield order[i:i+size]
+
+def share_of(n:int, rank:int, world:int) -> slice:
+    "Which of n rows are this process's: neighbours, in order of rank; shares differ by one row at most."
+    return slice(rank*n//world, (rank + 1)*n//world)
+
+# %% ../nbs/40_training.ipynb #9450db47
+from torch.overrides import TorchFunctionMode
+
+class WholeBatchNorm(TorchFunctionMode):
+    "While it is on, batch statistics are taken over the rows of all processes."
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        given = inspect.signature(F.batch_norm).bind(*args, **(kwargs or {})) if func is F.batch_norm else None
+        if given is None or not given.arguments.get('training'): return func(*args, **(kwargs or {}))
+        given.apply_defaults()
+        return whole_batch_norm(*given.args)
+
+def whole_batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps):
+    "`F.batch_norm` in training, with the mean and variance of all processes' rows: [N, C, ...]."
+    over, wide = [0, *range(2, x.ndim)], (1, -1) + (1,)*(x.ndim - 2)
+    n = summed(torch.tensor(x.numel()/x.shape[1], device=x.device))
+    mean = summed(x.float().sum(over))/n
+    off = x.float() - mean.view(wide)
+    var = summed(off.square().sum(over))/n
+    if running_mean is not None:
+        with torch.no_grad(): running_mean.lerp_(mean.to(running_mean), momentum), running_var.lerp_((var*n/(n - 1)).to(running_var), momentum)
+    y = off*torch.rsqrt(var + eps).view(wide)
+    if weight is not None: y = y*weight.view(wide) + bias.view(wide)
+    return y.to(x.dtype)
 
 # %% ../nbs/40_training.ipynb #2a3fcf6e
 def weight_groups(lesson:Lesson, optim:OptimParams) -> list[dict]:
@@ -109,15 +142,27 @@ class Fit:
         self.steps = max(1, lesson.items//max(1, size)) if lesson.items else 0
         self.optimizer = torch.optim.AdamW(weight_groups(lesson, optim), lr=optim.lr, betas=(0.9, 0.98))
         self.epoch, self.step, self.history, self.best, self.best_score, self.seconds = 0, 0, [], None, -math.inf, 0.0
+        self.rank, self.world = self.engine.process_index, self.engine.num_processes
+        self.shared = lesson.divided and self.world > 1
+        if self.shared and size < self.world: raise BadInput(f'A batch of {size} cannot be shared by {self.world} processes; raise optim.batch or lower `processes`.')
+        if self.shared: lesson.share = share_of(size, self.rank, self.world)
 
     @property
     def state_path(self): return self.folder/'state.pt'
 
 # %% ../nbs/40_training.ipynb #3e06c8f1
 @patch
+def agreed(self:Fit, state):
+    "The state, if every process found the same. Raises `BadInput` where some did not."
+    from accelerate.utils import broadcast_object_list
+    mine = None if state is None else (state['epoch'], state['step'])
+    if broadcast_object_list([mine])[0] != mine: raise BadInput(f'{self.state_path} is not the same for all processes; keep the lab on a file system that all machines share.')
+    return state
+
+@patch
 def resume(self:Fit):
     "Continue where a killed training stopped."
-    s = load_state(self.state_path, self.print)
+    s = self.agreed(load_state(self.state_path, self.print))
     if s is None: return self
     self.lesson.load_state_dict(s['lesson']); self.optimizer.load_state_dict(s['optimizer'])
     self.epoch, self.step, self.history, self.best = s['epoch'], s['step'], s['history'], s['best']
@@ -136,12 +181,12 @@ def save(self:Fit):
 def one_step(self:Fit, model, optimizer, index):
     "Draw, forward, backward, clip, update. Returns the loss."
     at = (self.seed, 'step', self.epoch, self.step)
-    torch.manual_seed(named_seed(*at, 'dropout'))
-    batch = {k: v.to(self.engine.device) for k, v in self.lesson.batch(index, stream(*at)).items()}
+    torch.manual_seed(named_seed(*at, 'dropout', *[self.rank]*(self.shared and self.rank > 0)))
+    batch = {k: (v[self.lesson.share] if self.shared else v).to(self.engine.device) for k, v in self.lesson.batch(index, stream(*at)).items()}
     now = self.optim.lr*learning_rate(self.epoch*self.steps + self.step, self.optim.epochs*self.steps, self.optim)
     for group in optimizer.param_groups: group['lr'] = now*group['pace']
     self.lesson.progress = (self.epoch*self.steps + self.step)/max(1, self.optim.epochs*self.steps)
-    loss = model(**batch)
+    with WholeBatchNorm() if self.shared else nullcontext(): loss = model(**batch)
     if not torch.isfinite(loss): raise BadInput(f'The loss is {loss.item()} at epoch {self.epoch}, step {self.step}; lower optim.lr or look at the data. The last good state is kept.')
     self.engine.backward(loss)
     self.engine.clip_grad_norm_(model.parameters(), self.optim.clip)
@@ -151,9 +196,10 @@ def one_step(self:Fit, model, optimizer, index):
 # %% ../nbs/40_training.ipynb #6e884b2e
 @patch
 def end_epoch(self:Fit, losses):
-    "Score, remember the best weights, log one line."
+    "Score, remember the best weights, log one line. All processes score; what the first one found counts."
+    from accelerate.utils import broadcast_object_list
     self.lesson.eval()
-    with torch.no_grad(): scores = self.lesson.score()
+    with torch.no_grad(): scores = broadcast_object_list([self.lesson.score()])[0]
     row = dict(epoch=self.epoch + 1, loss=float(np.mean(losses)) if losses else math.nan, seconds=round(self.seconds, 1), **scores)
     self.history.append(row)
     score = scores.get('score', self.epoch)
@@ -176,8 +222,7 @@ def run(self:Fit) -> pd.DataFrame:
     model, optimizer = self.engine.prepare(self.lesson, self.optimizer)
     while self.epoch < self.optim.epochs and not self.stale():
         model.train(); losses, saved, began = [], time.time(), time.time()
-        rank, world = self.engine.process_index, self.engine.num_processes
-        batches = list(chunks(self.lesson.items, self.optim, stream(self.seed, 'order', self.epoch), rank, world))
+        batches = list(chunks(self.lesson.items, self.optim, stream(self.seed, 'order', self.epoch)))
         for index in tqdm(batches[self.step:], desc=f'epoch {self.epoch + 1}', disable=not watched(), leave=False):
             losses.append(self.one_step(model, optimizer, index)); self.step += 1
             if time.time() - saved > 60*self.save_minutes: self.save(); saved = time.time()
@@ -228,6 +273,7 @@ class PictureText:
 # %% ../nbs/40_training.ipynb #e3e690a2
 class ImageTextLesson(Lesson):
     "Two-way MoCo between BriVL's towers."
+    divided = True
     def __init__(self, brivl:BriVL, train:PictureText, valid:PictureText|None):
         super().__init__()
         p = brivl.config
@@ -248,7 +294,8 @@ class ImageTextLesson(Lesson):
         m = self.moco
         if self.progress >= m.tower_a.config.warm_start: return m(pixels, (ids, lengths), clips)[0]
         for online, slow in ((m.tower_a, m.momentum_a), (m.tower_b, m.momentum_b)): ema_update(online, slow, 0.9)
-        return 2*info_nce(m.tower_a(pixels).float(), m.tower_b(ids, lengths).float(), m.temperature, clips)
+        a, b, clips = map(gather_rows, (m.tower_a(pixels).float(), m.tower_b(ids, lengths).float(), clips))
+        return 2*info_nce(a, b, m.temperature, clips)
 
     def score(self):
         if self.valid_set is None: return {}
@@ -277,6 +324,7 @@ def train_brivl(
     engine = accelerator(params)
     lesson = ImageTextLesson(brivl, train, valid)
     history = Fit(lesson, p.optim, p.seed, state, engine, facts=(p.model_dump(), corpus.print)).run()
+    if not engine.is_main_process: return history
     brivl.cpu().save(out)
     with whole(out/'tokenizer.json') as tmp: tokenizer.save(str(tmp))
     save_history(history, out)
@@ -320,6 +368,24 @@ def embed_texts(brivl:BriVL, tokenizer, texts, batch:int=256) -> torch.Tensor:
 # %% ../nbs/40_training.ipynb #73ace9a7
 BLOCK = 32   # batches of pictures held in memory at once
 
+def share_in_batches(n:int, batch:int) -> slice:
+    "This process's share of n rows, in whole batches: the batches are those of one process."
+    s = share_of(-(-n//batch), *rank_and_world())
+    return slice(s.start*batch, min(s.stop*batch, n))
+
+def joined(mine:dict, out) -> dict | None:
+    "The rows {name: [n, ...]} of all processes, by way of files in `out`; None in all but the first process."
+    from safetensors.torch import load_file, save_file
+    rank, world = rank_and_world()
+    if world == 1: return mine
+    parts = [Path(out)/f'part-{k}.safetensors' for k in range(world)]
+    with whole(parts[rank]) as tmp: save_file(mine, tmp)
+    torch.distributed.barrier()
+    if rank: return None
+    found = [load_file(p) for p in parts]
+    for p in parts: p.unlink()
+    return {k: torch.cat([f[k] for f in found]) for k in mine}
+
 def make_targets(params:Params, corpus:Corpus, brivl:BriVL, tokenizer, out, views:int|None=None):
     "Embed all frames (in views; default `targets.views`) and captions of the corpus into `out`/targets.safetensors; rows in manifest order."
     from safetensors.torch import save_file
@@ -327,12 +393,13 @@ def make_targets(params:Params, corpus:Corpus, brivl:BriVL, tokenizer, out, view
     views, batch = views or params.targets.views, params.targets.batch
     paths, _ = clip_rows(corpus.table, 'frames')
     captions, _ = clip_rows(corpus.table, 'captions')
-    frames = [torch.zeros(0, views, brivl.dim)]
-    for i in range(0, len(paths), BLOCK*batch):
-        pictures = load_pictures(corpus, paths[i:i + BLOCK*batch])
+    own, frames = share_in_batches(len(paths), batch), [torch.zeros(0, views, brivl.dim)]
+    for i in range(own.start, own.stop, BLOCK*batch):
+        pictures = load_pictures(corpus, paths[i:min(i + BLOCK*batch, own.stop)])
         frames.append(torch.stack([embed_pictures(brivl, pictures, batch, v, params.brivl.seed, i) for v in range(views)], 1))
-    with whole(Path(out)/'targets.safetensors') as tmp:
-        save_file(dict(frames=torch.cat(frames), captions=embed_texts(brivl, tokenizer, captions)), tmp)
+    texts = embed_texts(brivl, tokenizer, captions[share_in_batches(len(captions), 256)], 256)
+    if (made := joined(dict(frames=torch.cat(frames), captions=texts), out)) is None: return
+    with whole(Path(out)/'targets.safetensors') as tmp: save_file(made, tmp)
     log(f'{len(paths)} frames in {views} views and {len(captions)} captions')
 
 # %% ../nbs/40_training.ipynb #dea66864
@@ -369,19 +436,26 @@ class Recordings:
         if self.room > 2*len(x): self.kept[i], self.room = np.round(x*32768).clip(-32768, 32767).astype(np.int16), self.room - 2*len(x)
         return x
 
-    def crops(self, index, size:int, rng):
-        "A random stretch of each: waves [N, size], lengths [N], start [N] in samples."
+    def samples(self, i) -> int:
+        "Length of a clip, without decoding it."
+        return len(self.kept[i]) if i in self.kept else round(self.table.seconds[i]*SAMPLE_RATE)
+
+    def crops(self, index, size:int, rng, share:slice=slice(None)):
+        "A random stretch of each: waves [N, size], lengths [N], start [N] in samples. Rows outside `share` are drawn but stay silent."
         waves, lengths, starts = np.zeros((len(index), size), np.float32), np.zeros(len(index), np.int64), np.zeros(len(index), np.int64)
+        own = range(len(index))[share]
         for k, i in enumerate(index):
-            x = self[i]
-            starts[k] = s = rng.integers(max(1, len(x) - size + 1))
-            lengths[k] = n = min(size, len(x) - s)
-            waves[k, :n] = x[s:s+n]
+            x = self[i] if k in own else None
+            total = self.samples(i) if x is None else len(x)
+            starts[k] = s = rng.integers(max(1, total - size + 1))
+            lengths[k] = n = min(size, total - s)
+            if x is not None: waves[k, :n] = x[s:s+n]
         return waves, lengths, starts
 
 # %% ../nbs/40_training.ipynb #6dc5aceb
 class WavlmLesson(Lesson):
     "Masked prediction of k-means units, with voices mixed in."
+    divided = True
     def __init__(self, params:Params, recordings:Recordings):
         super().__init__()
         self.p, self.sounds, self.items = params.wavlm, recordings, len(recordings)
@@ -403,7 +477,8 @@ class WavlmLesson(Lesson):
 
     def forward(self, waves, lengths, target, mask):
         loss, self.accuracy = self.model(waves, lengths, target, mask)
-        return loss
+        real = torch.arange(mask.shape[1], device=mask.device) < real_frames(lengths, waves.shape[1], mask.shape[1])[:, None]
+        return process_mean(loss, torch.where(mask, 1.0, self.p.unmasked)[real].sum())
 
 # %% ../nbs/40_training.ipynb #555922d2
 def train_wavlm(params:Params, corpus:Corpus, out, state) -> pd.DataFrame:
@@ -412,8 +487,10 @@ def train_wavlm(params:Params, corpus:Corpus, out, state) -> pd.DataFrame:
     t = corpus.split('train')
     torch.manual_seed(named_seed(params.wavlm.seed, 'wavlm'))
     lesson = WavlmLesson(params, Recordings(corpus, t[t.audio.notna()]))
-    history = Fit(lesson, params.wavlm.optim, params.wavlm.seed, state, accelerator(params),
+    engine = accelerator(params)
+    history = Fit(lesson, params.wavlm.optim, params.wavlm.seed, state, engine,
                   facts=(params.audio.model_dump(), params.wavlm.model_dump(), params.train.window, corpus.print)).run()
+    if not engine.is_main_process: return history
     keep_wavlm(lesson.model.wavlm, None, out, history)
     shutil.rmtree(state, ignore_errors=True)
     return history
@@ -432,6 +509,7 @@ def keep_wavlm(wavlm, cfg, out, history=None) -> pd.DataFrame:
 # %% ../nbs/40_training.ipynb #d5ac2285
 class AudioImageLesson(Lesson):
     "The audio tower against the stored image embeddings."
+    divided = True
     def __init__(self, params:Params, corpus:Corpus, targets:Targets, tower:AudioTower):
         super().__init__()
         p, t = params.train, corpus.split('train')
@@ -449,7 +527,7 @@ class AudioImageLesson(Lesson):
     def tower(self): return self.loss.tower
 
     def batch(self, index, rng):
-        waves, lengths, _ = self.sounds.crops(index, self.size, rng)
+        waves, lengths, _ = self.sounds.crops(index, self.size, rng, self.share)
         waves *= 10**(rng.uniform(-self.p.gain_db, self.p.gain_db, (len(index), 1))/20).astype(np.float32)
         return dict(waves=torch.from_numpy(waves), lengths=torch.from_numpy(lengths), pictures=self.targets.draw(self.partner[index], rng),
                     ids=torch.from_numpy(self.ids[index]))
@@ -462,7 +540,8 @@ class AudioImageLesson(Lesson):
         "The batch alone, as for BriVL, while the queues would only tell old from new."
         m = self.loss.moco
         ema_update(m.tower_a, m.momentum_a, 0.9)
-        return 2*info_nce(m.tower_a(waves, lengths), pictures, m.temperature, ids)
+        a, pictures, ids = map(gather_rows, (m.tower_a(waves, lengths), pictures, ids))
+        return 2*info_nce(a, pictures, m.temperature, ids)
 
     def score(self):
         "Mean reciprocal rank of the true picture among the validation clips."
@@ -514,6 +593,7 @@ def train_audio(
 # %% ../nbs/40_training.ipynb #10fa4f9b
 class LabelLesson(Lesson):
     "The audio tower as a plain classifier."
+    divided = True
     def __init__(self,
         params:Params,
         sounds:Recordings,
@@ -529,13 +609,13 @@ class LabelLesson(Lesson):
 
     def batch(self, index, rng):
         rows = self.train_rows[index]
-        waves, lengths, _ = self.sounds.crops(rows, self.size, rng)
+        waves, lengths, _ = self.sounds.crops(rows, self.size, rng, self.share)
         waves *= 10**(rng.uniform(-self.p.gain_db, self.p.gain_db, (len(rows), 1))/20).astype(np.float32)
         return dict(waves=torch.from_numpy(waves), lengths=torch.from_numpy(lengths), y=self.y[torch.from_numpy(rows)])
 
     def forward(self, waves, lengths, y):
         logits = self.head(F.relu(self.tower.embed(waves, lengths))).float()
-        return F.cross_entropy(logits, y) if y.ndim == 1 else F.binary_cross_entropy_with_logits(logits, y.float())
+        return process_mean(F.cross_entropy(logits, y) if y.ndim == 1 else F.binary_cross_entropy_with_logits(logits, y.float()), len(y))
 
     def score(self):
         if not len(self.valid_rows): return {}
