@@ -14,7 +14,7 @@ __all__ = ['SPLITS', 'READERS', 'COLUMNS', 'FILMS', 'KINDS', 'DATASETS', 'SOUNDS
            'Corpus', 'pairs', 'deal', 'pair_by_class', 'left_over']
 
 # %% ../nbs/03_corpora.ipynb #c92daac9
-import csv, difflib, hashlib, os, re, shutil, unicodedata
+import csv, difflib, hashlib, io, os, re, shutil, unicodedata
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -170,7 +170,9 @@ def inside(
     p = stays(name)
     if p.suffix.lower() not in KINDS[kind]: raise Refusal(f"{name!r} in column {kind} ends in {p.suffix or 'nothing'}; known are {', '.join(KINDS[kind])}.")
     spellings = [base/unicodedata.normalize(form, str(p)) for form in ('NFC', 'NFD')]
-    return next((s for s in [base/p, *spellings] if s.exists()), base/p)
+    file = next((s for s in [base/p, *spellings] if s.exists()), base/p)
+    if not file.resolve().is_relative_to(base.resolve()): raise Refusal(f"{name!r} is a link that leaves the table's folder; copy what it leads to, or set corpus.root to a folder that holds it.")
+    return file
 
 # %% ../nbs/03_corpora.ipynb #903364e3
 _SPLIT_NAMES = dict(train='train', training='train', valid='valid', validation='valid', val='valid', dev='valid', test='test', eval='test', evaluation='test')
@@ -608,7 +610,9 @@ def write_sound(
     "Store samples as 16-bit FLAC."
     x = np.asarray(x, np.float64)
     samples = np.round(x*32768/max(1., float(np.abs(x).max()))).clip(-32768, 32767).astype(np.int16)
-    sf.write(path, samples, SAMPLE_RATE, 'PCM_16', format='FLAC')
+    flac = io.BytesIO()      # libsndfile does not say when a disk is full
+    sf.write(flac, samples, SAMPLE_RATE, 'PCM_16', format='FLAC')
+    Path(path).write_bytes(flac.getbuffer())
     return hashlib.sha1(samples.tobytes()).hexdigest() if samples.any() else ''
 
 def take(items, n:int) -> list:
