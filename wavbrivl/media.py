@@ -351,8 +351,8 @@ def upright(picture):
     except Exception: return picture
 
 # %% ../nbs/01_media.ipynb #cb591077
-PICTURES = 'AVIF BMP DIB GIF JPEG JPEG2000 MPO PNG PPM TIFF WEBP'.split()   # Pillow's names; it hands other kinds to other programs
-PIXELS = 100_000_000                                                        # larger pictures are refused before one of them is decoded
+PICTURES = 'BMP DIB GIF JPEG PNG PPM TIFF WEBP'.split()   # Pillow's names; it hands other kinds to other programs
+PIXELS = 100_000_000                                      # larger pictures are refused before one of them is decoded
 
 def load_picture(
     path,
