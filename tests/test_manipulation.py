@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 
 from wavbrivl.core import AudioParams, BadInput, StudyParams
-from wavbrivl.manipulation import (EDITS, READABLE, Pool, add, bootstrap, correlation_with, drift, edited, fit_reader, follows, gain, high_pass, low_pass, match, mix, path,
-                                   pitch_shift, reciprocal_ranks, remove, retrieved, shuffled, similarity, slerp, speed, study, sweep)
-from wavbrivl.media import SAMPLE_RATE, rms_dbfs
+from wavbrivl.manipulation import (EDITS, READABLE, Pool, add, bootstrap, correlation_with, drift, edited, fit_reader, follows, match, path,
+                                   reciprocal_ranks, remove, retrieved, shuffled, similarity, slerp, study, sweep)
+from wavbrivl.media import SAMPLE_RATE, gain, high_pass, low_pass, mix, pitch_shift, rms_dbfs, speed
 from wavbrivl.wavlm import AudioTower, embed_clips
 
 torch.set_num_threads(1)

@@ -155,7 +155,7 @@ def test_level_of_everything():
 def test_short_clips_survive_every_change():
     for n in (1, 2, 17, 300):
         x = tone()[:n]
-        assert len(pitch_shift(x, 3)) == n and len(speed(x, 2)) >= 1 and len(mix(x, tone()[:5], 0)) == n
+        assert len(pitch_shift(x, 3)) == n and len(speed(x, 2)) >= 1 and len(mix(x, tone()[:5], 0)) == max(n, 5)
         assert log_mel(x).shape == (1 + n//160, 64) and np.isfinite(log_mel(x)).all() and mfcc(x).shape[1] == 20
     with pytest.raises(BadInput): speed(tone(), 0)
 

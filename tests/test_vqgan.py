@@ -131,7 +131,7 @@ def test_configurations(tmp_path):
     assert V.read_vqgan_config(tmp_path/'model.json').gumbel
     (tmp_path/'list.yaml').write_text('- 1\n'); (tmp_path/'broken.yaml').write_text('a: [\n')
     kl = {'embed_dim': 8, 'n_embed': 32, 'ddconfig': gumbel['model']['params']['ddconfig'] | dict(double_z=True)}
-    for config, words in (('nowhere.yaml', 'no such configuration'), (tmp_path/'list.yaml', 'a mapping is needed'), (tmp_path/'broken.yaml', 'neither YAML nor JSON'), (3, 'a mapping is needed'),
+    for config, words in (('nowhere.yaml', 'no such configuration'), (tmp_path/'list.yaml', 'a mapping is needed'), (tmp_path/'broken.yaml', 'not YAML'), (3, 'a mapping is needed'),
                           (kl, 'double_z'), ({'model': {}}, 'params is missing'), ({'model': None}, 'must be mappings'), ({'ddconfig': {'ch': 8}}, 'ch_mult is missing'),
                           ({'sizes': 3}, 'unknown parameter vqgan.sizes'), ({'codes': 0}, 'vqgan.codes is 0')):
         with pytest.raises(BadInput, match=words): V.read_vqgan_config(config)

@@ -14,7 +14,7 @@ __all__ = ['SPLITS', 'READERS', 'COLUMNS', 'FILMS', 'KINDS', 'DATASETS', 'SOUNDS
            'Corpus', 'pairs', 'deal', 'pair_by_class', 'left_over']
 
 # %% ../nbs/03_corpora.ipynb #c92daac9
-import csv, difflib, hashlib, os, re, shutil, unicodedata
+import csv, difflib, hashlib, io, os, re, shutil, unicodedata
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -608,7 +608,9 @@ def write_sound(
     "Store samples as 16-bit FLAC."
     x = np.asarray(x, np.float64)
     samples = np.round(x*32768/max(1., float(np.abs(x).max()))).clip(-32768, 32767).astype(np.int16)
-    sf.write(path, samples, SAMPLE_RATE, 'PCM_16', format='FLAC')
+    flac = io.BytesIO()      # libsndfile does not say when a disk is full
+    sf.write(flac, samples, SAMPLE_RATE, 'PCM_16', format='FLAC')
+    Path(path).write_bytes(flac.getbuffer())
     return hashlib.sha1(samples.tobytes()).hexdigest() if samples.any() else ''
 
 def take(items, n:int) -> list:

@@ -22,7 +22,7 @@ from torch import nn
 # %% ../nbs/47_fidelity.ipynb #ee3615f0
 from .brivl import augment, load_exactly, normalise, timm_backbone
 from .classification import accuracy_at, check_labels
-from .core import BadFile, BadInput, JudgeParams, Params, named_seed, read_json, stream, whole, write_json
+from .core import BadFile, BadInput, JudgeParams, Params, named_seed, read_json, read_tensors, stream, write_model
 from .corpora import Corpus
 from .evaluation import class_numbers
 from .retrieval import place, scores
@@ -118,24 +118,18 @@ def numbers(self:Judge,
 def save(self:Judge,
     folder,      # made if need be
 ):
-    "Write `config.json` and `model.safetensors`, each whole or not at all."
-    from safetensors.torch import save_file
-    folder = Path(folder)
-    with whole(folder/'model.safetensors') as tmp: save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, tmp)
-    write_json(self.config, folder/'config.json')
+    "Write `config.json` and `model.safetensors`."
+    write_model(folder, self.config, self.state_dict())
 
 @patch(cls_method=True)
 def load(cls:Judge,
     folder,      # what `save` wrote
 ) -> Judge:
     "A saved judge, in eval mode. Raises `BadFile`, `BadInput`."
-    from safetensors.torch import load_file
     config, weights = read_json(Path(folder)/'config.json'), Path(folder)/'model.safetensors'
     if not isinstance(config, dict) or config.keys() != {'cnn', 'size', 'classes', 'attributes'}:
         raise BadFile(Path(folder)/'config.json', 'this describes no judge; name the folder that the judge was saved to.')
-    try: found = load_file(weights)
-    except Exception as e: raise BadFile(weights, f'no weights could be read ({e}).') from None
-    judge = cls(**config)
+    found, judge = read_tensors(weights), cls(**config)
     load_exactly(judge, found, weights)
     return judge.eval()
 

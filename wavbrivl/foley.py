@@ -1315,7 +1315,7 @@ def furnish_room(rng, d, size:int, y:float, scene:Scene):
         d.line((x + .14*size, .1*size, x + .14*size, .38*size), fill=c(235, 230, 220), width=max(size//64, 1))
     elif scene.place == 'office':
         for k in range(3): d.rectangle((x, (.12 + .14*k)*size, x + .36*size, (.14 + .14*k)*size), fill=c(120, 95, 75))
-        for k in range(12): d.rectangle((x + .03*k*size, (.05 + .14*(k % 3))*size, x + .03*(k + 1)*size - 1, (.12 + .14*(k % 3))*size), fill=c(150, 110, 120))
+        for k in range(12): d.rectangle((x + .03*k*size, (.05 + .14*(k % 3))*size, max(x + .03*k*size, x + .03*(k + 1)*size - 1), (.12 + .14*(k % 3))*size), fill=c(150, 110, 120))
     else:
         for k in range(4): d.rectangle(((.08 + .26*k)*size, 0, (.14 + .26*k)*size, y), fill=c(200, 195, 185))
 

@@ -22,13 +22,14 @@ from .api import WavBriVL
 from .bgtai import FrontEnd, Heard, embed_heard, gloss_task, hear_corpus, selection_task, timing, timing_task, train_bridge, train_gloss
 from .brivl import BriVL, load_tokenizer
 from .classification import class_embeddings, log_mel_features, mfcc_features, zero_shot
-from .core import AudioParams, BadInput, CorpusParams, find_root, first_process, load_params, log, named_seed, pick_device, read_board, read_json, run_names, whole, write_json
+from .core import AudioParams, BadInput, CorpusParams, find_root, first_process, load_params, log, named_seed, pick_device, read_board, read_json, read_tensors, run_names, whole, write_json
 from .corpora import DATASETS, Corpus, prepare
 from .diffusion import LatentDiffusion, sound_levels, train_diffusion
 from .evaluation import Exam, attempted, examine, feature_task, label_scores, retrieval_tasks, supervised_task
 from .fidelity import Judge, code_usage, picture_scores, random_rows, train_judge
 from .generation import guide, rerank, similarity_files
-from .manipulation import EDITS, add, edited, mix, path, picture_pool, slerp, study
+from .manipulation import EDITS, add, edited, path, picture_pool, slerp, study
+from .media import mix
 from .peers import YamNet
 from .report import spread
 from .retrieval import top_k
@@ -175,11 +176,10 @@ def save_classifier(head, folder):
 # %% ../nbs/70_lab.ipynb #1c2b350d
 def open_front(folder, audio) -> tuple:
     "The WavLM inside a folder: (weights, sizes); a WavLM's own, or a trained model's. Raises `BadInput` where there is none."
-    from safetensors.torch import load_file
     folder = Path(folder)
     if not (folder/'config.json').exists() and (seeds := sorted(folder.glob('seed-*/config.json'))): folder = seeds[0].parent
     if not (folder/'config.json').exists(): raise BadInput(f'{folder} holds no WavLM; under `fronts:` name the folder of the stage `wavlm` or of a trained model.')
-    weights, made = load_file(folder/'model.safetensors'), read_json(folder/'config.json')
+    weights, made = read_tensors(folder/'model.safetensors'), read_json(folder/'config.json')
     if 'audio' not in made: return weights, begun(audio.model_copy(update=dict(checkpoint='released')), folder).model_copy(update=dict(checkpoint=None))
     inside = {k.removeprefix('audio.wavlm.'): v for k, v in weights.items() if k.startswith('audio.wavlm.')}
     if not inside: raise BadInput(f"{folder}: the audio tower is of kind {made['audio']['kind']} and holds no WavLM; name another run under `fronts:`.")
@@ -240,16 +240,15 @@ def train_gloss(self:Lab) -> pd.DataFrame:
 @patch
 def train_seed(self:Lab, seed:int) -> tuple:
     "One seed of an arm: trained, saved, examined. Returns the history and {corpus: tasks}."
-    from safetensors.torch import load_file
     p, (brivl, tokenizer), targets, at = self.params.language, self.brivl, self.targets, self.build/'front'/self.params.language.front
-    stored = load_file(left_by('front', at/'frames.safetensors'))
+    stored = read_tensors(left_by('front', at/'frames.safetensors'))
     heard, words = Heard(stored, stored['rows']), lambda t: embed_texts(brivl, tokenizer, t)
     learnt = self.build/'gloss'/f'{p.gloss}.safetensors'
     names = sorted(set(self.corpus.table.label) - {''})
     classes = (names, class_embeddings(words, names, self.params.evaluate.templates)) if len(names) > 1 else None
     state = self.checkpoints/self.run/f'seed-{seed}'
-    with one_thread(): lesson, history = train_bridge(self.params, seed, self.corpus, targets, heard, load_file(at/'weights.safetensors'), AudioParams(**read_json(at/'config.json')),
-                                   load_file(learnt) if learnt.exists() else {}, words, classes, state)
+    with one_thread(): lesson, history = train_bridge(self.params, seed, self.corpus, targets, heard, read_tensors(at/'weights.safetensors'), AudioParams(**read_json(at/'config.json')),
+                                   read_tensors(learnt) if learnt.exists() else {}, words, classes, state)
     c = self.params.corpus
     info = dict(run=self.run, seed=seed, corpus=self.corpus_name, loss=p.loss, templates=self.params.evaluate.templates, picture=c.picture, crop=c.crop)
     WavBriVL(lesson.bridge, brivl.cpu(), tokenizer, info).save_pretrained(self.models/f'seed-{seed}')
@@ -424,9 +423,8 @@ def evaluate_classifier(self:Lab) -> list[dict]:
 @patch
 def classified(self:Lab, exam:Exam, seed:int) -> dict:
     "What the classifier of one seed answers for the test clips."
-    from safetensors.torch import load_file
     folder = left_by('train', self.models/f'seed-{seed}')
-    model, head = WavBriVL.from_pretrained(folder, self.device), load_file(folder/'classifier.safetensors')
+    model, head = WavBriVL.from_pretrained(folder, self.device), read_tensors(folder/'classifier.safetensors')
     rows = exam.test[exam.labelled[exam.test]]
     z = embed_clips(model.audio, exam.clips(rows), self.params.evaluate.batch)[0]
     logits = torch.nn.functional.linear(z.relu(), head['weight'], head['bias']).numpy()
@@ -932,10 +930,9 @@ def glosses(self:Lab, arm:str, n:int=6) -> pd.DataFrame:
 @patch
 def placed(self:Lab, arm:str, n:int=3) -> list:
     "Arguments of `placing_figure`: test clips with several sources, and where an arm puts their gloss tokens."
-    from safetensors.torch import load_file
     p = load_params(arm, self.root).language
     model = WavBriVL.from_pretrained(self.models.parent/arm/f'seed-{p.seeds[0]}', 'cpu')
-    stored, t = load_file(self.build/'front'/p.front/'frames.safetensors'), self.corpus.table
+    stored, t = read_tensors(self.build/'front'/p.front/'frames.safetensors'), self.corpus.table
     heard = Heard(stored, stored['rows'])
     rows = [i for i in np.flatnonzero((t.split == 'test') & t.tokens.str.len().gt(3)) if len({(s['onset'], s['offset']) for s in t.tokens.iloc[i]}) > 1]
     spread_ = lambda i: -max(s['onset'] for s in t.tokens.iloc[i]) + min(s['onset'] for s in t.tokens.iloc[i])

@@ -19,7 +19,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 
-from .core import BadFile, BadInput, named_seed, read_json, stream, whole, write_json
+from .core import BadFile, BadInput, brief, named_seed, read_json, stream, whole, write_json
 from .media import SAMPLE_RATE, load_audio
 
 # %% ../nbs/51_survey.ipynb #0eef3f1f
@@ -396,9 +396,9 @@ def answer_of(path, key:dict, answer) -> dict:
     "One answer, checked against the key; `choice` becomes target, other or neither. Raises `BadFile`."
     if not isinstance(answer, dict) or not {'trial', 'choice', 'seconds'} <= answer.keys(): raise BadFile(path, 'an answer lacks trial, choice or seconds; ask for the file again.')
     trial, choice, seconds = answer['trial'], answer['choice'], answer['seconds']
-    if not isinstance(trial, str) or trial not in key['trials']: raise BadFile(path, f'trial {trial!r} is not in the key; was the file edited?')
-    if choice not in ('left', 'right', 'neither'): raise BadFile(path, f'trial {trial}: choice {choice!r} is none of left, right, neither.')
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf: raise BadFile(path, f'trial {trial}: {seconds!r} is no number of seconds.')
+    if not isinstance(trial, str) or trial not in key['trials']: raise BadFile(path, f'trial {brief(trial)} is not in the key; was the file edited?')
+    if choice not in ('left', 'right', 'neither'): raise BadFile(path, f'trial {trial}: choice {brief(choice)} is none of left, right, neither.')
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e9: raise BadFile(path, f'trial {trial}: {brief(seconds)} is no number of seconds.')
     k = key['trials'][trial]
     said = 'neither' if choice == 'neither' else 'target' if choice == k['target'] else 'other'
     return dict(trial=trial, repeat=k['repeat'], item=k['item'], label=k['label'], choice=said, seconds=float(seconds))
@@ -408,10 +408,9 @@ def read_response(
     key:dict,
 ) -> list:         # a dict for each answer
     "All answers of one file. Raises `BadFile` for what is no response to this survey."
-    try: found = read_json(path)
-    except (UnicodeDecodeError, OSError, RecursionError) as e: raise BadFile(path, f'not JSON ({e}).') from None
+    found = read_json(path)
     if not isinstance(found, dict) or not isinstance(found.get('answers'), list): raise BadFile(path, 'not a response: it holds no list of answers.')
-    if found.get('fingerprint') != key['fingerprint']: raise BadFile(path, f'a response to another survey ({found.get("fingerprint")!r}; this one is {key["fingerprint"]!r}).')
+    if found.get('fingerprint') != key['fingerprint']: raise BadFile(path, f'a response to another survey ({brief(found.get("fingerprint"))}; this one is {key["fingerprint"]!r}).')
     who = found.get('participant')
     if not isinstance(who, str) or not who.strip(): raise BadFile(path, 'it names no participant; ask for the file again.')
     rows = [dict(participant=who.strip(), **answer_of(path, key, a)) for a in found['answers']]
@@ -428,7 +427,7 @@ def read_responses(
 ) -> tuple:       # DataFrame with a row for each answer (`COLUMNS`), and a list of `BadFile` for what was set aside
     "Every file that answers this survey, the first of each participant. Raises `BadInput` for a key that is none."
     key = key if isinstance(key, dict) else read_json(key)
-    if not isinstance(key, dict) or not {'fingerprint', 'trials'} <= key.keys(): raise BadInput('The key has no fingerprint and trials; give the .key.json that trial_page wrote.')
+    if not isinstance(key, dict) or not {'fingerprint', 'trials'} <= key.keys() or not isinstance(key['trials'], dict): raise BadInput('The key has no fingerprint and trials; give the .key.json that trial_page wrote.')
     if isinstance(files, (str, Path)):
         if not Path(files).is_dir(): raise BadInput(f'{files} is not a folder; give a folder of responses or a list of files.')
         files = [p for p in sorted(Path(files).glob('*.json')) if not p.name.endswith('.key.json')]

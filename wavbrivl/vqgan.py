@@ -17,13 +17,12 @@ import pandas as pd
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-import yaml
 from fastcore.basics import patch
 from pydantic import ValidationError
 
 # %% ../nbs/42_vqgan.ipynb #68239ee2
 from .brivl import BriVL, normalise
-from .core import BadFile, BadInput, Params, VqganParams, explain, named_seed, read_json, whole, write_json
+from .core import BadFile, BadInput, Params, VqganParams, explain, named_seed, read_json, read_yaml, write_model
 from .corpora import Corpus
 from .training import Fit, Lesson, accelerator, clip_rows, load_pictures, save_history
 
@@ -261,8 +260,7 @@ def read_vqgan_config(
     if isinstance(config, VqganParams): return config
     if isinstance(config, (str, Path)):
         if not Path(config).is_file(): raise BadInput(f'{config}: no such configuration file.')
-        try: where, config = config, yaml.safe_load(Path(config).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as e: raise BadFile(config, f'neither YAML nor JSON ({e}).') from None
+        where, config = config, read_yaml(config)
     if not isinstance(config, dict): raise BadInput(f'{where}: a mapping is needed, this is {type(config).__name__}.')
     try: fields = from_taming(config) if 'model' in config or 'ddconfig' in config else config
     except KeyError as e: raise BadInput(f'{where}: {e.args[0]} is missing; add it.') from None
@@ -319,9 +317,7 @@ def save(self:VQGAN,
     folder,    # made if need be
 ):
     "Write config.json and model.safetensors."
-    from safetensors.torch import save_file
-    with whole(Path(folder)/'model.safetensors') as tmp: save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, tmp)
-    write_json(self.config.model_dump(), Path(folder)/'config.json')
+    write_model(folder, self.config.model_dump(), self.state_dict())
 
 @patch(cls_method=True)
 def load(cls:VQGAN, folder) -> VQGAN:
