@@ -15,7 +15,7 @@ __all__ = ['Share', 'Count', 'Seconds', 'DEEP', 'NAMED', 'STALE', 'REFUSED', 'Ba
 
 # %% ../nbs/00_core.ipynb #0911bf2b
 import difflib, errno, glob, hashlib, json, os, random, reprlib, tempfile, time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -599,12 +599,15 @@ def write_model(
     folder,         # made if need be
     config:dict,    # of config.json
     weights:dict,   # name -> tensor, of model.safetensors
+    texts=None,     # name -> text of further files
 ):
-    "Write config.json and model.safetensors, both or neither."
+    "Write a model's folder, all files or none; while they take their places there is no config.json."
     from safetensors.torch import save_file
-    with whole(Path(folder)/'config.json') as told, whole(Path(folder)/'model.safetensors') as tmp:
-        told.write_text(as_json(config))
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, tmp)
+    folder, texts = Path(folder), {'config.json': as_json(config)} | (texts or {})
+    with ExitStack() as places:
+        for name, text in texts.items(): places.enter_context(whole(folder/name)).write_text(text, encoding='utf-8')
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, places.enter_context(whole(folder/'model.safetensors')))
+        (folder/'config.json').unlink(missing_ok=True)
 
 def read_tensors(path) -> dict:   # name -> tensor
     "What a safetensors file holds. Raises `BadFile`."

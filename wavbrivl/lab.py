@@ -139,6 +139,13 @@ def train_wavlm(self:Lab) -> pd.DataFrame:
     return train_wavlm(self.params, self.corpus, self.build/'wavlm', self.checkpoints/'wavlm')
 
 @patch
+def info(self:Lab, seed:int, loss:str) -> dict:
+    "What a model card says of a training."
+    c, t = self.params.corpus, self.corpus.table
+    return dict(run=self.run, seed=seed, corpus=self.corpus_name, loss=loss, templates=self.params.evaluate.templates, picture=c.picture, crop=c.crop,
+                labels=self.corpus.labels, licence='; '.join(sorted(set(t.licence) - {''})))
+
+@patch
 def train(self:Lab) -> pd.DataFrame:
     "train: one audio tower a seed; model folders and one history."
     if self.launch('train'): return pd.read_csv(self.results/'history'/f'{self.run}.csv')
@@ -146,13 +153,12 @@ def train(self:Lab) -> pd.DataFrame:
     targets, parts = self.targets, []
     for seed in self.params.train.seeds:
         log(f'{self.run}, seed {seed}')
-        state, c = self.checkpoints/(self.run or 'board')/f'seed-{seed}', self.params.corpus
+        state = self.checkpoints/(self.run or 'board')/f'seed-{seed}'
         if self.params.train.loss == 'labels': tower, head, history = self.train_on_labels(seed, state)
         else: head, (tower, history) = None, train_audio(self.params, seed, self.corpus, targets, state, self.build/'wavlm')
         parts.append(history)
         if not first_process(): continue
-        info = dict(run=self.run, seed=seed, corpus=self.corpus_name, loss=self.params.train.loss, templates=self.params.evaluate.templates, picture=c.picture, crop=c.crop)
-        WavBriVL(tower, brivl.cpu(), tokenizer, info).save_pretrained(self.models/f'seed-{seed}')
+        WavBriVL(tower, brivl.cpu(), tokenizer, self.info(seed, self.params.train.loss)).save_pretrained(self.models/f'seed-{seed}')
         if head is not None: save_classifier(head, self.models/f'seed-{seed}')
     history = pd.concat(parts).assign(run=self.run)
     if not first_process(): return history
@@ -249,9 +255,7 @@ def train_seed(self:Lab, seed:int) -> tuple:
     state = self.checkpoints/self.run/f'seed-{seed}'
     with one_thread(): lesson, history = train_bridge(self.params, seed, self.corpus, targets, heard, read_tensors(at/'weights.safetensors'), AudioParams(**read_json(at/'config.json')),
                                    read_tensors(learnt) if learnt.exists() else {}, words, classes, state)
-    c = self.params.corpus
-    info = dict(run=self.run, seed=seed, corpus=self.corpus_name, loss=p.loss, templates=self.params.evaluate.templates, picture=c.picture, crop=c.crop)
-    WavBriVL(lesson.bridge, brivl.cpu(), tokenizer, info).save_pretrained(self.models/f'seed-{seed}')
+    WavBriVL(lesson.bridge, brivl.cpu(), tokenizer, self.info(seed, p.loss)).save_pretrained(self.models/f'seed-{seed}')
     tasks = {name: self.examine_arm(name, exam, t, lesson, heard, words, seed) for name, exam, t in self.exams()}
     shutil.rmtree(state, ignore_errors=True)
     return history.assign(run=self.run), tasks
