@@ -77,6 +77,7 @@ class CorpusParams(Section):
     frames: Count = 4            # pictures kept of each clip
     crop: Count = 480            # side of the square cut from a video frame or a larger picture, px
     picture: Count = 96          # side at which pictures are stored, px
+    shard: Count | None = None   # clips a tar; None: single files
     train_folds: list[int] = []  # for corpora that come in folds; empty: the reader's own splits
     valid_folds: list[int] = []  # empty: `valid_share` of the training clips
     test_folds: list[int] = []

@@ -27,7 +27,7 @@ import soundfile as sf
 
 # %% ../nbs/03_corpora.ipynb #e5705760
 from .core import BadFile, BadInput, CorpusParams, find_root, named_seed, read_json, stream, whole, write_json
-from .media import SAMPLE_RATE, frames, load_audio, load_picture, square
+from .media import SAMPLE_RATE, content, frames, load_audio, load_picture, square
 
 # %% ../nbs/03_corpora.ipynb #0752401c
 @dataclass
@@ -872,7 +872,7 @@ def audio(self:Corpus,
 ) -> np.ndarray:     # [n] float32 at 16 kHz
     "The sound of a clip. Raises `BadFile`."
     path = self.folder/(clip if isinstance(clip, str) else clip.audio)
-    try: return sf.read(path, dtype='float32')[0]
+    try: return sf.read(content(path), dtype='float32')[0]
     except (sf.LibsndfileError, TypeError) as e: raise BadFile(path, f'the corpus is damaged ({e}); make it again.') from None
 
 @patch

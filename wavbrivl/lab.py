@@ -24,6 +24,7 @@ from .brivl import BriVL, load_tokenizer
 from .classification import class_embeddings, log_mel_features, mfcc_features, zero_shot
 from .core import AudioParams, BadInput, CorpusParams, find_root, first_process, load_params, log, named_seed, pick_device, read_board, read_json, read_tensors, run_names, whole, write_json
 from .corpora import DATASETS, Corpus, prepare
+from .shards import pack
 from .diffusion import LatentDiffusion, sound_levels, train_diffusion
 from .evaluation import Exam, attempted, examine, feature_task, label_scores, retrieval_tasks, supervised_task
 from .fidelity import Judge, code_usage, picture_scores, random_rows, train_judge
@@ -116,8 +117,10 @@ def launch(self:Lab, stage:str) -> bool:
 # %% ../nbs/70_lab.ipynb #e2b3efd7
 @patch
 def prepare(self:Lab) -> dict:
-    "corpus: read, check, convert, list."
-    return prepare(self.params.corpus, self.build/'corpus', self.root)
+    "corpus: read, check, convert, list, and pack where asked."
+    summary = prepare(self.params.corpus, self.build/'corpus', self.root)
+    if self.params.corpus.shard: pack(self.build/'corpus', self.params.corpus.shard)
+    return summary
 
 @patch
 def train_brivl(self:Lab) -> pd.DataFrame:
