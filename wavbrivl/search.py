@@ -6,10 +6,10 @@
 __all__ = ['EMBED', 'FORMAT', 'FILES', 'SHEET', 'WIDE', 'model_fingerprint', 'embed_items', 'name_table', 'item_blocks',
            'stacked', 'open_table', 'table_blocks', 'write_header', 'append_blocks', 'write_index', 'held_to',
            'exact_scores', 'best_of', 'nearest', 'read_facts', 'Index', 'build_index', 'index_files', 'blend',
-           'faiss_index', 'faiss_nearest', 'short', 'draw_item', 'check_sheet', 'search_sheet']
+           'faiss_index', 'faiss_nearest', 'short', 'captioned', 'draw_item', 'check_sheet', 'search_sheet']
 
-# %% ../nbs/63_search.ipynb #2acd3534
-import hashlib, json, os, tempfile
+# %% ../nbs/63_search.ipynb #28f83e67
+import hashlib, json, os, tempfile, textwrap
 from pathlib import Path
 
 import numpy as np
@@ -263,7 +263,7 @@ class Index:
     def open(cls,
         folder,                  # as written by `build_index` or `index_files`
         backend:str='torch',     # torch, or faiss, or faiss:HNSW32 and the like
-    ):  
+    ):
         "Open an index. Raises `BadInput` or `BadFile` with what is missing or does not fit."
         import pyarrow as pa, pyarrow.parquet as pq
         facts, (r, n) = read_facts(folder), (Path(folder)/f for f in FILES[:2])
@@ -377,22 +377,24 @@ def faiss_nearest(index, q:torch.Tensor, rows, k:int) -> tuple:
 # %% ../nbs/63_search.ipynb #be9c598a
 SHEET, WIDE = 200, 10   # thumbnails on a sheet, hits in a line
 
-def short(name:str, most:int=17) -> str:
-    "A file's name, its middle left out where it is long."
-    name = Path(name).name
-    return name if len(name) <= most else f'{name[:most//2]}…{name[-(most-1-most//2):]}'
+def short(words:str, most:int=17) -> str:
+    "Words with their middle left out where they are long."
+    return words if len(words) <= most else f'{words[:most//2]}…{words[-(most-1-most//2):]}'
+
+def captioned(first:str, name:str, kind:str) -> str:
+    "A line, and under it the file's name; a sentence stands in its own thumbnail."
+    return first if kind == 'text' else f'{first}\n{short(Path(name).name)}'
 
 def draw_item(ax, name:str, kind:str, caption:str):
-    "A picture, a spectrogram of the first ten seconds, or words; a blank that says so where the file is gone."
-    draw_pixels(ax, None, caption)
-    ax.set(box_aspect=1, facecolor='.94')
+    "A picture, a spectrogram of the first ten seconds, or words; a blank that says so where the file cannot be read."
     said = name if kind == 'text' else ''
     try:
-        if kind == 'sound': x = load_audio(name, max_seconds=10); draw_bands(ax, x, len(x)/16000, 64); ax.set(xticks=[])
-        if kind == 'picture':
-            p = load_picture(name); p.thumbnail((160, 160)); ax.imshow(p); ax.set(box_aspect=None, facecolor='w')
+        if kind == 'sound': x = load_audio(name, max_seconds=10); draw_bands(ax, x, len(x)/16000, 64)
+        if kind == 'picture': p = load_picture(name); p.thumbnail((160, 160)); ax.imshow(p)
     except BadFile: said = 'cannot be read'
-    if said: import textwrap; ax.text(.5, .5, textwrap.fill(said, 16), transform=ax.transAxes, ha='center', va='center', fontsize=6.5, color='.2')
+    draw_pixels(ax, None, caption)
+    if not ax.images or kind == 'sound': ax.set(box_aspect=1, facecolor='.94')
+    if said: ax.text(.5, .5, textwrap.fill(said, 16), transform=ax.transAxes, ha='center', va='center', fontsize=6.5, color='.2')
 
 # %% ../nbs/63_search.ipynb #c02b5e83
 def check_sheet(out, queries:int, k:int):
@@ -417,7 +419,7 @@ def search_sheet(
     for line, ((name, kind), found, start) in zip(axes, lines):
         for ax in line: ax.axis('off')
         if not start:
-            line[0].axis('on'); draw_item(line[0], name, kind, 'query' + (f' + {short(said)}' if said else '') + ('' if kind == 'text' else '\n' + short(name)))
+            line[0].axis('on'); draw_item(line[0], name, kind, captioned('query' + (f' + {short(said, 14)}' if said else ''), name, kind))
             line[0].spines[:].set(visible=True, color='.15', linewidth=1.6)
-        for ax, h in zip(line[1:], found): ax.axis('on'); draw_item(ax, h['name'], h['kind'], f"{h['cosine']:.3f}" + ('' if h['kind'] == 'text' else '\n' + short(h['name'])))
+        for ax, h in zip(line[1:], found): ax.axis('on'); draw_item(ax, h['name'], h['kind'], captioned(f"{h['cosine']:.3f}", h['name'], h['kind']))
     return fig
