@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SOUND', 'PICTURE', 'NAMED', 'AT_ONCE', 'expand', 'cmd_params', 'cmd_embed', 'cmd_classify', 'cmd_gloss', 'cmd_rank',
-           'columns', 'cmd_pair', 'cmd_import', 'file_names', 'places', 'enlarged', 'write_png', 'cmd_generate',
-           'stills', 'films', 'open_model', 'emit', 'report_rejected', 'parser', 'main']
+           'kind_of', 'cmd_index', 'cmd_search', 'columns', 'cmd_pair', 'cmd_import', 'file_names', 'places',
+           'enlarged', 'write_png', 'cmd_generate', 'stills', 'films', 'open_model', 'emit', 'report_rejected',
+           'parser', 'main']
 
 # %% ../nbs/69_cli.ipynb #8dfb13ab
 import argparse, json, re, sys, warnings
@@ -88,6 +89,41 @@ def cmd_rank(a):
     ranked = model.rank(a.sound, expand(a.pictures, PICTURE), k=a.top)
     emit(a, [dict(picture=p, cosine=round(s, 4)) for p, s in ranked], lambda r: f"{r['cosine']:+.4f}  {r['picture']}")
     return report_rejected(model, len(ranked))
+
+# %% ../nbs/69_cli.ipynb #e68c9832
+def kind_of(f) -> str:
+    "picture or sound, by the ending."
+    return 'picture' if Path(f).suffix.lower() in PICTURE else 'sound'
+
+def cmd_index(a):
+    "Make an index of files and folders, or of tables of embeddings."
+    from wavbrivl.search import build_index, index_files
+    tables, dtype = [t for t in a.things if t.endswith('.parquet')], 'float16' if a.half else 'float32'
+    if tables and len(tables) < len(a.things): raise BadInput('An index is made of tables or of files, not of both; embed the files into a table first.')
+    files = [] if tables else expand(a.things, SOUND | PICTURE)
+    model, items = open_model(a), {k: [f for f in files if kind_of(f) == k] for k in ('sound', 'picture')}
+    index = build_index(tables, a.out, model, kind_of, dtype) if tables else index_files(items, a.out, model, dtype)
+    emit(a, [dict(index=a.out, rows=len(index), dim=index.dim, kinds=index.facts['kinds'])], lambda r: f"{r['rows']} rows of {r['dim']} numbers ({', '.join(r['kinds'])}) -> {r['index']}")
+    return report_rejected(index, len(index))
+
+def cmd_search(a):
+    "Find the nearest of an index."
+    import numpy as np
+    from wavbrivl.report import save_figure
+    from wavbrivl.search import Index, blend, check_sheet, embed_items, search_sheet
+    index = Index.open(a.index, a.backend)
+    k, kinds = min(10, len(index)) if a.top is None else a.top, ['text' if a.text else kind_of(q) for q in a.queries]
+    if a.sheet: check_sheet(a.sheet, len(kinds), k)
+    model = open_model(a); index.check_model(model)
+    asked = embed_items(model, a.queries, kinds); rejected = model.rejected
+    good = [i for i in range(len(asked)) if not np.isnan(asked[i]).any()]
+    rows = blend([asked[good], *(model.embed_text(t) for t in a.plus)]) if good else asked[good]
+    found = index.hits(*index.search(rows, k)) if good else []
+    out = [{'text' if a.text else 'file': a.queries[i], 'hits': h} for i, h in zip(good, found)]
+    emit(a, out, lambda r: '\n'.join([r['text' if a.text else 'file'], *(f"  {h['cosine']:+.4f}  {h['name']}" for h in r['hits'])]))
+    if a.sheet and good: save_figure(search_sheet([(a.queries[i], kinds[i]) for i in good], found, ' + '.join(a.plus)), a.sheet)
+    model.rejected = rejected
+    return report_rejected(model, len(good))
 
 # %% ../nbs/69_cli.ipynb #ec212d3d
 def columns(
@@ -243,6 +279,8 @@ def parser() -> argparse.ArgumentParser:
     s = add('classify', cmd_classify, 'name sounds'); s.add_argument('files', nargs='+'); s.add_argument('--labels', '-l', required=True, help='names, separated by commas')
     s.add_argument('--templates', help='named set of prompts'); s.add_argument('--top', type=int, default=3)
     s = add('rank', cmd_rank, 'sort pictures by a sound'); s.add_argument('sound'); s.add_argument('pictures', nargs='+'); s.add_argument('--top', type=int)
+    s = add('index', cmd_index, 'make an index of sounds and pictures'); s.add_argument('things', nargs='+', metavar='folder|file|table.parquet'); s.add_argument('--out', '-o', required=True, help='folder'); s.add_argument('--half', action='store_true', help='rows in float16')
+    s = add('search', cmd_search, 'find the nearest of an index'); s.add_argument('index'); s.add_argument('queries', nargs='+', metavar='query'); s.add_argument('--text', action='store_true', help='they are sentences, not files'); s.add_argument('--plus', action='append', default=[], metavar='TEXT', help='a sentence added to every query'); s.add_argument('--top', type=int, help='default: 10'); s.add_argument('--sheet', metavar='PNG', help='draw what was found'); s.add_argument('--backend', default='torch', help='or faiss, faiss:HNSW32')
     s = add('gloss', cmd_gloss, 'say the gloss of sounds (a model trained under arms:)'); s.add_argument('things', nargs='+'); s.add_argument('--text', action='store_true', help='they are sentences, not files')
     s = add('generate', cmd_generate, 'make pictures or films for sounds, or pictures for sentences'); s.add_argument('things', nargs='+', metavar='sound')
     s.add_argument('--out', '-o', required=True, help='.png; .gif or .mp4 for a film; a folder when there are several')
