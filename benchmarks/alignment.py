@@ -1,20 +1,14 @@
-"""DTW of a batch against a loop of librosa, and the monotone path against plain Python, same scores, one run.
+"""DTW of a batch against a loop of librosa, and the monotone path against plain Python, same scores.
 
     make bench                                    # 256 pairs of 32 x 256
     python benchmarks/alignment.py --pairs 1024 --results /tmp/benchmarks.json
 """
-import argparse, time
-from pathlib import Path
-from statistics import median
-
 import librosa
 import numpy as np
 import torch
 
+from side_by_side import begin, in_turn, options, record
 from wavbrivl.alignment import dtw, monotone_path
-from wavbrivl.core import log, read_json, write_json
-
-RESULTS = Path(__file__).parents[1]/'results'/'benchmarks.json'
 
 
 def plain_path(S, skip=0.):
@@ -34,49 +28,30 @@ def plain_path(S, skip=0.):
     return path
 
 
-def clock(run, times):
-    "Median seconds of several runs, after one to warm up."
-    run()
-    each = []
-    for _ in range(times):
-        began = time.perf_counter()
-        run()
-        each.append(time.perf_counter() - began)
-    return median(each)
-
-
-def main():
-    p = argparse.ArgumentParser()
+def main(argv=None):
+    p = options(__doc__, times=9)
     p.add_argument('--pairs', type=int, default=256)
     p.add_argument('--rows', type=int, default=32)
     p.add_argument('--columns', type=int, default=256)
-    p.add_argument('--times', type=int, default=9)
-    p.add_argument('--plain', type=int, default=4, help='pairs that plain Python is given')
-    p.add_argument('--results', type=Path, default=RESULTS)
-    o = p.parse_args()
-    cost = torch.rand(o.pairs, o.rows, o.columns, generator=torch.Generator().manual_seed(0))
-    arrays = list(cost.numpy())
-    size = dict(pairs=o.pairs, rows=o.rows, columns=o.columns)
+    p.add_argument('--plain', type=int, default=4, help='pairs that plain Python is given; its time is scaled up')
+    o = begin(p, argv)
+    if o.quick: o.pairs, o.columns = 8, 64
+    cost = torch.rand(o.pairs, o.rows, o.columns, device=o.device)
+    arrays, what = list(cost.cpu().numpy()), f'{o.pairs} pairs of {o.rows} x {o.columns}'
 
     mask, total, _ = dtw(cost)
-    for c, m, n in zip(arrays, mask.numpy(), total.tolist()):
-        D, wp = librosa.sequence.dtw(C=c)
-        assert D[-1, -1] == n and np.array_equal(np.argwhere(m), wp[::-1]), 'not the path of librosa'
-    ours, loop = clock(lambda: dtw(cost), o.times), clock(lambda: [librosa.sequence.dtw(C=c) for c in arrays], o.times)
-    log(f'DTW, {o.pairs} pairs of {o.rows} x {o.columns}, {torch.get_num_threads()} threads: {1e3*ours:.1f} ms; '
-        f'librosa in a loop: {1e3*loop:.1f} ms, {loop/ours:.1f} times as long; the paths are the same')
-    out = {f'bench/dtw/{k}': v for k, v in dict(size, seconds=ours, loop_seconds=loop, ratio=loop/ours, threads=torch.get_num_threads()).items()}
+    theirs = [librosa.sequence.dtw(C=c) for c in arrays]
+    astray = sum(not np.array_equal(np.argwhere(m), wp[::-1]) for m, (_, wp) in zip(mask.cpu().numpy(), theirs))
+    error = max(abs(D[-1, -1] - n) for (D, _), n in zip(theirs, total.tolist()))
+    taken = in_turn(dict(ours=lambda: dtw(cost), theirs=lambda: [librosa.sequence.dtw(C=c) for c in arrays]), o.times, o.device)
+    record(o, 'dtw', f'DTW, {what}', taken['ours'], 'a loop of librosa', taken['theirs'], error=float(error), other_paths=astray)
 
     scores = cost - .5
     few = min(o.plain, o.pairs)
-    path, _ = monotone_path(scores, 0.)
-    assert [plain_path(s.double().numpy()) for s in scores[:few]] == path[:few].tolist(), 'not the path of the plain loop'
-    ours = clock(lambda: monotone_path(scores, 0.), o.times)
-    plain = clock(lambda: [plain_path(s.numpy()) for s in scores[:few]], 3)*o.pairs/few
-    log(f'monotone path, the same pairs: {1e3*ours:.1f} ms; plain Python, from {few} pairs: {plain:.1f} s, {plain/ours:.0f} times as long')
-    out |= {f'bench/monotone_path/{k}': v for k, v in dict(size, seconds=ours, loop_seconds=plain, ratio=plain/ours).items()}
-    known = read_json(o.results) if o.results.exists() else {}
-    write_json(known | out, o.results)
+    rows = [s.double().cpu().numpy() for s in scores[:few]]
+    astray = sum(plain_path(s) != path for s, path in zip(rows, monotone_path(scores, 0.)[0][:few].tolist()))
+    taken = in_turn(dict(ours=lambda: monotone_path(scores, 0.), theirs=lambda: [plain_path(s) for s in rows]), o.times, o.device)
+    record(o, 'monotone_path', f'Monotone path, {what}', taken['ours'], 'plain Python', [t*o.pairs/few for t in taken['theirs']], other_paths=astray)
 
 
 if __name__ == '__main__': main()

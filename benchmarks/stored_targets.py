@@ -1,0 +1,66 @@
+"""One step of audio training, official size: the frozen image tower's targets stored once, against running that tower in every step.
+
+    make bench                                   # WavLM base against 456 px, 8 clips of 2 s
+    python benchmarks/stored_targets.py --preset brivl-baai --batch 4
+"""
+import tempfile
+
+import torch
+
+from side_by_side import begin, flops, gap, in_turn, options, record
+from wavbrivl.brivl import PRESETS, BriVL
+from wavbrivl.core import AudioParams, BrivlParams, OptimParams, Params, pick_precision
+from wavbrivl.losses import make_loss
+from wavbrivl.media import SAMPLE_RATE
+from wavbrivl.training import Fit, Lesson, accelerator, views
+from wavbrivl.wavlm import AudioTower
+from wavlm import BASE
+
+OFFICIAL = BASE.model_copy(update=dict(block_layers=4, freeze_conv=True))
+
+
+class Step(Lesson):
+    "Sounds beside pictures; the picture's embedding is stored, or made as the step needs it."
+    def __init__(self, audio, brivl, waves, pictures, stored=None):
+        super().__init__()
+        self.loss = make_loss('infonce', AudioTower(audio, brivl.dim), brivl.dim, temperature=.1)
+        self.frozen = (brivl,)      # a tuple: it is not trained
+        self.waves, self.pictures, self.stored, self.items = waves, pictures, stored, len(waves)
+
+    @torch.no_grad()
+    def targets(self, index):
+        "Augment and embed the pictures of a batch: [N, D]."
+        brivl = self.frozen[0]
+        x = views(self.pictures[index], brivl.config.image_size, torch.Generator().manual_seed(0))
+        return brivl.encode_image(x.to(next(brivl.parameters()).device))
+
+    def batch(self, index, rng):
+        return dict(waves=self.waves[index], ids=index, pictures=self.targets(index) if self.stored is None else self.stored[index])
+
+    def forward(self, waves, pictures, ids): return self.loss((waves, None), pictures, ids)
+
+
+def main(argv=None):
+    p = options(__doc__)
+    p.add_argument('--preset', choices=PRESETS, default='brivl-nmi')
+    p.add_argument('--batch', type=int, default=8)
+    o = begin(p, argv)
+    audio, config, side, seconds = (AudioParams(), BrivlParams(), 96, .5) if o.quick else (OFFICIAL, o.preset, 480, 2.)
+    brivl = BriVL(config, text=False).to(o.device).for_inference(precision='fp32')
+    waves, pictures = .1*torch.randn(o.batch, round(seconds*SAMPLE_RATE)), torch.randint(256, (o.batch, 3, side, side), dtype=torch.uint8)
+    index, optim = torch.arange(o.batch), OptimParams(lr=1e-4, batch=o.batch)
+    engine, runs = accelerator(Params(device=o.device)), {}
+    stored = Step(audio, brivl, waves, pictures).targets(index).cpu()
+    for name, kept in dict(ours=stored, theirs=None).items():
+        torch.manual_seed(0)
+        fit = Fit(Step(audio, brivl, waves, pictures, kept), optim, 0, tempfile.gettempdir(), engine)
+        runs[name] = fit, *engine.prepare(fit.lesson, fit.optimizer)
+    step = lambda name: runs[name][0].one_step(*runs[name][1:], index)
+    losses = {k: step(k) for k in runs}
+    work = flops(lambda: step('ours'))
+    taken = in_turn({k: lambda k=k: step(k) for k in runs}, o.times, o.device)
+    record(o, 'stored_targets', f"Audio training step, {o.batch} clips of {seconds:g} s, targets stored", taken['ours'], 'the frozen image tower in every step', taken['theirs'],
+           work, pick_precision('auto', o.device), error=gap(stored, runs['theirs'][0].lesson.targets(index).cpu()), loss_gap=abs(losses['ours'] - losses['theirs']))
+
+
+if __name__ == '__main__': main()
