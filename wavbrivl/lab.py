@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MANY', 'HEADLINES', 'HEARD', 'SAID', 'SUPERVISION', 'ARM_SUPERVISION', 'TABLE4', 'Lab', 'left_by', 'launcher',
-           'save_classifier', 'open_front', 'side_by_side', 'one_thread', 'one_style', 'one_seed', 'listing',
-           'over_seeds', 'Found', 'picture_entry', 'stored_pictures', 'some', 'main']
+           'one_tower', 'save_classifier', 'open_front', 'side_by_side', 'one_thread', 'one_style', 'one_seed',
+           'listing', 'over_seeds', 'Found', 'picture_entry', 'stored_pictures', 'some', 'main']
 
 # %% ../nbs/70_lab.ipynb #90a82ad1
 import argparse, hashlib, multiprocessing, os, shlex, shutil, subprocess, sys
@@ -149,21 +149,24 @@ def info(self:Lab, seed:int, loss:str) -> dict:
                 labels=self.corpus.labels, licence='; '.join(sorted(set(t.licence) - {''})))
 
 @patch
+def train_tower(self:Lab, seed:int) -> pd.DataFrame:
+    "One seed of a run: trained and saved. Returns the history."
+    log(f'{self.run}, seed {seed}')
+    (brivl, tokenizer), state, loss = self.brivl, self.checkpoints/(self.run or 'board')/f'seed-{seed}', self.params.train.loss
+    if loss == 'labels': tower, head, history = self.train_on_labels(seed, state)
+    else: head, (tower, history) = None, train_audio(self.params, seed, self.corpus, self.targets, state, self.build/'wavlm')
+    if not first_process(): return history
+    WavBriVL(tower, brivl.cpu(), tokenizer, self.info(seed, loss)).save_pretrained(self.models/f'seed-{seed}')
+    if head is not None: save_classifier(head, self.models/f'seed-{seed}')
+    return history
+
+def one_tower(run, root, seed:int) -> pd.DataFrame: return Lab(run, root).train_tower(seed)
+
+@patch
 def train(self:Lab) -> pd.DataFrame:
-    "train: one audio tower a seed; model folders and one history."
+    "train: one audio tower a seed, side by side on a CPU; model folders and one history."
     if self.launch('train'): return pd.read_csv(self.results/'history'/f'{self.run}.csv')
-    brivl, tokenizer = self.brivl
-    targets, parts = self.targets, []
-    for seed in self.params.train.seeds:
-        log(f'{self.run}, seed {seed}')
-        state = self.checkpoints/(self.run or 'board')/f'seed-{seed}'
-        if self.params.train.loss == 'labels': tower, head, history = self.train_on_labels(seed, state)
-        else: head, (tower, history) = None, train_audio(self.params, seed, self.corpus, targets, state, self.build/'wavlm')
-        parts.append(history)
-        if not first_process(): continue
-        WavBriVL(tower, brivl.cpu(), tokenizer, self.info(seed, self.params.train.loss)).save_pretrained(self.models/f'seed-{seed}')
-        if head is not None: save_classifier(head, self.models/f'seed-{seed}')
-    history = pd.concat(parts).assign(run=self.run)
+    history = pd.concat(side_by_side(one_tower, [(self.run, self.root, s) for s in self.params.train.seeds], self.device)).assign(run=self.run)
     if not first_process(): return history
     with whole(self.results/'history'/f'{self.run}.csv') as tmp: history.drop(columns='seconds').round(6).to_csv(tmp, index=False)
     shutil.rmtree(self.checkpoints/(self.run or 'board'), ignore_errors=True)
@@ -212,9 +215,9 @@ def hear(self:Lab, name:str):
 
 # %% ../nbs/70_lab.ipynb #1ed5baa0
 def side_by_side(work, jobs:list, device:str) -> list:
-    "work(*job) for every job: on a CPU in processes of one core each, so that results do not depend on the number of cores; else in turn."
+    "work(*job) for every job: on a CPU in processes of one core each, so that results do not depend on the number of cores; else, and in a launcher's processes, in turn."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    if device != 'cpu' or min(len(jobs), cores) < 2: return [work(*j) for j in jobs]
+    if device != 'cpu' or 'RANK' in os.environ or min(len(jobs), cores) < 2: return [work(*j) for j in jobs]
     with ProcessPoolExecutor(min(len(jobs), cores), multiprocessing.get_context('spawn'), torch.set_num_threads, (1,)) as pool: return list(pool.map(work, *zip(*jobs)))
 
 @contextmanager
