@@ -90,6 +90,14 @@ def brivl(self:Lab):
 @patch(as_prop=True)
 def targets(self:Lab) -> Targets: return Targets(left_by('targets', self.build/'targets'), self.corpus)
 
+# %% ../nbs/70_lab.ipynb #152ccbba
+@patch
+def info(self:Lab, seed:int, loss:str) -> dict:
+    "What a model card says of a training."
+    c, t = self.params.corpus, self.corpus.table
+    return dict(run=self.run, seed=seed, corpus=self.corpus_name, loss=loss, templates=self.params.evaluate.templates, picture=c.picture, crop=c.crop,
+                labels=self.corpus.labels, licence='; '.join(sorted(set(t.licence) - {''})))
+
 # %% ../nbs/70_lab.ipynb #e2b3efd7
 @patch
 def prepare(self:Lab) -> dict:
@@ -111,13 +119,6 @@ def make_targets(self:Lab):
 def train_wavlm(self:Lab) -> pd.DataFrame:
     "wavlm: masked prediction."
     return train_wavlm(self.params, self.corpus, self.build/'wavlm', self.checkpoints/'wavlm')
-
-@patch
-def info(self:Lab, seed:int, loss:str) -> dict:
-    "What a model card says of a training."
-    c, t = self.params.corpus, self.corpus.table
-    return dict(run=self.run, seed=seed, corpus=self.corpus_name, loss=loss, templates=self.params.evaluate.templates, picture=c.picture, crop=c.crop,
-                labels=self.corpus.labels, licence='; '.join(sorted(set(t.licence) - {''})))
 
 @patch
 def train(self:Lab) -> pd.DataFrame:
