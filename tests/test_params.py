@@ -1,11 +1,12 @@
 "A mistake on the knob board is a sentence that names the key, and the exit status says so."
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from wavbrivl.cli import main
-from wavbrivl.core import BadInput, load_params, run_names
+from wavbrivl.core import BadInput, load_params, read_board, run_names
 
 
 @pytest.fixture
@@ -58,7 +59,6 @@ def test_number_written_as_yaml_text(board):
 
 def test_board_shows_every_knob():
     "DVC watches keys of params.yaml, so each one must stand there; and a reader sees all there is."
-    from pathlib import Path
     from wavbrivl.core import Section, known_keys
     board = yaml.safe_load((Path(__file__).parents[1]/'params.yaml').read_text())
     def keys(d, prefix=''):
@@ -69,6 +69,31 @@ def test_board_shows_every_knob():
     assert set(known_keys()) == set(keys(board)) and runs and arms and fronts and pictures
     for name in (*runs, *arms): load_params(name, Path(__file__).parents[1])
     assert {a['language']['front'] for a in arms.values()} <= set(fronts), 'DVC reads the front end from the arm itself'
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize('preset', sorted(p.name for p in (ROOT/'presets').glob('*.yaml')))
+def test_every_run_of_every_preset(preset):
+    board = read_board(ROOT, ROOT/'presets'/preset)
+    for name in (None, *board['runs'], *board['arms']): load_params(name, ROOT, ROOT/'presets'/preset)
+    assert {a['language']['front'] for a in board['arms'].values()} <= set(board['fronts']) and set(board['study']['runs']) <= set(board['runs'])
+
+
+def test_the_papers_size():
+    "The preset describes the released models: their sizes, and parts that fit each other."
+    import torch
+    from wavbrivl.brivl import BriVL
+    from wavbrivl.diffusion import LatentDiffusion
+    from wavbrivl.vqgan import VQGAN
+    from wavbrivl.wavlm import AudioTower
+    p = load_params('wavbrivl', ROOT, ROOT/'presets/papers.yaml')
+    with torch.device('meta'):
+        brivl, vqgan = BriVL(p.brivl.preset), VQGAN(p.vqgan)
+        tower, drawer = AudioTower(p.audio, brivl.dim, p.train.window), LatentDiffusion(p.diffusion, brivl.dim, vqgan.config.embed, vqgan.side)
+    assert (brivl.dim, brivl.config.image_size, p.corpus.picture) == (2048, 380, 380) and (vqgan.side, drawer.side) == (16, 16)
+    assert vqgan.stride == 16 and round(sum(x.numel() for x in tower.wavlm.parameters())/1e6, 1) == 94.4, 'f16, and base+'
 
 
 def test_an_arm_is_a_run_and_a_name_is_one(board, capsys):

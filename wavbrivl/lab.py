@@ -114,6 +114,14 @@ def launch(self:Lab, stage:str) -> bool:
     if p.returncode: raise BadInput(f'{shlex.join(command)} ended with status {p.returncode}; what it said stands above.')
     return True
 
+# %% ../nbs/70_lab.ipynb #152ccbba
+@patch
+def info(self:Lab, seed:int, loss:str) -> dict:
+    "What a model card says of a training."
+    c, t = self.params.corpus, self.corpus.table
+    return dict(run=self.run, seed=seed, corpus=self.corpus_name, loss=loss, templates=self.params.evaluate.templates, picture=c.picture, crop=c.crop,
+                labels=self.corpus.labels, licence='; '.join(sorted(set(t.licence) - {''})))
+
 # %% ../nbs/70_lab.ipynb #e2b3efd7
 @patch
 def prepare(self:Lab) -> dict:
@@ -140,13 +148,6 @@ def train_wavlm(self:Lab) -> pd.DataFrame:
     "wavlm: masked prediction."
     if not self.params.audio.checkpoint and self.launch('wavlm'): return pd.read_csv(self.build/'wavlm/history.csv')
     return train_wavlm(self.params, self.corpus, self.build/'wavlm', self.checkpoints/'wavlm')
-
-@patch
-def info(self:Lab, seed:int, loss:str) -> dict:
-    "What a model card says of a training."
-    c, t = self.params.corpus, self.corpus.table
-    return dict(run=self.run, seed=seed, corpus=self.corpus_name, loss=loss, templates=self.params.evaluate.templates, picture=c.picture, crop=c.crop,
-                labels=self.corpus.labels, licence='; '.join(sorted(set(t.licence) - {''})))
 
 @patch
 def train_tower(self:Lab, seed:int) -> pd.DataFrame:
