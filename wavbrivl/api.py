@@ -82,8 +82,9 @@ def towers(
     where,          # config.json, for the message
 ) -> tuple:         # audio tower, BriVL
     "The towers, built once it is known that the weights are theirs. Raises `BadFile`."
-    if not isinstance(config, dict) or not {'audio', 'brivl', 'dim', 'window', 'info'} <= config.keys(): raise BadFile(where, 'this describes no model; name the folder that save_pretrained wrote.')
+    if not isinstance(config, dict) or not {'audio', 'brivl', 'dim', 'window', 'info'} <= config.keys() or not isinstance(config['info'], dict): raise BadFile(where, 'this describes no model; name the folder that save_pretrained wrote.')
     if config.get('format') != WavBriVL.format: raise BadFile(where, f"format {brief(config.get('format'))}, not {WavBriVL.format}: written by another version; update wavbrivl.")
+    if not isinstance(config['window'], (int, float)) or not 0 < config['window'] <= 600: raise BadFile(where, f"window is {brief(config['window'])}; it must be seconds, greater than 0 and at most 600.")
     if deepest(config) > len(weights): raise BadFile(where, f'describes {deepest(config)} layers, and there are {len(weights)} weights beside it; copy the folder again.')
     try:
         with torch.device('meta'): wanted = {f'{t}.{k}': v for t, m in zip(('audio', 'brivl'), built(config)) for k, v in m.state_dict().items()}
