@@ -1,5 +1,5 @@
 "What arrives from elsewhere runs nothing, leaves no folder, and costs no more memory than it holds."
-import ast, json, math, pickle, resource, struct, subprocess, sys, zlib
+import ast, io, json, pickle, shutil, struct, subprocess, sys, zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,8 @@ from PIL import Image
 from wavbrivl.api import Painter, WavBriVL
 from wavbrivl.brivl import BriVL, load_tokenizer, train_tokenizer
 from wavbrivl.cli import main
-from wavbrivl.core import AudioParams, BadFile, BadInput, BrivlParams, DiffusionParams, VqganParams, load_params, read_json, read_tensors, read_yaml
+from wavbrivl.core import AudioParams, BadFile, BadInput, BrivlParams, CorpusParams, DiffusionParams, VqganParams, load_params, read_json, read_tensors, read_yaml
 from wavbrivl.corpora import Corpus, prepare
-from wavbrivl.core import CorpusParams
 from wavbrivl.diffusion import LatentDiffusion
 from wavbrivl.fidelity import Judge
 from wavbrivl.lab import open_front
@@ -96,13 +95,11 @@ def lab(tmp_path_factory):
 
 @pytest.fixture
 def copy(lab, tmp_path):
-    import shutil
     return Path(shutil.copytree(lab, tmp_path/'lab'))
 
 
 def forms(mark):
     "A pickle that runs something, in every dress a weight file comes in."
-    import io
     held = dict(learnable=Runs(mark), model=Runs(mark), cfg={}, state_dict={'a': torch.zeros(1), 'b': Runs(mark)}, fingerprint='x')
     new, old = io.BytesIO(), io.BytesIO()
     torch.save(held, new); torch.save(held, old, _use_new_zipfile_serialization=False)
@@ -125,7 +122,8 @@ def test_a_checkpoint_that_would_run_something(tmp_path, what, form):
 @pytest.mark.parametrize('form', ['zip', 'legacy', 'bare'])
 def test_the_pickle_is_live(tmp_path, form):
     (tmp_path/'x').write_bytes(forms(tmp_path/'ran')[form])
-    torch.load(tmp_path/'x', weights_only=False)
+    try: torch.load(tmp_path/'x', weights_only=False)
+    except RuntimeError: pass                        # a bare pickle is found to be no weight file only when it has run
     assert (tmp_path/'ran').exists()
 
 
@@ -156,7 +154,7 @@ def test_the_same_from_the_command_line(copy, capsys):
     (copy/'bad.wav').write_bytes(pickled); (copy/'bad.png').write_bytes(pickled)
     assert run('embed', copy/'x.wav')[0] == 0 and run('rank', copy/'x.wav', copy/'x.png')[0] == 0
     for words in (('embed', copy/'bad.wav'), ('rank', copy/'bad.wav', copy/'x.png'), ('rank', copy/'x.wav', copy/'bad.png')):
-        with pytest.warns(UserWarning) if words[0] == 'rank' else pytest.warns(): status, said = run(*words)
+        status, said = run(*words)
         assert status == 2 and 'bad.' in said
     generate = ('generate', copy/'x.wav', '--painter', copy/'painter', '--out', copy/'out.png')
     for where in ('painter/vqgan/model.safetensors', 'model/model.safetensors'):
@@ -191,7 +189,7 @@ def test_a_tokenizer_that_brings_its_own_code(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- descriptions that ask for too much
 
 HOSTILE = [dict(audio=dict(hidden=10**9)), dict(audio=dict(hidden=10**30)), dict(audio=dict(layers=10**9)), dict(audio=dict(layers='many')), dict(audio=[]), dict(dim=10**12), dict(dim='wide'),
-           dict(brivl=dict(text=dict(vocab=10**11))), dict(brivl=dict(cnn='os')), dict(brivl=dict(cnn='hf-hub:some/thing')), dict(brivl=7), dict(window=0), dict(window='x'), dict(window=None), dict(format=99), dict(format='new'),
+           dict(brivl=dict(text=dict(vocab=10**11))), dict(brivl=dict(cnn='os')), dict(brivl=dict(cnn='hf-hub:some/thing')), dict(brivl=7), dict(window=0), dict(window='x'), dict(window=None), dict(window=1e9), dict(info='x'), dict(format=99), dict(format='new'),
            dict(language=dict(layers=3), words=['a'])]
 
 
@@ -274,7 +272,7 @@ def test_a_table_stays_in_its_folder(tmp_path):
     for f in (d/'a.wav', out/'s.wav'): sf.write(f, tone(8000), 16000)
     (d/'disk').symlink_to(out); (d/'pipe.wav').symlink_to('/dev/zero'); (d/'nowhere.wav').symlink_to(d/'gone.wav'); (d/'round.wav').symlink_to(d/'round.wav')
     evil = [str(out/'s.wav'), '../secret/s.wav', 'x/../../secret/s.wav', r'..\secret\s.wav', r'C:\secret\s.wav', 'c:s.wav', r'\\host\share\s.wav', '//secret/s.wav', 'disk/../../secret/s.wav']
-    odd = ['pipe.wav', 'nowhere.wav', 'round.wav']
+    odd = ['pipe.wav', 'nowhere.wav', 'round.wav', 'x'*300 + '.wav', 'x/'*3000 + 'x.wav']
     (d/'pairs.csv').write_text('audio,label\na.wav,x\n' + ''.join(f'{e},z\n' for e in evil + odd) + 'disk/s.wav,y\n')
     prepare(CorpusParams(reader='folder', source='mine', valid_share=0, test_share=0), tmp_path/'data', tmp_path, 1)
     c = Corpus(tmp_path/'data')
@@ -298,17 +296,16 @@ def tiff(width, height):
     return b'II*\0' + struct.pack('<I', 8) + struct.pack('<H', len(tags)) + b''.join(struct.pack('<HHII', t, kind, 1, v) for t, kind, v in tags) + bytes(4)
 
 
-def small(tmp_path, kind):
-    from io import BytesIO
-    b = BytesIO(); Image.new('RGB', (8, 8)).save(b, kind)
+def small(kind):
+    b = io.BytesIO(); Image.new('RGB', (8, 8)).save(b, kind)
     return bytearray(b.getvalue())
 
 
-def huge_pictures(tmp_path):
+def huge_pictures():
     "Small files that claim, or would unfold to, billions of pixels."
-    jpg, gif, bmp = small(tmp_path, 'JPEG'), small(tmp_path, 'GIF'), small(tmp_path, 'BMP')
+    jpg, gif, bmp = small('JPEG'), small('GIF'), small('BMP')
     at = jpg.index(b'\xff\xc0') + 5; jpg[at:at+4] = struct.pack('>HH', 60000, 60000)
-    frame = gif.index(b'\x2c', 13 + 3*256 if gif[10] & 128 else 13)
+    frame = gif.index(b'\x2c', 13 + (3*2**((gif[10] & 7) + 1) if gif[10] & 128 else 0))
     inner = bytearray(gif); inner[frame+5:frame+9] = struct.pack('<HH', 60000, 60000)       # the frame larger than the screen
     gif[6:10] = struct.pack('<HH', 60000, 60000); bmp[18:26] = struct.pack('<ii', 60000, 60000)
     return {'declared.png': png(60000, 60000), 'bomb.png': png(12000, 12000, 12000), 'lines.png': png(2**31 - 1, 1), 'declared.jpg': jpg, 'screen.gif': gif, 'frame.gif': inner, 'declared.bmp': bmp,
@@ -341,7 +338,7 @@ def in_little_memory(code, *words, mib=96):
     return dict(line[1:].split('\t') for line in found)
 
 
-OPENS = '''
+OPENS = r'''
 from pathlib import Path
 from wavbrivl.core import BadFile
 from wavbrivl.media import load_audio, load_picture, probe_audio, has_audio
@@ -364,7 +361,7 @@ def lay(folder, files, ending=''):
 
 
 def test_pictures_that_promise_too_much(tmp_path):
-    made = huge_pictures(tmp_path); lay(tmp_path, made)
+    made = huge_pictures(); lay(tmp_path, made)
     assert max(map(len, made.values())) < 300_000
     said = in_little_memory(OPENS, tmp_path, 'picture')
     assert len(said) == len(made) and [k for k, v in said.items() if not v.startswith('refused: ')] == []
@@ -393,7 +390,7 @@ def test_sounds_that_promise_too_much(tmp_path):
 def test_the_same_files_in_a_corpus(tmp_path):
     "Each of them costs its own row and no other."
     d = tmp_path/'mine'; d.mkdir()
-    lay(d, {k: v for k, v in odd_sounds(tmp_path).items()}, '.wav'); made = huge_pictures(tmp_path)
+    lay(d, {k: v for k, v in odd_sounds(tmp_path).items()}, '.wav'); made = huge_pictures()
     for name, content in made.items(): (d/name).write_bytes(content)
     rows = [f'good/x.wav,good/x.png,x'] + [f'{f.name},,y' for f in sorted(d.glob('*.wav'))] + [f',{f},y' for f in made]
     (d/'pairs.csv').write_text('audio,image,label\n' + '\n'.join(rows) + '\n')

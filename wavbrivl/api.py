@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from .bgtai import Bridge
 from .brivl import BriVL, checked_config, load_tokenizer
 from .classification import class_embeddings
-from .core import BadFile, BadInput, GuideParams, Params, explain, pick_device, read_json, read_tensors, write_model
+from .core import BadFile, BadInput, brief, GuideParams, Params, explain, pick_device, read_json, read_tensors, write_model
 from .diffusion import LatentDiffusion
 from .generation import as_frame, guide, rerank, wanted_rows
 from .media import SAMPLE_RATE, load_audio, load_picture, square
@@ -184,6 +184,7 @@ def towers(
     path:Path,      # of config.json, for the message
 ) -> tuple:         # audio tower, BriVL
     "The towers, built once it is known that the weights are theirs. Raises `BadInput` or `BadFile`."
+    if not 0 < config['window'] <= 600: raise BadFile(path, f"window is {brief(config['window'])}; it must be seconds, greater than 0 and at most 600.")
     if deepest(config) > len(weights): raise BadFile(path, f'describes {deepest(config)} layers, and there are {len(weights)} weights beside it; copy the folder again.')
     try:
         with torch.device('meta'): wanted = {f'{t}.{k}': v for t, m in zip(('audio', 'brivl'), built(config, path)) for k, v in m.state_dict().items()}

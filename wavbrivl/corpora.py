@@ -14,7 +14,7 @@ __all__ = ['SPLITS', 'READERS', 'COLUMNS', 'FILMS', 'KINDS', 'DATASETS', 'SOUNDS
            'Corpus', 'pairs', 'deal', 'pair_by_class', 'left_over']
 
 # %% ../nbs/03_corpora.ipynb #c92daac9
-import csv, difflib, hashlib, io, os, re, shutil, unicodedata
+import csv, difflib, errno, hashlib, io, os, re, shutil, unicodedata
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -26,7 +26,7 @@ import pandas as pd
 import soundfile as sf
 
 # %% ../nbs/03_corpora.ipynb #e5705760
-from .core import BadFile, BadInput, CorpusParams, find_root, named_seed, read_json, stream, whole, write_json
+from .core import BadFile, BadInput, CorpusParams, brief, find_root, named_seed, read_json, stream, whole, write_json
 from .media import SAMPLE_RATE, content, frames, load_audio, load_picture, square
 
 # %% ../nbs/03_corpora.ipynb #0752401c
@@ -170,7 +170,8 @@ def inside(
     p = stays(name)
     if p.suffix.lower() not in KINDS[kind]: raise Refusal(f"{name!r} in column {kind} ends in {p.suffix or 'nothing'}; known are {', '.join(KINDS[kind])}.")
     spellings = [base/unicodedata.normalize(form, str(p)) for form in ('NFC', 'NFD')]
-    return next((s for s in [base/p, *spellings] if s.exists()), base/p)
+    try: return next((s for s in [base/p, *spellings] if s.exists()), base/p)
+    except OSError as e: raise Refusal(f'{brief(name)} is no file ({e.strerror}).') from None
 
 # %% ../nbs/03_corpora.ipynb #903364e3
 _SPLIT_NAMES = dict(train='train', training='train', valid='valid', validation='valid', val='valid', dev='valid', test='test', eval='test', evaluation='test')
@@ -734,14 +735,17 @@ def survived(
 def whole_folder(
     out:Path,   # where the folder shall be
 ):              # yields the folder to build in
-    "Build a folder under another name, move it into place on success, remove it on failure."
+    "Build a folder under another name, move it into place on success, remove it on failure. Raises `BadFile` when the disk is full."
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out/'manifest.parquet').exists())):
         raise BadInput(f'{out} exists and is not a prepared corpus; give another place or remove it.')
     part, old = out.with_name(f'.{out.name}.part'), out.with_name(f'.{out.name}.old')
     for f in (part, old): shutil.rmtree(f, ignore_errors=True)
     part.mkdir(parents=True)
     try: yield part
-    except BaseException: shutil.rmtree(part, ignore_errors=True); raise
+    except BaseException as e:
+        shutil.rmtree(part, ignore_errors=True)
+        if getattr(e, 'errno', None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
+        raise BadFile(out, 'cannot be written, the disk is full; make room, or give another place.') from e
     if out.exists(): out.rename(old)
     part.rename(out)
     shutil.rmtree(old, ignore_errors=True)
