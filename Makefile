@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= $(CURDIR)/.venv
 RUN    := PATH="$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)" TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore
 STAGE  ?=
+DEVICE ?= cpu
 
 .PHONY: repro test smoke lab bench export setup clean
 .DEFAULT_GOAL := repro
@@ -26,9 +27,9 @@ smoke: setup            ## the whole pipeline, tiny, in a clean clone
 	  wavbrivl params --preset presets/smoke.yaml --write && dvc repro -q && dvc metrics show && \
 	  dvc status -q && echo "smoke: the pipeline ran and is up to date"
 
-bench: setup            ## speed against what one would write first, side by side
-	$(RUN) python benchmarks/retrieval.py
-	$(RUN) python benchmarks/alignment.py
+bench: setup            ## speed against what one would use instead, side by side; DEVICE=cuda: on a GPU
+	for b in wavlm image_tower stored_targets bulk retrieval alignment; do $(RUN) python benchmarks/$$b.py --device $(DEVICE) || exit 1; done
+	$(RUN) python benchmarks/table.py
 
 lab: setup              ## open the notebooks
 	$(RUN) jupyter lab nbs

@@ -72,7 +72,7 @@ def compare(o, name:str, label:str, config):
 @torch.no_grad()
 def main(argv=None):
     p = options(__doc__)
-    p.add_argument('--presets', nargs='+', choices=PRESETS, default=['brivl-baai'])
+    p.add_argument('--presets', nargs='+', choices=PRESETS, default=list(PRESETS))
     p.add_argument('--batch', type=int, default=4)
     o = begin(p, argv)
     if o.quick: return compare(o, 'image_tower', 'Image tower, tiny', BrivlParams())

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wavbrivl.core import log, read_json, write_json
 
-RESULTS = Path(__file__).parents[1]/'results'/'benchmarks.json'
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT/'results'/'benchmarks.json'
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16)
 
 
@@ -24,14 +25,15 @@ def options(doc:str, times:int=5) -> argparse.ArgumentParser:
     p.add_argument('--device', default='cpu')
     p.add_argument('--threads', type=int, default=2, help='of the CPU')
     p.add_argument('--times', type=int, default=times, help='rounds that count')
-    p.add_argument('--quick', action='store_true', help='tiny sizes: shows that it runs, not how fast')
-    p.add_argument('--results', type=Path, default=RESULTS)
+    p.add_argument('--quick', action='store_true', help='tiny sizes: shows that it runs, not how fast; kept apart in build/')
+    p.add_argument('--results', type=Path)
     return p
 
 
 def begin(parser, argv=None):
     "Read the options, set threads and seed."
     o = parser.parse_args(argv)
+    o.results = o.results or (ROOT/'build'/'benchmarks.json' if o.quick else RESULTS)
     torch.set_num_threads(o.threads)
     torch.manual_seed(0)
     return o
@@ -95,7 +97,7 @@ def record(o, name:str, what:str, ours, against:str='', theirs=(), work:int=0, p
     if work:
         floor = work/matmul_rate(precision, o.device, o.quick)
         out |= dict(gflop=work/1e9, floor_seconds=floor, share_of_floor=floor/median(ours))
-    out |= facts | dict(device=machine(o.device), threads=torch.get_num_threads(), torch=torch.__version__, quick=o.quick)
+    out |= facts | dict(device=machine(o.device), threads=torch.get_num_threads(), torch=torch.__version__)
     name += '' if o.device == 'cpu' else f"_{o.device.split(':')[0]}"
     known = read_json(o.results) if o.results.exists() else {}
     kept = {k: v for k, v in known.items() if not k.startswith(f'bench/{name}/')}
