@@ -97,6 +97,7 @@ def cmd_index(a):
     emit(a, [dict(index=a.out, rows=len(index), dim=index.dim, kinds=index.facts['kinds'])], lambda r: f"{r['rows']} rows of {r['dim']} numbers ({', '.join(r['kinds'])}) -> {r['index']}")
     return report_rejected(index, len(index))
 
+# %% ../nbs/69_cli.ipynb #32fed63d
 def cmd_search(a):
     "Find the nearest of an index."
     import numpy as np
