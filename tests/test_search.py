@@ -241,7 +241,7 @@ def test_a_damaged_folder_is_named(tmp_path):
 
 def test_what_cannot_be_searched_says_so(tmp_path):
     index = build_index(table(tmp_path/'t.parquet', unit(40)), tmp_path/'index')
-    for call, said in ((lambda: index.search(unit(1), 41), '40 rows'), (lambda: index.search(unit(1), 0), 'k is 0'), (lambda: index.search(unit(1, 5)), '5 dimensions'), (lambda: index.search(unit(1)[0]), 'matrix'), (lambda: index.search(unit(0)), 'at least one'),
+    for call, said in ((lambda: index.search(unit(1), 41), 'the 40 rows'), (lambda: index.search(unit(1), 0), 'k is 0'), (lambda: index.search(unit(1, 5)), '5 dimensions'), (lambda: index.search(unit(1)[0]), 'matrix'), (lambda: index.search(unit(0)), 'at least one'),
                        (lambda: index.search(np.full((1, DIM), np.nan)), 'not finite'), (lambda: index.search(unit(1), 3, block=0), 'block is 0')):
         with pytest.raises(BadInput, match=said): call()
 
@@ -254,6 +254,17 @@ def test_files_of_all_kinds(index, lab, model):
     t = index.names.to_pydict()
     scores, rows = index.search(embed_items(model, t['name'], t['kind']), 1)
     assert (rows[:, 0] == np.arange(7)).all() and np.allclose(scores, 1, atol=1e-5)
+
+
+def test_one_kind_only(index, tmp_path):
+    q = unit(3, 256)
+    all_scores, every = index.search(q, 7)
+    for kind, n in (('sound', 3), ('picture', 3), ('text', 1)):
+        here = set(index.of_kind(kind).tolist())
+        scores, rows = index.search(q, n, block=2, only=kind)
+        assert rows.tolist() == [[r for r in e if r in here] for e in every.tolist()] and np.isin(scores, all_scores).all()
+    with pytest.raises(BadInput, match='3 rows there are of kind sound'): index.search(q, 4, only='sound')
+    with pytest.raises(BadInput, match='no items of kind picture; it holds sound'): build_index(table(tmp_path/'t.parquet', unit(4)), tmp_path/'index').search(unit(1), 1, only='picture')
 
 
 def test_items_keep_their_places(lab, model):
@@ -320,6 +331,7 @@ def test_what_an_approximate_index_does_not_find_is_blank(tmp_path):
     class Lame:
         def search(self, q, k): return None, np.array([[4, -1, 2], [-1, -1, -1]])
     index.other = Lame()
+    with pytest.raises(BadInput, match='all kinds'): index.search(unit(2), 3, only='sound')
     scores, rows = index.search(unit(2, seed=1), 3)
     assert sorted(rows[0]) == [-1, 2, 4] and rows[0, 2] == -1 and (rows[1] == -1).all() and np.isneginf(scores[1]).all()
     assert [len(h) for h in index.hits(scores, rows)] == [2, 0]
@@ -359,6 +371,8 @@ def test_round_trip_from_a_shell(run, lab, tmp_path):
     assert drawn.shape[0] > 150 and drawn.shape[1] > 300 and len(np.unique(drawn.reshape(-1, 3), axis=0)) > 60 and sheet.stat().st_size > 5000
     status, out, _ = run('search', tmp_path/'index', 'rain falls', '--text')
     assert status == 0 and out.splitlines()[0] == 'rain falls' and len(out.splitlines()) == 7
+    status, out, _ = run('search', tmp_path/'index', sound, '--only', 'picture', '--json')
+    assert status == 0 and [h['kind'] for h in json.loads(out)[0]['hits']] == ['picture']*3
     status, plain, _ = run('search', tmp_path/'index', sound, '--json')
     status, added, _ = run('search', tmp_path/'index', sound, '--plus', 'rain', '--plus', 'a dog barks', '--json')
     assert status == 0 and json.loads(added)[0]['hits'][0]['cosine'] < json.loads(plain)[0]['hits'][0]['cosine']

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EMBED', 'FORMAT', 'FILES', 'SHEET', 'WIDE', 'model_fingerprint', 'embed_items', 'name_table', 'item_blocks',
            'stacked', 'open_table', 'table_blocks', 'write_header', 'append_blocks', 'write_index', 'held_to',
-           'exact_scores', 'best_of', 'nearest', 'read_facts', 'Index', 'build_index', 'index_files', 'blend',
+           'exact_scores', 'best_of', 'nearest', 'read_facts', 'Index', 'build_index', 'index_files', 'Chosen', 'blend',
            'faiss_index', 'faiss_nearest', 'short', 'captioned', 'draw_item', 'check_sheet', 'search_sheet']
 
 # %% ../nbs/63_search.ipynb #28f83e67
@@ -313,24 +313,46 @@ def index_files(
     index.rejected = rejected
     return index
 
+# %% ../nbs/63_search.ipynb #7036f5ea
+class Chosen:
+    "Some rows, as if they were all; read when they are asked for."
+    def __init__(self,
+        rows,     # [N, D] memory map
+        where,    # [M] ascending
+    ): self.rows, self.where = rows, where
+    def __len__(self): return len(self.where)
+    def __getitem__(self, at): return self.rows[self.where[at]]
+
+@patch
+def of_kind(self:Index,
+    kind:str,           # sound, picture or text
+) -> np.ndarray:
+    "Row numbers of one kind, ascending. Raises `BadInput` when there are none."
+    if kind not in self.facts['kinds']: raise BadInput(f"{self.folder} holds no items of kind {kind}; it holds {', '.join(self.facts['kinds'])}.")
+    return np.flatnonzero(self.names['kind'].to_numpy() == kind)
+
 # %% ../nbs/63_search.ipynb #85bf9b21
 @patch
 def search(self:Index,
     queries,                 # [Q, D] embeddings of the same model
     k:int=10,
     block:int=2**14,         # rows in memory at once
+    only:str|None=None,      # search items of this kind
 ) -> tuple:                  # cosine float32 [Q, k] descending, rows int64 [Q, k]
     "The k nearest rows of every query, lowest row first among equals. Raises `BadInput`."
     q = unit(queries, 'queries').cpu()
     if q.shape[1] != self.dim: raise BadInput(f'The queries have {q.shape[1]} dimensions, the index {self.dim}; they are not of one space.')
-    if not 1 <= k <= len(self): raise BadInput(f'k is {k}; it must be at least 1 and at most the size of the index, {len(self)} rows.')
+    if only and self.other is not None: raise BadInput('Faiss searches all kinds at once; leave only out, or search with the backend torch.')
+    where = self.of_kind(only) if only else None
+    among = Chosen(self.rows, where) if only else self.rows
+    if not 1 <= k <= len(among): raise BadInput(f"k is {k}; it must be at least 1 and at most the {len(among)} rows there are{f' of kind {only}' if only else ''}.")
     if block < 1: raise BadInput(f'block is {block}; it must be at least 1 row.')
     scores, rows = np.full((len(q), k), -np.inf, np.float32), np.full((len(q), k), -1)
     for a in range(0, len(q), 256):
         part = q[a:a+256]
-        i, j, s = nearest(part, self.rows, k, block) if self.other is None else faiss_nearest(self.other, part, self.rows, k)
+        i, j, s = nearest(part, among, k, block) if self.other is None else faiss_nearest(self.other, part, self.rows, k)
         place = np.arange(len(i)) - np.searchsorted(i, i)
-        scores[a+i, place], rows[a+i, place] = s, j
+        scores[a+i, place], rows[a+i, place] = s, j if where is None else where[j]
     return scores, rows
 
 @patch
