@@ -142,15 +142,16 @@ class WavLM(nn.Module):
             layers.append(x)
         return layers, padding
 
-    def layer(self, layer, x, bias, padding):
-        "One transformer layer, post-norm (base) or pre-norm (large)."
-        if self.stable:
-            x = x + layer.dropout(attend(layer.attention, layer.layer_norm(x), bias, padding))
-            return x + self.feed(layer, layer.final_layer_norm(x))
-        x = layer.layer_norm(x + layer.dropout(attend(layer.attention, x, bias, padding)))
-        return layer.final_layer_norm(x + self.feed(layer, x))
-
-    def feed(self, layer, x): return layer.feed_forward(narrowed(x, layer.feed_forward.intermediate_dense))
+# %% ../nbs/11_wavlm.ipynb #d2b1e2f0
+@patch
+def layer(self:WavLM, layer, x, bias, padding):
+    "One transformer layer, post-norm (base) or pre-norm (large)."
+    feed = lambda y: layer.feed_forward(narrowed(y, layer.feed_forward.intermediate_dense))
+    if self.stable:
+        x = x + layer.dropout(attend(layer.attention, layer.layer_norm(x), bias, padding))
+        return x + feed(layer.final_layer_norm(x))
+    x = layer.layer_norm(x + layer.dropout(attend(layer.attention, x, bias, padding)))
+    return layer.final_layer_norm(x + feed(x))
 
 # %% ../nbs/11_wavlm.ipynb #ab6c91f3
 class FourierConv(nn.Module):
