@@ -104,7 +104,7 @@ SCRIPT = textwrap.dedent('''
     from wavbrivl.core import AudioParams, BadInput, BrivlParams, CorpusParams, DiffusionParams, FoleyParams, Params, VqganParams, write_json
     from wavbrivl.api import Painter, WavBriVL
     from wavbrivl.brivl import BriVL, train_tokenizer
-    from wavbrivl.cli import write_png, write_rows
+    from wavbrivl.cli import write_png
     from wavbrivl.corpora import Corpus, prepare
     from wavbrivl.diffusion import LatentDiffusion
     from wavbrivl.fidelity import Judge
@@ -134,7 +134,6 @@ SCRIPT = textwrap.dedent('''
         elif n == 'targets': make_targets(Params(device='cpu'), Corpus(lab/'corpus'), brivl.train(), tokenizer, f)
         elif n == 'png': write_png(Image.fromarray(noise[0]), f/'x.png', 4)
         elif n in ('gif', 'mp4'): moving_picture(list(noise), f/f'x.{n}')
-        elif n in ('npy', 'parquet'): write_rows(['a']*400, rng.normal(size=(400, 32)), f/f'x.{n}')
         else: write_json(dict(a=[mark]*999), f/'x.json')
 
     def content(folder): return {p.relative_to(folder).as_posix(): hashlib.sha1(p.read_bytes()).hexdigest() for p in sorted(folder.rglob('*')) if p.is_file()}
@@ -162,7 +161,7 @@ SCRIPT = textwrap.dedent('''
         else: os.replace = until(os.replace, when)
         writes(n, lab, 2)
 
-    names = 'model painter vqgan diffusion brivl judge state corpus targets png gif mp4 npy parquet json'.split()
+    names = 'model painter vqgan diffusion brivl judge state corpus targets png gif mp4 json'.split()
     first, found = here/'first', {}
     for n in names: writes(n, first, 1)
     found['first'] = {n: content(first/n) for n in names}
@@ -183,7 +182,7 @@ SCRIPT = textwrap.dedent('''
             shutil.rmtree(lab)
     print('found ' + json.dumps(found))
 ''')
-NAMES = 'model painter vqgan diffusion brivl judge state corpus targets png gif mp4 npy parquet json'.split()
+NAMES = 'model painter vqgan diffusion brivl judge state corpus targets png gif mp4 json'.split()
 visible = lambda files: {k: v for k, v in files.items() if not k.rsplit('/', 1)[-1].startswith('.')}
 forks = pytest.mark.skipif(not hasattr(os, 'fork') or not hasattr(signal, 'SIGXFSZ'), reason='this system has no fork, or no limit on the size of a file')
 

@@ -110,6 +110,7 @@ def save_pretrained(self:WavBriVL,
     if isinstance(self.audio, Bridge): config |= dict(language=self.audio.language.model_dump(), words=self.audio.vocab.words)
     texts = {'README.md': self.card()} | ({} if tokenizer is None else {'tokenizer.json': tokenizer.to_str()})
     write_model(folder, config, {k: v.clone() for k, v in self.state_dict().items()}, texts)
+    if tokenizer is None: (folder/'tokenizer.json').unlink(missing_ok=True)      # of the model that was here
 
 # %% ../nbs/60_api.ipynb #fe63c530
 def told_of_text(config:dict, folder:Path, names) -> dict:

@@ -149,6 +149,7 @@ def train_wavlm(self:Lab) -> pd.DataFrame:
     if not self.params.audio.checkpoint and self.launch('wavlm'): return pd.read_csv(self.build/'wavlm/history.csv')
     return train_wavlm(self.params, self.corpus, self.build/'wavlm', self.checkpoints/'wavlm')
 
+# %% ../nbs/70_lab.ipynb #d984171b
 @patch
 def train_tower(self:Lab, seed:int) -> pd.DataFrame:
     "One seed of a run: trained and saved. Returns the history."
