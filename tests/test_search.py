@@ -281,7 +281,8 @@ def test_fingerprint_is_the_models_and_no_one_elses(lab, model):
     assert model_fingerprint(model) == mine
     changed = new_model(); next(changed.brivl.parameters()).data.view(-1)[0] += 1e-3
     windows = new_model(); windows.audio.window = .6
-    assert len({mine, model_fingerprint(changed), model_fingerprint(windows), model_fingerprint(new_model(text=False))}) == 4
+    pictures = new_model(); pictures.info['picture'] = 16
+    assert len({mine, model_fingerprint(changed), model_fingerprint(windows), model_fingerprint(pictures), model_fingerprint(new_model(text=False))}) == 5
 
 
 def test_another_models_index_is_refused(index, lab, model, tmp_path):
