@@ -339,6 +339,7 @@ def test_what_is_no_weight_file(tmp_path):
         with pytest.raises(BadFile, match=f'{name}: {words}'): shapes_in(tmp_path/name, 'brivl')
     torch.save([torch.zeros(1)], tmp_path/'list.pth')
     with pytest.raises(BadFile, match='no weights by name'): shapes_in(tmp_path/'list.pth', 'vqgan')
+    with pytest.raises(BadFile, match='a folder; name the weight file'): import_released('vqgan', tmp_path, tmp_path/'out')
     with pytest.raises(BadFile, match='does not exist'): import_released('wavlm', tmp_path/'nowhere.pt', tmp_path/'out')
     (tmp_path/'hub').mkdir()
     with pytest.raises(BadInput, match='neither model.safetensors nor pytorch_model.bin'): import_released('wavlm', tmp_path/'hub', tmp_path/'out')

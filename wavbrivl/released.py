@@ -41,7 +41,7 @@ def shapes_in(
 ) -> dict:        # name -> shape
     "Every tensor of a weight file, none of them read. Raises `BadFile`; nothing in the file is run."
     from safetensors import safe_open
-    if not path.is_file(): raise BadFile(path, 'the file does not exist.')
+    if not path.is_file(): raise BadFile(path, 'a folder; name the weight file in it.' if path.is_dir() else 'the file does not exist.')
     try:
         if path.suffix == '.safetensors':
             with safe_open(path, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
