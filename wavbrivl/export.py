@@ -6,18 +6,18 @@
 __all__ = ['PARTS', 'AXES', 'FORMAT', 'frozen', 'plain_attention', 'masked_frames', 'hear', 'see', 'read', 'as_module',
            'graph_of', 'example', 'picture_side', 'write_graph', 'session', 'facts_of', 'export_onnx', 'OnnxModel']
 
-# %% ../nbs/64_export.ipynb #075fad53
+# %% ../nbs/64_export.ipynb #f8ae085f
 import copy, functools, hashlib, json, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-# %% ../nbs/64_export.ipynb #f50c6902
+# %% ../nbs/64_export.ipynb #ed14f2ed
 from .core import BadFile, BadInput, read_json, whole, write_json
 from .media import SAMPLE_RATE, load_audio, load_picture, square, window_weights, windows
 
-# %% ../nbs/64_export.ipynb #fb82c6b9
+# %% ../nbs/64_export.ipynb #887bba31
 def frozen(tower):
     "A float32 copy on the CPU whose parametrised weights are plain tensors."
     import torch
@@ -47,7 +47,7 @@ def masked_frames(tower, wave, lengths):
     x = x.mean(2).transpose(1, 2)
     return x, torch.arange(x.shape[1]) < end[:, None]
 
-# %% ../nbs/64_export.ipynb #086890e0
+# %% ../nbs/64_export.ipynb #d70d391a
 def hear(tower, wave, lengths):
     "[N, n], [N] -> task [N, embed], joint [N, D]."
     z = tower.embed(wave, lengths)
@@ -70,7 +70,7 @@ def read(tower, ids, lengths):
     x = attend(tower.learnable['textAtt'], tower.tokens(ids), valid)
     return F.normalize(tower.learnable['textFC'](masked_mean(x, valid)), dim=-1)
 
-# %% ../nbs/64_export.ipynb #4a3ad018
+# %% ../nbs/64_export.ipynb #f774b061
 def as_module(tower, forward):
     "A module that holds a tower and computes `forward(tower, *inputs)`."
     import torch
@@ -92,7 +92,7 @@ def graph_of(model, part:str):
     if isinstance(tower, Wav2CLIPTower): tower.frames = functools.partial(masked_frames, tower)
     return as_module(tower, hear)
 
-# %% ../nbs/64_export.ipynb #7bdaf49b
+# %% ../nbs/64_export.ipynb #6168088f
 PARTS = dict(audio=('task', 'joint'), image=('joint',), text=('joint',))            # part -> what it gives
 AXES = dict(wave=('N', 'n'), lengths=('N',), pixels=('N',), ids=('N', 'L'))         # input -> names of its free axes
 
@@ -115,7 +115,7 @@ def example(
 
 def picture_side(model) -> int: return model.info.get('picture', model.brivl.config.image_size)
 
-# %% ../nbs/64_export.ipynb #a41ca9ba
+# %% ../nbs/64_export.ipynb #7950da7f
 def write_graph(
     graph,           # as from `graph_of`
     inputs:dict,     # an example
@@ -140,7 +140,7 @@ def write_graph(
         if not error < 1e-4: raise BadInput(f'the graph differs from torch by {error:.1g}')
     return error
 
-# %% ../nbs/64_export.ipynb #bbb2f35d
+# %% ../nbs/64_export.ipynb #fd90c1cc
 def session(
     path,
     threads:int=0,                          # 0: all cores
@@ -155,7 +155,7 @@ def session(
     try: return ort.InferenceSession(str(path), options, list(providers))
     except Exception as e: raise BadFile(path, f'not a graph that can be run ({str(e).strip()[:120]}).') from None
 
-# %% ../nbs/64_export.ipynb #718620fb
+# %% ../nbs/64_export.ipynb #50296381
 FORMAT = 1
 
 def facts_of(model) -> dict:
@@ -190,7 +190,7 @@ def export_onnx(
     write_json(facts | dict(parts=parts), folder/'config.json')
     return rows
 
-# %% ../nbs/64_export.ipynb #688ef3a6
+# %% ../nbs/64_export.ipynb #65d26c6e
 class OnnxModel:
     "An exported folder, run by ONNX Runtime; torch is not imported."
     def __init__(self, folder, config:dict, sessions:dict, tokenizer=None):
@@ -217,7 +217,7 @@ class OnnxModel:
             except Exception as e: raise BadFile(folder/'tokenizer.json', f'not a tokenizer ({e}).') from None
         return cls(folder, config, sessions, tokenizer)
 
-# %% ../nbs/64_export.ipynb #d213025c
+# %% ../nbs/64_export.ipynb #58bc0020
 from fastcore.basics import patch
 
 @patch
@@ -241,7 +241,7 @@ def loaded(self:OnnxModel, items, load) -> tuple:
     if self.rejected: warnings.warn(f'{len(self.rejected)} of {len(items)} could not be read: ' + '; '.join(f"{r['file']}: {r['reason']}" for r in self.rejected[:5]))
     return good, where, len(items)
 
-# %% ../nbs/64_export.ipynb #6bf25b83
+# %% ../nbs/64_export.ipynb #f9c7ea68
 @patch
 def embed_audio(self:OnnxModel,
     sounds,              # files or float arrays: one or many
@@ -262,7 +262,7 @@ def embed_audio(self:OnnxModel,
     with np.errstate(invalid='ignore'): mean = total/weight           # 0/0: a file that could not be read
     return mean/np.linalg.norm(mean, axis=1, keepdims=True) if kind == 'joint' else mean
 
-# %% ../nbs/64_export.ipynb #ec7437b4
+# %% ../nbs/64_export.ipynb #4d1c61ab
 @patch
 def embed_image(self:OnnxModel,
     pictures,            # files, PIL images or uint8 arrays [H, W, 3]: one or many
