@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SOUND', 'PICTURE', 'NAMED', 'AT_ONCE', 'expand', 'cmd_params', 'cmd_embed', 'cmd_classify', 'cmd_gloss', 'cmd_rank',
            'kind_of', 'cmd_index', 'cmd_search', 'columns', 'cmd_pair', 'cmd_import', 'file_names', 'places',
-           'enlarged', 'write_png', 'cmd_generate', 'stills', 'films', 'open_model', 'emit', 'report_rejected',
-           'parser', 'main']
+           'enlarged', 'write_png', 'cmd_generate', 'stills', 'films', 'cmd_export', 'open_model', 'emit',
+           'report_rejected', 'parser', 'main']
 
 # %% ../nbs/69_cli.ipynb #8dfb13ab
 import argparse, json, re, sys, warnings
@@ -245,6 +245,13 @@ def films(a, model, painter, things, paths) -> list[dict]:
     model.rejected = rejected
     return rows
 
+# %% ../nbs/69_cli.ipynb #9fef8be4
+def cmd_export(a):
+    "Write a model as ONNX graphs."
+    from wavbrivl.export import export_onnx
+    rows = export_onnx(open_model(a), a.out, a.parts and [p.strip() for p in a.parts.split(',')])
+    emit(a, rows, lambda r: f"{r['file']}  {r['bytes']/1e6:.1f} MB  {r['error']:.0e} from torch")
+
 # %% ../nbs/69_cli.ipynb #c04870b3
 def open_model(a):
     from wavbrivl.api import WavBriVL
@@ -297,6 +304,7 @@ def parser() -> argparse.ArgumentParser:
     s = add('import', cmd_import, 'read released weights', model=False); s.add_argument('kind', choices=['brivl', 'wavlm', 'vqgan']); s.add_argument('path'); s.add_argument('--out', '-o', required=True, help='folder'); s.add_argument('--config', help='how the model is built; default: config.json or model.yaml beside it'); s.add_argument('--preset', help='of BriVL: brivl-baai, brivl-nmi'); s.add_argument('--tokenizer', help="of BriVL: the folder of its text tower's")
     s = add('params', cmd_params, 'what a run really uses', model=False); s.add_argument('--run', help='an overlay under runs: or arms:')
     s.add_argument('--preset', help='a file laid over params.yaml'); s.add_argument('--write', action='store_true', help='keep it')
+    s = add('export', cmd_export, 'write a model as ONNX graphs, which need no torch', model=False); s.set_defaults(device='cpu'); s.add_argument('model', nargs='?', default='models/wavbrivl', help='model folder'); s.add_argument('--out', '-o', required=True, help='folder'); s.add_argument('--parts', help='of audio,image,text; default: all it has')
     return p
 
 def main(argv=None) -> int:
