@@ -19,7 +19,7 @@ import torch.nn as nn
 from .bgtai import Bridge
 from .brivl import BriVL, load_tokenizer
 from .classification import class_embeddings
-from .core import AudioParams, BadFile, BadInput, brief, GuideParams, LanguageParams, pick_device, read_json, read_tensors, whole, write_model
+from .core import AudioParams, BadFile, BadInput, BrivlParams, GuideParams, LanguageParams, brief, pick_device, read_json, read_tensors, whole, write_model
 from .diffusion import LatentDiffusion
 from .generation import as_frame, guide, rerank, wanted_rows
 from .media import SAMPLE_RATE, load_audio, load_picture, square
