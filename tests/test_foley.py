@@ -209,3 +209,12 @@ def test_small_enough_to_keep():
 def test_refuses_with_a_sentence(call):
     with pytest.raises(BadInput) as e: call()
     assert str(e.value).endswith('.') and len(str(e.value)) > 30
+
+
+@pytest.mark.parametrize('size', [8, 11, 16, 17])
+def test_every_place_is_drawn_small(size):
+    places = {}
+    for i in range(400):
+        if (s := make_scene(FoleyParams(), 0, 'train', i)).place not in places: places[s.place] = s
+    assert 'office' in places and len(places) == 11
+    for s in places.values(): assert see(s, 1, size).shape == (size, size, 3)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HUB_LICENCES', 'OPENING', 'MIGRATIONS', 'FIELDS', 'HUB_NAME', 'KINDS', 'DRAWN', 'FOLLOW', 'WavBriVL', 'hub_licence',
-           'table', 'told_of_text', 'present_config', 'from_hub', 'model_folder', 'checked_section', 'built', 'deepest',
+           'table', 'told_of_text', 'present_config', 'from_hub', 'model_folder', 'checked_section', 'built', 'most',
            'towers', 'aligned', 'listed', 'as_picture', 'Painter', 'dbfs', 'fingerprint', 'opened', 'scored_picture',
            'film_windows']
 
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from .bgtai import Bridge
 from .brivl import BriVL, checked_config, load_tokenizer
 from .classification import class_embeddings
-from .core import BadFile, BadInput, brief, GuideParams, Params, explain, pick_device, read_json, read_tensors, write_model
+from .core import BadFile, BadInput, GuideParams, Params, brief, explain, pick_device, read_json, read_tensors, write_model
 from .diffusion import LatentDiffusion
 from .generation import as_frame, guide, rerank, wanted_rows
 from .media import SAMPLE_RATE, load_audio, load_picture, square
@@ -174,10 +174,10 @@ def built(config:dict, path:Path) -> tuple:
     else: audio = audio_tower(sizes, config['dim'], config['window'])
     return audio, BriVL(checked_config(config['brivl'], path), config['text'])
 
-def deepest(x) -> int:
-    "The largest number of layers in a description."
+def most(x, word:str) -> int:
+    "The largest number in a description whose name holds `word`."
     if not isinstance(x, dict): return 0
-    return max((v if 'layers' in k and isinstance(v, int) else deepest(v) for k, v in x.items()), default=0)
+    return max((v if word in k and isinstance(v, int) else most(v, word) for k, v in x.items()), default=0)
 
 def towers(
     config:dict,    # of the present format
@@ -186,7 +186,7 @@ def towers(
 ) -> tuple:         # audio tower, BriVL
     "The towers, built once it is known that the weights are theirs. Raises `BadInput` or `BadFile`."
     if not 0 < config['window'] <= 600: raise BadFile(path, f"window is {brief(config['window'])}; it must be seconds, greater than 0 and at most 600.")
-    if deepest(config) > len(weights): raise BadFile(path, f'describes {deepest(config)} layers, and there are {len(weights)} weights beside it; copy the folder again.')
+    if most(config, 'layers') > len(weights) or most(config, 'hidden') > max([0, *(v.numel() for v in weights.values())]): raise BadFile(path, 'describes more than the weights beside it hold; copy the folder again.')
     try:
         with torch.device('meta'): wanted = {f'{t}.{k}': v for t, m in zip(('audio', 'brivl'), built(config, path)) for k, v in m.state_dict().items()}
     except BadInput: raise
