@@ -20,14 +20,14 @@ from pydantic import ValidationError
 
 # %% ../nbs/60_api.ipynb #27f84ef6
 from .bgtai import Bridge
-from .brivl import BriVL, checked_config, load_tokenizer
+from .brivl import BriVL, checked_config, differences, load_tokenizer
 from .classification import class_embeddings
 from .core import BadFile, BadInput, GuideParams, Params, brief, explain, pick_device, read_json, read_tensors, write_model
 from .diffusion import LatentDiffusion
 from .generation import as_frame, guide, rerank, wanted_rows
 from .media import SAMPLE_RATE, load_audio, load_picture, square
 from .training import audio_tower, embed_pictures, embed_texts
-from .vqgan import VQGAN, differences
+from .vqgan import VQGAN
 from .wavlm import AudioTower, embed_clips, level_db
 
 # %% ../nbs/60_api.ipynb #3731cee8

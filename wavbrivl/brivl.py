@@ -6,9 +6,9 @@
 __all__ = ['PRESETS', 'MEAN', 'STD', 'SPECIALS', 'grid_boxes', 'axis_weights', 'pooling_matrix', 'BrivlConfig', 'from_release',
            'checked_config', 'read_config', 'attention_block', 'mlp', 'valid_mask', 'attend', 'masked_mean',
            'timm_backbone', 'ImageTower', 'norms_after_convolutions', 'TextTower', 'pad_ids', 'BriVL', 'released_name',
-           'released_weights', 'load_exactly', 'freeze_early', 'to_unit', 'normalise', 'to_pixels', 'greyscale',
-           'brightness', 'contrast', 'saturation', 'hue', 'crop_flip', 'augment', 'wordpiece', 'train_tokenizer',
-           'load_tokenizer', 'tokenize']
+           'released_weights', 'differences', 'load_exactly', 'freeze_early', 'to_unit', 'normalise', 'to_pixels',
+           'greyscale', 'brightness', 'contrast', 'saturation', 'hue', 'crop_flip', 'augment', 'wordpiece',
+           'train_tokenizer', 'load_tokenizer', 'tokenize']
 
 # %% ../nbs/10_brivl.ipynb #960ce557
 import copy, difflib, functools, warnings
@@ -18,13 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from fastcore.basics import patch
 from pydantic import ValidationError
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .core import BadFile, BadInput, BrivlParams, Params, explain, pick_precision, read_json, whole, write_json
+from .core import BadFile, BadInput, BrivlParams, Params, explain, pick_precision, read_json, read_tensors, read_yaml, write_model
 
 # %% ../nbs/10_brivl.ipynb #9687266d
 def grid_boxes(
@@ -116,8 +115,7 @@ def read_config(
     if isinstance(config, str) and config in PRESETS: return read_config(PRESETS[config])
     if isinstance(config, (str, Path)):
         if not Path(config).is_file(): raise BadInput(f"{config}: neither a preset ({', '.join(PRESETS)}) nor a configuration file.")
-        try: where, config = config, yaml.safe_load(Path(config).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as e: raise BadFile(where, f'neither JSON nor YAML ({e}).') from None
+        where, config = config, read_yaml(config)
     if not isinstance(config, dict): raise BadInput(f'{where}: a mapping is needed, this is {type(config).__name__}.')
     try: return checked_config(from_release(config) if 'model' in config or 'MODEL' in config else config, where)
     except KeyError as e: raise BadInput(f"{where}: the model section has no {e.args[0]}; add it.") from None
@@ -393,9 +391,17 @@ def released_weights(path) -> dict:
     return found['learnable']
 
 # %% ../nbs/10_brivl.ipynb #9c5dcd6f
-def _some(names, n=5) -> str:
-    names = sorted(names)
-    return ', '.join(names[:n]) + (f' and {len(names)-n} more' if len(names) > n else '')
+def differences(
+    wanted:dict,     # name -> tensor
+    found:dict,
+    most:int=4,      # named of each kind
+) -> str:            # '' when all is well
+    "What of two sets of weights does not agree."
+    some = lambda names: ', '.join(sorted(names)[:most]) + (', ...' if len(names) > most else '')
+    missing, over = wanted.keys() - found.keys(), found.keys() - wanted.keys()
+    other = {f'{k} {list(found[k].shape)} instead of {list(wanted[k].shape)}' for k in wanted.keys() & found.keys() if wanted[k].shape != found[k].shape}
+    said = [f'{len(names)} {what}: {some(names)}' for what, names in (('missing', missing), ('left over', over), ('of another shape', other)) if names]
+    return '; '.join(said)
 
 def load_exactly(
     model:nn.Module,
@@ -403,11 +409,7 @@ def load_exactly(
     where,             # the file, for the message
 ):
     "Load weights that fit exactly. Raises `BadInput` with the names that do not."
-    own = model.state_dict()
-    missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
-    shapes = {f'{k} (file {list(weights[k].shape)}, model {list(v.shape)})' for k, v in own.items() if k in weights and weights[k].shape != v.shape}
-    wrong = [f'{len(s)} {what}: {_some(s)}' for s, what in ((missing, 'missing'), (extra, 'left over'), (shapes, 'of another shape')) if s]
-    if wrong: raise BadInput(f"{where}: the weights do not fit the configuration; {'; '.join(wrong)}. Check the configuration.")
+    if wrong := differences(model.state_dict(), weights): raise BadInput(f"{where}: the weights do not fit the configuration; {wrong}. Check the configuration.")
     model.load_state_dict(weights)
 
 # %% ../nbs/10_brivl.ipynb #3b951956
@@ -432,10 +434,7 @@ def save(self:BriVL,
     folder,      # made if need be
 ):
     "Write `config.json` and `model.safetensors`."
-    from safetensors.torch import save_file
-    folder = Path(folder)
-    write_json(self.config.model_dump() | dict(has_text=self.text is not None), folder/'config.json')
-    with whole(folder/'model.safetensors') as tmp: save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, tmp)
+    write_model(folder, self.config.model_dump() | dict(has_text=self.text is not None), self.state_dict())
 
 @patch(cls_method=True)
 def load(cls:BriVL,
@@ -443,11 +442,8 @@ def load(cls:BriVL,
     text:bool=True,   # load the text tower, if there is one?
 ) -> BriVL:
     "Read what `save` wrote, in eval mode. Raises `BadFile`, `BadInput`."
-    from safetensors.torch import load_file
     config, weights = read_json(Path(folder)/'config.json'), Path(folder)/'model.safetensors'
-    text = config.pop('has_text', True) and text
-    try: found = load_file(weights)
-    except Exception as e: raise BadFile(weights, f'no weights could be read ({e}).') from None
+    text, found = config.pop('has_text', True) and text, read_tensors(weights)
     model = cls(config, text)
     load_exactly(model, {k: v for k, v in found.items() if text or not k.startswith('text.')}, weights)
     return model.eval()
@@ -611,7 +607,7 @@ def load_tokenizer(
         try: return Tokenizer.from_file(str(path))
         except Exception as e: raise BadFile(path, f'not a tokenizer ({e}).') from None
     from transformers import AutoTokenizer
-    try: return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    try: return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as e: raise BadInput(f"{path}: no tokenizer there; a folder with the BERT's vocab.txt and config.json is needed ({type(e).__name__}).") from None
 
 # %% ../nbs/10_brivl.ipynb #2675cef9

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 
 # %% ../nbs/44_diffusion.ipynb #e9d0e8de
-from .core import BadFile, BadInput, DiffusionParams, Params, named_seed, pick_device, read_json, whole, write_json
+from .brivl import load_exactly
+from .core import BadInput, DiffusionParams, Params, named_seed, pick_device, read_json, read_tensors, write_model
 from .corpora import Corpus
 from .losses import ema_update
 from .training import Fit, Lesson, Recordings, Targets, accelerator, save_history
@@ -195,20 +196,16 @@ def likely(self:LatentDiffusion,
 @patch
 def save(self:LatentDiffusion, folder):
     "Write config.json and model.safetensors."
-    from safetensors.torch import save_file
-    with whole(Path(folder)/'model.safetensors') as tmp: save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, tmp)
-    write_json(dict(diffusion=self.params.model_dump(), dim=self.dim, channels=self.channels, side=self.side), Path(folder)/'config.json')
+    write_model(folder, dict(diffusion=self.params.model_dump(), dim=self.dim, channels=self.channels, side=self.side), self.state_dict())
 
 @patch(cls_method=True)
 def load(cls:LatentDiffusion, folder) -> LatentDiffusion:
     "Read what `save` wrote. Raises `BadInput` or `BadFile`."
-    from safetensors.torch import load_file
     folder = Path(folder)
     if not (folder/'config.json').exists(): raise BadInput(f'{folder} holds no diffusion model; the stage `diffusion` makes one: run `dvc repro diffusion`.')
     c = read_json(folder/'config.json')
     model = cls(DiffusionParams(**c['diffusion']), c['dim'], c['channels'], c['side'])
-    try: model.load_state_dict(load_file(folder/'model.safetensors'))
-    except Exception as e: raise BadFile(folder/'model.safetensors', f'does not hold the weights config.json describes: {e}') from None
+    load_exactly(model, read_tensors(folder/'model.safetensors'), folder/'model.safetensors')
     return model.eval()
 
 # %% ../nbs/44_diffusion.ipynb #bcea4084

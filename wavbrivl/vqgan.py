@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROOM', 'PICKLED', 'largest_divisor', 'norm', 'share_groups', 'conv', 'ResBlock', 'Attention', 'Down', 'Up', 'Level',
            'Middle', 'Encoder', 'Decoder', 'nearest', 'NearestCode', 'GumbelCode', 'VQGAN', 'as_pixels', 'as_bytes',
-           'from_taming', 'read_vqgan_config', 'vqgan_weights', 'differences', 'Perceptual', 'patch_discriminator',
-           'adversarial', 'balance', 'check_crops', 'VqganLesson', 'frames_at', 'train_vqgan']
+           'from_taming', 'read_vqgan_config', 'vqgan_weights', 'Perceptual', 'patch_discriminator', 'adversarial',
+           'balance', 'check_crops', 'VqganLesson', 'frames_at', 'train_vqgan']
 
 # %% ../nbs/42_vqgan.ipynb #13fe7616
 import pickle, shutil
@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from pydantic import ValidationError
 
 # %% ../nbs/42_vqgan.ipynb #68239ee2
-from .brivl import BriVL, normalise
+from .brivl import BriVL, differences, normalise
 from .core import BadFile, BadInput, Params, VqganParams, explain, named_seed, read_json, read_yaml, write_model
 from .corpora import Corpus
 from .training import Fit, Lesson, accelerator, clip_rows, load_pictures, save_history
@@ -286,19 +286,6 @@ def vqgan_weights(
     kept = {k: v for k, v in (found if isinstance(found, dict) else {}).items() if isinstance(v, torch.Tensor) and not k.startswith('loss.')}
     if not kept: raise BadFile(path, 'holds no weights of a VQGAN; a mapping with `state_dict` is needed.')
     return kept
-
-# %% ../nbs/42_vqgan.ipynb #250382b5
-def differences(
-    wanted:dict,     # name -> tensor
-    found:dict,
-    most:int=4,      # named of each kind
-) -> str:            # '' when all is well
-    "What of two sets of weights does not agree."
-    some = lambda names: ', '.join(sorted(names)[:most]) + (', ...' if len(names) > most else '')
-    missing, over = wanted.keys() - found.keys(), found.keys() - wanted.keys()
-    other = {f'{k} {list(found[k].shape)} instead of {list(wanted[k].shape)}' for k in wanted.keys() & found.keys() if wanted[k].shape != found[k].shape}
-    said = [f'{len(names)} {what}: {some(names)}' for what, names in (('missing', missing), ('left over', over), ('of another shape', other)) if names]
-    return '; '.join(said)
 
 # %% ../nbs/42_vqgan.ipynb #6be1b3b9
 @patch(cls_method=True)

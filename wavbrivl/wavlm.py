@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 
 # %% ../nbs/11_wavlm.ipynb #2489b590
+from .brivl import load_exactly
 from .core import AudioParams, BadFile, BadInput, WavlmParams, named_seed, pick_precision
 from .media import SAMPLE_RATE, window_weights, windows
 
@@ -440,10 +441,10 @@ def load_released(
     except FileNotFoundError: raise BadFile(path, 'the file does not exist.') from None
     except Exception as e: raise BadFile(path, f'no weights could be read ({type(e).__name__}); it is damaged, or holds pickled objects and must be saved again as plain tensors.') from None
     if not isinstance(ckpt, dict) or not {'cfg', 'model'} <= set(ckpt): raise BadInput(f"{path}: a released WavLM file holds 'cfg' and 'model'; this one holds {', '.join(map(str, list(ckpt)[:6]))}.")
-    wavlm = WavLM(AudioParams(**(released_sizes(ckpt['cfg']) | sizes)))
+    try: wavlm = WavLM(AudioParams(**(released_sizes(ckpt['cfg']) | sizes)))
+    except KeyError as e: raise BadInput(f'{path}: its cfg has no {e.args[0]}; this is not a WavLM as released.') from None
     keys = {rename_key(k): v for k, v in ckpt['model'].items() if not k.startswith(('mask_emb', 'final_proj', 'label_embs'))}
-    missing, left = wavlm.model.load_state_dict(keys, strict=False)
-    if missing or left: raise BadInput(f"{path}: weights do not fit; missing {missing[:5]}, left over {left[:5]}.")
+    load_exactly(wavlm.model, keys, path)
     return wavlm, ckpt['cfg']
 
 def released_sizes(cfg:dict) -> dict:
