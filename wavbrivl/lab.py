@@ -108,7 +108,9 @@ def launch(self:Lab, stage:str) -> bool:
     command += ['-m', 'wavbrivl.lab', stage, *[self.run]*(self.run is not None)]
     env = os.environ | dict(WAVBRIVL_ROOT=str(self.root), TORCH_CPP_LOG_LEVEL='ERROR')      # DDP warns where all weights are used
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
-        for line in p.stdout: print(line, end='', flush=True)
+        try:
+            for line in p.stdout: print(line, end='', flush=True)
+        except BaseException: p.terminate(); raise
     if p.returncode: raise BadInput(f'{shlex.join(command)} ended with status {p.returncode}; what it said stands above.')
     return True
 
@@ -137,6 +139,7 @@ def train_wavlm(self:Lab) -> pd.DataFrame:
     if not self.params.audio.checkpoint and self.launch('wavlm'): return pd.read_csv(self.build/'wavlm/history.csv')
     return train_wavlm(self.params, self.corpus, self.build/'wavlm', self.checkpoints/'wavlm')
 
+# %% ../nbs/70_lab.ipynb #42893ce7
 @patch
 def train(self:Lab) -> pd.DataFrame:
     "train: one audio tower a seed; model folders and one history."
