@@ -982,4 +982,4 @@ def main(argv=None):
     getattr(lab, MANY[a.stage])()
     engine.end_training()
 
-if __name__ == '__main__' and 'RANK' in os.environ: main()
+if __name__ == '__main__' and '__file__' in globals(): main()      # started as a program, not in a notebook
