@@ -110,7 +110,9 @@ def launch(self:Lab, stage:str) -> bool:
     command += ['-m', 'wavbrivl.lab', stage, *[self.run]*(self.run is not None)]
     env = os.environ | dict(WAVBRIVL_ROOT=str(self.root), TORCH_CPP_LOG_LEVEL='ERROR')      # DDP warns where all weights are used
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
-        for line in p.stdout: print(line, end='', flush=True)
+        try:
+            for line in p.stdout: print(line, end='', flush=True)
+        except BaseException: p.terminate(); raise
     if p.returncode: raise BadInput(f'{shlex.join(command)} ended with status {p.returncode}; what it said stands above.')
     return True
 
@@ -988,4 +990,4 @@ def main(argv=None):
     getattr(lab, MANY[a.stage])()
     engine.end_training()
 
-if __name__ == '__main__' and 'RANK' in os.environ: main()
+if __name__ == '__main__' and '__file__' in globals(): main()      # started as a program, not in a notebook

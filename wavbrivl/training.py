@@ -21,6 +21,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
+from torch.overrides import TorchFunctionMode
 
 # %% ../nbs/40_training.ipynb #0b620541
 from .brivl import BriVL, augment, load_tokenizer, normalise, to_pixels, tokenize, train_tokenizer
@@ -92,8 +93,6 @@ def share_of(n:int, rank:int, world:int) -> slice:
     return slice(rank*n//world, (rank + 1)*n//world)
 
 # %% ../nbs/40_training.ipynb #9450db47
-from torch.overrides import TorchFunctionMode
-
 class WholeBatchNorm(TorchFunctionMode):
     "While it is on, batch statistics are taken over the rows of all processes."
     def __torch_function__(self, func, types, args=(), kwargs=None):
