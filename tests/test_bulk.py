@@ -20,7 +20,7 @@ from wavbrivl.wavlm import AudioTower, embed_frames
 RATE = 16_000
 SMALL = AudioParams(conv_dim=[4]*7, hidden=16, layers=1, heads=2, ffn=16, embed=24, pos_kernel=8, pos_groups=2, block_heads=2, buckets=16)
 PROCESSES = multiprocessing.get_context('forkserver')
-PROCESSES.set_forkserver_preload(['wavbrivl.bulk'])
+PROCESSES.set_forkserver_preload(['wavbrivl.bulk', 'wavbrivl.cli', 'pandas', 'pytest', 'timm', 'transformers.models.wavlm.modeling_wavlm', 'transformers.models.bert.modeling_bert'])   # imported once
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
