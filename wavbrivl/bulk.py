@@ -7,7 +7,7 @@ __all__ = ['SOUND', 'AHEAD', 'ROOM', 'spelled_out', 'found', 'walked', 'stamp', 
            'opened', 'heard', 'Ear', 'schema', 'as_table', 'named', 'write_part', 'read_part', 'begin', 'Plan', 'join',
            'alone', 'kept', 'Progress', 'embed_files', 'summed_up']
 
-# %% ../nbs/62_bulk.ipynb #eff1ed9a
+# %% ../nbs/62_bulk.ipynb #d9701c70
 import csv, hashlib, json, os, shutil, sys, threading, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# %% ../nbs/62_bulk.ipynb #aded0fd7
+# %% ../nbs/62_bulk.ipynb #06008d1b
 from .api import WavBriVL
 from .core import BadFile, BadInput, read_json, watched, whole, write_json
 from .corpora import KINDS
@@ -26,7 +26,7 @@ from .media import MEMBER, SAMPLE_RATE, stream_audio, windows
 from .shards import read_shards
 from .wavlm import stitch
 
-# %% ../nbs/62_bulk.ipynb #cdc0be36
+# %% ../nbs/62_bulk.ipynb #cb248941
 SOUND = frozenset(KINDS['audio'])
 
 def spelled_out(sources) -> list[str]:
@@ -61,7 +61,7 @@ def walked(folder:str):
         elif e.is_dir(): yield BadFile(e.path, 'a link to a folder, which may lead in circles; give that folder itself.')
         elif sounds or e.name.endswith('.tar'): yield from found([e.path])
 
-# %% ../nbs/62_bulk.ipynb #db04270c
+# %% ../nbs/62_bulk.ipynb #cb62c05a
 def stamp(item) -> str:
     "What tells one state of a file from another."
     if isinstance(item, BadFile): return str(item)
@@ -82,7 +82,7 @@ def weights_digest(model:WavBriVL) -> str:
         h.update(w.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()
 
-# %% ../nbs/62_bulk.ipynb #acd7209a
+# %% ../nbs/62_bulk.ipynb #ab9dec18
 def pieces(
     blocks,          # a sound at 16 kHz, block by block
     window:int,      # samples
@@ -99,7 +99,7 @@ def pieces(
                 before, wave, full = wave, np.zeros(window, np.float32), 0
     if full: yield (wave, full, full) if before is None else (np.concatenate([before[full:], wave[:full]]), window, full)
 
-# %% ../nbs/62_bulk.ipynb #cbc50e31
+# %% ../nbs/62_bulk.ipynb #be788ee0
 AHEAD = 60   # seconds of a sound decoded at a time
 
 def decode(windows, most:int) -> tuple:
@@ -136,7 +136,7 @@ def heard(
             if not end: job = pool.submit(decode, w, most)
             yield part, i, got, reason, end
 
-# %% ../nbs/62_bulk.ipynb #7e26dd7b
+# %% ../nbs/62_bulk.ipynb #552d8a4e
 class Ear:
     "Embeds the sounds of one part as their windows come in."
     def __init__(self, model:WavBriVL, kind:str, frames:bool, batch:int):
@@ -148,7 +148,7 @@ class Ear:
     def run(self):
         "One batch."
         owner, waves, lengths, adds = zip(*(self.waiting.popleft() for _ in range(min(self.batch, len(self.waiting)))))
-        wave, lengths = torch.from_numpy(np.stack(waves)[:, :max(lengths)]).to(self.device), np.array(lengths)
+        wave, lengths = torch.from_numpy(np.stack(waves)).to(self.device), np.array(lengths)
         z = self.tower.embed(wave, lengths)
         z = (self.tower.joint(z) if self.kind == 'joint' else z).float().cpu().numpy()
         for i, row, k in zip(owner, z, adds):
@@ -158,7 +158,7 @@ class Ear:
         hidden, real = self.tower.frames(wave, lengths)
         for i, h, r in zip(owner, hidden.half().cpu(), real.sum(1).cpu()): self.hidden.setdefault(i, []).append((h, int(r)))
 
-# %% ../nbs/62_bulk.ipynb #3f0cfe55
+# %% ../nbs/62_bulk.ipynb #7d349ecc
 from fastcore.basics import patch
 
 @patch
@@ -191,7 +191,7 @@ def row(self:Ear, i:int, reason:str|None) -> tuple:
         made['frames'] = stitch(torch.stack(h), real, windows(n, self.window)[:, 0], n, self.window, self.tower.hop, self.tower.first)
     return i, None, made
 
-# %% ../nbs/62_bulk.ipynb #f9031e2c
+# %% ../nbs/62_bulk.ipynb #fb134dd5
 def schema(model:WavBriVL, kind:str, frames:bool):
     "Columns of the table."
     import pyarrow as pa
@@ -213,7 +213,7 @@ def named(item) -> str:
     "A sound's name in the table; bytes that are no UTF-8 are written out."
     return os.fsencode(item.path if isinstance(item, BadFile) else item).decode('utf-8', 'backslashreplace')
 
-# %% ../nbs/62_bulk.ipynb #1ab28a75
+# %% ../nbs/62_bulk.ipynb #3bc409be
 ROOM = 64*2**20   # bytes of rows before they are written
 
 def write_part(path, part:tuple, rows, columns) -> tuple:
@@ -237,7 +237,7 @@ def read_part(path, print_:str) -> tuple | None:
     except (OSError, pa.ArrowException): return None
     return (m.num_rows, json.loads(m.metadata[b'rejected'])) if m.metadata.get(b'sounds') == print_.encode() else None
 
-# %% ../nbs/62_bulk.ipynb #52faa547
+# %% ../nbs/62_bulk.ipynb #e77cb6f6
 def begin(out:Path, job:dict) -> Path:
     "The folder of the job's parts. Raises `BadInput` where something else is in the way."
     import pyarrow as pa, pyarrow.parquet as pq
@@ -275,7 +275,7 @@ class Plan:
 
     def __len__(self): return sum(self.mine(i//self.size) for i, _ in enumerate(found(self.sources)))
 
-# %% ../nbs/62_bulk.ipynb #f6ea8942
+# %% ../nbs/62_bulk.ipynb #10e2a410
 def join(plan:Plan, out:Path, columns, job:dict) -> int:
     "Join the parts, if they are all there; how many are missing."
     import pyarrow.parquet as pq
@@ -307,7 +307,7 @@ def alone(folder:Path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield (folder/'job.json').exists()
 
-# %% ../nbs/62_bulk.ipynb #a9f20e17
+# %% ../nbs/62_bulk.ipynb #3a95d1f2
 @contextmanager
 def kept(out:Path):
     "What the system refuses, in a sentence."
@@ -333,7 +333,7 @@ class Progress:
         print(*(['\r' + line] if self.live else [time.strftime('%H:%M:%S'), line]), end='' if self.live and not end else '\n', file=sys.stderr, flush=True)
         self.last = now
 
-# %% ../nbs/62_bulk.ipynb #cfa8c0c0
+# %% ../nbs/62_bulk.ipynb #74167d78
 def embed_files(
     model:WavBriVL,
     sources,                 # files, folders, shards (.tar, also as a brace pattern): one or many
@@ -365,7 +365,7 @@ def embed_files(
                 plan.own.append(write_part(plan.path(p[0]), p, followed(ear.rows(events)), columns))
         return summed_up(plan, out, columns, job, start)
 
-# %% ../nbs/62_bulk.ipynb #40dbe507
+# %% ../nbs/62_bulk.ipynb #79a68f8b
 def summed_up(plan:Plan, out:Path, columns, job:dict, start:float) -> dict:
     "Count what this process did, and join the parts if it was the last. Raises `BadInput` where there was nothing."
     if not plan.prints:
