@@ -15,7 +15,7 @@ from wavbrivl.api import WavBriVL
 from wavbrivl.brivl import BriVL, train_tokenizer
 from wavbrivl.cli import main
 from wavbrivl.core import AudioParams, BadFile, BadInput, BrivlParams
-from wavbrivl.search import Index, blend, build_index, check_sheet, embed_items, index_files, model_fingerprint, nearest, search_sheet
+from wavbrivl.search import Index, blend, build_index, check_sheet, embed_items, index_files, nearest, search_sheet
 from wavbrivl.wavlm import AudioTower
 
 RATE, DIM = 16_000, 24
@@ -275,14 +275,14 @@ def test_items_keep_their_places(lab, model):
 
 
 def test_fingerprint_is_the_models_and_no_one_elses(lab, model):
-    mine = model_fingerprint(model)
-    assert mine == model_fingerprint(WavBriVL.from_pretrained(lab/'model', 'cpu')) != model_fingerprint(new_model(1))
+    mine = model.print
+    assert mine == WavBriVL.from_pretrained(lab/'model', 'cpu').print != new_model(1).print
     model.embed_text(['rain', 'a much longer sentence'])
-    assert model_fingerprint(model) == mine
+    assert model.print == mine
     changed = new_model(); next(changed.brivl.parameters()).data.view(-1)[0] += 1e-3
     windows = new_model(); windows.audio.window = .6
     pictures = new_model(); pictures.info['picture'] = 16
-    assert len({mine, model_fingerprint(changed), model_fingerprint(windows), model_fingerprint(pictures), model_fingerprint(new_model(text=False))}) == 5
+    assert len({mine(changed)(windows)(pictures)(new_model(text=False))}) == 5
 
 
 def test_another_models_index_is_refused(index, lab, model, tmp_path):

@@ -9,7 +9,7 @@ __all__ = ['HUB_LICENCES', 'OPENING', 'MIGRATIONS', 'FIELDS', 'HUB_NAME', 'KINDS
            'film_windows']
 
 # %% ../nbs/60_api.ipynb #2e483fe1
-import hashlib, re, warnings
+import hashlib, json, re, warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,13 @@ from pydantic import ValidationError
 from .bgtai import Bridge
 from .brivl import BriVL, checked_config, differences, load_tokenizer
 from .classification import class_embeddings
-from .core import BadFile, BadInput, GuideParams, Params, brief, explain, pick_device, read_json, read_tensors, write_model
+from .core import BadFile, BadInput, GuideParams, Params, brief, explain, pick_device, pick_precision, read_json, read_tensors, write_model
 from .diffusion import LatentDiffusion
 from .generation import as_frame, guide, rerank, wanted_rows
 from .media import SAMPLE_RATE, load_audio, load_picture, square
 from .training import audio_tower, embed_pictures, embed_texts
 from .vqgan import VQGAN
-from .wavlm import AudioTower, embed_clips, level_db
+from .wavlm import AudioTower, embed_clips, level_db, quickened
 
 # %% ../nbs/60_api.ipynb #3731cee8
 class WavBriVL(nn.Module):
@@ -42,6 +42,7 @@ class WavBriVL(nn.Module):
     ):
         super().__init__()
         self.audio, self.brivl, self.tokenizer, self.info, self.rejected = audio, brivl, tokenizer, dict(info or {}), []
+        self.precision, self.made_from = 'fp32', None
         if audio.dim != brivl.dim: raise BadInput(f'The audio tower ends in {audio.dim} dimensions, BriVL in {brivl.dim}; they do not belong together.')
         self.eval()
 
@@ -103,7 +104,8 @@ def card(self:WavBriVL) -> str:
 def save_pretrained(self:WavBriVL,
     folder,   # made if missing; a model in it is replaced
 ):
-    "Write config.json, model.safetensors, tokenizer.json and README.md: all or none."
+    "Write config.json, model.safetensors, tokenizer.json and README.md: all or none. Raises `BadInput` or `BadFile`."
+    if self.made_from: raise BadInput('A copy for inference cannot be saved; save the model it was made from.')
     folder, tokenizer = Path(folder), getattr(self.tokenizer, 'backend_tokenizer', self.tokenizer)
     config = dict(format=self.format, audio=self.audio.params.model_dump(), brivl=self.brivl.config.model_dump(), text=self.brivl.text is not None,
                   dim=self.dim, window=self.audio.window, info=self.info, files=['model.safetensors', *(['tokenizer.json'] if tokenizer is not None else [])])
@@ -194,11 +196,35 @@ def towers(
     if wrong := differences(wanted, weights): raise BadFile(path.with_name('model.safetensors'), f'does not hold the weights config.json describes: {wrong}.')
     return built(config, path)
 
+# %% ../nbs/60_api.ipynb #1b61c564
+@patch(as_prop=True)
+def print(self:WavBriVL) -> str:
+    "SHA-256 of the weights and of the settings beside them, wherever the model lies and whatever its folder is called."
+    if self.made_from: return self.made_from
+    settings = dict(audio=self.audio.params.model_dump(), brivl=self.brivl.config.model_dump(), window=self.audio.window,
+                    picture=self.info.get('picture'), crop=self.info.get('crop'), words=self.tokenizer and sorted(self.tokenizer.get_vocab().items()))
+    h = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, w in sorted(self.state_dict().items()):
+        h.update(f'{name} {w.dtype} {list(w.shape)}'.encode())
+        h.update(w.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return h.hexdigest()
+
+@patch
+def for_inference(self:WavBriVL,
+    precision:str='auto',   # of the products of matrices: fp32, bf16; auto: bf16 where the device has it in hardware
+) -> WavBriVL:
+    "A frozen, faster copy. It embeds; it cannot be trained or saved. Raises `BadInput`."
+    precision = pick_precision(precision, self.device.type)
+    fast = WavBriVL(quickened(self.audio, precision), self.brivl.for_inference(precision), self.tokenizer, self.info)
+    fast.precision, fast.made_from = precision, self.print
+    return fast
+
 # %% ../nbs/60_api.ipynb #3925fe5a
 @patch(cls_method=True)
 def from_pretrained(cls:WavBriVL,
     folder,          # as written by `save_pretrained`, the folder of a run, or `owner/name` on the hub
     device='auto',   # auto, cpu, cuda, mps
+    precision=None,  # fp32, bf16, auto: a copy `for_inference`; None: the model itself, which can be trained on
 ) -> WavBriVL:
     "Open a model folder. Raises `BadInput` or `BadFile` with what is missing or does not fit."
     folder = model_folder(folder)
@@ -208,7 +234,8 @@ def from_pretrained(cls:WavBriVL,
     tokenizer = load_tokenizer(folder/'tokenizer.json') if 'tokenizer.json' in config['files'] else None
     model = cls(*towers(config, weights, path), tokenizer, config['info'])
     model.load_state_dict(weights)
-    return model.to(pick_device(device))
+    model = model.to(pick_device(device))
+    return model if precision is None else model.for_inference(precision)
 
 # %% ../nbs/60_api.ipynb #7ef0d779
 @patch

@@ -256,7 +256,7 @@ def cmd_export(a):
 def open_model(a):
     from wavbrivl.api import WavBriVL
     warnings.simplefilter('ignore')
-    return WavBriVL.from_pretrained(a.model, a.device)
+    return WavBriVL.from_pretrained(a.model, a.device, a.precision)
 
 def emit(a, rows, line):
     "Rows as JSON or as lines."
@@ -279,6 +279,7 @@ def parser() -> argparse.ArgumentParser:
         if model:
             s.add_argument('--model', '-m', default='models/wavbrivl', help='model folder')
             s.add_argument('--device', default='auto', choices=['auto', 'cpu', 'cuda', 'mps'])
+            s.add_argument('--precision', default='fp32', choices=['fp32', 'bf16', 'auto'], help='of the towers; auto: bf16 where the device has it')
         return s
     s = add('embed', cmd_embed, 'embed sounds, any number of them; a killed run goes on where it was'); s.add_argument('files', nargs='+', help='files, folders, webdataset shards (.tar)')
     s.add_argument('--out', '-o', help='.parquet; bad files are listed beside it'); s.add_argument('--frames', action='store_true', help='also one embedding each 20 ms')
@@ -304,7 +305,7 @@ def parser() -> argparse.ArgumentParser:
     s = add('import', cmd_import, 'read released weights', model=False); s.add_argument('kind', choices=['brivl', 'wavlm', 'vqgan']); s.add_argument('path'); s.add_argument('--out', '-o', required=True, help='folder'); s.add_argument('--config', help='how the model is built; default: config.json or model.yaml beside it'); s.add_argument('--preset', help='of BriVL: brivl-baai, brivl-nmi'); s.add_argument('--tokenizer', help="of BriVL: the folder of its text tower's")
     s = add('params', cmd_params, 'what a run really uses', model=False); s.add_argument('--run', help='an overlay under runs: or arms:')
     s.add_argument('--preset', help='a file laid over params.yaml'); s.add_argument('--write', action='store_true', help='keep it')
-    s = add('export', cmd_export, 'write a model as ONNX graphs, which need no torch', model=False); s.set_defaults(device='cpu'); s.add_argument('model', nargs='?', default='models/wavbrivl', help='model folder'); s.add_argument('--out', '-o', required=True, help='folder'); s.add_argument('--parts', help='of audio,image,text; default: all it has')
+    s = add('export', cmd_export, 'write a model as ONNX graphs, which need no torch', model=False); s.set_defaults(device='cpu', precision=None); s.add_argument('model', nargs='?', default='models/wavbrivl', help='model folder'); s.add_argument('--out', '-o', required=True, help='folder'); s.add_argument('--parts', help='of audio,image,text; default: all it has')
     return p
 
 def main(argv=None) -> int:

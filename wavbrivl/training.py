@@ -25,8 +25,8 @@ from torch.overrides import TorchFunctionMode
 
 # %% ../nbs/40_training.ipynb #0b620541
 from .brivl import BriVL, augment, load_tokenizer, normalise, to_pixels, tokenize, train_tokenizer
-from .core import (AudioParams, BadInput, OptimParams, Params, find_root, log, named_seed, pick_device, pick_precision,
-                           read_json, stream, watched, whole, write_json)
+from .core import (AudioParams, BadFile, BadInput, OptimParams, Params, find_root, log, named_seed, pick_device, pick_precision,
+                           read_json, read_tensors, stream, watched, whole, write_json, write_model)
 from .corpora import Corpus, pairs
 from .classification import accuracy_at, mean_average_precision
 from .losses import TwoWayMoCo, ema_update, gather_rows, info_nce, make_loss, process_mean, rank_and_world, summed
@@ -68,7 +68,8 @@ def save_state(path, **state):
 def load_state(path, print_:str) -> dict | None:
     "The state at `path` if it belongs to this training, else None."
     if not Path(path).exists(): return None
-    state = torch.load(path, map_location='cpu', weights_only=True)
+    try: state = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as e: raise BadFile(path, f'not a training state ({type(e).__name__}); remove it, and the training starts anew.') from None
     if state['fingerprint'] == print_: return state
     log(f'{Path(path).parent.name}: the saved state belongs to other parameters or data; starting anew')
 
@@ -374,14 +375,14 @@ def share_in_batches(n:int, batch:int) -> slice:
 
 def joined(mine:dict, out) -> dict | None:
     "The rows {name: [n, ...]} of all processes, by way of files in `out`; None in all but the first process."
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
     rank, world = rank_and_world()
     if world == 1: return mine
     parts = [Path(out)/f'part-{k}.safetensors' for k in range(world)]
     with whole(parts[rank]) as tmp: save_file(mine, tmp)
     torch.distributed.barrier()
     if rank: return None
-    found = [load_file(p) for p in parts]
+    found = [read_tensors(p) for p in parts]
     for p in parts: p.unlink()
     return {k: torch.cat([f[k] for f in found]) for k in mine}
 
@@ -405,10 +406,9 @@ def make_targets(params:Params, corpus:Corpus, brivl:BriVL, tokenizer, out, view
 class Targets:
     "The stored embeddings, by clip."
     def __init__(self, folder, corpus:Corpus):
-        from safetensors.torch import load_file
         path = Path(folder)/'targets.safetensors'
         if not path.exists(): raise BadInput(f'{path} does not exist; the stage `targets` makes it: run `dvc repro targets`.')
-        stored, n = load_file(path), len(corpus.table)
+        stored, n = read_tensors(path), len(corpus.table)
         self.frames, self.captions, self.row = stored['frames'], stored['captions'], {c: i for i, c in enumerate(corpus.table['clip'])}
         self.frames_of, self.captions_of = (by_owner(clip_rows(corpus.table, c)[1], n) for c in ('frames', 'captions'))
         if sum(map(len, self.frames_of)) != len(self.frames): raise BadInput(f'{path} was made from another corpus; run `dvc repro targets`.')
@@ -498,9 +498,7 @@ SIZES = 'conv_dim conv_norm hidden layers heads ffn pos_kernel pos_groups bucket
 
 def keep_wavlm(wavlm, cfg, out, history=None) -> pd.DataFrame:
     "Write a WavLM with its sizes; released weights come without a history."
-    from safetensors.torch import save_file
-    write_json({k: getattr(wavlm.params, k) for k in SIZES}, Path(out)/'config.json')
-    with whole(Path(out)/'model.safetensors') as tmp: save_file({k: v.contiguous() for k, v in wavlm.state_dict().items()}, tmp)
+    write_model(out, {k: getattr(wavlm.params, k) for k in SIZES}, wavlm.state_dict())
     history = pd.DataFrame(columns=['epoch', 'loss', 'seconds']) if history is None else history
     save_history(history, out)
     return history
@@ -565,12 +563,11 @@ def audio_tower(audio:AudioParams, dim:int, window:float):
 
 def new_tower(params:Params, dim:int, seed:int, wavlm=None) -> AudioTower:
     "An audio tower: fresh, or from the WavLM in folder `wavlm`."
-    from safetensors.torch import load_file
     warm = params.train.init == 'wavlm'
     if warm and params.audio.kind != 'wavlm': raise BadInput(f'audio.kind {params.audio.kind} holds no WavLM to begin from; set train.init: scratch for this run.')
     torch.manual_seed(named_seed(seed, 'tower'))
     tower = audio_tower(begun(params.audio, wavlm) if warm else params.audio, dim, params.train.window)
-    if warm: tower.wavlm.load_state_dict(load_file(Path(wavlm)/'model.safetensors'))
+    if warm: tower.wavlm.load_state_dict(read_tensors(Path(wavlm)/'model.safetensors'))
     return tower
 
 def train_audio(
