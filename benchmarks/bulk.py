@@ -19,7 +19,7 @@ from wavbrivl.bulk import embed_files
 from wavbrivl.core import AudioParams, BrivlParams, stream
 from wavbrivl.media import SAMPLE_RATE, load_audio
 from wavbrivl.wavlm import AudioTower, embed_clips, quickened
-from wavlm import BASE, same_weights
+from wavlm import BASE, label, same_weights
 
 
 def generated(root:Path, files:int, folders:int, longest:float) -> list:
@@ -65,7 +65,7 @@ def main(argv=None):
             rows = pq.read_table(table(p))
             want = embed_clips(tower.to(o.device), [load_audio(f) for f in rows['file'].to_pylist()[:8]])[1]
             got = torch.tensor(rows['embedding'].to_pylist()[:8])
-            record(o, f'bulk_{p}', f'Folder of {o.files//o.times} mixed files to a table, WavLM base, {p}', taken[p], 'a loop of librosa and transformers', taken['theirs'],
+            record(o, f'bulk_{p}', f'Folder of {o.files//o.times} mixed files to a table, {label(o)}, {p}', taken[p], 'a loop of librosa and transformers', taken['theirs'],
                    precision=p, cosine=similar(got, want), files_per_second=o.files/o.times/sorted(taken[p])[len(taken[p])//2])
 
 

@@ -68,15 +68,15 @@ def bars(t:pd.DataFrame):
     y, colour = np.arange(len(t)), np.where(t.precision == 'bf16', 1, 0)
     ax.barh(y, t.ratio - 1, left=1, color=[colours(2)[c] for c in colour], height=.6)
     ax.hlines(y, t.ratio_low, t.ratio_high, color='.25', lw=1)
-    for i, r in enumerate(t.itertuples()): ax.annotate(f'{r.ratio:.3g}', (max(r.ratio, r.ratio_high, 1), i), (4, 0), textcoords='offset points', va='center', fontsize=8)
+    for i, r in enumerate(t.itertuples()): ax.annotate(f'{r.ratio:.1f}' if r.ratio > 9.95 else f'{r.ratio:.2f}', (max(r.ratio, r.ratio_high, 1), i), (4, 0), textcoords='offset points', va='center', fontsize=8)
     ax.axvline(1, color='.2', lw=.8)
     ax.set_yticks(y, [f'{a}\nagainst {b}' for a, b in zip(t.what, t.against)], fontsize=7.5)
     ax.set(xscale='log', xlabel='times as fast (log scale)', xlim=(min(.8, .9*t.ratio_low.min()), 1.6*t.ratio_high.max()))
     ticks = [k for k in (.25, .5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if ax.get_xlim()[0] <= k <= ax.get_xlim()[1]]
     ax.set_xticks(ticks, [f'{k:g}' for k in ticks]); ax.minorticks_off(); ax.tick_params(axis='y', length=0)
-    ax.legend(handles=[plt.Rectangle((0, 0), 1, 1, color=c) for c in colours(2)], labels=['fp32', 'bf16'], loc='lower right')
+    ax.legend(handles=[plt.Rectangle((0, 0), 1, 1, color=c) for c in colours(2)], labels=['fp32', 'bf16'], title='our precision', loc='lower right')
     least = t.iloc[0]
-    finding(fig, f'{(t.ratio > 1).sum()} of {len(t)} are faster than what they are compared with; least: {least.what} ({least.ratio:.2g})')
+    finding(fig, f'{(t.ratio > 1).sum()} of {len(t)} are faster than what they are compared with; least: {least.what} ({least.ratio:.2f})')
     return fig
 
 

@@ -23,6 +23,9 @@ def same_weights(quick:bool, device:str):
     return theirs, ours.to(device)
 
 
+def label(o) -> str: return 'WavLM, tiny' if o.quick else 'WavLM base'
+
+
 def padded(clips):
     "Clips of any length -> waves [N, n] filled up with zeros, lengths [N]."
     return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), torch.tensor([len(c) for c in clips])
@@ -66,7 +69,7 @@ def equal_lengths(o, theirs, ours, fast, n:int, seconds:float):
     for p in fast:
         got = run(p)
         near = dict(error=gap(got, want)) if p == 'fp32' else {}
-        record(o, f'wavlm_{p}', f'WavLM base, {n} x {seconds:g} s, {p}', taken[p], 'transformers, eager fp32', taken['theirs'], work, p, **near,
+        record(o, f'wavlm_{p}', f'{label(o)}, {n} x {seconds:g} s, {p}', taken[p], 'transformers, eager fp32', taken['theirs'], work, p, **near,
                cosine=similar(got, want), cosine_pooled=similar(got.float().mean(1), want.mean(1)), sound_seconds=n*seconds)
 
 
@@ -79,7 +82,7 @@ def mixed_lengths(o, theirs, ours, fast, n:int, shortest:float, longest:float):
         with precisely(precision, o.device): return pooled_ours(fast[precision], clips)
     taken = in_turn({'theirs': lambda: pooled_theirs(theirs, clips)} | {p: lambda p=p: run(p) for p in fast}, min(3, o.times), o.device)
     for p in fast:
-        record(o, f'wavlm_mixed_{p}', f'WavLM base, {n} clips of {shortest:g} to {longest:g} s, {p}', taken[p], 'transformers, padded to the longest', taken['theirs'], work, p,
+        record(o, f'wavlm_mixed_{p}', f'{label(o)}, {n} clips of {shortest:g} to {longest:g} s, {p}', taken[p], 'transformers, padded to the longest', taken['theirs'], work, p,
                cosine=similar(run(p), alone), against_cosine=similar(pooled_theirs(theirs, clips), alone), sound_seconds=float(sum(map(len, clips))/SAMPLE_RATE))
 
 
