@@ -278,8 +278,7 @@ def parser() -> argparse.ArgumentParser:
         s.add_argument('--json', action='store_true', help='for machines')
         if model:
             s.add_argument('--model', '-m', default='models/wavbrivl', help='model folder')
-            s.add_argument('--device', default='auto', choices=['auto', 'cpu', 'cuda', 'mps'])
-            s.add_argument('--precision', default='fp32', choices=['fp32', 'bf16', 'auto'], help='of the towers; auto: bf16 where the device has it')
+            for name, kinds, given in (('device', ['auto', 'cpu', 'cuda', 'mps'], 'auto'), ('precision', ['fp32', 'bf16', 'auto'], 'fp32')): s.add_argument(f'--{name}', default=given, choices=kinds)
         return s
     s = add('embed', cmd_embed, 'embed sounds, any number of them; a killed run goes on where it was'); s.add_argument('files', nargs='+', help='files, folders, webdataset shards (.tar)')
     s.add_argument('--out', '-o', help='.parquet; bad files are listed beside it'); s.add_argument('--frames', action='store_true', help='also one embedding each 20 ms')

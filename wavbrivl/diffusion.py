@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from .brivl import load_exactly
 from .core import BadInput, DiffusionParams, Params, named_seed, pick_device, read_json, read_tensors, write_model
 from .corpora import Corpus
-from .losses import ema_update
+from .losses import ema_update, process_mean
 from .training import Fit, Lesson, Recordings, Targets, accelerator, save_history
 from .vqgan import VQGAN, as_bytes, as_pixels, frames_at
 from .wavlm import level_db
@@ -98,6 +98,7 @@ def middling(n:int, generator) -> torch.Tensor:
 
 class DiffusionLesson(Lesson):
     "Latents and the embeddings of the pictures they came from."
+    divided = True
     def __init__(self,
         model:LatentDiffusion,
         latents:torch.Tensor,      # [N, channels, side, side]
@@ -125,7 +126,7 @@ class DiffusionLesson(Lesson):
         ema_update(m, self.average, min(m.params.average, n/(n + 9)))
         clean = (latents - m.mean)/m.deviation
         found = m(self.process.add_noise(clean, noise, step), step, wanted, drop)
-        return F.mse_loss(found.float(), self.process.get_velocity(clean, noise, step))
+        return process_mean(F.mse_loss(found.float(), self.process.get_velocity(clean, noise, step)), len(latents))
 
 # %% ../nbs/44_diffusion.ipynb #2bd398b7
 def own_noise(shape, names) -> torch.Tensor:
