@@ -11,7 +11,7 @@ DEVICE ?= cpu
 setup: $(VENV)/.ready
 $(VENV)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,captions,peers,test]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,captions,peers,search,onnx,test]'
 	@touch $@
 
 repro: setup            ## rebuild every table and figure that the present params.yaml asks for
