@@ -55,10 +55,12 @@ def walked(folder:str):
     except OSError as e: yield BadFile(folder, f'this folder cannot be listed ({e.strerror}).'); return
     for e in inside:
         sounds = Path(e.name).suffix.lower() in SOUND
-        if e.is_dir(follow_symlinks=False):
+        try: inner, linked = e.is_dir(follow_symlinks=False), e.is_dir()
+        except OSError: inner = linked = False     # a link that leads nowhere
+        if inner:
             if sounds: yield e.path     # the reader says what is wrong with it
             yield from walked(e.path)
-        elif e.is_dir(): yield BadFile(e.path, 'a link to a folder, which may lead in circles; give that folder itself.')
+        elif linked: yield BadFile(e.path, 'a link to a folder, which may lead in circles; give that folder itself.')
         elif sounds or e.name.endswith('.tar'): yield from found([e.path])
 
 # %% ../nbs/62_bulk.ipynb #cb62c05a

@@ -40,6 +40,7 @@ def cmd_params(a):
     p = load_params(a.run, preset=a.preset).model_dump()
     print(json.dumps(p, indent=1) if a.json else yaml.safe_dump(p, sort_keys=False), end='')
 
+# %% ../nbs/69_cli.ipynb #f45c4fc7
 NAMED = 20   # bad files said on the screen; all of them are in the table of them
 
 def cmd_embed(a):

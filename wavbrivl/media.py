@@ -73,7 +73,8 @@ BLOCK = 1024   # samples read at once; a damaged block is lost whole
 
 def soundfile_blocks(path:Path, max_seconds:float):
     "First the rate and the promised count, then samples [n] block by block: by libsndfile."
-    with sf.SoundFile(content(path)) as f:
+    x = content(path)
+    with sf.SoundFile(os.fsencode(x) if isinstance(x, Path) else x) as f:     # names need not be UTF-8
         most, got = sample_limit(path, f.samplerate, max_seconds), 0
         yield f.samplerate, wav_promise(path) or f.frames
         try:

@@ -140,7 +140,7 @@ class Fit:
         self.print = fingerprint(optim.model_dump(), seed, lesson.items, facts)
         size = min(optim.batch, lesson.items)
         self.steps = max(1, lesson.items//max(1, size)) if lesson.items else 0
-        self.optimizer = torch.optim.AdamW(weight_groups(lesson, optim), lr=optim.lr, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(weight_groups(lesson, optim), lr=optim.lr, betas=(0.9, 0.98), fused=True)
         self.epoch, self.step, self.history, self.best, self.best_score, self.seconds = 0, 0, [], None, -math.inf, 0.0
         self.rank, self.world = self.engine.process_index, self.engine.num_processes
         self.shared = lesson.divided and self.world > 1
