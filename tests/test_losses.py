@@ -141,7 +141,7 @@ def _worker(rank, folder):
     loss(x[rank*4:rank*4+4], y[rank*4:rank*4+4], torch.arange(8)[rank*4:rank*4+4])
     torch.save(loss.state_dict(), f'{folder}/{rank}.pt')
     assert len(gather_rows(x[:3])) == 6
-    dist.destroy_process_group()
+    dist.barrier(); dist.destroy_process_group()
 
 
 def test_two_processes_share_one_queue(tmp_path):

@@ -306,8 +306,9 @@ def alone(folder:Path):
 def kept(out:Path):
     "What the system refuses, in a sentence."
     try: yield
-    except OSError as e:
-        raise BadInput(f'{out} cannot be written ({e.strerror or e}); make room or choose another place. Finished parts are kept in {out}.parts: the same command goes on from there.') from None
+    except (OSError, BadFile) as e:
+        said = f'{e}' if isinstance(e, BadFile) else f'{out}: cannot be written ({e.strerror or e}); make room, or choose another place.'
+        raise BadInput(f'{said} Finished parts are kept in {out}.parts: the same command goes on from there.') from None
 
 class Progress:
     "Rate and time left: one line where a person watches, else one a minute."

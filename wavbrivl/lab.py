@@ -988,6 +988,6 @@ def main(argv=None):
     engine = accelerator(lab.params)
     log(f'{a.stage}: {engine.num_processes} processes, {engine.device.type}')
     getattr(lab, MANY[a.stage])()
-    engine.end_training()
+    engine.wait_for_everyone(); engine.end_training()
 
 if __name__ == '__main__' and '__file__' in globals(): main()      # started as a program, not in a notebook
