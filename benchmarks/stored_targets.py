@@ -46,7 +46,7 @@ def main(argv=None):
     p.add_argument('--batch', type=int, default=8)
     o = begin(p, argv)
     audio, config, side, seconds = (AudioParams(), BrivlParams(), 96, .5) if o.quick else (OFFICIAL, o.preset, 480, 2.)
-    brivl = BriVL(config, text=False).to(o.device).for_inference(precision='fp32')
+    brivl = BriVL(config, text=False).to(o.device).eval()      # as a training loop would hold it
     waves, pictures = .1*torch.randn(o.batch, round(seconds*SAMPLE_RATE)), torch.randint(256, (o.batch, 3, side, side), dtype=torch.uint8)
     index, optim = torch.arange(o.batch), OptimParams(lr=1e-4, batch=o.batch)
     engine, runs = accelerator(Params(device=o.device)), {}

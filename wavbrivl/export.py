@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'AXES', 'FORMAT', 'frozen', 'plain_attention', 'masked_frame
            'graph_of', 'example', 'picture_side', 'write_graph', 'session', 'facts_of', 'export_onnx', 'OnnxModel']
 
 # %% ../nbs/64_export.ipynb #f8ae085f
-import copy, functools, hashlib, json, warnings
+import copy, functools, json, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -161,9 +161,8 @@ FORMAT = 1
 def facts_of(model) -> dict:
     "What a caller without torch has to know of a `WavBriVL`."
     from wavbrivl.brivl import MEAN, STD
-    c, seen = model.brivl.config, hashlib.sha256()
-    for k, v in sorted(model.state_dict().items()): seen.update(k.encode()); seen.update(v.detach().cpu().float().numpy().tobytes())
-    return dict(format=FORMAT, model=seen.hexdigest(), sample_rate=SAMPLE_RATE, window=model.audio.window, dim=model.dim, embed=model.audio.params.embed,
+    c = model.brivl.config
+    return dict(format=FORMAT, model=model.print, sample_rate=SAMPLE_RATE, window=model.audio.window, dim=model.dim, embed=model.audio.params.embed,
                 crop=model.info.get('crop', 480), picture=picture_side(model), image_size=c.image_size, mean=MEAN, std=STD,
                 max_length=c.text.max_length, temperature=c.temperature, info=model.info)
 
