@@ -118,11 +118,11 @@ def launch(self:Lab, stage:str) -> bool:
 
 # %% ../nbs/70_lab.ipynb #152ccbba
 @patch
-def info(self:Lab, seed:int, loss:str) -> dict:
+def info(self:Lab, seed:int, loss:str, history:pd.DataFrame) -> dict:
     "What a model card says of a training."
     c, t = self.params.corpus, self.corpus.table
     return dict(run=self.run, seed=seed, corpus=self.corpus_name, loss=loss, templates=self.params.evaluate.templates, picture=c.picture, crop=c.crop,
-                labels=self.corpus.labels, licence='; '.join(sorted(set(t.licence) - {''})))
+                labels=self.corpus.labels, licence='; '.join(sorted(set(t.licence) - {''})), metrics={'best score on the validation clips': float(history.score.max())} if 'score' in history else {})
 
 # %% ../nbs/70_lab.ipynb #e2b3efd7
 @patch
@@ -160,7 +160,7 @@ def train_tower(self:Lab, seed:int) -> pd.DataFrame:
     if loss == 'labels': tower, head, history = self.train_on_labels(seed, state)
     else: head, (tower, history) = None, train_audio(self.params, seed, self.corpus, self.targets, state, self.build/'wavlm')
     if not first_process(): return history
-    WavBriVL(tower, brivl.cpu(), tokenizer, self.info(seed, loss)).save_pretrained(self.models/f'seed-{seed}')
+    WavBriVL(tower, brivl.cpu(), tokenizer, self.info(seed, loss, history)).save_pretrained(self.models/f'seed-{seed}')
     if head is not None: save_classifier(head, self.models/f'seed-{seed}')
     return history
 
@@ -265,7 +265,7 @@ def train_seed(self:Lab, seed:int) -> tuple:
     state = self.checkpoints/self.run/f'seed-{seed}'
     with one_thread(): lesson, history = train_bridge(self.params, seed, self.corpus, targets, heard, read_tensors(at/'weights.safetensors'), AudioParams(**read_json(at/'config.json')),
                                    read_tensors(learnt) if learnt.exists() else {}, words, classes, state)
-    WavBriVL(lesson.bridge, brivl.cpu(), tokenizer, self.info(seed, p.loss)).save_pretrained(self.models/f'seed-{seed}')
+    WavBriVL(lesson.bridge, brivl.cpu(), tokenizer, self.info(seed, p.loss, history)).save_pretrained(self.models/f'seed-{seed}')
     tasks = {name: self.examine_arm(name, exam, t, lesson, heard, words, seed) for name, exam, t in self.exams()}
     shutil.rmtree(state, ignore_errors=True)
     return history.assign(run=self.run), tasks
