@@ -192,7 +192,7 @@ class Undecided(torch.nn.Module):
 
 
 def test_a_part_that_cannot_be_written_is_named(tmp_path, folder, model):
-    odd = SimpleNamespace(audio=Undecided(), brivl=model.brivl, tokenizer=model.tokenizer, info=model.info, dim=model.dim, state_dict=model.state_dict)
+    odd = SimpleNamespace(print='none', audio=Undecided(), brivl=model.brivl, tokenizer=model.tokenizer, info=model.info, dim=model.dim, state_dict=model.state_dict)
     there = broken(folder, tmp_path, lambda d: None)
     with pytest.raises(BadInput, match='audio part cannot be written'): export_onnx(odd, there)
     assert sorted(f.name for f in there.iterdir()) == sorted(f.name for f in folder.iterdir()), 'nothing half-written stays'
