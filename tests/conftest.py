@@ -4,7 +4,7 @@ import pytest
 import torch
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def one_thread():
     "Small models are quicker, and sums the same everywhere, on one thread."
     n = torch.get_num_threads()

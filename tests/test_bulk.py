@@ -22,6 +22,8 @@ SMALL = AudioParams(conv_dim=[4]*7, hidden=16, layers=1, heads=2, ffn=16, embed=
 PROCESSES = multiprocessing.get_context('forkserver')
 PROCESSES.set_forkserver_preload(['wavbrivl.bulk', 'wavbrivl.cli', 'pandas', 'pytest', 'timm', 'transformers.models.wavlm.modeling_wavlm', 'transformers.models.bert.modeling_bert'])   # imported once
 
+pytestmark = pytest.mark.usefixtures('one_thread')      # the last digit of a sum depends on the number
+
 
 def new_model(seed=0):
     torch.manual_seed(seed)
@@ -43,17 +45,8 @@ def sounds(folder, n, seed=0, most=1.2, least=.05):
 def model(): return new_model()
 
 
-@pytest.fixture(scope='module', autouse=True)
-def same_sums():
-    "One thread in this process too, and before anything is made: the last digit of a sum depends on it."
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 @pytest.fixture(scope='module')
-def lab(tmp_path_factory, model, same_sums):
+def lab(tmp_path_factory, model, one_thread):
     "A model folder, 90 sounds of which some are bad, and what an undisturbed run makes of them."
     d = tmp_path_factory.mktemp('bulk')
     model.save_pretrained(d/'model')

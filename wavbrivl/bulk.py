@@ -114,9 +114,9 @@ def heard(
     look:int,        # sounds begun ahead
 ):                   # (part, index in it, windows, reason, is it the end of the sound?)
     "Decode sounds ahead and in order."
-    todo, most, begun = ((p, i, x) for p in parts for i, x in enumerate(p[1])), max(1, AHEAD*SAMPLE_RATE//window), deque()
+    coming, most, begun = ((p, i, x) for p in parts for i, x in enumerate(p[1])), max(1, AHEAD*SAMPLE_RATE//window), deque()
     def begin():
-        for p, i, x in islice(todo, 1):
+        for p, i, x in islice(coming, 1):
             w = pieces(opened(x), window)
             begun.append((p, i, w, pool.submit(decode, w, most)))
     for _ in range(look): begin()
