@@ -112,7 +112,8 @@ def test_bad_input(model, codec, wanted):
     with pytest.raises(BadInput, match='row 4 of the embeddings'): model.draw(codec, sick[[0, 1, 2, 0, 4]].numpy())
     with pytest.raises(BadInput, match='2 names for 5'): model.draw(codec, wanted, ['a', 'b'])
     with pytest.raises(BadInput, match='3 levels for 5'): model.draw(codec, wanted, level=[-10., -10, -10])
-    for other, words in ((dict(ch=[16, 24]), 'multiple of 16'), (dict(ch=[16]*5), 'grid of 8 does not divide into 32'), (dict(steps=3), 'sampling is 4, more than the 3')):
+    with pytest.raises(BadInput, match='4 pictures to begin with for 5'): model.draw(codec, wanted, start=torch.zeros(4, 3, 16, 16, dtype=torch.uint8))
+    for other, words in ((dict(ch=[16, 24]), 'multiple of 16'), (dict(ch=[16]*5, patch=2), 'grid of 8 does not divide into 32'), (dict(steps=3), 'sampling is 4, more than the 3')):
         with pytest.raises(BadInput, match=words): LatentDiffusion(TINY.model_copy(update=other), 6, 4, 8)
 
 

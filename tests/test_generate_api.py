@@ -115,7 +115,7 @@ def test_rows_are_drawn_in_blocks_of_bounded_size(model, painter, monkeypatch):
 
 def test_level_is_told_only_by_a_tower_that_hears_it(model, monkeypatch):
     seen, painter = [], new_painter()
-    monkeypatch.setattr(Painter, 'drawn', lambda self, m, wanted, names, level, *rest: seen.append(level) or (torch.zeros(len(wanted), 3, 16, 16, dtype=torch.uint8), torch.zeros(len(wanted))))
+    monkeypatch.setattr(Painter, 'drawn', lambda self, m, wanted, names, level, *rest, **how: seen.append(level) or (torch.zeros(len(wanted), 3, 16, 16, dtype=torch.uint8), torch.zeros(len(wanted))))
     model.generate(tone(1), painter, RATE)
     hears = new_model(level=True)
     hears.generate([tone(1, gain=1.), np.zeros(100, np.float32)], painter, RATE)
@@ -150,6 +150,22 @@ def test_sentences(model, painter):
     assert np.abs(pixels(b) - pixels(alone)).max() <= 1 and np.abs(pixels(a) - pixels(b)).mean() > 1
     with pytest.raises(BadInput, match='sentences'): model.generate([tone(1)], painter, text=True)
     with pytest.raises(BadInput, match='no text tower'): new_model(text=False).generate('rain', painter, text=True)
+
+
+def test_a_picture_to_begin_with(model, painter, tmp_path):
+    colours = [Image.new('RGB', (40, 30), c) for c in ('red', 'blue')]
+    colours[0].save(tmp_path/'red.png')
+    away = lambda x: np.abs(pixels(x[0]) - pixels(x[1])).mean()
+    for kind in KINDS:
+        how = {} if kind == 'diffusion' else dict(guide=QUICK)
+        red, again, blue = (model.generate([tone(1), tone(1, 90)], painter, RATE, kind, start=s, **how) for s in (colours[0], tmp_path/'red.png', colours[1]))
+        assert all(np.array_equal(pixels(a), pixels(b)) for a, b in zip(red, again))
+        assert away((red[0], blue[0])) > 0 and red[0].size == (16, 16)
+    through = Image.fromarray(painter.vqgan(torch.zeros(1, 3, 16, 16))[0][0].detach().movedim(0, -1).add(1).mul(127.5).clamp(0, 255).byte().numpy())
+    near, far = (model.generate(tone(1), painter, RATE, start=Image.new('RGB', (16, 16), (127, 127, 127)), share=s, guidance=1.)[0] for s in (.01, 1.))
+    assert away((near, through)) < away((far, through)), 'set back a little, it stays what it was'
+    with pytest.raises(BadInput, match='3 pictures to begin with for 1 rows'): painter.paint(model, torch.ones(1, 256), start=torch.zeros(3, 3, 16, 16, dtype=torch.uint8))
+    with pytest.raises(BadFile, match='gone.png'): model.generate(tone(1), painter, RATE, start=tmp_path/'gone.png')
 
 
 def test_painter_is_a_folder(lab, model, painter, tmp_path):

@@ -23,7 +23,7 @@ from .bgtai import Bridge
 from .brivl import BriVL, checked_config, differences, load_tokenizer
 from .classification import class_embeddings
 from .core import BadFile, BadInput, GuideParams, Params, brief, explain, pick_device, pick_precision, read_json, read_tensors, write_model
-from .diffusion import LatentDiffusion
+from .diffusion import RENEWED, LatentDiffusion
 from .generation import as_frame, guide, rerank, wanted_rows
 from .media import SAMPLE_RATE, load_audio, load_picture, square
 from .training import audio_tower, embed_pictures, embed_texts
@@ -404,11 +404,11 @@ def ready(self:Painter,
     return self.to(model.device)
 
 @patch
-def drawn(self:Painter, model:WavBriVL, wanted, names, level, candidates:int, guidance) -> tuple:
+def drawn(self:Painter, model:WavBriVL, wanted, names, level, start, candidates:int, **how) -> tuple:
     "Draw `candidates` pictures for every row and keep the best: uint8 [N, 3, S, S], cosine [N]."
     each = [(*(n if isinstance(n, tuple) else (n,)), c) for n in names for c in range(candidates)]
-    repeated = lambda x: None if x is None else torch.as_tensor(x, dtype=torch.float32).repeat_interleave(candidates, 0)
-    made, _ = self.diffusion.draw(self.vqgan, repeated(wanted), each, repeated(level), guidance=guidance)
+    repeated = lambda x: None if x is None else torch.as_tensor(x).repeat_interleave(candidates, 0)
+    made, _ = self.diffusion.draw(self.vqgan, repeated(wanted), each, repeated(level), start=repeated(start), **how)
     seen = embed_pictures(model.brivl, made).view(len(wanted), candidates, model.dim)
     rows, (_, best) = torch.arange(len(wanted)), rerank(wanted, seen)
     return made.view(len(wanted), candidates, *made.shape[1:])[rows, best], (seen[rows, best]*wanted).sum(1)
@@ -432,19 +432,22 @@ def paint(self:Painter,
     level=None,                     # [N] dBFS, for diffusion; None: unknown
     guide:GuideParams|None=None,    # default: `GuideParams()`
     guidance:float|None=None,       # of diffusion; default: the trained model's
+    start=None,                     # uint8 [N, 3, H, W] pictures to begin with; default: noise
+    share:float=RENEWED,            # of them that gives way to noise before diffusion draws on, 0 .. 1
 ) -> tuple:                         # pictures uint8 [N, 3, S, S], cosine with what was wanted [N]
     "One picture per row, whatever other rows are there. Raises `BadInput`."
     p, wanted = guide or GuideParams(), wanted_rows(wanted, model.dim).cpu()
     self.ready(model, kind, p.prior > 0)
     names, n = list(range(len(wanted)) if names is None else names), len(wanted)
-    for what, x in (('names', names), ('levels', level)):
+    for what, x in (('names', names), ('levels', level), ('pictures to begin with', start)):
         if x is not None and len(x) != n: raise BadInput(f'{len(x)} {what} for {n} rows; give one each.')
     if candidates < 1 or candidates > 1 and kind != 'diffusion': raise BadInput(f'{candidates} candidates of kind {kind}; one or more with diffusion, one otherwise.')
     if kind != 'diffusion':
-        made = self.guided(model, wanted, kind, names, p)
+        made = self.guided(model, wanted, kind, names, p if start is None else p.model_copy(update=dict(start='picture')), start)
         return made.pictures, made.score
     step = max(1, DRAWN//candidates)
-    parts = [self.drawn(model, wanted[i:i+step], names[i:i+step], None if level is None else level[i:i+step], candidates, guidance) for i in range(0, max(1, n), step)]
+    some = lambda x, i: None if x is None else x[i:i+step]
+    parts = [self.drawn(model, wanted[i:i+step], names[i:i+step], some(level, i), some(start, i), candidates, guidance=guidance, share=share) for i in range(0, max(1, n), step)]
     return tuple(torch.cat(x) for x in zip(*parts))
 
 # %% ../nbs/60_api.ipynb #69bf8a02
@@ -484,6 +487,12 @@ def _said(self:WavBriVL, sentences) -> list:
     if not all(isinstance(s, str) for s in sentences): raise BadInput('text=True wants sentences; leave it out for sounds.')
     return [(torch.from_numpy(a), np.nan, s) for a, s in zip(self.embed_text(sentences), sentences)]
 
+@patch
+def _begin(self:WavBriVL, picture, side:int) -> torch.Tensor:
+    "A picture to begin with: uint8 [1, 3, side, side]. Raises `BadFile`."
+    x = load_picture(picture) if isinstance(picture, (str, Path)) else as_picture(picture)
+    return torch.from_numpy(np.array(square(x, self.info.get('crop', 480), side))).movedim(-1, 0)[None]
+
 def dbfs(x) -> float: return level_db(torch.from_numpy(x)[None]).item()
 def fingerprint(x) -> str: return hashlib.sha256(np.ascontiguousarray(x)).hexdigest()
 
@@ -507,7 +516,8 @@ def generate(self:WavBriVL,
     candidates:int=1,            # drawn for each, of which the best is kept
     seed:int=0,
     text:bool=False,             # they are sentences
-    **how,                       # guide, guidance: as in `Painter.paint`
+    start=None,                  # a picture to begin with: file, PIL image or uint8 array; default: noise
+    **how,                       # guide, guidance, share: as in `Painter.paint`
 ) -> list:                       # PIL pictures, `info['cosine']` in each; None for what could not be read
     "A picture for each. Raises `BadInput`."
     painter, self.rejected = opened(painter, self), []
@@ -516,7 +526,8 @@ def generate(self:WavBriVL,
     out = [None]*n
     if not heard: return out
     wanted, level, names = zip(*heard)
-    made, cosine = painter.paint(self, torch.stack(wanted), kind, candidates, [(seed, x) for x in names], level if self.audio.params.level else None, **how)
+    begin = None if start is None else self._begin(start, painter.vqgan.config.size).expand(len(heard), -1, -1, -1)
+    made, cosine = painter.paint(self, torch.stack(wanted), kind, candidates, [(seed, x) for x in names], level if self.audio.params.level else None, start=begin, **how)
     for i, x, c in zip(where, made, cosine.tolist()):
         if np.isfinite(c): out[i] = scored_picture(x, c)
         else: self.rejected.append(dict(index=i, file=str(items[i]) if isinstance(items[i], (str, Path)) else 'array', reason='the search left the finite numbers and no picture came of it; lower guide.lr.'))

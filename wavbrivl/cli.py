@@ -215,6 +215,7 @@ def cmd_generate(a):
     if not 1 <= a.scale <= 32: raise BadInput(f'--scale {a.scale}; it must lie between 1 and 32.')
     paths, film = places(things, a.out, a.film, a.text)
     if film and a.candidates != 1: raise BadInput('--candidates is for pictures; a film has one frame for each window.')
+    if a.start and film: raise BadInput('--start is for pictures; a film begins each frame with the one before.')
     if a.fps and not film: raise BadInput('--fps is for films; name a .gif or .mp4, or add --film.')
     model, rows, rejected = open_model(a), [], []
     make, painter = films if film else stills, Painter.load(a.painter, a.device)
@@ -228,7 +229,7 @@ def cmd_generate(a):
 # %% ../nbs/69_cli.ipynb #62dc1830
 def stills(a, model, painter, things, paths) -> list[dict]:
     "Write a picture for each; what was written."
-    made = model.generate(things, painter, kind=a.kind or 'diffusion', candidates=a.candidates, seed=a.seed, text=a.text)
+    made = model.generate(things, painter, kind=a.kind or 'diffusion', candidates=a.candidates, seed=a.seed, text=a.text, start=a.start)
     done = [(t, path, p) for t, path, p in zip(things, paths, made) if p is not None]
     for _, path, p in done: write_png(p, path, a.scale)
     return [{'text' if a.text else 'file': t, 'picture': str(path), 'cosine': round(p.info['cosine'], 4)} for t, path, p in done]
@@ -294,7 +295,7 @@ def parser() -> argparse.ArgumentParser:
     s = add('generate', cmd_generate, 'make pictures or films for sounds, or pictures for sentences'); s.add_argument('things', nargs='+', metavar='sound')
     s.add_argument('--out', '-o', required=True, help='.png; .gif or .mp4 for a film; a folder when there are several')
     s.add_argument('--kind', choices=['diffusion', 'guided', 'bare'], help='default: diffusion; guided for films')
-    s.add_argument('--candidates', type=int, default=1, help='drawn for each, of which the best is kept'); s.add_argument('--painter', default='models/painter', help='folder with vqgan and diffusion')
+    s.add_argument('--candidates', type=int, default=1, help='drawn for each, of which the best is kept'); s.add_argument('--painter', default='models/painter', help='folder with vqgan and diffusion'); s.add_argument('--start', metavar='PICTURE', help='begin with this picture and change it towards the sound; default: noise')
     s.add_argument('--text', action='store_true', help='they are sentences, not files'); s.add_argument('--seed', type=int, default=0); s.add_argument('--scale', type=int, default=4, help='pixels for each pixel drawn, 1 to 32')
     s.add_argument('--film', action='store_true', help='a film of each, for a folder of them'); s.add_argument('--fps', type=float, help='frames per second of sound; default: a window\'s half apart')
     s = add('pair', cmd_pair, 'list pairs of sounds and pictures of one class', model=False)

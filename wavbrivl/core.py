@@ -180,7 +180,7 @@ class TrainParams(Section):
     queue: Count = 512
     momentum: Share = 0.99
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.1
-    warm_start: Share = 0.75         # share of the steps before MoCo's queues take part
+    warm_start: Share = 0.9          # share of the steps before MoCo's queues take part
     gain_db: Annotated[float, Field(ge=0, le=60)] = 6.0     # random gain within +-
     mismatch: Share = 0.1           # share of training clips given another clip's frames, where the corpus has such a list
     optim: OptimParams = OptimParams(epochs=16, batch=32, lr=1e-3)
@@ -309,9 +309,9 @@ class VqganParams(Section):
 
 class DiffusionParams(Section):
     "Latent diffusion: codes of a picture from a point of the joint space."
-    ch: Annotated[list[Count], Field(min_length=1)] = [96, 160]        # channels of each level of the U-Net
-    patch: Count = 2                # latents along a side that enter as one cell
-    sketch: Count = 16              # channels in which the condition is laid out cell by cell
+    ch: Annotated[list[Count], Field(min_length=1)] = [48, 96, 160]    # channels of each level of the U-Net
+    patch: Count = 1                # latents along a side that enter as one cell
+    sketch: Count = 8               # channels in which the condition is laid out cell by cell
     res_blocks: Count = 1
     steps: Count = 1000             # of the noising process
     sampling: Count = 20            # steps when drawing
@@ -321,7 +321,7 @@ class DiffusionParams(Section):
     level: bool = True                               # also told the level of the picture's sound
     average: Share = 0.999          # of the weights that draw
     seed: int = 0
-    optim: OptimParams = OptimParams(epochs=26, batch=32, lr=1.5e-3)
+    optim: OptimParams = OptimParams(epochs=13, batch=16, lr=1.5e-3)
 
 # %% ../nbs/00_core.ipynb #e4cdcada
 class GuideParams(Section):
@@ -337,7 +337,7 @@ class GuideParams(Section):
 
 class GenerateParams(Section):
     "Which pictures are made for which test sounds."
-    kinds: list[Literal['guided', 'bare', 'diffusion', 'ranked', 'retrieved', 'prompts']] = ['diffusion']   # bare: guided without the diffusion model
+    kinds: list[Literal['guided', 'bare', 'diffusion', 'ranked', 'redrawn', 'retrieved', 'prompts']] = ['diffusion']   # bare: guided without the diffusion model; redrawn: from the picture retrieved
     sounds: Count = 48              # test sounds, classes in turn, for guided, bare and ranked; diffusion and retrieved take all
     candidates: Count = 8           # of which the re-ranked picture is the best
     prompts: Count = 20             # sentences that get candidates, as in the paper

@@ -622,6 +622,16 @@ def candidates(self:Lab, wanted, names, level=None) -> tuple:
 
 # %% ../nbs/70_lab.ipynb #1fec8d2c
 @patch
+def nearest_pictures(self:Lab, corpus, wanted) -> torch.Tensor:
+    "For every point the validation picture that is nearest: uint8 [N, 3, S, S]. Raises `BadInput` where there are none."
+    pool = self.shown(corpus, 'valid')
+    if corpus is not self.corpus or not len(pool): raise BadInput('there are no validation pictures to retrieve from.')
+    _, nearest = top_k(wanted, self.targets.picture(pool['clip']), 1)
+    return self.first_frames(corpus, pool)[torch.as_tensor(nearest)[:, 0]]
+
+
+# %% ../nbs/70_lab.ipynb #cf4dbc57
+@patch
 def make_pictures(self:Lab, kind:str, corpus, t, wanted, level) -> tuple:
     "Pictures of one kind for some sounds: clips, labels, uint8 [n, 3, S, S], more to report."
     p, (vqgan, diffusion), brivl = self.params, self.painter, self.brivl[0]
@@ -630,11 +640,11 @@ def make_pictures(self:Lab, kind:str, corpus, t, wanted, level) -> tuple:
     if kind == 'diffusion':
         made, codes = diffusion.draw(vqgan, wanted, [(*n, 0) for n in names], level, batch=p.generate.batch)
         return t['clip'], t.label, made, dict(score=cosine(made, wanted), usage=usage(codes))
-    if kind == 'retrieved':
-        pool = self.shown(corpus, 'valid')
-        if corpus is not self.corpus or not len(pool): raise BadInput('there are no validation pictures to retrieve from.')
-        _, nearest = top_k(wanted, self.targets.picture(pool['clip']), 1)
-        return t['clip'], t.label, self.first_frames(corpus, pool)[torch.as_tensor(nearest)[:, 0]], {}
+    if kind in ('retrieved', 'redrawn'):
+        found = self.nearest_pictures(corpus, wanted)
+        if kind == 'retrieved': return t['clip'], t.label, found, dict(score=cosine(found, wanted))
+        made, codes = diffusion.draw(vqgan, wanted, [(*n, 0) for n in names], level, p.generate.batch, found)
+        return t['clip'], t.label, made, dict(score=cosine(made, wanted), usage=usage(codes))
     t, wanted, level, names = t[:few], wanted[:few], None if level is None else level[:few], names[:few]
     if kind == 'ranked':
         made, best, score = self.candidates(wanted, names, level)
@@ -695,7 +705,7 @@ def drawn_columns(self:Lab, clips, own:bool=False) -> list[dict]:
     "Arguments of `pictures_figure`: for some test clips every picture there is of them. `own`: of this run alone; else of the reference run, and what another tower guides."
     t, reference = self.corpus.table.set_index('clip').loc[list(clips)], self.run if own else self.params.report.reference
     runs = [reference] if own else [reference, *(r for r in run_names(self.root, 'pictures') if r == 'wav2clip')]
-    made = {(k, r): stored_pictures(f) for k in ('guided', 'bare', 'ranked', 'diffusion', 'retrieved') for r in runs if (f := self.build/f'pictures/{r}/{k}.npz').exists()}
+    made = {(k, r): stored_pictures(f) for k in ('guided', 'bare', 'ranked', 'diffusion', 'redrawn', 'retrieved') for r in runs if (f := self.build/f'pictures/{r}/{k}.npz').exists()}
     true = dict(zip(t.index, np.moveaxis(self.first_frames(self.corpus, t).numpy(), 1, -1)))
     columns = {'true': true} | {k if r == reference else f'{k}, {r}': v for (k, r), v in made.items()}
     return [dict(label=l, clip=self.corpus.audio(a), pictures={name: x.get(c) for name, x in columns.items()}) for c, l, a in zip(t.index, t.label, t.audio)]

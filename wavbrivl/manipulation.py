@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from scipy.stats import rankdata
 
 from .core import BadInput, StudyParams, stream
 from .media import SAMPLE_RATE, gain, high_pass, limited, low_pass, pitch_shift, speed
@@ -191,6 +190,7 @@ def retrieved(embeddings, labels, pool:Pool, attribute:str, k:int=5, within_clas
 # %% ../nbs/46_manipulation.ipynb #3cc29a31
 def centred_ranks(x) -> np.ndarray:
     "Ranks along the first axis, mean 0 and length 1; zeros where all are tied."
+    from scipy.stats import rankdata
     r = rankdata(x, axis=0) - (len(x) + 1)/2
     return r/np.maximum(np.linalg.norm(r, axis=0, keepdims=True), 1e-9)
 

@@ -16,8 +16,6 @@ import numpy as np
 import pandas as pd
 import soundfile as sf
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import binomtest
 
 from .core import BadFile, BadInput, brief, named_seed, read_json, stream, whole, write_json
 from .media import SAMPLE_RATE, load_audio
@@ -28,6 +26,7 @@ def draw_others(
     rng,                  # numpy generator
 ) -> np.ndarray:          # [T] int, index of the item whose picture is the wrong one
     "For each item one of another class, each used once unless a class holds more than half. Raises `BadInput` where there is only one class."
+    from scipy.optimize import linear_sum_assignment
     labels = np.asarray(labels)
     if len(set(labels.tolist())) < 2: raise BadInput('All items are of one class; a survey needs a wrong picture, so give sounds of at least two classes.')
     same = labels[:, None] == labels
@@ -449,6 +448,7 @@ def wilson(
     n:int,          # of so many
 ) -> tuple:         # share, and both ends of its 95 % interval
     "A share and Wilson's interval; NaN where there are no answers."
+    from scipy.stats import binomtest
     if not n: return (math.nan,)*3
     ends = binomtest(int(k), int(n)).proportion_ci(method='wilson')
     return k/n, float(ends.low), float(ends.high)

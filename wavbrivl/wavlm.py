@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['HOP', 'RENAMES', 'wavlm_config', 'conv_frames', 'real_frames', 'gated_bias', 'scored', 'narrowed', 'attend',
-           'levelled', 'conv_front', 'WavLM', 'FourierConv', 'level_db', 'AudioTower', 'quickened', 'cut_windows',
-           'embed_clips', 'grouped', 'stitch', 'embed_frames', 'fit_units', 'frame_features', 'units', 'span_mask',
-           'mix_voices', 'MaskedPrediction', 'rename_key', 'load_released', 'released_sizes', 'conv_part']
+           'levelled', 'Dropout', 'light_dropout', 'conv_front', 'WavLM', 'FourierConv', 'level_db', 'AudioTower',
+           'quickened', 'cut_windows', 'embed_clips', 'grouped', 'stitch', 'embed_frames', 'fit_units',
+           'frame_features', 'units', 'span_mask', 'mix_voices', 'MaskedPrediction', 'rename_key', 'load_released',
+           'released_sizes', 'conv_part']
 
 # %% ../nbs/11_wavlm.ipynb #9f1b9322
 import copy, math
@@ -90,6 +91,20 @@ def levelled(
     return x/(x.square().sum(1, keepdim=True)/count + eps).sqrt()
 
 
+# %% ../nbs/11_wavlm.ipynb #df583a9c
+class Dropout(nn.Dropout):
+    "Dropout whose mask costs 16 random bits a value on a CPU; elsewhere as in torch."
+    def forward(self, x):
+        if not (self.training and 0 < self.p < 1 and x.device.type == 'cpu'): return super().forward(x)
+        bits = torch.empty(-(-x.numel()//4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:x.numel()]
+        kept = bits.view(x.shape) >= int(self.p*2**16) - 2**15
+        return x*(kept.to(x.dtype)/(1 - self.p))
+
+def light_dropout(module:nn.Module) -> nn.Module:
+    "Let every `nn.Dropout` of a module be a `Dropout`."
+    for name in [k for k, m in module.named_modules() if type(m) is nn.Dropout]: module.set_submodule(name, Dropout(module.get_submodule(name).p))
+    return module
+
 # %% ../nbs/11_wavlm.ipynb #e9fc1621
 def conv_front(
     layers,   # of the feature extractor of `transformers`
@@ -111,7 +126,7 @@ class WavLM(nn.Module):
     def __init__(self, params:AudioParams):
         super().__init__()
         from transformers import WavLMModel
-        self.params, self.model = params, WavLMModel(wavlm_config(params))
+        self.params, self.model = params, light_dropout(WavLMModel(wavlm_config(params)))
         del self.model.masked_spec_embed
         self.stable = params.conv_norm == 'layer'
         if params.freeze_conv: self.model.feature_extractor.requires_grad_(False)
@@ -224,7 +239,7 @@ class AudioTower(nn.Module):
         self.wavlm = WavLM(p)
         self.layer_weights = nn.Parameter(torch.zeros(p.layers + 1))
         layer = nn.TransformerEncoderLayer(p.hidden, p.block_heads, p.ffn, p.dropout, batch_first=True)
-        self.block = nn.TransformerEncoder(layer, p.block_layers, enable_nested_tensor=False)
+        self.block = light_dropout(nn.TransformerEncoder(layer, p.block_layers, enable_nested_tensor=False))
         self.centre = nn.BatchNorm1d(p.hidden, affine=False)
         self.to_embedding, self.to_joint = nn.Linear(p.hidden, p.embed), nn.Linear(p.embed, dim)
         self.level = nn.Sequential(nn.Linear(1, 64), nn.GELU(), nn.Linear(64, p.embed)) if p.level else None
