@@ -137,7 +137,7 @@ def own_noise(shape, names) -> torch.Tensor:
     "[len(names), *shape], each row from a generator of its own name."
     return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(named_seed('noise', *(n if isinstance(n, tuple) else (n,))))) for n in names])
 
-RENEWED = .4   # of the process that a picture to begin with is set back by
+RENEWED = .33   # of the process that a picture to begin with is set back by
 
 @patch
 @torch.inference_mode()

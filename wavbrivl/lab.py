@@ -649,7 +649,10 @@ def make_pictures(self:Lab, kind:str, corpus, t, wanted, level) -> tuple:
     if kind == 'ranked':
         made, best, score = self.candidates(wanted, names, level)
         return t['clip'], t.label, made[torch.arange(few), best], dict(score=score.mean().item())
-    made = guide(vqgan, brivl, wanted, p.guide.model_copy(update=dict(start='noise')), names=names, prior=diffusion.likely if kind == 'guided' else None)
+    start = p.guide.start if kind == 'guided' else 'noise'
+    if start == 'picture': raise BadInput("guide.start is 'picture', and the lab has none to begin with; set it to noise or retrieved.")
+    begin = self.nearest_pictures(corpus, wanted) if start == 'retrieved' else None
+    made = guide(vqgan, brivl, wanted, p.guide.model_copy(update=dict(start=start)), begin, names, diffusion.likely if kind == 'guided' else None)
     for c, why in zip(t['clip'], made.stopped):
         if why: log(f'{kind}, {c}: {why}')
     return t['clip'], t.label, made.pictures, dict(score=made.score.mean().item(), usage=usage(made.indices))
