@@ -657,6 +657,7 @@ def make_pictures(self:Lab, kind:str, corpus, t, wanted, level) -> tuple:
         if why: log(f'{kind}, {c}: {why}')
     return t['clip'], t.label, made.pictures, dict(score=made.score.mean().item(), usage=usage(made.indices))
 
+# %% ../nbs/70_lab.ipynb #9a3c17e2
 @patch
 def generate(self:Lab) -> list[dict]:
     "generate: every kind asked, for the lab's corpus and for VEGAS; metrics of what the judge saw."
