@@ -1,14 +1,21 @@
-"""BriVL's image tower, official size, random weights: the published steps one after the other, against `for_inference` with the same weights.
+"""BriVL's image tower: the published steps one after the other, against `for_inference` with the same weights.
 
-    make bench                                                        # 380 and 456 px, 4 pictures
+Official size, random weights: a depth of random layers enlarges every rounding (see `cosine_weights_rounded`: what is left when the CNN's weights alone are
+rounded to bf16 and all else is computed in fp32). How near bf16 is with weights that have learnt is shown by the lab's own tower, where `make repro` has left it.
+
+    make bench                                                        # 380 and 456 px, 4 pictures; the lab's, 64 pictures
     python benchmarks/image_tower.py --presets brivl-baai --batch 16
 """
+import copy
+
 import torch
 import torch.nn.functional as F
 
-from side_by_side import begin, flops, gap, in_turn, options, precisely, record, similar
-from wavbrivl.brivl import PRESETS, BriVL, grid_boxes
-from wavbrivl.core import BrivlParams
+from side_by_side import ROOT, begin, flops, gap, in_turn, options, precisely, record, similar
+from wavbrivl.brivl import PRESETS, BriVL, grid_boxes, normalise, to_unit
+from wavbrivl.core import BrivlParams, log
+from wavbrivl.lab import Lab
+from wavbrivl.training import load_pictures
 
 
 class PlainTower(torch.nn.Module):
@@ -52,11 +59,15 @@ def settled(brivl, pixels):
     return brivl.eval()
 
 
-def compare(o, name:str, label:str, config):
-    "One size."
-    brivl = BriVL(config, text=False).to(o.device)
-    pixels = pictures(o.batch, brivl.config.image_size, o.device)
-    settled(brivl, pixels)
+def rounded(tower):
+    "The tower with its CNN's weights rounded to bf16, to be computed in fp32."
+    tower = copy.deepcopy(tower)
+    for p in tower.tower.backbone.parameters(): p.copy_(p.bfloat16().float())
+    return tower
+
+
+def compare(o, name:str, label:str, brivl, pixels):
+    "One tower, some pictures [N, 3, S, S]."
     plain, fast = PlainTower(brivl.image), {p: brivl.for_inference(precision=p) for p in ('fp32', 'bf16')}
     want, work = plain(pixels), flops(lambda: brivl.encode_image(pixels))
     def run(precision):
@@ -64,9 +75,23 @@ def compare(o, name:str, label:str, config):
     taken = in_turn({'theirs': lambda: plain(pixels)} | {p: lambda p=p: run(p) for p in fast}, o.times, o.device)
     others = (want @ want.T)[~torch.eye(len(want), dtype=bool, device=want.device)]
     for p in fast:
-        near = dict(error=gap(run(p), want)) if p == 'fp32' else {}
+        near = dict(error=gap(run(p), want)) if p == 'fp32' else dict(cosine_weights_rounded=similar(rounded(plain)(pixels), want))
         record(o, f'{name}_{p}' if p != 'fp32' else name, f'{label}, {p}', taken[p], 'the published steps, fp32', taken['theirs'], work, p,
-               **near, cosine=similar(run(p), want), cosine_other_pictures=others.mean().item(), ms_a_picture=1e3*sorted(taken[p])[len(taken[p])//2]/o.batch)
+               **near, cosine=similar(run(p), want), cosine_other_pictures=others.mean().item(), ms_a_picture=1e3*sorted(taken[p])[len(taken[p])//2]/len(pixels))
+
+
+def random_tower(o, config):
+    "Random weights that have seen pictures, and the pictures."
+    brivl = BriVL(config, text=False).to(o.device)
+    pixels = pictures(o.batch, brivl.config.image_size, o.device)
+    return settled(brivl, pixels), pixels
+
+
+def trained_tower(o, n:int=64):
+    "The lab's tower and test pictures of its corpus."
+    lab = Lab(root=ROOT)
+    brivl = lab.brivl[0].to(o.device)
+    return brivl, normalise(to_unit(load_pictures(lab.corpus, [f[0] for f in lab.corpus.split('test').frames[:n]]).to(o.device), brivl.config.image_size))
 
 
 @torch.no_grad()
@@ -75,10 +100,13 @@ def main(argv=None):
     p.add_argument('--presets', nargs='+', choices=PRESETS, default=list(PRESETS))
     p.add_argument('--batch', type=int, default=4)
     o = begin(p, argv)
-    if o.quick: return compare(o, 'image_tower', 'Image tower, tiny', BrivlParams())
+    if o.quick: return compare(o, 'image_tower', 'Image tower, tiny', *random_tower(o, BrivlParams()))
     for preset in o.presets:
         size = PRESETS[preset]['image_size']
-        compare(o, 'image_tower' if preset == 'brivl-baai' else f'image_tower_{size}', f'BriVL image tower, {o.batch} pictures of {size} px', preset)
+        compare(o, 'image_tower' if preset == 'brivl-baai' else f'image_tower_{size}', f'BriVL image tower, {o.batch} pictures of {size} px', *random_tower(o, preset))
+    if not (ROOT/'build'/'brivl').exists(): return log('image_tower: no tower of the lab is here; `make repro` trains one.')
+    brivl, pixels = trained_tower(o)
+    compare(o, 'image_tower_lab', f"The lab's trained image tower, {len(pixels)} pictures of {brivl.config.image_size} px", brivl, pixels)
 
 
 if __name__ == '__main__': main()

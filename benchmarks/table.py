@@ -37,6 +37,7 @@ def agreement(r) -> str:
     if pd.notna(r.get('error')): found.append(f"error {r['error']:.1e}" if r['error'] else 'equal')
     if pd.notna(r.get('other_paths')): found.append('same paths' if not r['other_paths'] else f"{r['other_paths']:.0f} other paths")
     if pd.notna(r.get('cosine')): found.append(f"cosine {r['cosine']:.5f}")
+    if pd.notna(r.get('cosine_weights_rounded')): found.append(f"with the CNN's weights alone rounded {r['cosine_weights_rounded']:.5f}")
     return ', '.join(found)
 
 

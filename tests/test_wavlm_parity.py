@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wavbrivl.core import AudioParams, BadInput
-from wavbrivl.wavlm import WavLM, levelled, load_released
+from wavbrivl.wavlm import Dropout, WavLM, levelled, light_dropout, load_released
 
 REFERENCE = Path(__file__).parents[2]/'shared'/'reference'
 needs_reference = pytest.mark.skipif(not REFERENCE.exists(), reason='no reference files beside the checkout')
@@ -55,3 +55,25 @@ def test_file_that_is_no_release(tmp_path):
     (tmp_path/'y.pt').write_text('not weights')
     for f, why in (('x.pt', "'cfg' and 'model'"), ('y.pt', 'no weights'), ('z.pt', 'does not exist')):
         with pytest.raises(BadInput, match=why): load_released(tmp_path/f)
+
+
+@pytest.mark.parametrize('p', [.1, .5, .999999])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_dropout_leaves_out_its_share_and_keeps_the_mean(p, dtype):
+    torch.manual_seed(0)
+    ones, layer = torch.ones(401, 999, dtype=dtype, requires_grad=True), Dropout(p)
+    x = layer(ones)
+    x.float().sum().backward()
+    assert x.dtype == dtype and abs((x == 0).float().mean().item() - p) < 3e-3 and set(x.unique().tolist()) <= {0., torch.tensor(1/(1 - p)).to(dtype).item()}
+    assert torch.equal(ones.grad, x.detach()), 'the same mask on the way back'
+    neighbours = (x[:, 1:] == 0) & (x[:, :-1] == 0)
+    assert abs(neighbours.float().mean().item() - p*p) < 5e-3, 'one bit tells nothing of the next'
+    torch.manual_seed(0)
+    assert torch.equal(layer(ones), x) and torch.equal(layer.eval()(ones), ones)
+
+
+def test_dropout_at_its_ends():
+    x = torch.randn(3, 5)
+    assert torch.equal(Dropout(0.)(x), x) and not Dropout(1.)(x).any() and Dropout(.5)(x[:0]).shape == (0, 5)
+    net = light_dropout(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(.3), torch.nn.Sequential(torch.nn.Dropout(0.))))
+    assert [(type(m), m.p) for m in net.modules() if isinstance(m, torch.nn.Dropout)] == [(Dropout, .3), (Dropout, 0.)]
