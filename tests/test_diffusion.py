@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from wavbrivl.core import BadFile, BadInput, DiffusionParams, VqganParams, read_json, write_json
-from wavbrivl.diffusion import DiffusionLesson, LatentDiffusion, encode_pictures, noising, own_noise
+from wavbrivl.diffusion import DiffusionLesson, LatentDiffusion, Mosaic, encode_pictures, noising, own_noise, window_distance
 from wavbrivl.training import Fit
 from wavbrivl.vqgan import VQGAN
 
@@ -206,3 +207,45 @@ def test_pictures_of_any_size_are_encoded_at_the_codecs(codec):
     x = torch.randint(0, 256, (3, 3, 24, 24), dtype=torch.uint8)
     z = encode_pictures(codec, x, batch=2)
     assert z.shape == (3, 4, 8, 8) and torch.allclose(encode_pictures(codec, x[2:]), z[2:], atol=1e-5)
+
+
+@pytest.fixture(scope='module')
+def memory(): return Mosaic(torch.randint(32, (12, 8, 8), generator=torch.Generator().manual_seed(0)), torch.randn(12, 6, generator=torch.Generator().manual_seed(1)))
+
+
+def test_mosaic_of_one_picture_is_that_picture(codec, memory):
+    _, codes = Mosaic(memory.codes[:1], memory.points[:1]).draw(codec, torch.randn(3, 6))
+    assert torch.equal(codes, memory.codes[:1].long().expand(3, -1, -1))
+
+
+def test_mosaic_takes_the_pieces_of_what_is_near(codec, memory, wanted):
+    pictures, codes = memory.draw(codec, wanted, ['a', 'b', 'c', 'd', 'e'])
+    assert pictures.shape == (5, 3, 16, 16) and pictures.dtype == torch.uint8 and codes.shape == (5, 8, 8)
+    sure = Mosaic(torch.stack([torch.zeros(8, 8), torch.ones(8, 8)]), torch.tensor([[1., 0, 0, 0, 0, 0], [-1, 0, 0, 0, 0, 0]]))
+    z, want = sure.latents(codec, torch.tensor([[1., 0, 0, 0, 0, 0]]), ['x']), codec.entry(torch.zeros(1, 8, 8, dtype=torch.long))
+    assert torch.allclose(z, want, atol=1e-3), 'a picture as far off as can be takes no part'
+    alone, _ = memory.draw(codec, wanted[3:4], ['d'])
+    again, _ = memory.draw(codec, 5*wanted, ['a', 'b', 'c', 'd', 'e'], batch=2)
+    assert (alone[0].int() - pictures[3].int()).abs().max() <= 1 and (again.int() - pictures.int()).abs().max() <= 1
+    alike = Mosaic(memory.codes, torch.ones(12, 6))
+    assert not torch.equal(*(alike.draw(codec, wanted[:1], [n])[1] for n in 'ab')), 'where nothing is nearer, noise decides'
+
+
+def test_windows_of_a_mosaic():
+    x, z = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 3, 8, 8)
+    d = (x[:, None] - z).square().sum(2)
+    assert torch.allclose(window_distance(x, z, 15), d.sum((2, 3), keepdim=True).expand_as(d), rtol=1e-5)
+    assert torch.allclose(window_distance(x, z, 1), d, rtol=1e-5) and torch.allclose(window_distance(x, z, 3)[0, 0, 2, 2], d[0, 0, 1:4, 1:4].sum(), rtol=1e-5)
+
+
+def test_mosaic_is_kept_and_refuses(codec, memory, tmp_path, wanted):
+    memory.save(tmp_path/'m')
+    again = Mosaic.load(tmp_path/'m')
+    assert torch.equal(again.codes, memory.codes) and torch.equal(again.points, memory.points)
+    assert memory.draw(codec, torch.zeros(0, 6), [])[0].shape == (0, 3, 16, 16)
+    for words, what in (('2 points for 3', lambda: Mosaic(torch.zeros(3, 8, 8), torch.ones(2, 6))), ('at least one', lambda: Mosaic(torch.zeros(0, 8, 8), torch.ones(0, 6))),
+                        (r'draws for \[N, 6\]', lambda: memory.draw(codec, wanted[:, :5])), ('2 names for 5', lambda: memory.draw(codec, wanted, ['a', 'b'])),
+                        ('run from 1000000 to', lambda: Mosaic(torch.full((1, 8, 8), 10**6), torch.ones(1, 6)).draw(codec, wanted)), ('holds no mosaic', lambda: Mosaic.load(tmp_path))):
+        with pytest.raises(BadInput, match=words): what()
+    save_file(dict(other=torch.zeros(2)), tmp_path/'m/model.safetensors')
+    with pytest.raises(BadFile, match='holds codes and points'): Mosaic.load(tmp_path/'m')

@@ -11,7 +11,7 @@ from wavbrivl.api import KINDS, Painter, WavBriVL, film_windows
 from wavbrivl.brivl import BriVL, train_tokenizer
 from wavbrivl.cli import file_names, main, places
 from wavbrivl.core import AudioParams, BadFile, BadInput, BrivlParams, DiffusionParams, GuideParams, VqganParams
-from wavbrivl.diffusion import LatentDiffusion
+from wavbrivl.diffusion import LatentDiffusion, Mosaic
 from wavbrivl.training import embed_pictures
 from wavbrivl.vqgan import VQGAN
 from wavbrivl.wavlm import AudioTower
@@ -37,7 +37,8 @@ def new_painter(dim=256, diffusion=True):
     torch.manual_seed(1)
     vqgan = VQGAN(VqganParams(size=16, ch=16, ch_mult=[1, 2], attention=[], channels=16, codes=32))
     with torch.no_grad(): vqgan.codebook.normal_()      # fresh codes are so alike that every picture is
-    return Painter(vqgan, LatentDiffusion(DiffusionParams(ch=[16, 32], sampling=4), dim, vqgan.config.embed, vqgan.side) if diffusion else None)
+    mosaic = Mosaic(torch.randint(32, (20, vqgan.side, vqgan.side)), torch.randn(20, dim))
+    return Painter(vqgan, *(LatentDiffusion(DiffusionParams(ch=[16, 32], sampling=4), dim, vqgan.config.embed, vqgan.side), mosaic) if diffusion else ())
 
 
 @pytest.fixture(scope='module')
@@ -156,7 +157,7 @@ def test_a_picture_to_begin_with(model, painter, tmp_path):
     colours = [Image.new('RGB', (40, 30), c) for c in ('red', 'blue')]
     colours[0].save(tmp_path/'red.png')
     away = lambda x: np.abs(pixels(x[0]) - pixels(x[1])).mean()
-    for kind in KINDS:
+    for kind in ('diffusion', 'guided', 'bare'):
         how = {} if kind == 'diffusion' else dict(guide=QUICK)
         red, again, blue = (model.generate([tone(1), tone(1, 90)], painter, RATE, kind, start=s, **how) for s in (colours[0], tmp_path/'red.png', colours[1]))
         assert all(np.array_equal(pixels(a), pixels(b)) for a, b in zip(red, again))
@@ -164,6 +165,7 @@ def test_a_picture_to_begin_with(model, painter, tmp_path):
     through = Image.fromarray(painter.vqgan(torch.zeros(1, 3, 16, 16))[0][0].detach().movedim(0, -1).add(1).mul(127.5).clamp(0, 255).byte().numpy())
     near, far = (model.generate(tone(1), painter, RATE, start=Image.new('RGB', (16, 16), (127, 127, 127)), share=s, guidance=1.)[0] for s in (.01, 1.))
     assert away((near, through)) < away((far, through)), 'set back a little, it stays what it was'
+    with pytest.raises(BadInput, match='a mosaic begins with noise'): model.generate(tone(1), painter, RATE, 'mosaic', start=colours[0])
     with pytest.raises(BadInput, match='3 pictures to begin with for 1 rows'): painter.paint(model, torch.ones(1, 256), start=torch.zeros(3, 3, 16, 16, dtype=torch.uint8))
     with pytest.raises(BadFile, match='gone.png'): model.generate(tone(1), painter, RATE, start=tmp_path/'gone.png')
 
@@ -182,7 +184,7 @@ def test_without_diffusion_only_bare_pictures(model, tmp_path):
     alone = Painter.load(tmp_path, 'cpu')
     assert model.generate(tone(1), alone, RATE, 'bare', guide=QUICK)[0] is not None
     assert model.generate(tone(1), alone, RATE, 'guided', guide=QUICK.model_copy(update=dict(prior=0)))[0] is not None
-    for kind in ('diffusion', 'guided'):
+    for kind in ('diffusion', 'guided', 'mosaic'):
         with pytest.raises(BadInput, match='dvc repro diffusion'): model.generate(tone(1), alone, RATE, kind)
     (tmp_path/'diffusion').mkdir(); (tmp_path/'diffusion/config.json').write_text('{')
     with pytest.raises(BadFile, match='JSON'): Painter.load(tmp_path)
@@ -190,6 +192,7 @@ def test_without_diffusion_only_bare_pictures(model, tmp_path):
 
 def test_what_does_not_fit_is_said(model, painter):
     with pytest.raises(BadInput, match='64 dimensions, the model has 256'): model.generate(tone(1), new_painter(64), RATE)
+    with pytest.raises(BadInput, match='3 x 3 codes, the codec makes 8 x 8'): Painter(painter.vqgan, None, Mosaic(torch.zeros(2, 3, 3), torch.ones(2, 256)))
     with pytest.raises(BadInput, match='grid of 4'): Painter(painter.vqgan, LatentDiffusion(DiffusionParams(ch=[16, 32]), 256, painter.vqgan.config.embed, 4))
     wanted = torch.randn(2, 256)
     for words, how in (('no kind', dict(kind='painted')), ('candidates', dict(candidates=0)), ('candidates', dict(kind='bare', candidates=2)), ('1 names for 2', dict(names=['a'])), ('3 levels', dict(level=[0.]*3))):

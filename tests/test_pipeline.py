@@ -270,7 +270,7 @@ def test_pictures_from_sound(root, model):
     assert len(lab.train_judges()) and lab.train_vqgan().l1.notna().all() and lab.train_diffusion().loss.notna().all()
     assert set(lab.ceilings().task) == {'reconstructed', 'diffusion'}
     metrics = lab.generate()[0]
-    assert set(metrics['tasks']) == {'guided', 'bare', 'diffusion', 'ranked', 'redrawn', 'retrieved', 'prompts', 'prompts_ranked'}
+    assert set(metrics['tasks']) == {'guided', 'bare', 'diffusion', 'mosaic', 'ranked', 'redrawn', 'retrieved', 'prompts', 'prompts_ranked'}
     assert all(0 <= t['r1']['mean'] <= t['r5']['mean'] <= 1 and t['r1']['sounds'] for t in metrics['tasks'].values())
     assert lab.generate()[0] == metrics, 'the same parameters give the same pictures'
     rows = lab.drawn_columns(lab.some_drawn(3))

@@ -337,7 +337,7 @@ class GuideParams(Section):
 
 class GenerateParams(Section):
     "Which pictures are made for which test sounds."
-    kinds: list[Literal['guided', 'bare', 'diffusion', 'ranked', 'redrawn', 'retrieved', 'prompts']] = ['diffusion']   # bare: guided without the diffusion model; redrawn: from the picture retrieved
+    kinds: list[Literal['guided', 'bare', 'diffusion', 'mosaic', 'ranked', 'redrawn', 'retrieved', 'prompts']] = ['diffusion']   # bare: guided without the diffusion model; mosaic: from pieces of training pictures; redrawn: from the picture retrieved
     sounds: Count = 48              # test sounds, classes in turn, for guided, bare and ranked; diffusion and retrieved take all
     candidates: Count = 8           # of which the re-ranked picture is the best
     prompts: Count = 20             # sentences that get candidates, as in the paper

@@ -25,7 +25,7 @@ from .classification import class_embeddings, log_mel_features, mfcc_features, z
 from .core import AudioParams, BadInput, CorpusParams, find_root, first_process, load_params, log, named_seed, pick_device, read_board, read_json, read_tensors, run_names, whole, write_json
 from .corpora import DATASETS, Corpus, prepare
 from .shards import pack
-from .diffusion import LatentDiffusion, sound_levels, train_diffusion
+from .diffusion import LatentDiffusion, Mosaic, gather_mosaic, sound_levels, train_diffusion
 from .evaluation import Exam, attempted, examine, feature_task, label_scores, retrieval_tasks, supervised_task
 from .fidelity import Judge, code_usage, picture_scores, random_rows, train_judge
 from .generation import guide, rerank, similarity_files
@@ -512,6 +512,7 @@ def train_vqgan(self:Lab) -> pd.DataFrame:
 def train_diffusion(self:Lab) -> pd.DataFrame:
     "diffusion: codes for a point of the joint space."
     vqgan = VQGAN.load(left_by('vqgan', self.root/'models/painter/vqgan'))
+    gather_mosaic(self.corpus, self.targets, vqgan).save(self.root/'models/painter/mosaic')
     return train_diffusion(self.params, self.corpus, self.targets, vqgan, self.root/'models/painter/diffusion', self.checkpoints/'diffusion')
 
 @patch
@@ -640,6 +641,9 @@ def make_pictures(self:Lab, kind:str, corpus, t, wanted, level) -> tuple:
     if kind == 'diffusion':
         made, codes = diffusion.draw(vqgan, wanted, [(*n, 0) for n in names], level, batch=p.generate.batch)
         return t['clip'], t.label, made, dict(score=cosine(made, wanted), usage=usage(codes))
+    if kind == 'mosaic':
+        made, codes = Mosaic.load(self.root/'models/painter/mosaic').to(self.device).draw(vqgan, wanted, [(*n, 0) for n in names])
+        return t['clip'], t.label, made, dict(score=cosine(made, wanted), usage=usage(codes))
     if kind in ('retrieved', 'redrawn'):
         found = self.nearest_pictures(corpus, wanted)
         if kind == 'retrieved': return t['clip'], t.label, found, dict(score=cosine(found, wanted))
@@ -709,7 +713,7 @@ def drawn_columns(self:Lab, clips, own:bool=False) -> list[dict]:
     "Arguments of `pictures_figure`: for some test clips every picture there is of them. `own`: of this run alone; else of the reference run, and what another tower guides."
     t, reference = self.corpus.table.set_index('clip').loc[list(clips)], self.run if own else self.params.report.reference
     runs = [reference] if own else [reference, *(r for r in run_names(self.root, 'pictures') if r == 'wav2clip')]
-    made = {(k, r): stored_pictures(f) for k in ('guided', 'bare', 'ranked', 'diffusion', 'redrawn', 'retrieved') for r in runs if (f := self.build/f'pictures/{r}/{k}.npz').exists()}
+    made = {(k, r): stored_pictures(f) for k in ('guided', 'bare', 'ranked', 'diffusion', 'mosaic', 'redrawn', 'retrieved') for r in runs if (f := self.build/f'pictures/{r}/{k}.npz').exists()}
     true = dict(zip(t.index, np.moveaxis(self.first_frames(self.corpus, t).numpy(), 1, -1)))
     columns = {'true': true} | {k if r == reference else f'{k}, {r}': v for (k, r), v in made.items()}
     return [dict(label=l, clip=self.corpus.audio(a), pictures={name: x.get(c) for name, x in columns.items()}) for c, l, a in zip(t.index, t.label, t.audio)]

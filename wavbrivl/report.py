@@ -183,7 +183,7 @@ NAMES = dict(probe='probe', zero_shot='zero-shot', audio_to_image='A→I', image
     bleu1='BLEU-1', bleu4='BLEU-4', meteor='METEOR', rouge_l='ROUGE-L', cider='CIDEr', spice='SPICE', spider='SPIDEr', fid='FID', kid='KID', diversity='diversity', usage='codes used', score='cosine', **{'is': 'IS'})
 
 KINDS = dict(random='random real picture', bare='guided, nothing else (VQGAN-CLIP)', guided='guided by the image tower, steadied by the diffusion model', diffusion='diffusion',
-    ranked='best of several', redrawn='redrawn from the one retrieved', retrieved='retrieved', prompts='from a sentence, first', prompts_ranked='from a sentence, best of several',
+    ranked='best of several', mosaic='mosaic of the nearest training pictures', redrawn='redrawn from the one retrieved', retrieved='retrieved', prompts='from a sentence, first', prompts_ranked='from a sentence, best of several',
     reconstructed='true picture through the codec', real='true picture')   # of pictures: luck first, what bounds them last
 NAMES |= KINDS
 
