@@ -512,8 +512,9 @@ def train_vqgan(self:Lab) -> pd.DataFrame:
 def train_diffusion(self:Lab) -> pd.DataFrame:
     "diffusion: codes for a point of the joint space."
     vqgan = VQGAN.load(left_by('vqgan', self.root/'models/painter/vqgan'))
+    history = train_diffusion(self.params, self.corpus, self.targets, vqgan, self.root/'models/painter/diffusion', self.checkpoints/'diffusion')
     gather_mosaic(self.corpus, self.targets, vqgan).save(self.root/'models/painter/mosaic')
-    return train_diffusion(self.params, self.corpus, self.targets, vqgan, self.root/'models/painter/diffusion', self.checkpoints/'diffusion')
+    return history
 
 @patch
 def judged(self:Lab):
