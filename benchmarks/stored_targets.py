@@ -1,7 +1,7 @@
 """One step of audio training, official size: the frozen image tower's targets stored once, against running that tower in every step.
 
-    make bench                                   # WavLM base against 456 px, 8 clips of 2 s
-    python benchmarks/stored_targets.py --preset brivl-baai --batch 4
+    make bench                                   # WavLM base against 456 px, the papers' batch of 32, clips of 2 s
+    python benchmarks/stored_targets.py --preset brivl-baai --batch 8
 """
 import tempfile
 
@@ -43,8 +43,9 @@ class Step(Lesson):
 def main(argv=None):
     p = options(__doc__)
     p.add_argument('--preset', choices=PRESETS, default='brivl-nmi')
-    p.add_argument('--batch', type=int, default=8)
+    p.add_argument('--batch', type=int, default=32)
     o = begin(p, argv)
+    if o.quick: o.batch = 8
     audio, config, side, seconds = (AudioParams(), BrivlParams(), 96, .5) if o.quick else (OFFICIAL, o.preset, 480, 2.)
     brivl = BriVL(config, text=False).to(o.device).eval()      # as a training loop would hold it
     waves, pictures = .1*torch.randn(o.batch, round(seconds*SAMPLE_RATE)), torch.randint(256, (o.batch, 3, side, side), dtype=torch.uint8)
