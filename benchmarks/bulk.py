@@ -6,6 +6,7 @@ and memory on no length: for these files 1.4 times as much sound.
     make bench                                    # 200 files: wav, flac, ogg; 8 to 48 kHz; 0.5 to 5 s
     python benchmarks/bulk.py --files 1000
 """
+
 import itertools, tempfile
 from pathlib import Path
 
@@ -25,24 +26,34 @@ from wavbrivl.wavlm import AudioTower, embed_clips, quickened
 from wavlm import BASE, label, same_weights
 
 
-def generated(root:Path, files:int, folders:int, longest:float) -> list:
+def generated(root: Path, files: int, folders: int, longest: float) -> list:
     "Folders of tones in noise, every file another rate, length and format."
-    rng, made = stream('bulk'), [root/str(i) for i in range(folders)]
-    for f in made: f.mkdir()
+    rng, made = stream('bulk'), [root / str(i) for i in range(folders)]
+    for f in made:
+        f.mkdir()
     for i in range(files):
-        rate, seconds = int(rng.choice([8000, 16000, 22050, 44100, 48000])), rng.uniform(.5, longest)
-        t = np.arange(round(rate*seconds))/rate
-        x = .3*np.sin(2*np.pi*rng.uniform(100, 2000)*t) + .05*rng.standard_normal(len(t))
-        sf.write(made[i % folders]/f"{i:05d}.{('wav', 'flac', 'ogg')[i % 3]}", x, rate)
+        rate, seconds = (
+            int(rng.choice([8000, 16000, 22050, 44100, 48000])),
+            rng.uniform(0.5, longest),
+        )
+        t = np.arange(round(rate * seconds)) / rate
+        x = 0.3 * np.sin(
+            2 * np.pi * rng.uniform(100, 2000) * t
+        ) + 0.05 * rng.standard_normal(len(t))
+        sf.write(
+            made[i % folders] / f'{i:05d}.{("wav", "flac", "ogg")[i % 3]}', x, rate
+        )
     return made
 
 
-def plain_loop(model, folder:Path, device:str):
+def plain_loop(model, folder: Path, device: str):
     "What one would write first: file by file, the mean of the last hidden states."
     out = []
     for f in sorted(folder.iterdir()):
         x, _ = librosa.load(f, sr=SAMPLE_RATE)
-        out.append(model(torch.from_numpy(x)[None].to(device)).last_hidden_state.mean(1).cpu())
+        out.append(
+            model(torch.from_numpy(x)[None].to(device)).last_hidden_state.mean(1).cpu()
+        )
     return torch.cat(out)
 
 
@@ -51,25 +62,60 @@ def main(argv=None):
     p = options(__doc__, times=4)
     p.add_argument('--files', type=int, default=200)
     o = begin(p, argv)
-    if o.quick: o.files = 6*o.times
+    if o.quick:
+        o.files = 6 * o.times
     theirs, wavlm = same_weights(o.quick, o.device)
     brivl = BriVL(BrivlParams(), text=False)
     tower = AudioTower(AudioParams() if o.quick else BASE, brivl.dim).eval()
     tower.wavlm = wavlm
-    ours = {p: WavBriVL(quickened(tower, p), brivl, None).to(o.device) for p in ('fp32', 'bf16')}
+    ours = {
+        p: WavBriVL(quickened(tower, p), brivl, None).to(o.device)
+        for p in ('fp32', 'bf16')
+    }
     with tempfile.TemporaryDirectory() as root:
-        folders = generated(Path(root), o.files, o.times, 1. if o.quick else 5.)       # each round takes another folder
-        table = lambda p: Path(root)/f'{p}.parquet'
-        def run(p, turns): embed_files(ours[p], next(turns), table(p), progress=False)
-        taken = in_turn({'theirs': lambda turns=itertools.cycle(folders): plain_loop(theirs, next(turns), o.device)} |
-                        {p: lambda p=p, turns=itertools.cycle(folders): run(p, turns) for p in ours}, o.times, o.device)
+        folders = generated(
+            Path(root), o.files, o.times, 1.0 if o.quick else 5.0
+        )  # each round takes another folder
+        table = lambda p: Path(root) / f'{p}.parquet'
+
+        def run(p, turns):
+            embed_files(ours[p], next(turns), table(p), progress=False)
+
+        taken = in_turn(
+            {
+                'theirs': lambda turns=itertools.cycle(folders): plain_loop(
+                    theirs, next(turns), o.device
+                )
+            }
+            | {
+                p: lambda p=p, turns=itertools.cycle(folders): run(p, turns)
+                for p in ours
+            },
+            o.times,
+            o.device,
+        )
         for p in ours:
             embed_files(ours[p], folders[0], table(p), progress=False)
             rows = pq.read_table(table(p))
-            want = embed_clips(tower.to(o.device), [load_audio(f) for f in rows['file'].to_pylist()[:8]])[1]
+            want = embed_clips(
+                tower.to(o.device),
+                [load_audio(f) for f in rows['file'].to_pylist()[:8]],
+            )[1]
             got = torch.tensor(rows['embedding'].to_pylist()[:8])
-            record(o, f'bulk_{p}', f'Folder of {o.files//o.times} mixed files, in windows of {tower.window:g} s, {label(o)}, {p}', taken[p], 'a loop of librosa and transformers', taken['theirs'],
-                   precision=p, cosine=similar(got, want), files_per_second=o.files/o.times/sorted(taken[p])[len(taken[p])//2])
+            record(
+                o,
+                f'bulk_{p}',
+                f'Folder of {o.files // o.times} mixed files, in windows of {tower.window:g} s, {label(o)}, {p}',
+                taken[p],
+                'a loop of librosa and transformers',
+                taken['theirs'],
+                precision=p,
+                cosine=similar(got, want),
+                files_per_second=o.files
+                / o.times
+                / sorted(taken[p])[len(taken[p]) // 2],
+            )
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

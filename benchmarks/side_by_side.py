@@ -4,6 +4,7 @@
 (theirs over ours, above 1 is better) with the lowest and highest of the single rounds, how near the results are, the floor
 (FLOPs over the rate of a large matrix product in that precision, measured in the same run), and the machine.
 """
+
 import argparse, contextlib, functools, platform, re, time
 from pathlib import Path
 from statistics import median
@@ -15,17 +16,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from wavbrivl.core import log, read_json, write_json
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT/'results'/'benchmarks.json'
+RESULTS = ROOT / 'results' / 'benchmarks.json'
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16)
 
 
-def options(doc:str, times:int=5) -> argparse.ArgumentParser:
+def options(doc: str, times: int = 5) -> argparse.ArgumentParser:
     "What every benchmark can be told."
-    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument('--device', default='cpu')
     p.add_argument('--threads', type=int, default=2, help='of the CPU')
     p.add_argument('--times', type=int, default=times, help='rounds that count')
-    p.add_argument('--quick', action='store_true', help='tiny sizes: shows that it runs, not how fast; kept apart in build/')
+    p.add_argument(
+        '--quick',
+        action='store_true',
+        help='tiny sizes: shows that it runs, not how fast; kept apart in build/',
+    )
     p.add_argument('--results', type=Path)
     return p
 
@@ -33,41 +40,53 @@ def options(doc:str, times:int=5) -> argparse.ArgumentParser:
 def begin(parser, argv=None):
     "Read the options, set threads and seed."
     o = parser.parse_args(argv)
-    o.results = o.results or (ROOT/'build'/'benchmarks.json' if o.quick else RESULTS)
+    o.results = o.results or (
+        ROOT / 'build' / 'benchmarks.json' if o.quick else RESULTS
+    )
     torch.set_num_threads(o.threads)
     torch.manual_seed(0)
     return o
 
 
-def wait(device:str):
+def wait(device: str):
     "Let a GPU finish what it was given."
-    if device != 'cpu': getattr(torch, device.split(':')[0]).synchronize()
+    if device != 'cpu':
+        getattr(torch, device.split(':')[0]).synchronize()
 
 
-def precisely(precision:str, device:str):
+def precisely(precision: str, device: str):
     "bf16 on an accelerator is autocast; on the CPU the fast copy brings its own."
-    return torch.autocast(device.split(':')[0], torch.bfloat16) if precision == 'bf16' and device != 'cpu' else contextlib.nullcontext()
+    return (
+        torch.autocast(device.split(':')[0], torch.bfloat16)
+        if precision == 'bf16' and device != 'cpu'
+        else contextlib.nullcontext()
+    )
 
 
-def in_turn(ways:dict, times:int, device:str) -> dict:
+def in_turn(ways: dict, times: int, device: str) -> dict:
     "Seconds of every way, `times` each: a round to warm up, then round after round, each in the other order."
     seconds = {k: [] for k in ways}
     for i in range(times + 1):
-        for k in list(ways)[::1 - 2*(i % 2)]:
+        for k in list(ways)[:: 1 - 2 * (i % 2)]:
             wait(device)
             began = time.perf_counter()
             ways[k]()
             wait(device)
-            if i: seconds[k].append(time.perf_counter() - began)
+            if i:
+                seconds[k].append(time.perf_counter() - began)
     return seconds
 
 
 @functools.cache
-def matmul_rate(precision:str, device:str, quick:bool=False, times:int=7) -> float:
+def matmul_rate(
+    precision: str, device: str, quick: bool = False, times: int = 7
+) -> float:
     "FLOP/s of a large square matrix product, the best of several."
     n = 256 if quick else 2048 if device == 'cpu' else 8192
     x = torch.randn(n, n, device=device, dtype=DTYPES[precision])
-    return 2*n**3/min(in_turn(dict(product=lambda: x @ x), times, device)['product'])
+    return (
+        2 * n**3 / min(in_turn(dict(product=lambda: x @ x), times, device)['product'])
+    )
 
 
 def flops(run) -> int:
@@ -75,41 +94,87 @@ def flops(run) -> int:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted: run()
-    finally: torch.backends.mha.set_fastpath_enabled(fast)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+            run()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return counted.get_total_flops()
 
 
-def machine(device:str) -> str:
+def machine(device: str) -> str:
     "The name of the processor that does the work."
-    if device.startswith('cuda'): return torch.cuda.get_device_name(device)
+    if device.startswith('cuda'):
+        return torch.cuda.get_device_name(device)
     cpu = Path('/proc/cpuinfo')
-    named = re.search(r'model name\s*:\s*(.+)', cpu.read_text()) if cpu.exists() else None
+    named = (
+        re.search(r'model name\s*:\s*(.+)', cpu.read_text()) if cpu.exists() else None
+    )
     return named[1] if named else platform.processor() or platform.machine()
 
 
-def record(o, name:str, what:str, ours, against:str='', theirs=(), work:int=0, precision:str='fp32', **facts):
+def record(
+    o,
+    name: str,
+    what: str,
+    ours,
+    against: str = '',
+    theirs=(),
+    work: int = 0,
+    precision: str = 'fp32',
+    **facts,
+):
     "Work out one comparison, log it, and lay it into the file; `work`: FLOPs of ours. What other benchmarks wrote stays."
-    out = dict(what=what, against=against, precision=precision, seconds=median(ours), rounds=len(ours))
+    out = dict(
+        what=what,
+        against=against,
+        precision=precision,
+        seconds=median(ours),
+        rounds=len(ours),
+    )
     if len(theirs):
-        each = [t/s for t, s in zip(theirs, ours)]
-        out |= dict(against_seconds=median(theirs), ratio=median(theirs)/median(ours), ratio_low=min(each), ratio_high=max(each))
+        each = [t / s for t, s in zip(theirs, ours)]
+        out |= dict(
+            against_seconds=median(theirs),
+            ratio=median(theirs) / median(ours),
+            ratio_low=min(each),
+            ratio_high=max(each),
+        )
     if work:
-        floor = work/matmul_rate(precision, o.device, o.quick)
-        out |= dict(gflop=work/1e9, floor_seconds=floor, share_of_floor=floor/median(ours))
-    out |= facts | dict(device=machine(o.device), threads=torch.get_num_threads(), torch=torch.__version__)
-    name += '' if o.device == 'cpu' else f"_{o.device.split(':')[0]}"
+        floor = work / matmul_rate(precision, o.device, o.quick)
+        out |= dict(
+            gflop=work / 1e9, floor_seconds=floor, share_of_floor=floor / median(ours)
+        )
+    out |= facts | dict(
+        device=machine(o.device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+    name += '' if o.device == 'cpu' else f'_{o.device.split(":")[0]}'
     known = read_json(o.results) if o.results.exists() else {}
     kept = {k: v for k, v in known.items() if not k.startswith(f'bench/{name}/')}
     write_json(kept | {f'bench/{name}/{k}': v for k, v in out.items()}, o.results)
-    log(f"{name}: {out['seconds']:.4g} s" + (f", {against} {out['against_seconds']:.4g} s, ratio {out['ratio']:.2f} ({out['ratio_low']:.2f} to {out['ratio_high']:.2f})" if len(theirs) else ''),
-        *(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in facts.items()))
+    log(
+        f'{name}: {out["seconds"]:.4g} s'
+        + (
+            f', {against} {out["against_seconds"]:.4g} s, ratio {out["ratio"]:.2f} ({out["ratio_low"]:.2f} to {out["ratio_high"]:.2f})'
+            if len(theirs)
+            else ''
+        ),
+        *(
+            f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}'
+            for k, v in facts.items()
+        ),
+    )
     return out
 
 
 def similar(a, b) -> float:
     "The lowest cosine between rows of `a` and `b` [..., D]."
-    return torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=-1).min().item()
+    return (
+        torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=-1)
+        .min()
+        .item()
+    )
 
 
 def gap(a, b) -> float:

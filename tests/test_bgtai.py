@@ -1,4 +1,5 @@
 "The second paper's tower, its gloss decoder and its choice of pairs: contracts, edges, and a world where the wrong pairs are known."
+
 import copy
 from types import SimpleNamespace
 
@@ -9,14 +10,43 @@ import torch
 
 from wavbrivl import bgtai as B
 from wavbrivl.captioning import BOS, EOS, PAD, UNK
-from wavbrivl.core import AudioParams, BadInput, LanguageParams, OptimParams, Params, SelectParams
+from wavbrivl.core import (
+    AudioParams,
+    BadInput,
+    LanguageParams,
+    OptimParams,
+    Params,
+    SelectParams,
+)
 from wavbrivl.training import Fit
 from wavbrivl.wavlm import embed_clips
 
-SIZES = AudioParams(conv_dim=[8]*7, hidden=16, layers=2, heads=2, ffn=32, pos_kernel=16, pos_groups=2, embed=24)
-SMALL = LanguageParams(hidden=16, layers=2, decoder_layers=1, heads=2, ffn=32, align=8, window=1., mix=.5, styles=['content'],
-                       select=SelectParams(since=0., every=1), optim=OptimParams(epochs=2, batch=8))
-KINDS = dict(dog='A dog barks.', rain='Rain falls.', bell='A bell rings.', cat='A cat meows.')
+SIZES = AudioParams(
+    conv_dim=[8] * 7,
+    hidden=16,
+    layers=2,
+    heads=2,
+    ffn=32,
+    pos_kernel=16,
+    pos_groups=2,
+    embed=24,
+)
+SMALL = LanguageParams(
+    hidden=16,
+    layers=2,
+    decoder_layers=1,
+    heads=2,
+    ffn=32,
+    align=8,
+    window=1.0,
+    mix=0.5,
+    styles=['content'],
+    select=SelectParams(since=0.0, every=1),
+    optim=OptimParams(epochs=2, batch=8),
+)
+KINDS = dict(
+    dog='A dog barks.', rain='Rain falls.', bell='A bell rings.', cat='A cat meows.'
+)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -29,31 +59,84 @@ def one_thread():
 
 class World:
     "Four kinds of sound whose stored frames, pictures and words agree; a quarter of the training pairs are another kind's."
-    def __init__(self, n=48, dim=12, captions=True, rate=.25):
+
+    def __init__(self, n=48, dim=12, captions=True, rate=0.25):
         rng, kinds = np.random.default_rng(0), list(KINDS)
         label = [kinds[i % 4] for i in range(n)]
-        split = ['train']*(n - 16) + ['valid']*8 + ['test']*8
+        split = ['train'] * (n - 16) + ['valid'] * 8 + ['test'] * 8
         said = [[KINDS[l]] if captions else [] for l in label]
         at = np.arange(n)
-        wrong = (at//4 % 4 == at % 4) & (np.array(split) == 'train')      # a quarter of every kind
-        self.table = pd.DataFrame(dict(clip=[f'c{i}' for i in range(n)], split=split, audio=['x.flac']*n, frames=[['p']]*n, captions=said, gloss=[['DOG BARK']]*n, label=label,
-            tokens=[[dict(token='BARK', onset=.1, offset=.5)]]*n, mismatch_rank=np.where(wrong, .1, .9), mismatch_clip=[f'c{(i + 1 + i//4 % 3) % (n - 16)}' for i in range(n)]))
+        wrong = (at // 4 % 4 == at % 4) & (
+            np.array(split) == 'train'
+        )  # a quarter of every kind
+        self.table = pd.DataFrame(
+            dict(
+                clip=[f'c{i}' for i in range(n)],
+                split=split,
+                audio=['x.flac'] * n,
+                frames=[['p']] * n,
+                captions=said,
+                gloss=[['DOG BARK']] * n,
+                label=label,
+                tokens=[[dict(token='BARK', onset=0.1, offset=0.5)]] * n,
+                mismatch_rank=np.where(wrong, 0.1, 0.9),
+                mismatch_clip=[f'c{(i + 1 + i // 4 % 3) % (n - 16)}' for i in range(n)],
+            )
+        )
         code, picture = rng.standard_normal((4, 16)), rng.standard_normal((4, dim))
         lengths = rng.integers(6, 13, n)
-        frames = np.concatenate([code[i % 4] + .3*rng.standard_normal((k, 16)) for i, k in enumerate(lengths)])
-        self.stored = dict(frames=torch.from_numpy(frames).half()[:, None].repeat(1, 3, 1), lengths=torch.from_numpy(lengths), owner=torch.arange(n), weight=torch.full((n,), 16000.))
-        v = torch.nn.functional.normalize(torch.from_numpy(picture[np.arange(n) % 4] + .1*rng.standard_normal((n, dim))).float(), dim=1)
-        self.targets = SimpleNamespace(frames=v[:, None], frames_of=[np.array([i]) for i in range(n)], row={c: i for i, c in enumerate(self.table['clip'])}, dim=dim,
-            picture=lambda clips: v[[int(c[1:]) for c in clips]], draw=lambda clips, rng: v[[int(c[1:]) for c in clips]])
-        self.corpus, self.heard, self.wrong = SimpleNamespace(table=self.table, print='world'), B.Heard(self.stored), wrong[:n - 16]
+        frames = np.concatenate(
+            [
+                code[i % 4] + 0.3 * rng.standard_normal((k, 16))
+                for i, k in enumerate(lengths)
+            ]
+        )
+        self.stored = dict(
+            frames=torch.from_numpy(frames).half()[:, None].repeat(1, 3, 1),
+            lengths=torch.from_numpy(lengths),
+            owner=torch.arange(n),
+            weight=torch.full((n,), 16000.0),
+        )
+        v = torch.nn.functional.normalize(
+            torch.from_numpy(
+                picture[np.arange(n) % 4] + 0.1 * rng.standard_normal((n, dim))
+            ).float(),
+            dim=1,
+        )
+        self.targets = SimpleNamespace(
+            frames=v[:, None],
+            frames_of=[np.array([i]) for i in range(n)],
+            row={c: i for i, c in enumerate(self.table['clip'])},
+            dim=dim,
+            picture=lambda clips: v[[int(c[1:]) for c in clips]],
+            draw=lambda clips, rng: v[[int(c[1:]) for c in clips]],
+        )
+        self.corpus, self.heard, self.wrong = (
+            SimpleNamespace(table=self.table, print='world'),
+            B.Heard(self.stored),
+            wrong[: n - 16],
+        )
         self.params = Params(language=SMALL.model_copy(update=dict(mismatch=rate)))
 
     def lesson(self, seed=0, **changes):
-        p = self.params.model_copy(update=dict(language=self.params.language.model_copy(update=changes)))
+        p = self.params.model_copy(
+            update=dict(language=self.params.language.model_copy(update=changes))
+        )
         torch.manual_seed(seed)
-        bridge = B.Bridge(SIZES, p.language, B.vocabulary_of(self.table, 'content') or ['nothing'], self.targets.dim)
-        entries = torch.randn(len(bridge.vocab), self.targets.dim, generator=torch.Generator().manual_seed(1))
-        return B.BridgeLesson(p, self.corpus, self.targets, self.heard, bridge, seed, entries)
+        bridge = B.Bridge(
+            SIZES,
+            p.language,
+            B.vocabulary_of(self.table, 'content') or ['nothing'],
+            self.targets.dim,
+        )
+        entries = torch.randn(
+            len(bridge.vocab),
+            self.targets.dim,
+            generator=torch.Generator().manual_seed(1),
+        )
+        return B.BridgeLesson(
+            p, self.corpus, self.targets, self.heard, bridge, seed, entries
+        )
 
     def fit(self, folder, epochs=2, lesson=None, **changes):
         lesson = lesson or self.lesson(**changes)
@@ -64,27 +147,40 @@ class World:
 
 
 @pytest.fixture(scope='module')
-def world(): return World()
+def world():
+    return World()
 
 
 @pytest.fixture(scope='module')
-def bridge(): torch.manual_seed(0); return B.Bridge(SIZES, SMALL, ['bark', 'barks', 'dog', 'rain'], 12).eval()
+def bridge():
+    torch.manual_seed(0)
+    return B.Bridge(SIZES, SMALL, ['bark', 'barks', 'dog', 'rain'], 12).eval()
 
 
 # ---------------------------------------------------------------- the tower
 
+
 @pytest.mark.parametrize('samples', [1, 1600, 16000, 50000])
 def test_a_sound_is_the_same_alone_and_in_company(bridge, samples):
     rng = np.random.default_rng(samples)
-    clip, other = (rng.standard_normal(n).astype('float32')*.1 for n in (samples, 30000))
+    clip, other = (
+        rng.standard_normal(n).astype('float32') * 0.1 for n in (samples, 30000)
+    )
     alone, company = embed_clips(bridge, [clip]), embed_clips(bridge, [other, clip])
-    for a, b in zip(alone, company): torch.testing.assert_close(a[0], b[1], atol=1e-5, rtol=1e-4)
+    for a, b in zip(alone, company):
+        torch.testing.assert_close(a[0], b[1], atol=1e-5, rtol=1e-4)
 
 
 def test_stored_frames_give_what_waveforms_give(bridge):
-    clips = [np.random.default_rng(i).standard_normal(n).astype('float32')*.1 for i, n in enumerate((9000, 16000, 40000))]
-    heard = B.Heard(B.hear_corpus(bridge.tower.front, clips, 1.))
-    for a, b in zip(B.embed_heard(bridge, heard, [0, 1, 2]), embed_clips(bridge, clips)): torch.testing.assert_close(a, b, atol=2e-2, rtol=1e-2)
+    clips = [
+        np.random.default_rng(i).standard_normal(n).astype('float32') * 0.1
+        for i, n in enumerate((9000, 16000, 40000))
+    ]
+    heard = B.Heard(B.hear_corpus(bridge.tower.front, clips, 1.0))
+    for a, b in zip(
+        B.embed_heard(bridge, heard, [0, 1, 2]), embed_clips(bridge, clips)
+    ):
+        torch.testing.assert_close(a, b, atol=2e-2, rtol=1e-2)
 
 
 def test_the_front_end_stays_frozen(bridge):
@@ -93,7 +189,8 @@ def test_the_front_end_stays_frozen(bridge):
 
 
 def test_nothing_to_hear_is_said():
-    with pytest.raises(BadInput, match='no clip with a sound'): B.hear_corpus(B.FrontEnd(SIZES, 4), [], 1.)
+    with pytest.raises(BadInput, match='no clip with a sound'):
+        B.hear_corpus(B.FrontEnd(SIZES, 4), [], 1.0)
 
 
 def test_words_are_padded_out_of_sight(bridge):
@@ -107,42 +204,66 @@ def test_words_are_padded_out_of_sight(bridge):
 def test_gloss_is_scored_up_to_its_end_and_one_table_of_words_is_shared(bridge):
     t, ids = bridge.tower, B.word_rows(bridge.vocab, ['dog barks', 'rain'])
     gloss = B.gloss_rows(bridge.vocab, ['DOG BARK', ''], 8)
-    assert gloss[0].tolist() == [BOS, bridge.vocab.index['dog'], bridge.vocab.index['bark'], EOS] and gloss[1].tolist() == [PAD]*4
+    assert (
+        gloss[0].tolist()
+        == [BOS, bridge.vocab.index['dog'], bridge.vocab.index['bark'], EOS]
+        and gloss[1].tolist() == [PAD] * 4
+    )
     o, h = t.encode(t.words(ids), ids != PAD)
     loss = bridge.gloss_loss(o, h, ids != PAD, gloss)
-    wide = bridge.gloss_loss(o, h, ids != PAD, torch.nn.functional.pad(gloss, (0, 3), value=PAD))
+    wide = bridge.gloss_loss(
+        o, h, ids != PAD, torch.nn.functional.pad(gloss, (0, 3), value=PAD)
+    )
     assert loss[1] == 0 and loss[0] > 0 and torch.allclose(loss, wide)
-    assert bridge.decoder.word.weight is t.word.weight and bridge.decoder.output.weight is t.word.weight
+    assert (
+        bridge.decoder.word.weight is t.word.weight
+        and bridge.decoder.output.weight is t.word.weight
+    )
 
 
 def test_says_a_gloss_for_everything(bridge):
     said = bridge.gloss_texts(['A dog barks.', '', '...', 'zebra'])
     assert len(said) == 4 and all(isinstance(s, str) and s == s.upper() for s in said)
-    assert len(bridge.gloss_sounds([np.zeros(100, 'float32'), np.zeros(40000, 'float32')])) == 2
+    assert (
+        len(bridge.gloss_sounds([np.zeros(100, 'float32'), np.zeros(40000, 'float32')]))
+        == 2
+    )
 
 
 def test_no_words_at_all_is_said():
-    with pytest.raises(BadInput, match='no words'): B.Bridge(SIZES, SMALL, [], 12)
+    with pytest.raises(BadInput, match='no words'):
+        B.Bridge(SIZES, SMALL, [], 12)
     table = pd.DataFrame(dict(split=['train'], captions=[['of the']], gloss=[['']]))
-    with pytest.raises(BadInput, match='content word'): B.GlossLesson(B.Bridge(SIZES, SMALL, ['of', 'the'], 12), table, 'content')
+    with pytest.raises(BadInput, match='content word'):
+        B.GlossLesson(B.Bridge(SIZES, SMALL, ['of', 'the'], 12), table, 'content')
 
 
 # ---------------------------------------------------------------- who belongs together
 
+
 def test_against_is_what_loops_give():
     net = B.DSNet(5, 7, 4)
-    R, o, rows, columns = torch.randn(3, 4, 5), torch.randn(3, 6, 7), torch.tensor([4, 2, 1]), torch.tensor([6, 3, 1])
+    R, o, rows, columns = (
+        torch.randn(3, 4, 5),
+        torch.randn(3, 6, 7),
+        torch.tensor([4, 2, 1]),
+        torch.tensor([6, 3, 1]),
+    )
     found = net.against(R, o, rows, columns)
     for i in range(3):
         for j in range(3):
-            s = net.query(R[i, :rows[i]]) @ net.key(o[j, :columns[j]]).T/2
-            assert found[i, j].item() == pytest.approx((s.logsumexp(1) - columns[j].log()).mean().item(), abs=1e-5)
+            s = net.query(R[i, : rows[i]]) @ net.key(o[j, : columns[j]]).T / 2
+            assert found[i, j].item() == pytest.approx(
+                (s.logsumexp(1) - columns[j].log()).mean().item(), abs=1e-5
+            )
 
 
 def test_standing_is_relative():
-    c = torch.tensor([[3., 1, 2], [9, 8, 7], [0, 0, 6]])
-    assert torch.allclose(B.standing(c), torch.tensor([1.2247, 0., 1.4142]), atol=1e-3)
-    assert torch.allclose(B.standing(c), B.standing(2*c + torch.tensor([[5.], [-3], [1]])), atol=1e-4)
+    c = torch.tensor([[3.0, 1, 2], [9, 8, 7], [0, 0, 6]])
+    assert torch.allclose(B.standing(c), torch.tensor([1.2247, 0.0, 1.4142]), atol=1e-3)
+    assert torch.allclose(
+        B.standing(c), B.standing(2 * c + torch.tensor([[5.0], [-3], [1]])), atol=1e-4
+    )
 
 
 def test_pairs_carry_the_pictures_and_words_of_their_partner(world):
@@ -152,26 +273,51 @@ def test_pairs_carry_the_pictures_and_words_of_their_partner(world):
     assert d.clips[i] == partner and d.clips[1] == 'c1'
     assert torch.equal(d.frames[i, 0], world.targets.frames[int(partner[1:]), 0])
     words = [k for k in d.captions[d.captions_of[i][0]].tolist() if k != PAD]
-    assert words == B.word_rows(world.lesson().bridge.vocab, world.table.captions[int(partner[1:])])[0].tolist()
+    assert (
+        words
+        == B.word_rows(
+            world.lesson().bridge.vocab, world.table.captions[int(partner[1:])]
+        )[0].tolist()
+    )
 
 
-@pytest.mark.parametrize('by, epochs', [('ds_net', 16), ('result_filter', 8), ('both', 12)])
+@pytest.mark.parametrize(
+    'by, epochs', [('ds_net', 16), ('result_filter', 8), ('both', 12)]
+)
 def test_wrong_pairs_are_found(by, epochs, tmp_path):
-    lesson, history = World(n=112).fit(tmp_path, epochs, select=SMALL.select.model_copy(update=dict(by=by, since=.7)))
+    lesson, history = World(n=112).fit(
+        tmp_path, epochs, select=SMALL.select.model_copy(update=dict(by=by, since=0.7))
+    )
     found = B.selection_task(lesson)['selection']
-    assert found['auc'] > .85 and found['precision'] > .5 and history.kept_wrong.iloc[-1] < .2 < history.kept_wrong.iloc[0]
+    assert (
+        found['auc'] > 0.85
+        and found['precision'] > 0.5
+        and history.kept_wrong.iloc[-1] < 0.2 < history.kept_wrong.iloc[0]
+    )
 
 
 def test_random_drop_keeps_the_same_share_and_knows_nothing(world, tmp_path):
-    lesson, history = world.fit(tmp_path, 2, select=SMALL.select.model_copy(update=dict(by='random')))
-    assert abs(history.kept.iloc[-1] - .75) < .05 and abs(B.selection_task(lesson)['selection']['auc'] - .5) < .25
-    again, _ = world.fit(tmp_path/'again', 2, select=SMALL.select.model_copy(update=dict(by='random')))
+    lesson, history = world.fit(
+        tmp_path, 2, select=SMALL.select.model_copy(update=dict(by='random'))
+    )
+    assert (
+        abs(history.kept.iloc[-1] - 0.75) < 0.05
+        and abs(B.selection_task(lesson)['selection']['auc'] - 0.5) < 0.25
+    )
+    again, _ = world.fit(
+        tmp_path / 'again', 2, select=SMALL.select.model_copy(update=dict(by='random'))
+    )
     assert torch.equal(lesson.kept, again.kept)
 
 
 def test_nothing_is_claimed_where_nothing_is_wrong_or_nobody_chooses(world):
-    assert B.selection_task(world.lesson(select=SMALL.select.model_copy(update=dict(by='none')))) == {}
-    assert B.selection_task(World(rate=0.).lesson()) == {}
+    assert (
+        B.selection_task(
+            world.lesson(select=SMALL.select.model_copy(update=dict(by='none')))
+        )
+        == {}
+    )
+    assert B.selection_task(World(rate=0.0).lesson()) == {}
 
 
 def test_all_pairs_rejected_goes_on_with_the_best(world, capsys):
@@ -179,19 +325,43 @@ def test_all_pairs_rejected_goes_on_with_the_best(world, capsys):
     lesson.kept[:] = False
     lesson.trust.copy_(torch.linspace(0, 1, lesson.items))
     index = np.arange(8)
-    assert lesson.chosen(index).tolist() == [7, 6] and 'rejected' in capsys.readouterr().out
+    assert (
+        lesson.chosen(index).tolist() == [7, 6]
+        and 'rejected' in capsys.readouterr().out
+    )
     assert len(lesson.batch(index, np.random.default_rng(0))['real']) == 2
 
 
 # ---------------------------------------------------------------- training
 
-@pytest.mark.parametrize('changes', [dict(gloss='none'), dict(gloss='aslg'), dict(gloss='corpus'), dict(words=False, gloss='none'), dict(loss='l2'), dict(literal=True), dict(sp='mask'),
-    dict(self_paced=True), dict(gumbel=1.), dict(ds_net=False), dict(result_filter=False), dict(crop=.1), dict(mix=0.), dict(longest=2),
-    dict(select=SelectParams(soft=True, since=0., every=1))], ids=str)
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        dict(gloss='none'),
+        dict(gloss='aslg'),
+        dict(gloss='corpus'),
+        dict(words=False, gloss='none'),
+        dict(loss='l2'),
+        dict(literal=True),
+        dict(sp='mask'),
+        dict(self_paced=True),
+        dict(gumbel=1.0),
+        dict(ds_net=False),
+        dict(result_filter=False),
+        dict(crop=0.1),
+        dict(mix=0.0),
+        dict(longest=2),
+        dict(select=SelectParams(soft=True, since=0.0, every=1)),
+    ],
+    ids=str,
+)
 def test_every_switch_trains(world, changes, tmp_path):
     lesson, history = world.fit(tmp_path, 2, **changes)
     assert history.loss.notna().all() and history.score.notna().all()
-    gone = [n for n, p in lesson.bridge.named_parameters() if not torch.isfinite(p).all()]
+    gone = [
+        n for n, p in lesson.bridge.named_parameters() if not torch.isfinite(p).all()
+    ]
     assert gone == []
 
 
@@ -199,12 +369,16 @@ def test_without_captions_sounds_still_learn(tmp_path):
     bare = World(captions=False)
     lesson, history = bare.fit(tmp_path, 2)
     assert history.loss.notna().all() and not lesson.pairs.entry_count.any()
-    assert lesson.score_ds_net.unique().numel() == 1, 'a pair without a gloss is not judged by it'
+    assert lesson.score_ds_net.unique().numel() == 1, (
+        'a pair without a gloss is not judged by it'
+    )
 
 
 def test_a_caption_without_content_words_is_no_gloss(tmp_path):
     odd = World()
-    odd.table.captions = odd.table.captions.map(lambda c: ['It is of the.'] if c == ['Rain falls.'] else c)
+    odd.table.captions = odd.table.captions.map(
+        lambda c: ['It is of the.'] if c == ['Rain falls.'] else c
+    )
     lesson, history = odd.fit(tmp_path, 2)
     assert (lesson.pairs.entry_count == 0).any() and history.loss.notna().all()
 
@@ -212,32 +386,49 @@ def test_a_caption_without_content_words_is_no_gloss(tmp_path):
 def test_one_frame_and_more_tokens_than_frames(tmp_path):
     odd = World()
     short = torch.where(torch.arange(48) % 2 == 0, 1, 2)
-    odd.stored = odd.stored | dict(frames=odd.stored['frames'][:int(short.sum())], lengths=short)
+    odd.stored = odd.stored | dict(
+        frames=odd.stored['frames'][: int(short.sum())], lengths=short
+    )
     odd.heard = B.Heard(odd.stored)
-    odd.table.captions = [['A big dog and a small cat and a bell and heavy rain.']]*48
+    odd.table.captions = [['A big dog and a small cat and a bell and heavy rain.']] * 48
     lesson, history = odd.fit(tmp_path, 2)
     assert int(lesson.pairs.entry_count.max()) > 2 and history.loss.notna().all()
 
 
 def test_a_killed_training_ends_the_same(world, tmp_path):
-    lesson, whole = world.fit(tmp_path/'whole', 3)
-    half = Fit(world.lesson(), OptimParams(epochs=3, batch=8, lr=3e-3), 0, tmp_path/'killed')
+    lesson, whole = world.fit(tmp_path / 'whole', 3)
+    half = Fit(
+        world.lesson(), OptimParams(epochs=3, batch=8, lr=3e-3), 0, tmp_path / 'killed'
+    )
     ending, count = half.end_epoch, []
-    def stop(losses): ending(losses); half.epoch += 1; half.step = 0; half.save(); raise KeyboardInterrupt
+
+    def stop(losses):
+        ending(losses)
+        half.epoch += 1
+        half.step = 0
+        half.save()
+        raise KeyboardInterrupt
+
     half.end_epoch = stop
-    with pytest.raises(KeyboardInterrupt): half.run()
-    resumed, history = world.fit(tmp_path/'killed', 3)
+    with pytest.raises(KeyboardInterrupt):
+        half.run()
+    resumed, history = world.fit(tmp_path / 'killed', 3)
     same = ['loss', 'score', 'kept', 'kept_wrong']
     assert np.allclose(history[same], whole[same], atol=1e-6)
-    for a, b in zip(resumed.bridge.parameters(), lesson.bridge.parameters()): torch.testing.assert_close(a, b)
+    for a, b in zip(resumed.bridge.parameters(), lesson.bridge.parameters()):
+        torch.testing.assert_close(a, b)
 
 
 def test_scores_of_gloss_and_time(world, tmp_path):
     lesson, _ = world.fit(tmp_path, 2)
     bridge = lesson.bridge.eval()
     found = B.gloss_task(bridge, world.heard, world.table, 'content')
-    assert set(found) == {'text_to_gloss', 'audio_to_gloss'} and all(0 <= f['token_f1'] <= 1 and f['pool'] == 8 for f in found.values())
+    assert set(found) == {'text_to_gloss', 'audio_to_gloss'} and all(
+        0 <= f['token_f1'] <= 1 and f['pool'] == 8 for f in found.values()
+    )
     placed = B.timing(bridge, world.heard, 0, ['DOG', 'BARK'])
-    assert all(len(placed[k]) == 2 for k in ('ds_net', 'langue2gloss', 'even')) and np.all(np.diff(placed['ds_net']) >= 0)
+    assert all(
+        len(placed[k]) == 2 for k in ('ds_net', 'langue2gloss', 'even')
+    ) and np.all(np.diff(placed['ds_net']) >= 0)
     times = B.timing_task(bridge, world.heard, world.table)['token_times']
     assert 0 <= times['ds_net'] <= 1 and times['pool'] == 8

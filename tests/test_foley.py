@@ -1,4 +1,5 @@
 "The embedded corpus: the same bytes anywhere, and a truth that agrees with what is heard, seen and said."
+
 import hashlib
 import io
 import pickle
@@ -13,36 +14,65 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from wavbrivl.core import BadInput, FoleyParams
-from wavbrivl.foley import (CLASSES, INDOORS, KINDS, PLACES, RANGE, SAMPLE_RATE, altered, describe, hear, make_scene, mismatches, place_source, play, scenes, see)
+from wavbrivl.foley import (
+    CLASSES,
+    INDOORS,
+    KINDS,
+    PLACES,
+    RANGE,
+    SAMPLE_RATE,
+    altered,
+    describe,
+    hear,
+    make_scene,
+    mismatches,
+    place_source,
+    play,
+    scenes,
+    see,
+)
 
 PARAMS = FoleyParams()
 CALM = FoleyParams(noise=0, overlap=0)
-STEPS = (0., .2, .4, .6, .8, 1.)
+STEPS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def digest(split, index):
     "Everything a scene renders to, in one hash."
     s = make_scene(PARAMS, 5, split, index)
-    return hashlib.sha256(hear(s).tobytes() + b''.join(see(s, f).tobytes() for f in range(4)) + repr(describe(s)).encode()).hexdigest()
+    return hashlib.sha256(
+        hear(s).tobytes()
+        + b''.join(see(s, f).tobytes() for f in range(4))
+        + repr(describe(s)).encode()
+    ).hexdigest()
 
 
-def db(x): return 20*np.log10(np.sqrt(np.mean(np.square(x, dtype=float))))
+def db(x):
+    return 20 * np.log10(np.sqrt(np.mean(np.square(x, dtype=float))))
 
 
 def drawn(scene, size=192):
     "The object alone, on white."
     image = Image.new('RGB', (size, size), (255, 255, 255))
-    place_source(image, scene, 0, 1, .5, .95)
+    place_source(image, scene, 0, 1, 0.5, 0.95)
     return np.asarray(image).astype(int)
 
 
-def of(label, params=CALM, seed=1, split='test', turn=0): return make_scene(params, seed, split, CLASSES.index(label) + len(CLASSES)*turn)
+def of(label, params=CALM, seed=1, split='test', turn=0):
+    return make_scene(params, seed, split, CLASSES.index(label) + len(CLASSES) * turn)
 
 
 def test_same_bytes_in_another_process():
     want = [digest('train', i) for i in range(0, 24, 3)]
     code = f"from test_foley import digest; print(*[digest('train', i) for i in reversed(range(0, 24, 3))])"
-    got = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=__file__.rsplit('/', 1)[0], env={'PYTHONHASHSEED': '7', 'OMP_NUM_THREADS': '2'})
+    got = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=__file__.rsplit('/', 1)[0],
+        env={'PYTHONHASHSEED': '7', 'OMP_NUM_THREADS': '2'},
+    )
     assert got.stdout.split() == want[::-1]
 
 
@@ -52,29 +82,54 @@ def test_a_scene_travels_by_pickle():
 
 
 def test_splits_and_seeds_share_nothing():
-    keys = [repr(replace(s, split='', index=0, seed=0)) for seed in (0, 1) for split in ('train', 'valid', 'test') for s in scenes(FoleyParams(train=96, valid=96, test=96), seed, split)]
+    keys = [
+        repr(replace(s, split='', index=0, seed=0))
+        for seed in (0, 1)
+        for split in ('train', 'valid', 'test')
+        for s in scenes(FoleyParams(train=96, valid=96, test=96), seed, split)
+    ]
     assert len(set(keys)) == len(keys)
 
 
 def test_a_scene_does_not_depend_on_how_many_there_are():
-    assert make_scene(FoleyParams(train=30), 0, 'train', 29) == make_scene(FoleyParams(train=3000), 0, 'train', 29)
+    assert make_scene(FoleyParams(train=30), 0, 'train', 29) == make_scene(
+        FoleyParams(train=3000), 0, 'train', 29
+    )
 
 
 def test_classes_are_balanced_and_overlap_is_as_asked():
     all_ = list(scenes(FoleyParams(train=960), 0, 'train'))
-    assert [s.label for s in all_[:24]] == list(CLASSES) and {CLASSES.count(c) for c in CLASSES} == {1}
-    assert abs(np.mean([s.behind is not None for s in all_]) - PARAMS.overlap) < .06
+    assert [s.label for s in all_[:24]] == list(CLASSES) and {
+        CLASSES.count(c) for c in CLASSES
+    } == {1}
+    assert abs(np.mean([s.behind is not None for s in all_]) - PARAMS.overlap) < 0.06
     assert all(s.behind.label != s.label for s in all_ if s.behind)
-    assert all(s.place in KINDS[c].places.split() for s in all_ for c in s.labels) and INDOORS[0] in PLACES
+    assert (
+        all(s.place in KINDS[c].places.split() for s in all_ for c in s.labels)
+        and INDOORS[0] in PLACES
+    )
 
 
-@pytest.mark.parametrize('params', [PARAMS, FoleyParams(noise=1, overlap=1), FoleyParams(noise=0, min_seconds=.4, max_seconds=.6), FoleyParams(min_seconds=5, max_seconds=5)])
+@pytest.mark.parametrize(
+    'params',
+    [
+        PARAMS,
+        FoleyParams(noise=1, overlap=1),
+        FoleyParams(noise=0, min_seconds=0.4, max_seconds=0.6),
+        FoleyParams(min_seconds=5, max_seconds=5),
+    ],
+)
 def test_sound_keeps_its_word(params):
     for i in range(0, 72, 2):
         s = make_scene(params, 2, 'train', i)
         x = hear(s)
-        assert x.dtype == np.float32 and x.shape == (round(s.seconds*SAMPLE_RATE),) and np.isfinite(x).all() and np.abs(x).max() < 1
-        assert params.min_seconds - .001 <= s.seconds <= params.max_seconds + .001
+        assert (
+            x.dtype == np.float32
+            and x.shape == (round(s.seconds * SAMPLE_RATE),)
+            and np.isfinite(x).all()
+            and np.abs(x).max() < 1
+        )
+        assert params.min_seconds - 0.001 <= s.seconds <= params.max_seconds + 0.001
         assert abs(db(x) - s.level) < 1, s.label
 
 
@@ -95,13 +150,16 @@ def test_frames_differ_but_little():
 def test_events_match_energy(label):
     for turn in range(3):
         s = of(label, turn=turn)
-        x, inside = hear(s).astype(float)**2, np.zeros(round(s.seconds*SAMPLE_RATE), bool)
+        x, inside = (
+            hear(s).astype(float) ** 2,
+            np.zeros(round(s.seconds * SAMPLE_RATE), bool),
+        )
         for onset, offset in s.main.times:
             assert 0 <= onset < offset <= s.seconds + 1e-6
-            a, b = round(onset*SAMPLE_RATE), round(offset*SAMPLE_RATE)
+            a, b = round(onset * SAMPLE_RATE), round(offset * SAMPLE_RATE)
             inside[a:b] = True
-            assert x[a:b].mean() > .02*x.mean(), f'{label}: a silent event'
-        assert x[inside].sum() > .98*x.sum(), f'{label}: sound outside its events'
+            assert x[a:b].mean() > 0.02 * x.mean(), f'{label}: a silent event'
+        assert x[inside].sum() > 0.98 * x.sum(), f'{label}: sound outside its events'
 
 
 @pytest.mark.parametrize('label', CLASSES)
@@ -109,9 +167,9 @@ def test_intensity_is_heard_and_seen(label):
     s = of(label, PARAMS, turn=1)
     levels = [db(hear(altered(s, intensity=v))) for v in STEPS]
     assert np.all(np.diff(levels) > 0) and abs(levels[-1] - levels[0] - RANGE) < 1.5
-    quiet = drawn(altered(s, intensity=0.))
+    quiet = drawn(altered(s, intensity=0.0))
     ink = [(drawn(altered(s, intensity=v)) != quiet).any(2).sum() for v in STEPS]
-    assert spearmanr(STEPS, ink)[0] > .8, ink
+    assert spearmanr(STEPS, ink)[0] > 0.8, ink
 
 
 @pytest.mark.parametrize('label', [c for c in CLASSES if KINDS[c].pitch])
@@ -120,26 +178,44 @@ def test_pitch_is_heard_and_seen(label):
     for v in STEPS:
         s = altered(of(label), pitch=v)
         p = np.abs(np.fft.rfft(play(s)))
-        centroids.append((p*np.linspace(0, 8000, len(p))).sum()/p.sum())
+        centroids.append((p * np.linspace(0, 8000, len(p))).sum() / p.sum())
         area.append((drawn(s) != 255).any(2).sum())
-    assert spearmanr(STEPS, centroids)[0] > .8, centroids
-    assert spearmanr(STEPS, area)[0] < -.8, area
+    assert spearmanr(STEPS, centroids)[0] > 0.8, centroids
+    assert spearmanr(STEPS, area)[0] < -0.8, area
 
 
 @pytest.mark.parametrize('label', [c for c in CLASSES if KINDS[c].rate])
 def test_rate_is_heard_and_seen(label):
-    s = altered(of(label, FoleyParams(noise=0, overlap=0, min_seconds=3)), count=1) if KINDS[label].count > 1 else of(label)
-    if KINDS[label].length[1]: assert len(altered(s, rate=1.).main.times) > len(altered(s, rate=0.).main.times)
-    else: assert altered(s, rate=1.).main.hz > altered(s, rate=0.).main.hz and not np.array_equal(hear(altered(s, rate=1.)), hear(altered(s, rate=0.)))
+    s = (
+        altered(of(label, FoleyParams(noise=0, overlap=0, min_seconds=3)), count=1)
+        if KINDS[label].count > 1
+        else of(label)
+    )
+    if KINDS[label].length[1]:
+        assert len(altered(s, rate=1.0).main.times) > len(
+            altered(s, rate=0.0).main.times
+        )
+    else:
+        assert altered(s, rate=1.0).main.hz > altered(
+            s, rate=0.0
+        ).main.hz and not np.array_equal(
+            hear(altered(s, rate=1.0)), hear(altered(s, rate=0.0))
+        )
     pictures = [drawn(altered(s, rate=v)) for v in STEPS]
-    assert len({p.tobytes() for p in pictures}) >= 3 and (pictures[0] != pictures[-1]).any(2).sum() > 100
+    assert (
+        len({p.tobytes() for p in pictures}) >= 3
+        and (pictures[0] != pictures[-1]).any(2).sum() > 100
+    )
 
 
 @pytest.mark.parametrize('label', [c for c in CLASSES if KINDS[c].count > 1])
 def test_count_is_heard_and_seen(label):
     one, more = (altered(of(label), count=k) for k in (1, KINDS[label].count))
-    assert len(more.main.times) >= len(one.main.times) and not np.array_equal(drawn(one), drawn(more))
-    if KINDS[label].counted: assert len(more.main.times) == more.main.count
+    assert len(more.main.times) >= len(one.main.times) and not np.array_equal(
+        drawn(one), drawn(more)
+    )
+    if KINDS[label].counted:
+        assert len(more.main.times) == more.main.count
 
 
 def test_words():
@@ -147,15 +223,26 @@ def test_words():
     for split in ('train', 'test'):
         for s in scenes(PARAMS, 0, split):
             d = describe(s)
-            assert 2 <= len(d['captions']) <= 5 and len(d['gloss']) == len(d['captions']) and len(set(d['captions'])) == len(d['captions'])
+            assert (
+                2 <= len(d['captions']) <= 5
+                and len(d['gloss']) == len(d['captions'])
+                and len(set(d['captions'])) == len(d['captions'])
+            )
             for c, g in zip(d['captions'], d['gloss']):
                 said = c.lower().strip('.').replace(',', '').split()
                 assert s.label in ' '.join(said), c
-                assert c[0].isupper() and c.endswith('.') and '|' not in c and '_' not in c and '  ' not in c
+                assert (
+                    c[0].isupper()
+                    and c.endswith('.')
+                    and '|' not in c
+                    and '_' not in c
+                    and '  ' not in c
+                )
                 assert g == g.upper() and 1 < len(g.split()) <= len(said)
                 vocabulary |= set(said)
             assert [t['token'] for t in d['tokens']] == d['gloss'][0].split()
-            for label in d['labels']: assert label in d['captions'][0].lower()
+            for label in d['labels']:
+                assert label in d['captions'][0].lower()
             seen.add(s.label)
     assert seen == set(CLASSES) and 100 < len(vocabulary) < 600
 
@@ -166,7 +253,11 @@ def test_gloss_keeps_the_order_of_the_words():
         for c, g in zip(d['captions'], d['gloss']):
             words, at = c.lower().strip('.').replace(',', '').split(), -1
             for token in g.split():
-                at = next(k for k in range(at + 1, len(words)) if words[k].startswith(token.lower()[:2]))
+                at = next(
+                    k
+                    for k in range(at + 1, len(words))
+                    if words[k].startswith(token.lower()[:2])
+                )
 
 
 def test_truth_is_aligned():
@@ -175,17 +266,24 @@ def test_truth_is_aligned():
         d = describe(s)
         spans = {(src.times[0][0], max(t[1] for t in src.times)) for src in s.sources}
         assert {(t['onset'], t['offset']) for t in d['tokens']} == spans
-        assert [e['label'] for e in d['events']] == [src.label for src in s.sources for _ in src.times] and d['labels'] == [s.label, s.behind.label]
+        assert [e['label'] for e in d['events']] == [
+            src.label for src in s.sources for _ in src.times
+        ] and d['labels'] == [s.label, s.behind.label]
         values = {a['name']: a['value'] for a in d['attributes']}
-        assert 0 <= values['intensity'] <= 1 and values['level'] == pytest.approx(s.level, abs=.001)
-        assert ('pitch' in values) == s.main.kind.pitch and ('rate' in values) == s.main.kind.rate
+        assert 0 <= values['intensity'] <= 1 and values['level'] == pytest.approx(
+            s.level, abs=0.001
+        )
+        assert ('pitch' in values) == s.main.kind.pitch and (
+            'rate' in values
+        ) == s.main.kind.rate
 
 
 def test_mismatches():
     rank, partner = mismatches(PARAMS, 0, 500)
     again = mismatches(PARAMS, 0, 500)
     assert np.array_equal(rank, again[0]) and np.array_equal(partner, again[1])
-    for r in (.1, .25, .5): assert (rank < r).sum() == 500*r
+    for r in (0.1, 0.25, 0.5):
+        assert (rank < r).sum() == 500 * r
     for i in range(500):
         a, b = (make_scene(PARAMS, 0, 'train', int(k)) for k in (i, partner[i]))
         assert not set(a.labels) & set(b.labels)
@@ -197,17 +295,32 @@ def test_small_enough_to_keep():
     for i in range(72):
         s = make_scene(PARAMS, 0, 'train', i)
         a, b = io.BytesIO(), io.BytesIO()
-        sf.write(a, hear(s), SAMPLE_RATE, format='FLAC', subtype='PCM_16'), Image.fromarray(see(s, 0)).save(b, 'JPEG', quality=90)
+        (
+            sf.write(a, hear(s), SAMPLE_RATE, format='FLAC', subtype='PCM_16'),
+            Image.fromarray(see(s, 0)).save(b, 'JPEG', quality=90),
+        )
         sound, pictures = sound + len(a.getvalue()), pictures + len(b.getvalue())
-    assert (sound + 4*pictures)/72*1480 < 80e6 and pictures/72 < 4500
+    assert (sound + 4 * pictures) / 72 * 1480 < 80e6 and pictures / 72 < 4500
 
 
-@pytest.mark.parametrize('call', [
-    lambda: make_scene(PARAMS, 0, 'dev', 0), lambda: make_scene(PARAMS, 0, 'train', -1), lambda: scenes(PARAMS, 0, 'dev'),
-    lambda: make_scene(FoleyParams(min_seconds=3, max_seconds=2), 0, 'train', 0), lambda: see(of('dog'), 0, 2), lambda: mismatches(PARAMS, 0, 1),
-    lambda: altered(of('rain'), rate=.5), lambda: altered(of('dog'), pitch=2), lambda: altered(of('dog'), count=9), lambda: altered(of('dog'), colour=1)])
+@pytest.mark.parametrize(
+    'call',
+    [
+        lambda: make_scene(PARAMS, 0, 'dev', 0),
+        lambda: make_scene(PARAMS, 0, 'train', -1),
+        lambda: scenes(PARAMS, 0, 'dev'),
+        lambda: make_scene(FoleyParams(min_seconds=3, max_seconds=2), 0, 'train', 0),
+        lambda: see(of('dog'), 0, 2),
+        lambda: mismatches(PARAMS, 0, 1),
+        lambda: altered(of('rain'), rate=0.5),
+        lambda: altered(of('dog'), pitch=2),
+        lambda: altered(of('dog'), count=9),
+        lambda: altered(of('dog'), colour=1),
+    ],
+)
 def test_refuses_with_a_sentence(call):
-    with pytest.raises(BadInput) as e: call()
+    with pytest.raises(BadInput) as e:
+        call()
     assert str(e.value).endswith('.') and len(str(e.value)) > 30
 
 
@@ -215,6 +328,8 @@ def test_refuses_with_a_sentence(call):
 def test_every_place_is_drawn_small(size):
     places = {}
     for i in range(400):
-        if (s := make_scene(FoleyParams(), 0, 'train', i)).place not in places: places[s.place] = s
+        if (s := make_scene(FoleyParams(), 0, 'train', i)).place not in places:
+            places[s.place] = s
     assert 'office' in places and len(places) == 11
-    for s in places.values(): assert see(s, 1, size).shape == (size, size, 3)
+    for s in places.values():
+        assert see(s, 1, size).shape == (size, size, 3)

@@ -1,4 +1,5 @@
 "The report: one map, two papers never mixed with ours, figures that repeat byte for byte."
+
 import io
 import json
 
@@ -7,9 +8,39 @@ import pandas as pd
 import pytest
 
 from wavbrivl.core import BadInput, read_json, write_json
-from wavbrivl.report import (BESIDE, FAULTS, KINDS, NO_PEOPLE, PRINTED, best_bold, confusion_figure, entries, gallery_figure, grid_figure, most_moved, ogg_bytes, pictures_figure, pictures_table, player,
-                             png_bytes, printed, retrieval_table, runs_figure, save_figure, save_table, similarity_figure, space_figure, spread, study_figure, summarise, survey_beside,
-                             table_beside, tendency, to_markdown, training_curves)
+from wavbrivl.report import (
+    BESIDE,
+    FAULTS,
+    KINDS,
+    NO_PEOPLE,
+    PRINTED,
+    best_bold,
+    confusion_figure,
+    entries,
+    gallery_figure,
+    grid_figure,
+    most_moved,
+    ogg_bytes,
+    pictures_figure,
+    pictures_table,
+    player,
+    png_bytes,
+    printed,
+    retrieval_table,
+    runs_figure,
+    save_figure,
+    save_table,
+    similarity_figure,
+    space_figure,
+    spread,
+    study_figure,
+    summarise,
+    survey_beside,
+    table_beside,
+    tendency,
+    to_markdown,
+    training_curves,
+)
 from wavbrivl.survey import COLUMNS, PROXY, proxy_responses, survey_table
 
 rng = np.random.default_rng(0)
@@ -21,41 +52,79 @@ def metrics(corpus, run, **tasks):
 
 @pytest.fixture
 def results(tmp_path):
-    for run, value in (('wavbrivl', .3), ('l2', .1)):
-        write_json(metrics('foley', run, audio_to_image=dict(mrr=spread([value, value + .02], [0, 1], chance=.02, pool=320, supervision='pairs')),
-                           zero_shot=dict(top1=spread([value], [0], chance=.05, pool=20, templates='scene'))), tmp_path/'metrics'/f'{run}.json')
+    for run, value in (('wavbrivl', 0.3), ('l2', 0.1)):
+        write_json(
+            metrics(
+                'foley',
+                run,
+                audio_to_image=dict(
+                    mrr=spread(
+                        [value, value + 0.02],
+                        [0, 1],
+                        chance=0.02,
+                        pool=320,
+                        supervision='pairs',
+                    )
+                ),
+                zero_shot=dict(
+                    top1=spread([value], [0], chance=0.05, pool=20, templates='scene')
+                ),
+            ),
+            tmp_path / 'metrics' / f'{run}.json',
+        )
     return tmp_path
 
 
 def test_spread():
-    s = spread([1., 2., 3.], range(3), chance=.1, pool=None)
-    assert s == dict(mean=2., std=1., n=3, seeds=[0, 1, 2], chance=.1)
-    assert 'std' not in spread([1.], [5]) and spread([1, 2], 2)['seeds'] == [0, 1]
-    for wrong in (([], []), ([1.], [0, 1]), ([float('nan')], [0]), ([float('inf')], [0])):
-        with pytest.raises(BadInput): spread(*wrong)
+    s = spread([1.0, 2.0, 3.0], range(3), chance=0.1, pool=None)
+    assert s == dict(mean=2.0, std=1.0, n=3, seeds=[0, 1, 2], chance=0.1)
+    assert 'std' not in spread([1.0], [5]) and spread([1, 2], 2)['seeds'] == [0, 1]
+    for wrong in (
+        ([], []),
+        ([1.0], [0, 1]),
+        ([float('nan')], [0]),
+        ([float('inf')], [0]),
+    ):
+        with pytest.raises(BadInput):
+            spread(*wrong)
 
 
 def test_summary_is_flat_and_bad_files_stop_nothing(results, capsys):
-    (results/'metrics'/'cut.json').write_text('{"corp')
-    (results/'metrics'/'list.json').write_text('[]')
-    (results/'metrics'/'bare.json').write_text('{"corpus": "x", "run": "y", "tasks": {"t": {"m": 1}}}')
+    (results / 'metrics' / 'cut.json').write_text('{"corp')
+    (results / 'metrics' / 'list.json').write_text('[]')
+    (results / 'metrics' / 'bare.json').write_text(
+        '{"corpus": "x", "run": "y", "tasks": {"t": {"m": 1}}}'
+    )
     summary = summarise(results)
-    assert set(summary) == {f'foley/{r}/{m}' for r in ('wavbrivl', 'l2') for m in ('audio_to_image/mrr', 'zero_shot/top1')}
-    assert read_json(results/'summary.json') == summary
+    assert set(summary) == {
+        f'foley/{r}/{m}'
+        for r in ('wavbrivl', 'l2')
+        for m in ('audio_to_image/mrr', 'zero_shot/top1')
+    }
+    assert read_json(results / 'summary.json') == summary
     said = capsys.readouterr().out
-    assert all(f in said for f in ('cut.json', 'list.json', 'bare.json')) and str(results) not in said
+    assert (
+        all(f in said for f in ('cut.json', 'list.json', 'bare.json'))
+        and str(results) not in said
+    )
     assert entries(summary).shape[0] == 4
 
 
 def test_two_files_may_not_claim_one_number(results):
-    write_json(json.loads((results/'metrics'/'l2.json').read_text()), results/'metrics'/'l2-again.json')
-    with pytest.raises(BadInput, match='both claim'): summarise(results)
+    write_json(
+        json.loads((results / 'metrics' / 'l2.json').read_text()),
+        results / 'metrics' / 'l2-again.json',
+    )
+    with pytest.raises(BadInput, match='both claim'):
+        summarise(results)
 
 
 def test_nothing_there_is_an_empty_map(tmp_path):
     assert summarise(tmp_path) == {}
     t = table_beside({}, 'BGTAI', 2)
-    assert list(t.index) == list(printed('BGTAI', 2).index) and t.attrs['notes'][1:] == [f'BGTAI, Table 2: {f}' for f in FAULTS['BGTAI', 2]]
+    assert list(t.index) == list(printed('BGTAI', 2).index) and t.attrs['notes'][
+        1:
+    ] == [f'BGTAI, Table 2: {f}' for f in FAULTS['BGTAI', 2]]
 
 
 @pytest.mark.parametrize('which', PRINTED)
@@ -67,12 +136,40 @@ def test_printed_tables_are_whole(which):
 
 def test_printed_values():
     t = printed('WavBriVL', 2)
-    assert t.loc['WavBriVL'].tolist() == ['0.9117', '0.8832', '0.4741', '0.3720', '0.0611', '0.0608']
+    assert t.loc['WavBriVL'].tolist() == [
+        '0.9117',
+        '0.8832',
+        '0.4741',
+        '0.3720',
+        '0.0611',
+        '0.0608',
+    ]
     assert t.loc['Supervise'].tolist() == ['0.5200', '0.6179', '0.4331', '', '', '']
     b = printed('BGTAI', 2)
-    assert b.loc['BGTAI'].tolist() == ['0.9455', '0.8911', '0.4748', '0.5130', '0.6932', '0.4351', '0.0622', '0.0745']
-    assert b.loc['SOTA'].tolist() == ['0.959', '0.8949', '0.5671', '0.544', '0.687', '', '', '']
-    assert printed('BGTAI', 3).loc['WavBriVL', 'B4'] == '0.92' and printed('BGTAI', 4).loc['(F)', 'R@5'] == '81.22'
+    assert b.loc['BGTAI'].tolist() == [
+        '0.9455',
+        '0.8911',
+        '0.4748',
+        '0.5130',
+        '0.6932',
+        '0.4351',
+        '0.0622',
+        '0.0745',
+    ]
+    assert b.loc['SOTA'].tolist() == [
+        '0.959',
+        '0.8949',
+        '0.5671',
+        '0.544',
+        '0.687',
+        '',
+        '',
+        '',
+    ]
+    assert (
+        printed('BGTAI', 3).loc['WavBriVL', 'B4'] == '0.92'
+        and printed('BGTAI', 4).loc['(F)', 'R@5'] == '81.22'
+    )
 
 
 def test_ours_and_theirs_never_share_a_column(results):
@@ -80,67 +177,120 @@ def test_ours_and_theirs_never_share_a_column(results):
     for which in BESIDE:
         t = table_beside(summary, *which)
         theirs = [c for c in t if 'as printed' in c[0]]
-        assert (t[theirs].loc[printed(*which).index].to_numpy() == printed(*which).to_numpy()).all()
+        assert (
+            t[theirs].loc[printed(*which).index].to_numpy()
+            == printed(*which).to_numpy()
+        ).all()
         assert (t[theirs].drop(printed(*which).index) == '').all().all()
     t = table_beside(summary, 'WavBriVL', 2)
     column = t['ours, foley', 'A→I MRR of 320']
-    assert column['WavBriVL'] == '0.310 ± 0.014' and column['l2'] == '0.110 ± 0.014' and column['luck'] == '0.020' and column['SOTA'] == ''
+    assert (
+        column['WavBriVL'] == '0.310 ± 0.014'
+        and column['l2'] == '0.110 ± 0.014'
+        and column['luck'] == '0.020'
+        and column['SOTA'] == ''
+    )
     zero = t['ours, foley', 'zero-shot top-1 of 20']
     assert zero['WavBriVL (ZS)'] == '0.300' and zero['WavBriVL'] == ''
-    assert any('supervision pairs' in n for n in t.attrs['notes']) and any('templates scene' in n for n in t.attrs['notes'])
+    assert any('supervision pairs' in n for n in t.attrs['notes']) and any(
+        'templates scene' in n for n in t.attrs['notes']
+    )
 
 
 def test_two_pools_are_two_columns(results):
-    write_json(metrics('foley', 'big', audio_to_image=dict(mrr=spread([.01], [0], chance=.001, pool=15000))), results/'metrics'/'big.json')
+    write_json(
+        metrics(
+            'foley',
+            'big',
+            audio_to_image=dict(mrr=spread([0.01], [0], chance=0.001, pool=15000)),
+        ),
+        results / 'metrics' / 'big.json',
+    )
     t = table_beside(summarise(results), 'WavBriVL', 2)
-    assert ('ours, foley', 'A→I MRR of 320') in t and ('ours, foley', 'A→I MRR of 15,000') in t
+    assert ('ours, foley', 'A→I MRR of 320') in t and (
+        'ours, foley',
+        'A→I MRR of 15,000',
+    ) in t
 
 
 def test_tables_are_saved_whole(results):
     t = table_beside(summarise(results), 'BGTAI', 4)
-    save_table(t, results/'tables'/'bgtai-4')
-    assert (results/'tables'/'bgtai-4.md').read_text() == to_markdown(t)
-    back = pd.read_csv(results/'tables'/'bgtai-4.csv', index_col=0, comment='#', dtype=str, keep_default_na=False)
+    save_table(t, results / 'tables' / 'bgtai-4')
+    assert (results / 'tables' / 'bgtai-4.md').read_text() == to_markdown(t)
+    back = pd.read_csv(
+        results / 'tables' / 'bgtai-4.csv',
+        index_col=0,
+        comment='#',
+        dtype=str,
+        keep_default_na=False,
+    )
     assert (back.to_numpy() == t.to_numpy()).all()
     lines = to_markdown(t).split('\n')
     assert len({l.count('|') for l in lines if l.startswith('|')}) == 1
     ranked = retrieval_table(summarise(results), 'foley')
-    assert to_markdown(ranked) == to_markdown(ranked.reset_index()) and to_markdown(ranked).startswith('| task | run | MRR |')
+    assert to_markdown(ranked) == to_markdown(ranked.reset_index()) and to_markdown(
+        ranked
+    ).startswith('| task | run | MRR |')
 
 
 def test_retrieval_table(results):
     t = retrieval_table(summarise(results), 'foley')
     assert t.loc[('A→I of 320', 'luck'), 'MRR'] == '0.020'
-    with pytest.raises(BadInput): retrieval_table(summarise(results), 'esc50')
+    with pytest.raises(BadInput):
+        retrieval_table(summarise(results), 'esc50')
 
 
 @pytest.fixture(scope='module')
 def space():
     y = np.repeat(np.array(['dog', 'rain', 'crow']), 15)
     centres = dict(zip(('dog', 'rain', 'crow'), rng.standard_normal((3, 16))))
-    see = lambda: np.stack([centres[c] + .4*rng.standard_normal(16) for c in y]).astype('f')
+    see = lambda: np.stack(
+        [centres[c] + 0.4 * rng.standard_normal(16) for c in y]
+    ).astype('f')
     return see(), see(), y
 
 
 def history(runs=('a', 'b'), **more):
-    return pd.concat([pd.DataFrame(dict(run=r, seed=s, epoch=[1, 2, 3], loss=[3., 2, 1.5], **more)) for r in runs for s in (0, 1)])
+    return pd.concat(
+        [
+            pd.DataFrame(
+                dict(run=r, seed=s, epoch=[1, 2, 3], loss=[3.0, 2, 1.5], **more)
+            )
+            for r in runs
+            for s in (0, 1)
+        ]
+    )
 
 
 def dots(of=0, side=8):
     return np.random.default_rng(of).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
-def made_study(rho=.5, drop=(), edit='gain'):
-    values = [-12., 0., 12.]
-    rows = [dict(edit=edit, value=v, measure=m, mean=.5 + v/100, low=.4, high=.7, n=9) for m in ('drift', 'match', 'mrr', 'drawn_intensity', 'retrieved_intensity') for v in values if m not in drop]
-    rows += [dict(edit=edit, value=v, measure='clipped', mean=s, low=s, high=s, n=9) for v, s in zip(values, (0, 0, .25))]
-    return pd.DataFrame(rows), {f'{edit}/{m}': dict(mean=rho, low=rho - .1, high=rho + .1) for m in ('drawn_intensity', 'retrieved_intensity') if m not in drop}
+def made_study(rho=0.5, drop=(), edit='gain'):
+    values = [-12.0, 0.0, 12.0]
+    rows = [
+        dict(edit=edit, value=v, measure=m, mean=0.5 + v / 100, low=0.4, high=0.7, n=9)
+        for m in ('drift', 'match', 'mrr', 'drawn_intensity', 'retrieved_intensity')
+        for v in values
+        if m not in drop
+    ]
+    rows += [
+        dict(edit=edit, value=v, measure='clipped', mean=s, low=s, high=s, n=9)
+        for v, s in zip(values, (0, 0, 0.25))
+    ]
+    return pd.DataFrame(rows), {
+        f'{edit}/{m}': dict(mean=rho, low=rho - 0.1, high=rho + 0.1)
+        for m in ('drawn_intensity', 'retrieved_intensity')
+        if m not in drop
+    }
 
 
 def every_figure(results, space):
     a, v, y = space
-    picture = np.full((8, 8, 3), .5)
-    yield training_curves(history(score=[.1, .2, .3], seconds=[1., 2, 3]), seconds=True)
+    picture = np.full((8, 8, 3), 0.5)
+    yield training_curves(
+        history(score=[0.1, 0.2, 0.3], seconds=[1.0, 2, 3]), seconds=True
+    )
     yield training_curves(history(['a']))
     yield similarity_figure(a, v, y)
     yield similarity_figure(a, v[:20], y, y[:20])
@@ -148,35 +298,96 @@ def every_figure(results, space):
     yield space_figure(dict(sound=a, picture=v), dict(sound=y, picture=y))
     yield confusion_figure(y, np.zeros(45, int), ['crow', 'dog', 'rain'])
     yield confusion_figure([0, 1, 1], [0, 1, 1], ['a', 'b'])
-    yield gallery_figure([np.ones(4000, 'f'), np.zeros(900, 'f')], [picture]*2, [[picture]*3]*2, ['dog', 'rain'], [['dog', 'rain', 'crow']]*2)
+    yield gallery_figure(
+        [np.ones(4000, 'f'), np.zeros(900, 'f')],
+        [picture] * 2,
+        [[picture] * 3] * 2,
+        ['dog', 'rain'],
+        [['dog', 'rain', 'crow']] * 2,
+    )
     yield runs_figure(summarise(results), 'foley', 'audio_to_image', 'mrr')
     yield runs_figure(summarise(results), 'foley', 'zero_shot', 'top1', ['l2'])
-    yield pictures_figure([dict(label='dog', clip=np.ones(4000, 'f'), pictures=dict(own=dots(), drawn=None)), dict(label='rain', clip=np.ones(900, 'f'), pictures=dict(guided=dots(3)))], 'Two')
-    yield grid_figure([dict(name='volume', steps=[('0 dB', dots()), ('12 dB*', dots(3))]), dict(name='pitch', steps=[('0', dots())])])
+    yield pictures_figure(
+        [
+            dict(
+                label='dog',
+                clip=np.ones(4000, 'f'),
+                pictures=dict(own=dots(), drawn=None),
+            ),
+            dict(label='rain', clip=np.ones(900, 'f'), pictures=dict(guided=dots(3))),
+        ],
+        'Two',
+    )
+    yield grid_figure(
+        [
+            dict(name='volume', steps=[('0 dB', dots()), ('12 dB*', dots(3))]),
+            dict(name='pitch', steps=[('0', dots())]),
+        ]
+    )
     yield study_figure(dict(a=made_study(), b=made_study(drop=('match',))))
 
 
 def test_figures_repeat_byte_for_byte_and_are_closed(results, space):
     import matplotlib.pyplot as plt
-    for i, (one, two) in enumerate(zip(every_figure(results, space), every_figure(results, space))):
-        for fig, name in ((one, 'a'), (two, 'b')): save_figure(fig, results/'figures'/f'{i}{name}.png')
-        assert (results/'figures'/f'{i}a.png').read_bytes() == (results/'figures'/f'{i}b.png').read_bytes()
-    assert not plt.get_fignums() and not list((results/'figures').glob('.*'))
+
+    for i, (one, two) in enumerate(
+        zip(every_figure(results, space), every_figure(results, space))
+    ):
+        for fig, name in ((one, 'a'), (two, 'b')):
+            save_figure(fig, results / 'figures' / f'{i}{name}.png')
+        assert (results / 'figures' / f'{i}a.png').read_bytes() == (
+            results / 'figures' / f'{i}b.png'
+        ).read_bytes()
+    assert not plt.get_fignums() and not list((results / 'figures').glob('.*'))
 
 
 def test_titles_say_what_the_numbers_say(results, space):
     a, v, y = space
-    assert confusion_figure(['dog', 'dog', 'rain', 'rain'], ['dog', 'dog', 'rain', 'dog'], ['dog', 'rain']).get_suptitle().replace('\n', ' ') == '75% of 4 sounds are named right (luck 50%); rain is taken for dog 50% of the time'
-    assert runs_figure(summarise(results), 'foley', 'audio_to_image', 'mrr').get_suptitle().replace('\n', ' ').startswith('wavbrivl is best, 0.310 ± 0.014 (15.5 times luck), clear of l2')
-    assert 'b reaches a validation MRR of 0.400' in training_curves(pd.concat([history('a', score=[.1, .2, .2]), history('b', score=[.1, .4, .3])])).get_suptitle()
-    assert '100%' in similarity_figure(a, a, y).get_suptitle() or '9' in similarity_figure(a, a, y).get_suptitle()
+    assert (
+        confusion_figure(
+            ['dog', 'dog', 'rain', 'rain'],
+            ['dog', 'dog', 'rain', 'dog'],
+            ['dog', 'rain'],
+        )
+        .get_suptitle()
+        .replace('\n', ' ')
+        == '75% of 4 sounds are named right (luck 50%); rain is taken for dog 50% of the time'
+    )
+    assert (
+        runs_figure(summarise(results), 'foley', 'audio_to_image', 'mrr')
+        .get_suptitle()
+        .replace('\n', ' ')
+        .startswith('wavbrivl is best, 0.310 ± 0.014 (15.5 times luck), clear of l2')
+    )
+    assert (
+        'b reaches a validation MRR of 0.400'
+        in training_curves(
+            pd.concat(
+                [
+                    history('a', score=[0.1, 0.2, 0.2]),
+                    history('b', score=[0.1, 0.4, 0.3]),
+                ]
+            )
+        ).get_suptitle()
+    )
+    assert (
+        '100%' in similarity_figure(a, a, y).get_suptitle()
+        or '9' in similarity_figure(a, a, y).get_suptitle()
+    )
 
 
 def test_figures_refuse(results, space):
     a, v, y = space
-    for wrong in (lambda: training_curves(history().iloc[:0]), lambda: training_curves(pd.DataFrame(dict(run=['a']))), lambda: similarity_figure(a, v[:3], y),
-                  lambda: confusion_figure(y, y[:3], ['dog']), lambda: runs_figure({}, 'foley', 'x', 'y'), lambda: gallery_figure([], [], [], [], [])):
-        with pytest.raises(BadInput): wrong()
+    for wrong in (
+        lambda: training_curves(history().iloc[:0]),
+        lambda: training_curves(pd.DataFrame(dict(run=['a']))),
+        lambda: similarity_figure(a, v[:3], y),
+        lambda: confusion_figure(y, y[:3], ['dog']),
+        lambda: runs_figure({}, 'foley', 'x', 'y'),
+        lambda: gallery_figure([], [], [], [], []),
+    ):
+        with pytest.raises(BadInput):
+            wrong()
 
 
 def labels_of(fig):
@@ -184,124 +395,344 @@ def labels_of(fig):
 
 
 def test_pictures_keep_their_pixels_and_leave_blanks():
-    tiny = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8)
-    fig = pictures_figure([dict(label='dog', clip=np.ones(4000, 'f'), pictures=dict(own=tiny, guided=None)), dict(label='rain', clip=np.ones(4000, 'f'), pictures=dict(own=tiny))])
-    shown = [ax.images[0] for ax in fig.axes if ax.images and ax.images[0].get_array().shape == tiny.shape]
-    assert len(fig.axes) == 6 and len(shown) == 2 and all(i.get_interpolation() == 'nearest' for i in shown)
-    assert [ax.get_title(loc='center') for ax in fig.axes[1:3]] == ['own', 'guided'] and not fig.axes[2].images and not fig.axes[5].images
+    tiny = np.array(
+        [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8
+    )
+    fig = pictures_figure(
+        [
+            dict(
+                label='dog',
+                clip=np.ones(4000, 'f'),
+                pictures=dict(own=tiny, guided=None),
+            ),
+            dict(label='rain', clip=np.ones(4000, 'f'), pictures=dict(own=tiny)),
+        ]
+    )
+    shown = [
+        ax.images[0]
+        for ax in fig.axes
+        if ax.images and ax.images[0].get_array().shape == tiny.shape
+    ]
+    assert (
+        len(fig.axes) == 6
+        and len(shown) == 2
+        and all(i.get_interpolation() == 'nearest' for i in shown)
+    )
+    assert (
+        [ax.get_title(loc='center') for ax in fig.axes[1:3]] == ['own', 'guided']
+        and not fig.axes[2].images
+        and not fig.axes[5].images
+    )
 
 
 def test_a_page_of_pictures_is_small():
-    y, x = np.mgrid[:64, :64]/64
-    scene = lambda i: (255*np.stack([x*(i % 3)/2, y, (x - .5)**2 + (y - .5)**2 < .02*(1 + i % 6)], -1)).astype(np.uint8)
-    hum = lambda i: np.sin(np.arange(32000)*.05*(i + 1)).astype('f')
-    fig = pictures_figure([dict(label=f'sound {i}', clip=hum(i), pictures={f'way {j}': scene(i + j) for j in range(6)}) for i in range(12)])
+    y, x = np.mgrid[:64, :64] / 64
+    scene = lambda i: (
+        255
+        * np.stack(
+            [x * (i % 3) / 2, y, (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.02 * (1 + i % 6)],
+            -1,
+        )
+    ).astype(np.uint8)
+    hum = lambda i: np.sin(np.arange(32000) * 0.05 * (i + 1)).astype('f')
+    fig = pictures_figure(
+        [
+            dict(
+                label=f'sound {i}',
+                clip=hum(i),
+                pictures={f'way {j}': scene(i + j) for j in range(6)},
+            )
+            for i in range(12)
+        ]
+    )
     assert len(png_bytes(fig)) < 120_000
 
 
 def test_grid_marks_what_was_clipped():
-    rows = [dict(name='volume', steps=[('0 dB', dots()), ('12 dB*', dots())]), dict(name='pitch', steps=[('-4', dots()), ('0', dots(1)), ('4', dots(2))])]
+    rows = [
+        dict(name='volume', steps=[('0 dB', dots()), ('12 dB*', dots())]),
+        dict(name='pitch', steps=[('-4', dots()), ('0', dots(1)), ('4', dots(2))]),
+    ]
     fig = grid_figure(rows, most_moved(rows))
     title = {ax.get_title(loc='center'): ax.title.get_color() for ax in fig.axes}
-    assert title['12 dB*'] == '#c00000' and title['0 dB'] != '#c00000' and len(fig.axes) == 6
-    assert fig.get_suptitle().replace('\n', ' ').startswith('From end to end pictures change most along pitch') and 'least along volume (0)' in fig.get_suptitle().replace('\n', ' ')
-    alone = [dict(name='volume', steps=[('0 dB', dots())]), dict(name='speed', steps=[('1', dots()), ('2', dots(side=16))])]
-    assert most_moved(alone) == '' and not grid_figure(alone, most_moved(alone)).get_suptitle()
+    assert (
+        title['12 dB*'] == '#c00000'
+        and title['0 dB'] != '#c00000'
+        and len(fig.axes) == 6
+    )
+    assert fig.get_suptitle().replace('\n', ' ').startswith(
+        'From end to end pictures change most along pitch'
+    ) and 'least along volume (0)' in fig.get_suptitle().replace('\n', ' ')
+    alone = [
+        dict(name='volume', steps=[('0 dB', dots())]),
+        dict(name='speed', steps=[('1', dots()), ('2', dots(side=16))]),
+    ]
+    assert (
+        most_moved(alone) == ''
+        and not grid_figure(alone, most_moved(alone)).get_suptitle()
+    )
 
 
 def test_study_leaves_out_what_is_missing():
-    both = study_figure(dict(a=made_study(.5), b=made_study(0.)))
-    assert labels_of(both) == ['cosine with the unchanged sound', 'cosine with its own picture', 'intensity of the picture drawn']
+    both = study_figure(dict(a=made_study(0.5), b=made_study(0.0)))
+    assert labels_of(both) == [
+        'cosine with the unchanged sound',
+        'cosine with its own picture',
+        'intensity of the picture drawn',
+    ]
     said = both.get_suptitle().replace('\n', ' ')
     assert 'a rises, ρ 0.50 (0.40 to 0.60)' in said and 'b shows no relation' in said
-    assert 'a: ρ 0.50 (0.40 to 0.60)' in [t.get_text() for t in both.axes[2].get_legend().get_texts()] and not both.axes[0].get_legend()
+    assert (
+        'a: ρ 0.50 (0.40 to 0.60)'
+        in [t.get_text() for t in both.axes[2].get_legend().get_texts()]
+        and not both.axes[0].get_legend()
+    )
     assert any('25.0%' in t.get_text() for t in both.axes[0].texts)
-    other = study_figure(dict(a=made_study(.5, drop=('match', 'drawn_intensity'))))
-    assert labels_of(other) == ['cosine with the unchanged sound', 'MRR of its own picture', 'intensity of pictures retrieved']
-    less = study_figure(dict(a=made_study(drop=('drawn_intensity', 'retrieved_intensity')), b=(pd.DataFrame(), {})))
-    assert len(less.axes) == 2 and 'a 0.38 to 0.62' in less.get_suptitle() and less.axes[0].get_legend()
-    assert study_figure(dict(a=made_study(edit='pitch')), edit='pitch').axes[0].get_xlabel() == 'pitch [semitones]'
-    unknown = study_figure(dict(a=(made_study()[0], {'gain/drawn_intensity': dict(mean=None, low=None, high=float('nan'))}), b=made_study(-.5)))
-    assert unknown.get_suptitle().replace('\n', ' ').endswith('gain: b falls, ρ -0.50 (-0.60 to -0.40)') and unknown.axes[2].get_legend().get_texts()[0].get_text() == 'a'
+    other = study_figure(dict(a=made_study(0.5, drop=('match', 'drawn_intensity'))))
+    assert labels_of(other) == [
+        'cosine with the unchanged sound',
+        'MRR of its own picture',
+        'intensity of pictures retrieved',
+    ]
+    less = study_figure(
+        dict(
+            a=made_study(drop=('drawn_intensity', 'retrieved_intensity')),
+            b=(pd.DataFrame(), {}),
+        )
+    )
+    assert (
+        len(less.axes) == 2
+        and 'a 0.38 to 0.62' in less.get_suptitle()
+        and less.axes[0].get_legend()
+    )
+    assert (
+        study_figure(dict(a=made_study(edit='pitch')), edit='pitch')
+        .axes[0]
+        .get_xlabel()
+        == 'pitch [semitones]'
+    )
+    unknown = study_figure(
+        dict(
+            a=(
+                made_study()[0],
+                {'gain/drawn_intensity': dict(mean=None, low=None, high=float('nan'))},
+            ),
+            b=made_study(-0.5),
+        )
+    )
+    assert (
+        unknown.get_suptitle()
+        .replace('\n', ' ')
+        .endswith('gain: b falls, ρ -0.50 (-0.60 to -0.40)')
+        and unknown.axes[2].get_legend().get_texts()[0].get_text() == 'a'
+    )
     for wrong in ({}, dict(a=(pd.DataFrame(), {})), dict(a=made_study(edit='pitch'))):
-        with pytest.raises(BadInput, match="'gain'"): study_figure(wrong)
+        with pytest.raises(BadInput, match="'gain'"):
+            study_figure(wrong)
 
 
-@pytest.mark.parametrize('r, word', [(dict(mean=.5, low=.1, high=.8), 'rises'), (dict(mean=-.5, low=-.8, high=-.1), 'falls'), (dict(mean=.5, low=-.1, high=.8), 'shows no relation'),
-                                     (dict(mean=.5, low=.1, high=.8, chance_low=-.6, chance_high=.6), 'shows no relation'), (dict(mean=.7, low=.1, high=.8, chance_low=-.6, chance_high=.6), 'rises')])
+@pytest.mark.parametrize(
+    'r, word',
+    [
+        (dict(mean=0.5, low=0.1, high=0.8), 'rises'),
+        (dict(mean=-0.5, low=-0.8, high=-0.1), 'falls'),
+        (dict(mean=0.5, low=-0.1, high=0.8), 'shows no relation'),
+        (
+            dict(mean=0.5, low=0.1, high=0.8, chance_low=-0.6, chance_high=0.6),
+            'shows no relation',
+        ),
+        (dict(mean=0.7, low=0.1, high=0.8, chance_low=-0.6, chance_high=0.6), 'rises'),
+    ],
+)
 def test_tendency(r, word):
     assert tendency(r) == word
 
 
 def test_pictures_table():
     entry = lambda v, **facts: spread([v], [0], extractor='judge (tiny)', **facts)
-    summary = {f'foley/{k}': v for k, v in {
-        'real/real/r1': entry(.9, chance=.1, pool=10, sounds=320), 'wavbrivl/prompts_ranked/score': entry(.25, sounds=20), 'wavbrivl/diffusion/r1': spread([.3, .5], [0, 1], chance=.1, pool=10, sounds=320),
-        'wavbrivl/diffusion/kid': entry(.0123, sounds=320), 'codec/reconstructed/usage': entry(.5, sounds=320), 'random/random/r5': entry(.5, chance=.5, pool=10, sounds=320),
-        'level/diffusion/fid': entry(12.345, sounds=320), 'wavbrivl/guided/is': entry(3., sounds=96), 'wavbrivl/probe/accuracy': entry(.8)}.items()} | {'other/wavbrivl/diffusion/r1': entry(.99, chance=.01)}
+    summary = {
+        f'foley/{k}': v
+        for k, v in {
+            'real/real/r1': entry(0.9, chance=0.1, pool=10, sounds=320),
+            'wavbrivl/prompts_ranked/score': entry(0.25, sounds=20),
+            'wavbrivl/diffusion/r1': spread(
+                [0.3, 0.5], [0, 1], chance=0.1, pool=10, sounds=320
+            ),
+            'wavbrivl/diffusion/kid': entry(0.0123, sounds=320),
+            'codec/reconstructed/usage': entry(0.5, sounds=320),
+            'random/random/r5': entry(0.5, chance=0.5, pool=10, sounds=320),
+            'level/diffusion/fid': entry(12.345, sounds=320),
+            'wavbrivl/guided/is': entry(3.0, sounds=96),
+            'wavbrivl/probe/accuracy': entry(0.8),
+        }.items()
+    } | {'other/wavbrivl/diffusion/r1': entry(0.99, chance=0.01)}
     t = pictures_table(summary, 'foley')
-    assert list(t.columns) == ['R@1', 'R@5', 'FID', 'KID', 'IS', 'diversity', 'codes used', 'cosine']
-    assert list(t.index) == [(KINDS['random'], 'random'), (KINDS['guided'], 'wavbrivl'), ('diffusion', 'wavbrivl'), ('diffusion', 'level'), (KINDS['prompts_ranked'], 'wavbrivl'),
-                             (KINDS['reconstructed'], 'codec'), (KINDS['real'], 'real'), ('luck', '')]
-    assert t.loc[('diffusion', 'wavbrivl')].tolist() == ['0.400 ± 0.141', '', '', '0.012', '', '', '', ''] and t.loc[('diffusion', 'level'), 'FID'] == '12.35'
+    assert list(t.columns) == [
+        'R@1',
+        'R@5',
+        'FID',
+        'KID',
+        'IS',
+        'diversity',
+        'codes used',
+        'cosine',
+    ]
+    assert list(t.index) == [
+        (KINDS['random'], 'random'),
+        (KINDS['guided'], 'wavbrivl'),
+        ('diffusion', 'wavbrivl'),
+        ('diffusion', 'level'),
+        (KINDS['prompts_ranked'], 'wavbrivl'),
+        (KINDS['reconstructed'], 'codec'),
+        (KINDS['real'], 'real'),
+        ('luck', ''),
+    ]
+    assert (
+        t.loc[('diffusion', 'wavbrivl')].tolist()
+        == ['0.400 ± 0.141', '', '', '0.012', '', '', '', '']
+        and t.loc[('diffusion', 'level'), 'FID'] == '12.35'
+    )
     assert t.loc[('luck', '')].tolist() == ['0.100', '0.500', '', '', '', '', '', '']
-    assert t.attrs['notes'][0] == 'extractor: judge (tiny).' and '96 (guided by the image tower' in t.attrs['notes'][1] and '20 (from a sentence, best of several)' in t.attrs['notes'][1]
-    assert '**' not in to_markdown(t) and to_markdown(t).startswith('| kind | run | R@1 |')
-    with pytest.raises(BadInput, match='esc50'): pictures_table(summary, 'esc50')
-    bare = pictures_table({'foley/wavbrivl/diffusion/score': spread([.3], [0])}, 'foley')
+    assert (
+        t.attrs['notes'][0] == 'extractor: judge (tiny).'
+        and '96 (guided by the image tower' in t.attrs['notes'][1]
+        and '20 (from a sentence, best of several)' in t.attrs['notes'][1]
+    )
+    assert '**' not in to_markdown(t) and to_markdown(t).startswith(
+        '| kind | run | R@1 |'
+    )
+    with pytest.raises(BadInput, match='esc50'):
+        pictures_table(summary, 'esc50')
+    bare = pictures_table(
+        {'foley/wavbrivl/diffusion/score': spread([0.3], [0])}, 'foley'
+    )
     assert len(bare) == 1 and len(bare.attrs['notes']) == 2
 
 
 def test_the_missing_table_stays_empty_until_there_is_ours():
     t = table_beside({}, 'WavBriVL', 3)
-    assert list(t.index) == ['WavBriVL', 'S2I', 'Pedersoli et al.'] and (t == '').all().all() and any('missing from the text' in n for n in t.attrs['notes'])
-    ours = table_beside({'vegas/wavbrivl/diffusion/fid': spread([30.], [0], pool=5)}, 'WavBriVL', 3)
-    assert ours.loc['WavBriVL', ('ours, vegas', 'diffusion FID of 5')] == '30.000' and (ours.iloc[:, :3] == '').all().all()
+    assert (
+        list(t.index) == ['WavBriVL', 'S2I', 'Pedersoli et al.']
+        and (t == '').all().all()
+        and any('missing from the text' in n for n in t.attrs['notes'])
+    )
+    ours = table_beside(
+        {'vegas/wavbrivl/diffusion/fid': spread([30.0], [0], pool=5)}, 'WavBriVL', 3
+    )
+    assert (
+        ours.loc['WavBriVL', ('ours, vegas', 'diffusion FID of 5')] == '30.000'
+        and (ours.iloc[:, :3] == '').all().all()
+    )
 
 
 def test_smaller_kid_is_better():
-    t = best_bold(pd.DataFrame({'KID': ['0.2', '-0.1'], 'R@1': ['0.2', '0.1']}, ['a', 'b']))
+    t = best_bold(
+        pd.DataFrame({'KID': ['0.2', '-0.1'], 'R@1': ['0.2', '0.1']}, ['a', 'b'])
+    )
     assert t.loc['b', 'KID'] == '**-0.1**' and t.loc['a', 'R@1'] == '**0.2**'
 
 
 def answers(target, other, neither, repeats=1):
-    said = ['target']*target + ['other']*other + ['neither']*neither
-    return pd.DataFrame([dict(participant='p', trial=f't{r}-{i}', repeat=r + 1, item=i, label='dog', choice=c, seconds=1.) for r in range(repeats) for i, c in enumerate(said)], columns=COLUMNS)
+    said = ['target'] * target + ['other'] * other + ['neither'] * neither
+    return pd.DataFrame(
+        [
+            dict(
+                participant='p',
+                trial=f't{r}-{i}',
+                repeat=r + 1,
+                item=i,
+                label='dog',
+                choice=c,
+                seconds=1.0,
+            )
+            for r in range(repeats)
+            for i, c in enumerate(said)
+        ],
+        columns=COLUMNS,
+    )
 
 
 def test_survey_beside():
     nobody = survey_beside(None)
-    assert (nobody['ours'] == '').all().all() and nobody.index.tolist() == ['AudioCLIP', 'WavBriVL', NO_PEOPLE] and NO_PEOPLE == PROXY
-    assert (nobody['WavBriVL, Table 4, as printed'].loc[['AudioCLIP', 'WavBriVL']].to_numpy() == printed('WavBriVL', 4).to_numpy()).all()
+    assert (
+        (nobody['ours'] == '').all().all()
+        and nobody.index.tolist() == ['AudioCLIP', 'WavBriVL', NO_PEOPLE]
+        and NO_PEOPLE == PROXY
+    )
+    assert (
+        nobody['WavBriVL, Table 4, as printed']
+        .loc[['AudioCLIP', 'WavBriVL']]
+        .to_numpy()
+        == printed('WavBriVL', 4).to_numpy()
+    ).all()
     assert nobody.attrs['notes'][0].startswith('No people were asked')
     assert (survey_beside(survey_table(answers(0, 0, 0)))['ours'] == '').all().all()
-    people, proxy = survey_table(answers(8, 1, 1, repeats=3)), survey_table(proxy_responses(['target']*6 + ['neither']*4, ['dog']*10))
+    people, proxy = (
+        survey_table(answers(8, 1, 1, repeats=3)),
+        survey_table(proxy_responses(['target'] * 6 + ['neither'] * 4, ['dog'] * 10)),
+    )
     t = survey_beside(people, proxy)['ours']
-    assert t.loc['WavBriVL'].tolist() == ['80% [63, 90]', '10% [3, 26]', '10% [3, 26]', '30', '1'] and (t.loc['AudioCLIP'] == '').all()
-    assert t.loc[NO_PEOPLE].tolist() == ['60% [31, 83]', '0% [0, 28]', '40% [17, 69]', '10', '']
+    assert (
+        t.loc['WavBriVL'].tolist()
+        == ['80% [63, 90]', '10% [3, 26]', '10% [3, 26]', '30', '1']
+        and (t.loc['AudioCLIP'] == '').all()
+    )
+    assert t.loc[NO_PEOPLE].tolist() == [
+        '60% [31, 83]',
+        '0% [0, 28]',
+        '40% [17, 69]',
+        '10',
+        '',
+    ]
     notes = survey_beside(people, proxy).attrs['notes']
-    assert '80% / 10% / 10%' in notes[0] and '100% of the sounds' in notes[0] and any("Wilson" in n for n in notes)
+    assert (
+        '80% / 10% / 10%' in notes[0]
+        and '100% of the sounds' in notes[0]
+        and any('Wilson' in n for n in notes)
+    )
     assert (survey_beside(None, proxy)['ours'].loc['WavBriVL'] == '').all()
-    with pytest.raises(BadInput, match='Wav2CLIP'): survey_beside(None, row='Wav2CLIP')
+    with pytest.raises(BadInput, match='Wav2CLIP'):
+        survey_beside(None, row='Wav2CLIP')
 
 
-@pytest.mark.parametrize('picture', [np.zeros((8, 8, 3)), np.zeros((3, 8, 8), np.uint8), np.zeros((8, 8), np.uint8)])
+@pytest.mark.parametrize(
+    'picture',
+    [np.zeros((8, 8, 3)), np.zeros((3, 8, 8), np.uint8), np.zeros((8, 8), np.uint8)],
+)
 def test_pictures_are_bytes(picture):
-    with pytest.raises(BadInput, match='dog, own'): pictures_figure([dict(label='dog', clip=np.ones(900, 'f'), pictures=dict(own=picture))])
-    with pytest.raises(BadInput, match='volume, 0 dB'): grid_figure([dict(name='volume', steps=[('0 dB', picture)])])
+    with pytest.raises(BadInput, match='dog, own'):
+        pictures_figure(
+            [dict(label='dog', clip=np.ones(900, 'f'), pictures=dict(own=picture))]
+        )
+    with pytest.raises(BadInput, match='volume, 0 dB'):
+        grid_figure([dict(name='volume', steps=[('0 dB', picture)])])
 
 
 def test_nothing_to_show_is_refused():
-    for wrong in (lambda: pictures_figure([]), lambda: pictures_figure([dict(label='dog', clip=np.ones(900, 'f'), pictures={})]), lambda: grid_figure([]), lambda: grid_figure([dict(name='volume', steps=[])])):
-        with pytest.raises(BadInput): wrong()
+    for wrong in (
+        lambda: pictures_figure([]),
+        lambda: pictures_figure(
+            [dict(label='dog', clip=np.ones(900, 'f'), pictures={})]
+        ),
+        lambda: grid_figure([]),
+        lambda: grid_figure([dict(name='volume', steps=[])]),
+    ):
+        with pytest.raises(BadInput):
+            wrong()
 
 
-@pytest.mark.parametrize('n', [1, 500, 16000, 16000*12])
+@pytest.mark.parametrize('n', [1, 500, 16000, 16000 * 12])
 def test_players_are_small_and_repeat(n):
     import soundfile as sf
-    x = .3*np.sin(np.arange(n)*.1)
+
+    x = 0.3 * np.sin(np.arange(n) * 0.1)
     packed = ogg_bytes(x)
     back, rate = sf.read(io.BytesIO(packed))
-    assert packed == ogg_bytes(x) and rate == 16000 and len(back) == min(n, 160_000) and len(packed) < 8000 + n
+    assert (
+        packed == ogg_bytes(x)
+        and rate == 16000
+        and len(back) == min(n, 160_000)
+        and len(packed) < 8000 + n
+    )
     html = player(x, label='<dog>').data
     assert 'audio/ogg' in html and '&lt;dog&gt;' in html

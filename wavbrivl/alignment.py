@@ -11,133 +11,164 @@ __all__ = ['inside', 'alignment_scores', 'row_softmax', 'monotone_path', 'one_ho
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from math import ceil, nan
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-
 from .core import BadInput
 
 # %% ../nbs/14_alignment.ipynb #03d8a7ab
 def inside(
-    S:torch.Tensor,   # [N, Q, T], for its shape and device
-    rows=None,        # [N] true rows Q_i; None: all
-    columns=None,     # [N] true columns T_i; None: all
-) -> torch.Tensor:    # bool [N, Q, T]
+    S: torch.Tensor,  # [N, Q, T], for its shape and device
+    rows=None,  # [N] true rows Q_i; None: all
+    columns=None,  # [N] true columns T_i; None: all
+) -> torch.Tensor:  # bool [N, Q, T]
     "True where a padded batch holds something."
     N, Q, T = S.shape
     live = torch.ones(N, Q, T, dtype=torch.bool, device=S.device)
     for size, axis, n in (rows, 1, Q), (columns, 2, T):
-        if size is None: continue
+        if size is None:
+            continue
         place = torch.arange(n, device=S.device).unsqueeze(2 - axis)
         live &= place < torch.as_tensor(size, device=S.device).view(N, 1, 1)
     return live
 
+# %% ../nbs/14_alignment.ipynb #d802a78d
 def alignment_scores(
-    R:torch.Tensor,        # [N, Q, d] gloss tokens, projected
-    H:torch.Tensor,        # [N, T, d] frames, projected
-    rows=None,             # [N] true tokens; None: all
-    columns=None,          # [N] true frames; None: all
-) -> torch.Tensor:         # [N, Q, T], -inf outside
+    R: torch.Tensor,  # [N, Q, d] gloss tokens, projected
+    H: torch.Tensor,  # [N, T, d] frames, projected
+    rows=None,  # [N] true tokens; None: all
+    columns=None,  # [N] true frames; None: all
+) -> torch.Tensor:  # [N, Q, T], -inf outside
     "S = R H^T / sqrt(d)."
-    S = R @ H.transpose(1, 2)/R.shape[-1]**.5
+    S = R @ H.transpose(1, 2) / R.shape[-1] ** 0.5
     return S.masked_fill(~inside(S, rows, columns), -torch.inf)
 
 # %% ../nbs/14_alignment.ipynb #1a56518e
 def row_softmax(
-    S:torch.Tensor,       # [N, Q, T] scores; may hold -inf
-    skip,                 # score of taking no column: [N, Q] or a number
-    rows=None,            # [N] true rows; None: all
-    columns=None,         # [N] true columns; None: all
-) -> torch.Tensor:        # [N, Q, T+1], the last column is the skip; padded rows are 0
+    S: torch.Tensor,  # [N, Q, T] scores; may hold -inf
+    skip,  # score of taking no column: [N, Q] or a number
+    rows=None,  # [N] true rows; None: all
+    columns=None,  # [N] true columns; None: all
+) -> torch.Tensor:  # [N, Q, T+1], the last column is the skip; padded rows are 0
     "Each row's softmax over its columns and the skip; the gradient is finite everywhere."
     skip = torch.as_tensor(skip, dtype=S.dtype, device=S.device).expand(S.shape[:2])
-    x = torch.cat((S.masked_fill(~inside(S, None, columns), -torch.inf), skip.unsqueeze(2)), 2)
+    x = torch.cat(
+        (S.masked_fill(~inside(S, None, columns), -torch.inf), skip.unsqueeze(2)), 2
+    )
     live = inside(x, rows) & (x > -torch.inf).any(2, keepdim=True)
     return x.masked_fill(~live, 0).softmax(2).masked_fill(~live, 0)
 
 # %% ../nbs/14_alignment.ipynb #caf13250
 @torch.no_grad()
 def monotone_path(
-    S:torch.Tensor,       # [N, Q, T] scores
-    skip,                 # what a row earns that takes no column: [N, Q] or a number
-    rows=None,            # [N] true rows; None: all
-    columns=None,         # [N] true columns; None: all
-) -> tuple:               # path int64 [N, Q], -1: skipped or padded; total [N]
+    S: torch.Tensor,  # [N, Q, T] scores
+    skip,  # what a row earns that takes no column: [N, Q] or a number
+    rows=None,  # [N] true rows; None: all
+    columns=None,  # [N] true columns; None: all
+) -> tuple:  # path int64 [N, Q], -1: skipped or padded; total [N]
     "The best path whose columns never go back, in O(QT). Ties: take rather than skip, the earliest column."
     N, Q, T = S.shape
-    outside = F.pad(~inside(S, rows, columns), (0, 1), value=True)         # a last column that nobody takes
-    skip = torch.as_tensor(skip, device=S.device).double().expand(N, Q).masked_fill(~inside(outside, rows)[..., 0], 0)
+    outside = F.pad(
+        ~inside(S, rows, columns), (0, 1), value=True
+    )  # a last column that nobody takes
+    skip = (
+        torch.as_tensor(skip, device=S.device)
+        .double()
+        .expand(N, Q)
+        .masked_fill(~inside(outside, rows)[..., 0], 0)
+    )
     V, best = [torch.zeros(N, T + 1, dtype=torch.double, device=S.device)], []
     for q in range(Q):
         earned = F.pad(S[:, q].double(), (0, 1)).masked_fill(outside[:, q], -torch.inf)
         best.append((earned + V[-1]).cummax(1).values)
         V.append(torch.maximum(best[-1], V[-1] + skip[:, q, None]))
     total = V[-1][:, T]
-    if total.isnan().any(): raise BadInput(f'the scores of pair {int(total.isnan().long().argmax())} hold NaN; look for it in the tower that made them.')
-    t, path = torch.full((N, 1), T, device=S.device), torch.full((N, Q), -1, device=S.device)
+    if total.isnan().any():
+        raise BadInput(
+            f'the scores of pair {int(total.isnan().long().argmax())} hold NaN; look for it in the tower that made them.'
+        )
+    t, path = (
+        torch.full((N, 1), T, device=S.device),
+        torch.full((N, Q), -1, device=S.device),
+    )
     for q in reversed(range(Q)):
         take = best[q].gather(1, t)
         takes = (take >= V[q].gather(1, t) + skip[:, q, None]) & (take > -torch.inf)
-        t = torch.where(takes, torch.searchsorted(best[q], take), t)       # the earliest column that reaches the maximum
-        path[:, q:q+1] = torch.where(takes, t, -1)
+        t = torch.where(
+            takes, torch.searchsorted(best[q], take), t
+        )  # the earliest column that reaches the maximum
+        path[:, q : q + 1] = torch.where(takes, t, -1)
     return path, total.to(S.dtype)
 
 # %% ../nbs/14_alignment.ipynb #cdf16f92
 def one_hot_path(
-    path:torch.Tensor,   # [N, Q] columns, -1: none
-    T:int,
-) -> torch.Tensor:       # [N, Q, T] of 0 and 1
+    path: torch.Tensor,  # [N, Q] columns, -1: none
+    T: int,
+) -> torch.Tensor:  # [N, Q, T] of 0 and 1
     "The binary matrix of a path, eq. 3's A_hat."
     return (path.unsqueeze(2) == torch.arange(T, device=path.device)).float()
 
+
 def straight_through(
-    hard:torch.Tensor,   # what the forward pass sees
-    soft:torch.Tensor,   # what the gradient sees, same shape
+    hard: torch.Tensor,  # what the forward pass sees
+    soft: torch.Tensor,  # what the gradient sees, same shape
 ) -> torch.Tensor:
     "The values of `hard`, to the last bit, and the gradient of `soft`."
     return hard.detach() + (soft - soft.detach())
 
+# %% ../nbs/14_alignment.ipynb #7496ea06
 def gumbel(
-    S:torch.Tensor,                # scores; -inf stays
-    generator:torch.Generator,
-    scale:float=1.,                # of the noise; 0: none
+    S: torch.Tensor,  # scores; -inf stays
+    generator: torch.Generator,
+    scale: float = 1.0,  # of the noise; 0: none
 ) -> torch.Tensor:
     "Scores plus Gumbel noise: the best path of these is a sampled path (perturb-and-MAP)."
-    wait = torch.empty(S.shape, dtype=S.dtype, device=generator.device).exponential_(generator=generator)
-    return S - scale*wait.clamp(min=torch.finfo(S.dtype).tiny).log().to(S.device)
+    wait = torch.empty(S.shape, dtype=S.dtype, device=generator.device).exponential_(
+        generator=generator
+    )
+    return S - scale * wait.clamp(min=torch.finfo(S.dtype).tiny).log().to(S.device)
 
 # %% ../nbs/14_alignment.ipynb #0ce4857b
 def spread(
-    Y:torch.Tensor,   # [N, D, Q] an embedding for each token
-    A:torch.Tensor,   # [N, Q, T] alignment
-) -> torch.Tensor:    # [N, D, T]
+    Y: torch.Tensor,  # [N, D, Q] an embedding for each token
+    A: torch.Tensor,  # [N, Q, T] alignment
+) -> torch.Tensor:  # [N, D, T]
     "Lay token embeddings out over the frames: Y_hat = Y A, eq. 4."
     return Y @ A
 
+# %% ../nbs/14_alignment.ipynb #5e9f1af8
 def held(
-    path:torch.Tensor,   # [N, Q] columns, -1: none
-    T:int,
-    columns=None,        # [N] true columns; None: all
-) -> torch.Tensor:       # int64 [N, T]; -1: beyond the columns, or every row is skipped
+    path: torch.Tensor,  # [N, Q] columns, -1: none
+    T: int,
+    columns=None,  # [N] true columns; None: all
+) -> torch.Tensor:  # int64 [N, T]; -1: beyond the columns, or every row is skipped
     "For every column the row whose selected column is nearest; ties: the earlier row."
     N, Q = path.shape
-    if Q == 0: return path.new_full((N, T), -1)
-    gap = (path.unsqueeze(2) - torch.arange(T, device=path.device)).abs().masked_fill(path.unsqueeze(2) < 0, T)
-    row = (gap*Q + torch.arange(Q, device=path.device).unsqueeze(1)).amin(1) % Q
+    if Q == 0:
+        return path.new_full((N, T), -1)
+    gap = (
+        (path.unsqueeze(2) - torch.arange(T, device=path.device))
+        .abs()
+        .masked_fill(path.unsqueeze(2) < 0, T)
+    )
+    row = (gap * Q + torch.arange(Q, device=path.device).unsqueeze(1)).amin(1) % Q
     there = inside(gap, None, columns)[:, 0] & (path >= 0).any(1, keepdim=True)
     return row.masked_fill(~there, -1)
 
 # %% ../nbs/14_alignment.ipynb #70fc8865
 def pair_score(
-    S:torch.Tensor,      # [N, Q, T] scores
-    path:torch.Tensor,   # [N, Q] columns, -1: none
-) -> torch.Tensor:       # [N]; -inf where no row takes a column
+    S: torch.Tensor,  # [N, Q, T] scores
+    path: torch.Tensor,  # [N, Q] columns, -1: none
+) -> torch.Tensor:  # [N]; -inf where no row takes a column
     "The mean score along the path, over the rows that are not skipped."
     takes = path >= 0
-    along = F.pad(S, (0, 1)).gather(2, path.remainder(S.shape[2] + 1).unsqueeze(2)).squeeze(2)
+    along = (
+        F.pad(S, (0, 1))
+        .gather(2, path.remainder(S.shape[2] + 1).unsqueeze(2))
+        .squeeze(2)
+    )
     count = takes.sum(1)
-    mean = along.masked_fill(~takes, 0).sum(1)/count.clamp(min=1)
+    mean = along.masked_fill(~takes, 0).sum(1) / count.clamp(min=1)
     return mean.masked_fill(count == 0, -torch.inf)
 
 # %% ../nbs/14_alignment.ipynb #2c839999
@@ -145,195 +176,292 @@ def pair_score(
 def _dtw_kernel():
     "DTW in machine code, compiled when first asked for and kept on disk."
     import numba
+
     @numba.njit(nogil=True, cache=True)
     def fill(cost, rows, columns, mask, total, length):
         N, D = len(cost), np.empty((2,) + cost.shape[1:])
         for n in range(0, N, 2):
-            m = min(n + 1, N - 1)                             # two pairs side by side: one computes while the other waits
-            for k in range(n, m + 1): D[k-n, 0] = np.cumsum(cost[k, 0].astype(np.float64))
+            m = min(
+                n + 1, N - 1
+            )  # two pairs side by side: one computes while the other waits
+            for k in range(n, m + 1):
+                D[k - n, 0] = np.cumsum(cost[k, 0].astype(np.float64))
             for q in range(1, max(rows[n], rows[m])):
-                x, above, here = cost[n, q], D[0, q-1], D[0, q]
-                y, over, there = cost[m, q], D[1, q-1], D[1, q]
+                x, above, here = cost[n, q], D[0, q - 1], D[0, q]
+                y, over, there = cost[m, q], D[1, q - 1], D[1, q]
                 corner, edge = above[0], over[0]
                 left, last = corner + x[0], edge + y[0]
                 here[0], there[0] = left, last
                 for t in range(1, max(columns[n], columns[m])):
-                    c, up, e, top = np.float64(x[t]), above[t], np.float64(y[t]), over[t]
+                    c, up, e, top = (
+                        np.float64(x[t]),
+                        above[t],
+                        np.float64(y[t]),
+                        over[t],
+                    )
                     a, b, d = corner + c, left + c, up + c
                     f, g, h = edge + e, last + e, top + e
                     a, f = d if d < a else a, h if h < f else f
                     left, last = b if b < a else a, g if g < f else f
                     here[t], there[t], corner, edge = left, last, up, top
             for k in range(n, m + 1):
-                q, t, C, E = rows[k] - 1, columns[k] - 1, cost[k], D[k-n]
+                q, t, C, E = rows[k] - 1, columns[k] - 1, cost[k], D[k - n]
                 mask[k] = False
-                if q < 0 or t < 0: continue
+                if q < 0 or t < 0:
+                    continue
                 total[k], length[k], mask[k, q, t] = E[q, t], 1, True
                 while q > 0 or t > 0:
-                    if q == 0: t -= 1
-                    elif t == 0: q -= 1
+                    if q == 0:
+                        t -= 1
+                    elif t == 0:
+                        q -= 1
                     else:
                         c = np.float64(C[q, t])
-                        a, b, d = E[q-1, t-1] + c, E[q, t-1] + c, E[q-1, t] + c
-                        if d < min(a, b): q -= 1
-                        elif b < a: t -= 1
-                        else: q -= 1; t -= 1
-                    mask[k, q, t] = True; length[k] += 1
+                        a, b, d = E[q - 1, t - 1] + c, E[q, t - 1] + c, E[q - 1, t] + c
+                        if d < min(a, b):
+                            q -= 1
+                        elif b < a:
+                            t -= 1
+                        else:
+                            q -= 1
+                            t -= 1
+                    mask[k, q, t] = True
+                    length[k] += 1
+
     return fill
 
 # %% ../nbs/14_alignment.ipynb #a2ba6b59
 def _true_sizes(size, N, most, name) -> np.ndarray:
     "Sizes of N padded pairs as int64. Raises `BadInput` where they do not fit."
-    size = np.full(N, most) if size is None else np.asarray(torch.as_tensor(size).cpu()).astype(np.int64)
+    size = (
+        np.full(N, most)
+        if size is None
+        else np.asarray(torch.as_tensor(size).cpu()).astype(np.int64)
+    )
     if size.shape != (N,) or ((size < 0) | (size > most)).any():
-        raise BadInput(f'{name} must hold {N} whole numbers from 0 to {most}, the padded size; it holds {size.tolist()[:8]}.')
+        raise BadInput(
+            f'{name} must hold {N} whole numbers from 0 to {most}, the padded size; it holds {size.tolist()[:8]}.'
+        )
     return size
 
+# %% ../nbs/14_alignment.ipynb #ff54d6a1
 def _refuse_infinite(cost, rows, columns):
     "Raises `BadInput` naming the first pair whose cost is not finite inside its true size."
     bad = (~cost.isfinite() & inside(cost, rows, columns)).flatten(1).any(1)
-    if bad.any(): raise BadInput(f'the cost of pair {int(bad.long().argmax())} is not finite inside its true size; look at its embeddings.')
+    if bad.any():
+        raise BadInput(
+            f'the cost of pair {int(bad.long().argmax())} is not finite inside its true size; look at its embeddings.'
+        )
 
+# %% ../nbs/14_alignment.ipynb #4b9ac5af
 def dtw(
-    cost,             # [N, Q, T] tensor or array
-    rows=None,        # [N] true rows; None: all
-    columns=None,     # [N] true columns; None: all
-) -> tuple:           # mask bool [N, Q, T]; total cost float64 [N], inf for a pair without rows or columns; length int64 [N]
+    cost,  # [N, Q, T] tensor or array
+    rows=None,  # [N] true rows; None: all
+    columns=None,  # [N] true columns; None: all
+) -> tuple:  # mask bool [N, Q, T]; total cost float64 [N], inf for a pair without rows or columns; length int64 [N]
     "The cheapest warping path of every pair: librosa's, step for step. Raises `BadInput` for a cost that is not finite."
     cost = torch.as_tensor(cost).detach()
-    if cost.ndim != 3: raise BadInput(f'cost must be [N, Q, T]; its shape is {tuple(cost.shape)}.')
-    c = cost.cpu() if cost.dtype in (torch.float32, torch.float64) else cost.cpu().double()
+    if cost.ndim != 3:
+        raise BadInput(f'cost must be [N, Q, T]; its shape is {tuple(cost.shape)}.')
+    c = (
+        cost.cpu()
+        if cost.dtype in (torch.float32, torch.float64)
+        else cost.cpu().double()
+    )
     c, N = c.contiguous().numpy(), len(c)
-    rows, columns = _true_sizes(rows, N, c.shape[1], 'rows'), _true_sizes(columns, N, c.shape[2], 'columns')
-    if not cost.sum().isfinite(): _refuse_infinite(torch.from_numpy(c), rows, columns)
-    mask, total, length = np.empty(c.shape, bool), np.full(N, np.inf), np.zeros(N, np.int64)
-    fill, workers = _dtw_kernel(), max(1, min(torch.get_num_threads(), N//8))
-    part = [slice(N*k//workers, N*(k + 1)//workers) for k in range(workers)]
+    rows, columns = (
+        _true_sizes(rows, N, c.shape[1], 'rows'),
+        _true_sizes(columns, N, c.shape[2], 'columns'),
+    )
+    if not cost.sum().isfinite():
+        _refuse_infinite(torch.from_numpy(c), rows, columns)
+    mask, total, length = (
+        np.empty(c.shape, bool),
+        np.full(N, np.inf),
+        np.zeros(N, np.int64),
+    )
+    fill, workers = _dtw_kernel(), max(1, min(torch.get_num_threads(), N // 8))
+    part = [slice(N * k // workers, N * (k + 1) // workers) for k in range(workers)]
     run = lambda s: fill(*(x[s] for x in (c, rows, columns, mask, total, length)))
-    if workers == 1 and c.size: run(part[0])
+    if workers == 1 and c.size:
+        run(part[0])
     elif c.size:
-        with ThreadPoolExecutor(workers) as pool: list(pool.map(run, part))
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(run, part))
     return tuple(torch.from_numpy(x).to(cost.device) for x in (mask, total, length))
 
 # %% ../nbs/14_alignment.ipynb #11a068b9
 def cosine_cost(
-    x:torch.Tensor,   # [N, Q, D]
-    y:torch.Tensor,   # [N, T, D]
-) -> torch.Tensor:    # [N, Q, T], 0 .. 2
+    x: torch.Tensor,  # [N, Q, D]
+    y: torch.Tensor,  # [N, T, D]
+) -> torch.Tensor:  # [N, Q, T], 0 .. 2
     "1 - cosine; a vector of zeros costs 1 everywhere."
     return 1 - F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).transpose(1, 2)
 
+
 def path_rows(
-    mask:torch.Tensor,   # [N, Q, T] steps of a path
-) -> torch.Tensor:       # float [N, Q, T]
+    mask: torch.Tensor,  # [N, Q, T] steps of a path
+) -> torch.Tensor:  # float [N, Q, T]
     "Each row scaled to sum 1: the categorical target of eq. 5. A row without a step stays 0."
     mask = mask.float()
-    return mask/mask.sum(2, keepdim=True).clamp(min=1)
+    return mask / mask.sum(2, keepdim=True).clamp(min=1)
 
 # %% ../nbs/14_alignment.ipynb #031dad11
 def _true_rows(target, rows) -> torch.Tensor:
     "bool [N, Q]: rows that are there and have a target."
-    return inside(target, rows)[..., 0] & (target > 0).any(2) if target.shape[2] else inside(target, rows).any(2)
+    return (
+        inside(target, rows)[..., 0] & (target > 0).any(2)
+        if target.shape[2]
+        else inside(target, rows).any(2)
+    )
 
+# %% ../nbs/14_alignment.ipynb #c17b3731
 def alignment_ce(
-    P:torch.Tensor,        # [N, Q, T+1] row probabilities, or [N, Q, T]
-    target:torch.Tensor,   # [N, Q, T+1] or [N, Q, T], rows that sum to 1
-    rows=None,             # [N] true rows; None: all
-    literal:bool=False,    # eq. 5 as printed: `target` as a binary mask, P from a sigmoid
-) -> torch.Tensor:         # [N]
+    P: torch.Tensor,  # [N, Q, T+1] row probabilities, or [N, Q, T]
+    target: torch.Tensor,  # [N, Q, T+1] or [N, Q, T], rows that sum to 1
+    rows=None,  # [N] true rows; None: all
+    literal: bool = False,  # eq. 5 as printed: `target` as a binary mask, P from a sigmoid
+) -> torch.Tensor:  # [N]
     "Eq. 5 for each pair: the mean over rows of the cross-entropy with `target`; rows without a target do not count."
-    if P.shape[2] - target.shape[2] not in (0, 1): raise BadInput(f'P has {P.shape[2]} columns, the target {target.shape[2]}; P may have one more, the skip.')
+    if P.shape[2] - target.shape[2] not in (0, 1):
+        raise BadInput(
+            f'P has {P.shape[2]} columns, the target {target.shape[2]}; P may have one more, the skip.'
+        )
     target = F.pad(target.to(P), (0, P.shape[2] - target.shape[2]))
     live = _true_rows(target, rows)
-    if literal: target = (target > 0).to(P)
+    if literal:
+        target = (target > 0).to(P)
     on = (target > 0) & live.unsqueeze(2)
     log = torch.where(on, P, 1).clamp(min=torch.finfo(P.dtype).tiny).log()
     count = inside(target, rows)[..., :1].sum((1, 2)) if literal else live.sum(1)
-    return -(target*log).sum((1, 2))/count.clamp(min=1)
+    return -(target * log).sum((1, 2)) / count.clamp(min=1)
 
 # %% ../nbs/14_alignment.ipynb #9986e638
 def sp_loss(
-    P:torch.Tensor,        # [N, Q, T+1] with the skip column, or [N, Q, T]
-    target:torch.Tensor,   # [N, Q, T]
-    rows=None,             # [N] true rows; None: all
-    columns=None,          # [N] true columns; None: all
-    reading:str='mask',    # 'mask' or 'index'
-) -> torch.Tensor:         # [N]
+    P: torch.Tensor,  # [N, Q, T+1] with the skip column, or [N, Q, T]
+    target: torch.Tensor,  # [N, Q, T]
+    rows=None,  # [N] true rows; None: all
+    columns=None,  # [N] true columns; None: all
+    reading: str = 'mask',  # 'mask' or 'index'
+) -> torch.Tensor:  # [N]
     "Eq. 6 for each pair: L1 between two normalised alignments, the mean over rows that have a target."
-    if P.shape[2] - target.shape[2] not in (0, 1): raise BadInput(f'P has {P.shape[2]} columns, the target {target.shape[2]}; P may have one more, the skip.')
-    if reading not in ('mask', 'index'): raise BadInput(f"no reading of eq. 6 is named {reading!r}; there are 'mask' and 'index'.")
+    if P.shape[2] - target.shape[2] not in (0, 1):
+        raise BadInput(
+            f'P has {P.shape[2]} columns, the target {target.shape[2]}; P may have one more, the skip.'
+        )
+    if reading not in ('mask', 'index'):
+        raise BadInput(
+            f"no reading of eq. 6 is named {reading!r}; there are 'mask' and 'index'."
+        )
     real, least = inside(target, None, columns), torch.finfo(P.dtype).tiny
-    target, P = (x.to(P).masked_fill(~real, 0) for x in (target, P[..., :target.shape[2]]))
+    target, P = (
+        x.to(P).masked_fill(~real, 0) for x in (target, P[..., : target.shape[2]])
+    )
     live = _true_rows(target, rows)
-    if not target.shape[2]: return P.sum((1, 2))
+    if not target.shape[2]:
+        return P.sum((1, 2))
     if reading == 'mask':
-        a, b = (x/x.amax(2, keepdim=True).clamp(min=least) for x in (target, P))
+        a, b = (x / x.amax(2, keepdim=True).clamp(min=least) for x in (target, P))
         gap = (a - b).abs().sum(2)
     else:
-        place = torch.arange(target.shape[2], device=P.device, dtype=P.dtype)/(real[:, :1].sum(2, keepdim=True) - 1).clamp(min=1)
-        a, b = ((x*place).sum(2)/x.sum(2).clamp(min=least) for x in (target, P))
+        place = torch.arange(target.shape[2], device=P.device, dtype=P.dtype) / (
+            real[:, :1].sum(2, keepdim=True) - 1
+        ).clamp(min=1)
+        a, b = ((x * place).sum(2) / x.sum(2).clamp(min=least) for x in (target, P))
         gap = (a - b).abs()
-    return gap.masked_fill(~live, 0).sum(1)/live.sum(1).clamp(min=1)
+    return gap.masked_fill(~live, 0).sum(1) / live.sum(1).clamp(min=1)
 
 # %% ../nbs/14_alignment.ipynb #98000229
 @torch.no_grad()
 def self_paced(
-    losses:torch.Tensor,   # [N]
-    threshold:float,       # grows as the training goes on
-    soft:bool=False,       # fade instead of cutting off
-) -> torch.Tensor:         # [N] weights, 0 .. 1; no gradient
+    losses: torch.Tensor,  # [N]
+    threshold: float,  # grows as the training goes on
+    soft: bool = False,  # fade instead of cutting off
+) -> torch.Tensor:  # [N] weights, 0 .. 1; no gradient
     "Self-paced weights: easy pairs first. Source: Kumar, Packer & Koller 2010; soft: Jiang et al. 2014."
-    if not soft: return (losses < threshold).to(losses.dtype)
-    if not threshold > 0: raise BadInput(f'a soft threshold must be above 0; it is {threshold}.')
-    return (1 - losses/threshold).nan_to_num(0., 0., 0.).clamp(0, 1)
+    if not soft:
+        return (losses < threshold).to(losses.dtype)
+    if not threshold > 0:
+        raise BadInput(f'a soft threshold must be above 0; it is {threshold}.')
+    return (1 - losses / threshold).nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
 
 # %% ../nbs/14_alignment.ipynb #dfba08ad
 @torch.no_grad()
 def running_quantile(
-    scores:torch.Tensor,   # [N] may hold -inf, which counts as the lowest finite score
-    before,                # the estimate so far; None: there is none
-    share:float,           # of the scores that lie below, 0 .. 1
-    momentum:float,        # share of the estimate that stays
-) -> torch.Tensor:         # a scalar
+    scores: torch.Tensor,  # [N] may hold -inf, which counts as the lowest finite score
+    before,  # the estimate so far; None: there is none
+    share: float,  # of the scores that lie below, 0 .. 1
+    momentum: float,  # share of the estimate that stays
+) -> torch.Tensor:  # a scalar
     "Update the running estimate of a quantile. A batch without a finite score changes nothing."
     finite = scores[scores.isfinite()]
-    if not len(finite): return scores.new_tensor(-torch.inf if before is None else before)
+    if not len(finite):
+        return scores.new_tensor(-torch.inf if before is None else before)
     now = torch.quantile(torch.where(scores.isfinite(), scores, finite.min()), share)
-    return now if before is None or before == -torch.inf else momentum*before + (1 - momentum)*now
+    return (
+        now
+        if before is None or before == -torch.inf
+        else momentum * before + (1 - momentum) * now
+    )
 
+# %% ../nbs/14_alignment.ipynb #a3e90860
 @torch.no_grad()
 def select(
-    scores:torch.Tensor,   # [N]
-    keep:float,            # share of the pairs that stays, 0 .. 1
-) -> torch.Tensor:         # bool [N], at least one true
+    scores: torch.Tensor,  # [N]
+    keep: float,  # share of the pairs that stays, 0 .. 1
+) -> torch.Tensor:  # bool [N], at least one true
     "The best share of the pairs; ties: the earlier one."
-    count = min(len(scores), max(1, ceil(keep*len(scores) - 1e-9)))
-    order = scores.nan_to_num(-torch.inf, torch.inf, -torch.inf).sort(descending=True, stable=True).indices
+    count = min(len(scores), max(1, ceil(keep * len(scores) - 1e-9)))
+    order = (
+        scores.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        .sort(descending=True, stable=True)
+        .indices
+    )
     return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, order[:count], True)
 
 # %% ../nbs/14_alignment.ipynb #d88ab060
 def selection_scores(
-    scores,     # [N] of the pairs; -inf: the worst
-    wrong,      # bool [N] the pair does not belong together
-    kept,       # bool [N] the pair was kept
-) -> dict:      # auc, precision and recall of rejecting (nan where they do not exist), rejected and n (counts)
+    scores,  # [N] of the pairs; -inf: the worst
+    wrong,  # bool [N] the pair does not belong together
+    kept,  # bool [N] the pair was kept
+) -> dict:  # auc, precision and recall of rejecting (nan where they do not exist), rejected and n (counts)
     "How well low scores find the pairs that do not belong together."
     from sklearn.metrics import roc_auc_score
-    scores, wrong, kept = (np.asarray(torch.as_tensor(x).detach().cpu()) for x in (scores, wrong, kept))
-    wrong, out = wrong.astype(bool), ~kept.astype(bool)
-    if not len(scores) == len(wrong) == len(kept): raise BadInput(f'{len(scores)} scores, {len(wrong)} labels and {len(kept)} decisions; each pair needs one of each.')
-    rank = np.unique(np.nan_to_num(scores, nan=-np.inf, neginf=-np.inf, posinf=np.inf), return_inverse=True)[1]
-    found = (wrong & out).sum()
-    ratio = lambda part, whole: float(part/whole) if whole else nan
-    return dict(auc=float(roc_auc_score(wrong, -rank)) if wrong.any() and not wrong.all() else nan,
-                precision=ratio(found, out.sum()), recall=ratio(found, wrong.sum()), rejected=int(out.sum()), n=len(scores))
 
+    scores, wrong, kept = (
+        np.asarray(torch.as_tensor(x).detach().cpu()) for x in (scores, wrong, kept)
+    )
+    wrong, out = wrong.astype(bool), ~kept.astype(bool)
+    if not len(scores) == len(wrong) == len(kept):
+        raise BadInput(
+            f'{len(scores)} scores, {len(wrong)} labels and {len(kept)} decisions; each pair needs one of each.'
+        )
+    rank = np.unique(
+        np.nan_to_num(scores, nan=-np.inf, neginf=-np.inf, posinf=np.inf),
+        return_inverse=True,
+    )[1]
+    found = (wrong & out).sum()
+    ratio = lambda part, whole: float(part / whole) if whole else nan
+    return dict(
+        auc=float(roc_auc_score(wrong, -rank))
+        if wrong.any() and not wrong.all()
+        else nan,
+        precision=ratio(found, out.sum()),
+        recall=ratio(found, wrong.sum()),
+        rejected=int(out.sum()),
+        n=len(scores),
+    )
+
+# %% ../nbs/14_alignment.ipynb #63106515
 def token_hits(
-    seconds,            # predicted time of each token, s; nan: skipped
-    spans,              # true (onset, offset) of each token, s
-    within:float=.2,    # s by which a span is widened on either side
-) -> float:             # 0 .. 1; nan without tokens
+    seconds,  # predicted time of each token, s; nan: skipped
+    spans,  # true (onset, offset) of each token, s
+    within: float = 0.2,  # s by which a span is widened on either side
+) -> float:  # 0 .. 1; nan without tokens
     "Share of tokens that land in their span; a skipped token is a miss."
-    if len(seconds) != len(spans): raise BadInput(f'{len(seconds)} times for {len(spans)} spans; a token needs one of each.')
+    if len(seconds) != len(spans):
+        raise BadInput(
+            f'{len(seconds)} times for {len(spans)} spans; a token needs one of each.'
+        )
     t, on, off = np.asarray(seconds, float), *np.asarray(spans, float).reshape(-1, 2).T
     return float(((on - within <= t) & (t <= off + within)).mean()) if len(t) else nan

@@ -11,7 +11,6 @@ __all__ = ['HUB_LICENCES', 'OPENING', 'MIGRATIONS', 'FIELDS', 'HUB_NAME', 'KINDS
 # %% ../nbs/60_api.ipynb #2e483fe1
 import hashlib, json, re, warnings
 from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn as nn
@@ -22,7 +21,19 @@ from pydantic import ValidationError
 from .bgtai import Bridge
 from .brivl import BriVL, checked_config, differences, load_tokenizer
 from .classification import class_embeddings
-from .core import BadFile, BadInput, GuideParams, Params, brief, explain, pick_device, pick_precision, read_json, read_tensors, write_model
+from wavbrivl.core import (
+    BadFile,
+    BadInput,
+    GuideParams,
+    Params,
+    brief,
+    explain,
+    pick_device,
+    pick_precision,
+    read_json,
+    read_tensors,
+    write_model,
+)
 from .diffusion import RENEWED, LatentDiffusion, Mosaic
 from .generation import as_frame, guide, rerank, wanted_rows
 from .media import SAMPLE_RATE, load_audio, load_picture, square
@@ -33,45 +44,87 @@ from .wavlm import AudioTower, embed_clips, level_db, quickened
 # %% ../nbs/60_api.ipynb #3731cee8
 class WavBriVL(nn.Module):
     "An audio tower and the frozen BriVL it learnt from."
+
     format = 2
-    def __init__(self,
-        audio:AudioTower,
-        brivl:BriVL,
-        tokenizer,           # of the text tower; None: no text
-        info:dict|None=None, # what the model card says: corpus, run, seed, loss, templates, picture, crop, labels, licence, metrics
+
+    def __init__(
+        self,
+        audio: AudioTower,
+        brivl: BriVL,
+        tokenizer,  # of the text tower; None: no text
+        info: dict
+        | None = None,  # what the model card says: corpus, run, seed, loss, templates, picture, crop, labels, licence, metrics
     ):
         super().__init__()
-        self.audio, self.brivl, self.tokenizer, self.info, self.rejected = audio, brivl, tokenizer, dict(info or {}), []
+        self.audio, self.brivl, self.tokenizer, self.info, self.rejected = (
+            audio,
+            brivl,
+            tokenizer,
+            dict(info or {}),
+            [],
+        )
         self.precision, self.made_from = 'fp32', None
-        if audio.dim != brivl.dim: raise BadInput(f'The audio tower ends in {audio.dim} dimensions, BriVL in {brivl.dim}; they do not belong together.')
+        if audio.dim != brivl.dim:
+            raise BadInput(
+                f'The audio tower ends in {audio.dim} dimensions, BriVL in {brivl.dim}; they do not belong together.'
+            )
         self.eval()
 
     @property
-    def dim(self): return self.brivl.dim
+    def dim(self):
+        return self.brivl.dim
 
     @property
-    def device(self): return next(self.parameters()).device
+    def device(self):
+        return next(self.parameters()).device
 
 # %% ../nbs/60_api.ipynb #8931b7de
 from fastcore.basics import patch
 
-HUB_LICENCES = ('unknown', 'apache-2.0', 'mit', 'cc0-1.0', *(f'cc-by{kind}-{v}.0' for kind in ('', '-sa', '-nc', '-nc-sa') for v in (3, 4)))
+# %% ../nbs/60_api.ipynb #c41ab476
+HUB_LICENCES = (
+    'unknown',
+    'apache-2.0',
+    'mit',
+    'cc0-1.0',
+    *(f'cc-by{kind}-{v}.0' for kind in ('', '-sa', '-nc', '-nc-sa') for v in (3, 4)),
+)
 
-def hub_licence(licence:str|None) -> dict:
+# %% ../nbs/60_api.ipynb #952fbe66
+def hub_licence(licence: str | None) -> dict:
     "The licence keys of a card's front matter: a licence the hub knows by name, or `other` and its name."
     name = (licence or 'unknown').lower().replace(' ', '-')
-    return dict(license=name) if name in HUB_LICENCES else dict(license='other', license_name=licence)
+    return (
+        dict(license=name)
+        if name in HUB_LICENCES
+        else dict(license='other', license_name=licence)
+    )
 
 # %% ../nbs/60_api.ipynb #9b263abe
 @patch
-def sizes(self:WavBriVL) -> dict:
+def sizes(self: WavBriVL) -> dict:
     "The model in words and numbers, for its card."
     a, b = self.audio.params, self.brivl.config
-    heard = f'WavLM, {a.layers} layers of {a.hidden}' if a.kind == 'wavlm' else f'ResNet-18, width {a.width}'
-    out = {'audio tower': f'{heard}; windows of {self.audio.window:g} s', 'image tower': f'{b.cnn}, {b.image_size} px',
-           'text tower': 'none' if self.brivl.text is None else f'BERT, {b.text.layers} layers of {b.text.hidden}'}
-    if isinstance(self.audio, Bridge): out['gloss'] = f'decoder of {self.audio.language.decoder_layers} layers, {len(self.audio.vocab.words)} words'
-    return out | {'joint space': f'{self.dim} dimensions', 'parameters': f'{sum(p.numel() for p in self.parameters()):,}'}
+    heard = (
+        f'WavLM, {a.layers} layers of {a.hidden}'
+        if a.kind == 'wavlm'
+        else f'ResNet-18, width {a.width}'
+    )
+    out = {
+        'audio tower': f'{heard}; windows of {self.audio.window:g} s',
+        'image tower': f'{b.cnn}, {b.image_size} px',
+        'text tower': 'none'
+        if self.brivl.text is None
+        else f'BERT, {b.text.layers} layers of {b.text.hidden}',
+    }
+    if isinstance(self.audio, Bridge):
+        out['gloss'] = (
+            f'decoder of {self.audio.language.decoder_layers} layers, {len(self.audio.vocab.words)} words'
+        )
+    return out | {
+        'joint space': f'{self.dim} dimensions',
+        'parameters': f'{sum(p.numel() for p in self.parameters()):,}',
+    }
 
 # %% ../nbs/60_api.ipynb #641c1f50
 OPENING = """```python
@@ -81,157 +134,349 @@ model = WavBriVL.from_pretrained('FOLDER')   # this folder, or its name on the h
 model.embed_audio('sound.wav')               # [1, {dim}], unit norm
 {more}```"""
 
-def table(rows:dict) -> str:
+# %% ../nbs/60_api.ipynb #af20f410
+def table(rows: dict) -> str:
     "A Markdown table of two columns without a head."
-    return '\n'.join(['| | |', '|---|---|', *('| {} | {} |'.format(k, str(v).replace('|', '\\|')) for k, v in rows.items())])
+    return '\n'.join(
+        [
+            '| | |',
+            '|---|---|',
+            *(
+                '| {} | {} |'.format(k, str(v).replace('|', '\\|'))
+                for k, v in rows.items()
+            ),
+        ]
+    )
 
+# %% ../nbs/60_api.ipynb #89bcccf6
 @patch
-def card(self:WavBriVL) -> str:
+def card(self: WavBriVL) -> str:
     "The model card in Markdown, with the front matter of the Hugging Face hub."
     info, words = self.info, self.tokenizer is not None
-    front = hub_licence(info.get('licence')) | dict(library_name='wavbrivl', pipeline_tag='feature-extraction',
-        tags=['audio', 'image', *(['text', 'zero-shot-audio-classification'] if words else []), 'contrastive-learning'])
-    rows = {k: info[k] for k in ('corpus', 'run', 'seed', 'loss', 'templates') if info.get(k) is not None} | self.sizes()
-    if info.get('labels'): rows['classes'] = ', '.join(info['labels'])
-    parts = [f"# {info.get('run') or 'WavBriVL'}", f"Sounds, pictures{' and sentences' if words else ''} as points of one space.", table(rows)]
-    if info.get('metrics'): parts += ['## Metrics', table({k: f'{v:.4g}' for k, v in info['metrics'].items()})]
+    front = hub_licence(info.get('licence')) | dict(
+        library_name='wavbrivl',
+        pipeline_tag='feature-extraction',
+        tags=[
+            'audio',
+            'image',
+            *(['text', 'zero-shot-audio-classification'] if words else []),
+            'contrastive-learning',
+        ],
+    )
+    rows = {
+        k: info[k]
+        for k in ('corpus', 'run', 'seed', 'loss', 'templates')
+        if info.get(k) is not None
+    } | self.sizes()
+    if info.get('labels'):
+        rows['classes'] = ', '.join(info['labels'])
+    parts = [
+        f'# {info.get("run") or "WavBriVL"}',
+        f'Sounds, pictures{" and sentences" if words else ""} as points of one space.',
+        table(rows),
+    ]
+    if info.get('metrics'):
+        parts += [
+            '## Metrics',
+            table({k: f'{v:.4g}' for k, v in info['metrics'].items()}),
+        ]
     more = "model.classify('sound.wav', ['dog', 'rain'])\n" if words else ''
-    parts += ['## Opening it', OPENING.format(dim=self.dim, more=more), '## Licence', f"{info.get('licence') or 'Not stated'}: that of the recordings and pictures it learnt from."]
-    return '---\n' + yaml.safe_dump(front, sort_keys=False) + '---\n\n' + '\n\n'.join(parts) + '\n'
+    parts += [
+        '## Opening it',
+        OPENING.format(dim=self.dim, more=more),
+        '## Licence',
+        f'{info.get("licence") or "Not stated"}: that of the recordings and pictures it learnt from.',
+    ]
+    return (
+        '---\n'
+        + yaml.safe_dump(front, sort_keys=False)
+        + '---\n\n'
+        + '\n\n'.join(parts)
+        + '\n'
+    )
 
 # %% ../nbs/60_api.ipynb #5d0b3e14
 @patch
-def save_pretrained(self:WavBriVL,
-    folder,   # made if missing; a model in it is replaced
+def save_pretrained(
+    self: WavBriVL,
+    folder,  # made if missing; a model in it is replaced
 ):
     "Write config.json, model.safetensors, tokenizer.json and README.md: all or none. Raises `BadInput` or `BadFile`."
-    if self.made_from: raise BadInput('A copy for inference cannot be saved; save the model it was made from.')
-    folder, tokenizer = Path(folder), getattr(self.tokenizer, 'backend_tokenizer', self.tokenizer)
-    config = dict(format=self.format, audio=self.audio.params.model_dump(), brivl=self.brivl.config.model_dump(), text=self.brivl.text is not None,
-                  dim=self.dim, window=self.audio.window, info=self.info, files=['model.safetensors', *(['tokenizer.json'] if tokenizer is not None else [])])
-    if isinstance(self.audio, Bridge): config |= dict(language=self.audio.language.model_dump(), words=self.audio.vocab.words)
-    texts = {'README.md': self.card()} | ({} if tokenizer is None else {'tokenizer.json': tokenizer.to_str()})
-    write_model(folder, config, {k: v.clone() for k, v in self.state_dict().items()}, texts)
-    if tokenizer is None: (folder/'tokenizer.json').unlink(missing_ok=True)      # of the model that was here
+    if self.made_from:
+        raise BadInput(
+            'A copy for inference cannot be saved; save the model it was made from.'
+        )
+    folder, tokenizer = (
+        Path(folder),
+        getattr(self.tokenizer, 'backend_tokenizer', self.tokenizer),
+    )
+    config = dict(
+        format=self.format,
+        audio=self.audio.params.model_dump(),
+        brivl=self.brivl.config.model_dump(),
+        text=self.brivl.text is not None,
+        dim=self.dim,
+        window=self.audio.window,
+        info=self.info,
+        files=[
+            'model.safetensors',
+            *(['tokenizer.json'] if tokenizer is not None else []),
+        ],
+    )
+    if isinstance(self.audio, Bridge):
+        config |= dict(
+            language=self.audio.language.model_dump(), words=self.audio.vocab.words
+        )
+    texts = {'README.md': self.card()} | (
+        {} if tokenizer is None else {'tokenizer.json': tokenizer.to_str()}
+    )
+    write_model(
+        folder, config, {k: v.clone() for k, v in self.state_dict().items()}, texts
+    )
+    if tokenizer is None:
+        (folder / 'tokenizer.json').unlink(
+            missing_ok=True
+        )  # of the model that was here
 
 # %% ../nbs/60_api.ipynb #fe63c530
-def told_of_text(config:dict, folder:Path, names) -> dict:
+def told_of_text(config: dict, folder: Path, names) -> dict:
     "1 -> 2: the weights say whether there is a text tower, the folder whether there is a tokenizer."
-    files = ['model.safetensors', *(['tokenizer.json'] if (folder/'tokenizer.json').exists() else [])]
-    return config | dict(format=2, text=any(n.startswith('brivl.text.') for n in names), files=files)
+    files = [
+        'model.safetensors',
+        *(['tokenizer.json'] if (folder / 'tokenizer.json').exists() else []),
+    ]
+    return config | dict(
+        format=2, text=any(n.startswith('brivl.text.') for n in names), files=files
+    )
 
-MIGRATIONS = {1: told_of_text}   # format -> what makes the next of it
 
-FIELDS = dict(audio=dict, brivl=dict, text=bool, files=list, dim=int, window=(int, float), info=dict)
+MIGRATIONS = {1: told_of_text}  # format -> what makes the next of it
 
+# %% ../nbs/60_api.ipynb #7222df59
+FIELDS = dict(
+    audio=dict,
+    brivl=dict,
+    text=bool,
+    files=list,
+    dim=int,
+    window=(int, float),
+    info=dict,
+)
+
+# %% ../nbs/60_api.ipynb #c2310297
 def present_config(
-    config,         # of any format
-    folder:Path,    # that it was read from
-    names,          # of the weights beside it
-) -> dict:          # of the present format, every field there
+    config,  # of any format
+    folder: Path,  # that it was read from
+    names,  # of the weights beside it
+) -> dict:  # of the present format, every field there
     "Bring a configuration to the present format. Raises `BadFile` or `BadInput`."
-    path, n = folder/'config.json', config.get('format') if isinstance(config, dict) else None
-    if not isinstance(n, int): raise BadFile(path, 'names no format, so it is not the configuration of a model; give a folder that `save_pretrained` wrote.')
-    if n > WavBriVL.format: raise BadInput(f"{folder}: written by a newer version (format {n}, this one reads up to {WavBriVL.format}); update wavbrivl.")
+    path, n = (
+        folder / 'config.json',
+        config.get('format') if isinstance(config, dict) else None,
+    )
+    if not isinstance(n, int):
+        raise BadFile(
+            path,
+            'names no format, so it is not the configuration of a model; give a folder that `save_pretrained` wrote.',
+        )
+    if n > WavBriVL.format:
+        raise BadInput(
+            f'{folder}: written by a newer version (format {n}, this one reads up to {WavBriVL.format}); update wavbrivl.'
+        )
     for step in range(n, WavBriVL.format):
-        if step not in MIGRATIONS: raise BadFile(path, f'there was never a format {n}; give a folder that `save_pretrained` wrote.')
+        if step not in MIGRATIONS:
+            raise BadFile(
+                path,
+                f'there was never a format {n}; give a folder that `save_pretrained` wrote.',
+            )
         config = MIGRATIONS[step](config, folder, names)
-    if wrong := [k for k, kind in FIELDS.items() if not isinstance(config.get(k), kind)]:
-        raise BadFile(path, f"{', '.join(wrong)}: missing or of a wrong type; copy the folder again, or save the model again.")
+    if wrong := [
+        k for k, kind in FIELDS.items() if not isinstance(config.get(k), kind)
+    ]:
+        raise BadFile(
+            path,
+            f'{", ".join(wrong)}: missing or of a wrong type; copy the folder again, or save the model again.',
+        )
     return config
 
 # %% ../nbs/60_api.ipynb #c76aa361
 HUB_NAME = re.compile(r'(?!models/)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 
-def from_hub(name:str) -> Path:
+# %% ../nbs/60_api.ipynb #df2b048c
+def from_hub(name: str) -> Path:
     "The folder of a hub's model in the local cache, fetched if need be and allowed. Raises `BadInput`."
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(name, allow_patterns=['*.safetensors', '*.json', '*.md', '*.txt']))
-    except Exception as e:
-        raise BadInput(f"{name} is neither a folder here nor a model that could be had from the hub ({type(e).__name__}). Give the folder of a model; "
-                       "for one of the hub, check its name and fetch it once while online, without HF_HUB_OFFLINE.") from None
 
+    try:
+        return Path(
+            snapshot_download(
+                name, allow_patterns=['*.safetensors', '*.json', '*.md', '*.txt']
+            )
+        )
+    except Exception as e:
+        raise BadInput(
+            f'{name} is neither a folder here nor a model that could be had from the hub ({type(e).__name__}). Give the folder of a model; '
+            'for one of the hub, check its name and fetch it once while online, without HF_HUB_OFFLINE.'
+        ) from None
+
+# %% ../nbs/60_api.ipynb #ae030e30
 def model_folder(
-    name,     # a folder, or `owner/name` on the hub
-) -> Path:    # with config.json in it
+    name,  # a folder, or `owner/name` on the hub
+) -> Path:  # with config.json in it
     "Where a model lies; of a run with several seeds, the first. Raises `BadInput` or `BadFile`."
     folder = Path(name)
     if not folder.is_dir():
-        if not isinstance(name, str) or not HUB_NAME.fullmatch(name): raise BadInput(f'{folder} is not a folder; train a model with `make repro`, or give the folder of one.')
+        if not isinstance(name, str) or not HUB_NAME.fullmatch(name):
+            raise BadInput(
+                f'{folder} is not a folder; train a model with `make repro`, or give the folder of one.'
+            )
         folder = from_hub(name)
-    if not (folder/'config.json').exists() and (seeds := sorted(folder.glob('seed-*/config.json'))): folder = seeds[0].parent
-    if not (folder/'config.json').exists(): raise BadFile(folder/'config.json', 'the file does not exist; the folder is no model, or its writing was cut short: save or copy it again.')
+    if not (folder / 'config.json').exists() and (
+        seeds := sorted(folder.glob('seed-*/config.json'))
+    ):
+        folder = seeds[0].parent
+    if not (folder / 'config.json').exists():
+        raise BadFile(
+            folder / 'config.json',
+            'the file does not exist; the folder is no model, or its writing was cut short: save or copy it again.',
+        )
     return folder
 
 # %% ../nbs/60_api.ipynb #94a21162
-def checked_section(name:str, fields:dict, path:Path):
+def checked_section(name: str, fields: dict, path: Path):
     "The section `name` of config.json, checked as on the knob board. Raises `BadInput`."
-    try: return getattr(Params.model_validate({name: fields}), name)
-    except ValidationError as e: raise BadInput(explain(e, str(path))) from None
+    try:
+        return getattr(Params.model_validate({name: fields}), name)
+    except ValidationError as e:
+        raise BadInput(explain(e, str(path))) from None
 
-def built(config:dict, path:Path) -> tuple:
+# %% ../nbs/60_api.ipynb #2ad5c630
+def built(config: dict, path: Path) -> tuple:
     "The towers that config.json at `path` describes, as they are drawn: audio, BriVL."
     sizes = checked_section('audio', config['audio'], path)
-    if 'language' in config: audio = Bridge(sizes, checked_section('language', config['language'], path), config.get('words', []), config['dim'])
-    else: audio = audio_tower(sizes, config['dim'], config['window'])
+    if 'language' in config:
+        audio = Bridge(
+            sizes,
+            checked_section('language', config['language'], path),
+            config.get('words', []),
+            config['dim'],
+        )
+    else:
+        audio = audio_tower(sizes, config['dim'], config['window'])
     return audio, BriVL(checked_config(config['brivl'], path), config['text'])
 
-def most(x, word:str) -> int:
+# %% ../nbs/60_api.ipynb #a6c07986
+def most(x, word: str) -> int:
     "The largest number in a description whose name holds `word`."
-    if not isinstance(x, dict): return 0
-    return max((v if word in k and isinstance(v, int) else most(v, word) for k, v in x.items()), default=0)
+    if not isinstance(x, dict):
+        return 0
+    return max(
+        (
+            v if word in k and isinstance(v, int) else most(v, word)
+            for k, v in x.items()
+        ),
+        default=0,
+    )
 
+# %% ../nbs/60_api.ipynb #d2ac6bf5
 def towers(
-    config:dict,    # of the present format
-    weights:dict,   # name -> tensor
-    path:Path,      # of config.json, for the message
-) -> tuple:         # audio tower, BriVL
+    config: dict,  # of the present format
+    weights: dict,  # name -> tensor
+    path: Path,  # of config.json, for the message
+) -> tuple:  # audio tower, BriVL
     "The towers, built once it is known that the weights are theirs. Raises `BadInput` or `BadFile`."
-    if not 0 < config['window'] <= 600: raise BadFile(path, f"window is {brief(config['window'])}; it must be seconds, greater than 0 and at most 600.")
-    if most(config, 'layers') > len(weights) or most(config, 'hidden') > max([0, *(v.numel() for v in weights.values())]): raise BadFile(path, 'describes more than the weights beside it hold; copy the folder again.')
+    if not 0 < config['window'] <= 600:
+        raise BadFile(
+            path,
+            f'window is {brief(config["window"])}; it must be seconds, greater than 0 and at most 600.',
+        )
+    if most(config, 'layers') > len(weights) or most(config, 'hidden') > max(
+        [0, *(v.numel() for v in weights.values())]
+    ):
+        raise BadFile(
+            path,
+            'describes more than the weights beside it hold; copy the folder again.',
+        )
     try:
-        with torch.device('meta'): wanted = {f'{t}.{k}': v for t, m in zip(('audio', 'brivl'), built(config, path)) for k, v in m.state_dict().items()}
-    except BadInput: raise
-    except Exception as e: raise BadFile(path, f'no model can be built from this ({str(e)[:200]}); copy the folder again.') from None
-    if wrong := differences(wanted, weights): raise BadFile(path.with_name('model.safetensors'), f'does not hold the weights config.json describes: {wrong}.')
+        with torch.device('meta'):
+            wanted = {
+                f'{t}.{k}': v
+                for t, m in zip(('audio', 'brivl'), built(config, path))
+                for k, v in m.state_dict().items()
+            }
+    except BadInput:
+        raise
+    except Exception as e:
+        raise BadFile(
+            path,
+            f'no model can be built from this ({str(e)[:200]}); copy the folder again.',
+        ) from None
+    if wrong := differences(wanted, weights):
+        raise BadFile(
+            path.with_name('model.safetensors'),
+            f'does not hold the weights config.json describes: {wrong}.',
+        )
     return built(config, path)
 
 # %% ../nbs/60_api.ipynb #1b61c564
 @patch(as_prop=True)
-def print(self:WavBriVL) -> str:
+def print(self: WavBriVL) -> str:
     "SHA-256 of the weights and of the settings beside them, wherever the model lies and whatever its folder is called."
-    if self.made_from: return self.made_from
-    settings = dict(audio=self.audio.params.model_dump(), brivl=self.brivl.config.model_dump(), window=self.audio.window,
-                    picture=self.info.get('picture'), crop=self.info.get('crop'), words=self.tokenizer and sorted(self.tokenizer.get_vocab().items()))
+    if self.made_from:
+        return self.made_from
+    settings = dict(
+        audio=self.audio.params.model_dump(),
+        brivl=self.brivl.config.model_dump(),
+        window=self.audio.window,
+        picture=self.info.get('picture'),
+        crop=self.info.get('crop'),
+        words=self.tokenizer and sorted(self.tokenizer.get_vocab().items()),
+    )
     h = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, w in sorted(self.state_dict().items()):
         h.update(f'{name} {w.dtype} {list(w.shape)}'.encode())
         h.update(w.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()
 
+# %% ../nbs/60_api.ipynb #82826289
 @patch
-def for_inference(self:WavBriVL,
-    precision:str='auto',   # of the products of matrices: fp32, bf16; auto: bf16 where the device has it in hardware
+def for_inference(
+    self: WavBriVL,
+    precision: str = 'auto',  # of the products of matrices: fp32, bf16; auto: bf16 where the device has it in hardware
 ) -> WavBriVL:
     "A frozen, faster copy. It embeds; it cannot be trained or saved. Raises `BadInput`."
     precision = pick_precision(precision, self.device.type)
-    fast = WavBriVL(quickened(self.audio, precision), self.brivl.for_inference(precision), self.tokenizer, self.info)
+    fast = WavBriVL(
+        quickened(self.audio, precision),
+        self.brivl.for_inference(precision),
+        self.tokenizer,
+        self.info,
+    )
     fast.precision, fast.made_from = precision, self.print
     return fast
 
 # %% ../nbs/60_api.ipynb #3925fe5a
 @patch(cls_method=True)
-def from_pretrained(cls:WavBriVL,
-    folder,          # as written by `save_pretrained`, the folder of a run, or `owner/name` on the hub
-    device='auto',   # auto, cpu, cuda, mps
+def from_pretrained(
+    cls: WavBriVL,
+    folder,  # as written by `save_pretrained`, the folder of a run, or `owner/name` on the hub
+    device='auto',  # auto, cpu, cuda, mps
     precision=None,  # fp32, bf16, auto: a copy `for_inference`; None: the model itself, which can be trained on
 ) -> WavBriVL:
     "Open a model folder. Raises `BadInput` or `BadFile` with what is missing or does not fit."
     folder = model_folder(folder)
-    path, weights = folder/'config.json', read_tensors(folder/'model.safetensors')
+    path, weights = folder / 'config.json', read_tensors(folder / 'model.safetensors')
     config = present_config(read_json(path), folder, weights)
-    if lost := [f for f in config['files'] if not (folder/f).is_file()]: raise BadFile(folder/lost[0], 'the file does not exist; the folder is incomplete: copy it again.')
-    tokenizer = load_tokenizer(folder/'tokenizer.json') if 'tokenizer.json' in config['files'] else None
+    if lost := [f for f in config['files'] if not (folder / f).is_file()]:
+        raise BadFile(
+            folder / lost[0],
+            'the file does not exist; the folder is incomplete: copy it again.',
+        )
+    tokenizer = (
+        load_tokenizer(folder / 'tokenizer.json')
+        if 'tokenizer.json' in config['files']
+        else None
+    )
     model = cls(*towers(config, weights, path), tokenizer, config['info'])
     model.load_state_dict(weights)
     model = model.to(pick_device(device))
@@ -239,116 +484,187 @@ def from_pretrained(cls:WavBriVL,
 
 # %% ../nbs/60_api.ipynb #7ef0d779
 @patch
-def _each(self:WavBriVL, items, load, kind):
+def _each(self: WavBriVL, items, load, kind):
     "Load every item; returns the good ones, their positions, and how many there were."
     good, where, self.rejected = [], [], []
     for i, x in enumerate(items):
-        try: good.append(load(x)); where.append(i)
-        except BadFile as e: self.rejected.append(dict(index=i, file=e.path, reason=e.reason))
-    if self.rejected: warnings.warn(f'{len(self.rejected)} of {len(items)} {kind} could not be read: ' + '; '.join(f"{r['file']}: {r['reason']}" for r in self.rejected[:5]))
+        try:
+            good.append(load(x))
+            where.append(i)
+        except BadFile as e:
+            self.rejected.append(dict(index=i, file=e.path, reason=e.reason))
+    if self.rejected:
+        warnings.warn(
+            f'{len(self.rejected)} of {len(items)} {kind} could not be read: '
+            + '; '.join(f'{r["file"]}: {r["reason"]}' for r in self.rejected[:5])
+        )
     return good, where, len(items)
 
-def aligned(rows:torch.Tensor, where, n:int) -> np.ndarray:
+# %% ../nbs/60_api.ipynb #d64db66b
+def aligned(rows: torch.Tensor, where, n: int) -> np.ndarray:
     "Put rows at their positions among `n`; the others are NaN."
     out = np.full((n, rows.shape[1]), np.nan, np.float32)
     out[where] = rows.numpy()
     return out
 
+
 def listed(x) -> list:
     "One item or many -> list."
-    return [x] if isinstance(x, (str, Path)) or (isinstance(x, np.ndarray) and x.ndim == 1) or hasattr(x, 'mode') else list(x)
+    return (
+        [x]
+        if isinstance(x, (str, Path))
+        or (isinstance(x, np.ndarray) and x.ndim == 1)
+        or hasattr(x, 'mode')
+        else list(x)
+    )
 
 # %% ../nbs/60_api.ipynb #7e5854cb
 @patch
-def embed_audio(self:WavBriVL,
-    sounds,              # files or float arrays: one or many
-    sample_rate=None,    # of arrays, Hz
-    batch:int=32,        # windows at once
-    kind:str='joint',    # 'joint' [N, D] unit norm; 'task' [N, 512], the embedding before the joint space
+def embed_audio(
+    self: WavBriVL,
+    sounds,  # files or float arrays: one or many
+    sample_rate=None,  # of arrays, Hz
+    batch: int = 32,  # windows at once
+    kind: str = 'joint',  # 'joint' [N, D] unit norm; 'task' [N, 512], the embedding before the joint space
 ) -> np.ndarray:
     "Embed sounds of any length: float32 [N, D]."
-    clips, where, n = self._each(listed(sounds), lambda x: load_audio(x, sample_rate), 'sounds')
+    clips, where, n = self._each(
+        listed(sounds), lambda x: load_audio(x, sample_rate), 'sounds'
+    )
     z, a = embed_clips(self.audio, clips, batch)
     return aligned(a if kind == 'joint' else z, where, n)
 
+# %% ../nbs/60_api.ipynb #1077d358
 @patch
-def embed_image(self:WavBriVL,
-    pictures,            # files, PIL images or uint8 arrays [H, W, 3]: one or many
-    batch:int=64,
+def embed_image(
+    self: WavBriVL,
+    pictures,  # files, PIL images or uint8 arrays [H, W, 3]: one or many
+    batch: int = 64,
 ) -> np.ndarray:
     "Embed pictures: float32 [N, D], unit norm."
-    side, crop = self.info.get('picture', self.brivl.config.image_size), self.info.get('crop', 480)
-    load = lambda x: np.asarray(square(load_picture(x) if isinstance(x, (str, Path)) else as_picture(x), crop, side))
+    side, crop = (
+        self.info.get('picture', self.brivl.config.image_size),
+        self.info.get('crop', 480),
+    )
+    load = lambda x: np.asarray(
+        square(
+            load_picture(x) if isinstance(x, (str, Path)) else as_picture(x), crop, side
+        )
+    )
     good, where, n = self._each(listed(pictures), load, 'pictures')
-    stack = torch.from_numpy(np.stack(good)).movedim(-1, 1) if good else torch.zeros(0, 3, side, side, dtype=torch.uint8)
+    stack = (
+        torch.from_numpy(np.stack(good)).movedim(-1, 1)
+        if good
+        else torch.zeros(0, 3, side, side, dtype=torch.uint8)
+    )
     return aligned(embed_pictures(self.brivl, stack, batch), where, n)
 
+# %% ../nbs/60_api.ipynb #b85af8ad
 def as_picture(x):
     "An array or PIL image as PIL RGB."
     from PIL import Image
-    return x.convert('RGB') if hasattr(x, 'convert') else Image.fromarray(np.asarray(x, dtype=np.uint8)).convert('RGB')
 
+    return (
+        x.convert('RGB')
+        if hasattr(x, 'convert')
+        else Image.fromarray(np.asarray(x, dtype=np.uint8)).convert('RGB')
+    )
+
+# %% ../nbs/60_api.ipynb #79261ec0
 @patch
-def embed_text(self:WavBriVL,
-    sentences,           # one or many
+def embed_text(
+    self: WavBriVL,
+    sentences,  # one or many
 ) -> np.ndarray:
     "Embed sentences: float32 [N, D], unit norm."
-    if self.tokenizer is None: raise BadInput('This model has no text tower; it was saved without a tokenizer.')
-    return embed_texts(self.brivl, self.tokenizer, [sentences] if isinstance(sentences, str) else list(sentences)).numpy()
+    if self.tokenizer is None:
+        raise BadInput(
+            'This model has no text tower; it was saved without a tokenizer.'
+        )
+    return embed_texts(
+        self.brivl,
+        self.tokenizer,
+        [sentences] if isinstance(sentences, str) else list(sentences),
+    ).numpy()
 
 # %% ../nbs/60_api.ipynb #2f2b06a5
 @patch
-def _bridge(self:WavBriVL) -> Bridge:
+def _bridge(self: WavBriVL) -> Bridge:
     "The tower, if it can say gloss."
-    if isinstance(self.audio, Bridge): return self.audio
-    raise BadInput('This model has no gloss decoder; open one that was trained under `arms:`, such as models/bgtai.')
+    if isinstance(self.audio, Bridge):
+        return self.audio
+    raise BadInput(
+        'This model has no gloss decoder; open one that was trained under `arms:`, such as models/bgtai.'
+    )
 
+# %% ../nbs/60_api.ipynb #c338447e
 @patch
-def gloss_audio(self:WavBriVL,
-    sounds,              # files or float arrays: one or many
-    sample_rate=None,    # of arrays, Hz
+def gloss_audio(
+    self: WavBriVL,
+    sounds,  # files or float arrays: one or many
+    sample_rate=None,  # of arrays, Hz
 ) -> list:
     "The gloss of sounds, a line each; None for one that could not be read."
     bridge = self._bridge()
-    clips, where, n = self._each(listed(sounds), lambda x: load_audio(x, sample_rate), 'sounds')
+    clips, where, n = self._each(
+        listed(sounds), lambda x: load_audio(x, sample_rate), 'sounds'
+    )
     said = dict(zip(where, bridge.gloss_sounds(clips)))
     return [said.get(i) for i in range(n)]
 
+# %% ../nbs/60_api.ipynb #814578b6
 @patch
-def gloss_text(self:WavBriVL,
-    sentences,           # one or many
+def gloss_text(
+    self: WavBriVL,
+    sentences,  # one or many
 ) -> list:
     "The gloss of sentences, a line each."
-    return self._bridge().gloss_texts([sentences] if isinstance(sentences, str) else list(sentences))
+    return self._bridge().gloss_texts(
+        [sentences] if isinstance(sentences, str) else list(sentences)
+    )
 
 # %% ../nbs/60_api.ipynb #387238eb
 @patch
-def classify(self:WavBriVL,
-    sound,                       # file or array
-    names,                       # class names
+def classify(
+    self: WavBriVL,
+    sound,  # file or array
+    names,  # class names
     sample_rate=None,
-    templates:str|None=None,     # named set of prompts; default: the one the model was evaluated with
+    templates: str
+    | None = None,  # named set of prompts; default: the one the model was evaluated with
 ) -> list[tuple[str, float]]:
     "Class names with probabilities, best first."
     prompts = templates or self.info.get('templates', 'bare')
     a = self.embed_audio(sound, sample_rate)[0]
-    if np.isnan(a).any(): raise BadFile(self.rejected[0]['file'], self.rejected[0]['reason'])
+    if np.isnan(a).any():
+        raise BadFile(self.rejected[0]['file'], self.rejected[0]['reason'])
     c = class_embeddings(self.embed_text, names, prompts)
-    p = torch.softmax(torch.from_numpy(c @ a)/self.brivl.config.temperature, 0).tolist()
+    p = torch.softmax(
+        torch.from_numpy(c @ a) / self.brivl.config.temperature, 0
+    ).tolist()
     return sorted(zip(names, p), key=lambda x: -x[1])
 
+# %% ../nbs/60_api.ipynb #d980a80a
 @patch
-def rank(self:WavBriVL,
-    sound,                # file or array
-    pictures,             # files, or an [N, D] array of embeddings
+def rank(
+    self: WavBriVL,
+    sound,  # file or array
+    pictures,  # files, or an [N, D] array of embeddings
     sample_rate=None,
-    k:int|None=None,      # how many; default: all
+    k: int | None = None,  # how many; default: all
 ) -> list[tuple]:
     "Pictures by similarity to the sound, best first: (picture or row number, cosine)."
     a = self.embed_audio(sound, sample_rate)
-    if np.isnan(a).any(): raise BadFile(self.rejected[0]['file'], self.rejected[0]['reason'])
+    if np.isnan(a).any():
+        raise BadFile(self.rejected[0]['file'], self.rejected[0]['reason'])
     ready = isinstance(pictures, np.ndarray) and pictures.ndim == 2
-    names = range(len(pictures)) if ready else [str(p) if isinstance(p, (str, Path)) else i for i, p in enumerate(pictures)]
+    names = (
+        range(len(pictures))
+        if ready
+        else [
+            str(p) if isinstance(p, (str, Path)) else i for i, p in enumerate(pictures)
+        ]
+    )
     v = np.asarray(pictures if ready else self.embed_image(pictures))
     good = np.flatnonzero(~np.isnan(v).any(1))
     order = good[np.argsort(-(v[good] @ a[0]), kind='stable')][:k]
@@ -357,157 +673,309 @@ def rank(self:WavBriVL,
 # %% ../nbs/60_api.ipynb #2b4c18e9
 KINDS = ('diffusion', 'mosaic', 'guided', 'bare')
 
+# %% ../nbs/60_api.ipynb #85e9fbfe
 class Painter:
     "Makes pictures for points of the joint space."
-    def __init__(self,
-        vqgan:VQGAN,
-        diffusion:LatentDiffusion|None=None,   # None: no diffusion, and guidance unsteadied (bare)
-        mosaic:Mosaic|None=None,               # pictures to draw with
+
+    def __init__(
+        self,
+        vqgan: VQGAN,
+        diffusion: LatentDiffusion
+        | None = None,  # None: no diffusion, and guidance unsteadied (bare)
+        mosaic: Mosaic | None = None,  # pictures to draw with
     ):
-        if diffusion is not None and (diffusion.channels, diffusion.side) != (vqgan.config.embed, vqgan.side):
-            raise BadInput(f'The diffusion model draws codes of {diffusion.channels} dimensions on a grid of {diffusion.side}, the codec has {vqgan.config.embed} on {vqgan.side}; run `dvc repro diffusion`, which teaches it for this codec.')
-        if mosaic is not None and mosaic.codes.shape[1:] != (vqgan.side, vqgan.side): raise BadInput(f'The mosaic holds pictures of {" x ".join(map(str, mosaic.codes.shape[1:]))} codes, the codec makes {vqgan.side} x {vqgan.side}; run `dvc repro diffusion`.')
-        self.vqgan, self.diffusion, self.mosaic = vqgan.eval(), None if diffusion is None else diffusion.eval(), mosaic
+        if diffusion is not None and (diffusion.channels, diffusion.side) != (
+            vqgan.config.embed,
+            vqgan.side,
+        ):
+            raise BadInput(
+                f'The diffusion model draws codes of {diffusion.channels} dimensions on a grid of {diffusion.side}, the codec has {vqgan.config.embed} on {vqgan.side}; run `dvc repro diffusion`, which teaches it for this codec.'
+            )
+        if mosaic is not None and mosaic.codes.shape[1:] != (vqgan.side, vqgan.side):
+            raise BadInput(
+                f'The mosaic holds pictures of {" x ".join(map(str, mosaic.codes.shape[1:]))} codes, the codec makes {vqgan.side} x {vqgan.side}; run `dvc repro diffusion`.'
+            )
+        self.vqgan, self.diffusion, self.mosaic = (
+            vqgan.eval(),
+            None if diffusion is None else diffusion.eval(),
+            mosaic,
+        )
 
     def parts(self) -> dict:
         "What it has, by the names of its folders."
-        return {k: m for k, m in dict(vqgan=self.vqgan, diffusion=self.diffusion, mosaic=self.mosaic).items() if m is not None}
+        return {
+            k: m
+            for k, m in dict(
+                vqgan=self.vqgan, diffusion=self.diffusion, mosaic=self.mosaic
+            ).items()
+            if m is not None
+        }
 
     def save(self, folder):
         "Write a folder for each part."
-        for name, part in self.parts().items(): part.save(Path(folder)/name)
+        for name, part in self.parts().items():
+            part.save(Path(folder) / name)
 
     @classmethod
-    def load(cls,
-        folder='models/painter',   # with `vqgan` in it and, for all but bare pictures, `diffusion` or `mosaic`
-        device='auto',             # auto, cpu, cuda, mps
+    def load(
+        cls,
+        folder='models/painter',  # with `vqgan` in it and, for all but bare pictures, `diffusion` or `mosaic`
+        device='auto',  # auto, cpu, cuda, mps
     ):
         "Open a painter. Raises `BadInput` or `BadFile`; a missing part is named when it is asked to draw."
-        found = [m.load(Path(folder)/name) if (Path(folder)/name/'config.json').exists() else None for name, m in dict(diffusion=LatentDiffusion, mosaic=Mosaic).items()]
-        return cls(VQGAN.load(Path(folder)/'vqgan'), *found).to(pick_device(device))
+        found = [
+            m.load(Path(folder) / name)
+            if (Path(folder) / name / 'config.json').exists()
+            else None
+            for name, m in dict(diffusion=LatentDiffusion, mosaic=Mosaic).items()
+        ]
+        return cls(VQGAN.load(Path(folder) / 'vqgan'), *found).to(pick_device(device))
 
     def to(self, device):
         "Move both parts."
-        for part in self.parts().values(): part.to(device)
+        for part in self.parts().values():
+            part.to(device)
         return self
 
 # %% ../nbs/60_api.ipynb #555b8424
 @patch
-def ready(self:Painter,
-    model:WavBriVL,
-    kind:str,           # one of `KINDS`
-    prior:bool=True,    # does guidance ask the diffusion model?
+def ready(
+    self: Painter,
+    model: WavBriVL,
+    kind: str,  # one of `KINDS`
+    prior: bool = True,  # does guidance ask the diffusion model?
 ) -> Painter:
     "The painter on the model's device. Raises `BadInput` when it cannot make this kind of picture for this model."
-    if kind not in KINDS: raise BadInput(f"no kind of picture is named {kind!r}; there are {', '.join(KINDS)}.")
+    if kind not in KINDS:
+        raise BadInput(
+            f'no kind of picture is named {kind!r}; there are {", ".join(KINDS)}.'
+        )
     if self.diffusion is None and (kind == 'diffusion' or kind == 'guided' and prior):
-        raise BadInput(f'This painter has no diffusion model, which a picture of kind {kind} needs; run `dvc repro diffusion`, or ask for kind bare.')
-    if self.mosaic is None and kind == 'mosaic': raise BadInput('This painter has no pictures to draw a mosaic with; run `dvc repro diffusion`, or ask for another kind.')
+        raise BadInput(
+            f'This painter has no diffusion model, which a picture of kind {kind} needs; run `dvc repro diffusion`, or ask for kind bare.'
+        )
+    if self.mosaic is None and kind == 'mosaic':
+        raise BadInput(
+            'This painter has no pictures to draw a mosaic with; run `dvc repro diffusion`, or ask for another kind.'
+        )
     for part in (self.diffusion, self.mosaic):
-        if part is not None and part.dim != model.dim: raise BadInput(f'This painter draws for a joint space of {part.dim} dimensions, the model has {model.dim}; use the painter of the same lab, or make one with `dvc repro diffusion`.')
+        if part is not None and part.dim != model.dim:
+            raise BadInput(
+                f'This painter draws for a joint space of {part.dim} dimensions, the model has {model.dim}; use the painter of the same lab, or make one with `dvc repro diffusion`.'
+            )
     return self.to(model.device)
 
+# %% ../nbs/60_api.ipynb #e7d5e6ec
 @patch
-def drawn(self:Painter, model:WavBriVL, wanted, names, level, start, candidates:int, kind:str, **how) -> tuple:
+def drawn(
+    self: Painter,
+    model: WavBriVL,
+    wanted,
+    names,
+    level,
+    start,
+    candidates: int,
+    kind: str,
+    **how,
+) -> tuple:
     "Draw `candidates` pictures for every row and keep the best: uint8 [N, 3, S, S], cosine [N]."
-    each = [(*(n if isinstance(n, tuple) else (n,)), c) for n in names for c in range(candidates)]
-    repeated = lambda x: None if x is None else torch.as_tensor(x).repeat_interleave(candidates, 0)
-    if kind == 'mosaic': made, _ = self.mosaic.draw(self.vqgan, repeated(wanted), each)
-    else: made, _ = self.diffusion.draw(self.vqgan, repeated(wanted), each, repeated(level), start=repeated(start), **how)
+    each = [
+        (*(n if isinstance(n, tuple) else (n,)), c)
+        for n in names
+        for c in range(candidates)
+    ]
+    repeated = lambda x: (
+        None if x is None else torch.as_tensor(x).repeat_interleave(candidates, 0)
+    )
+    if kind == 'mosaic':
+        made, _ = self.mosaic.draw(self.vqgan, repeated(wanted), each)
+    else:
+        made, _ = self.diffusion.draw(
+            self.vqgan,
+            repeated(wanted),
+            each,
+            repeated(level),
+            start=repeated(start),
+            **how,
+        )
     seen = embed_pictures(model.brivl, made).view(len(wanted), candidates, model.dim)
     rows, (_, best) = torch.arange(len(wanted)), rerank(wanted, seen)
-    return made.view(len(wanted), candidates, *made.shape[1:])[rows, best], (seen[rows, best]*wanted).sum(1)
+    return made.view(len(wanted), candidates, *made.shape[1:])[rows, best], (
+        seen[rows, best] * wanted
+    ).sum(1)
 
+# %% ../nbs/60_api.ipynb #d9de883f
 @patch
-def guided(self:Painter, model:WavBriVL, wanted, kind:str, names, params:GuideParams, start=None, share:float=1.):
+def guided(
+    self: Painter,
+    model: WavBriVL,
+    wanted,
+    kind: str,
+    names,
+    params: GuideParams,
+    start=None,
+    share: float = 1.0,
+):
     "Guide the codes of every row; `share` of the usual noise is what the prior adds."
-    prior = None if kind == 'bare' else lambda z, s, noise: self.diffusion.likely(z, share*s, noise)
+    prior = (
+        None
+        if kind == 'bare'
+        else lambda z, s, noise: self.diffusion.likely(z, share * s, noise)
+    )
     return guide(self.vqgan, model.brivl, wanted, params, start, names, prior)
 
 # %% ../nbs/60_api.ipynb #45c7f4dc
-DRAWS = ('diffusion', 'mosaic')   # kinds that are drawn in one go
-DRAWN = 64   # pictures in memory at once before the best are kept
+DRAWS = ('diffusion', 'mosaic')  # kinds that are drawn in one go
+DRAWN = 64  # pictures in memory at once before the best are kept
 
+# %% ../nbs/60_api.ipynb #3ede2125
 @patch
-def paint(self:Painter,
-    model:WavBriVL,
-    wanted,                         # [N, D] embeddings of sounds, sentences or pictures
-    kind:str='diffusion',           # one of `KINDS`
-    candidates:int=1,               # pictures drawn for each, of which the best is kept; diffusion and mosaic only
-    names=None,                     # [N] what each is made for: seeds its noise; default: its row number
-    level=None,                     # [N] dBFS, for diffusion; None: unknown
-    guide:GuideParams|None=None,    # default: `GuideParams()`
-    guidance:float|None=None,       # of diffusion; default: the trained model's
-    start=None,                     # uint8 [N, 3, H, W] pictures to begin with; default: noise
-    share:float=RENEWED,            # of them that gives way to noise before diffusion draws on, 0 .. 1
-) -> tuple:                         # pictures uint8 [N, 3, S, S], cosine with what was wanted [N]
+def paint(
+    self: Painter,
+    model: WavBriVL,
+    wanted,  # [N, D] embeddings of sounds, sentences or pictures
+    kind: str = 'diffusion',  # one of `KINDS`
+    candidates: int = 1,  # pictures drawn for each, of which the best is kept; diffusion and mosaic only
+    names=None,  # [N] what each is made for: seeds its noise; default: its row number
+    level=None,  # [N] dBFS, for diffusion; None: unknown
+    guide: GuideParams | None = None,  # default: `GuideParams()`
+    guidance: float | None = None,  # of diffusion; default: the trained model's
+    start=None,  # uint8 [N, 3, H, W] pictures to begin with; default: noise
+    share: float = RENEWED,  # of them that gives way to noise before diffusion draws on, 0 .. 1
+) -> tuple:  # pictures uint8 [N, 3, S, S], cosine with what was wanted [N]
     "One picture per row, whatever other rows are there. Raises `BadInput`."
     p, wanted = guide or GuideParams(), wanted_rows(wanted, model.dim).cpu()
     self.ready(model, kind, p.prior > 0)
     names, n = list(range(len(wanted)) if names is None else names), len(wanted)
-    for what, x in (('names', names), ('levels', level), ('pictures to begin with', start)):
-        if x is not None and len(x) != n: raise BadInput(f'{len(x)} {what} for {n} rows; give one each.')
-    if candidates < 1 or candidates > 1 and kind not in DRAWS: raise BadInput(f'{candidates} candidates of kind {kind}; one or more with {" and ".join(DRAWS)}, one otherwise.')
-    if start is not None and kind == 'mosaic': raise BadInput('a mosaic begins with noise; begin with a picture by kind diffusion, guided or bare.')
+    for what, x in (
+        ('names', names),
+        ('levels', level),
+        ('pictures to begin with', start),
+    ):
+        if x is not None and len(x) != n:
+            raise BadInput(f'{len(x)} {what} for {n} rows; give one each.')
+    if candidates < 1 or candidates > 1 and kind not in DRAWS:
+        raise BadInput(
+            f'{candidates} candidates of kind {kind}; one or more with {" and ".join(DRAWS)}, one otherwise.'
+        )
+    if start is not None and kind == 'mosaic':
+        raise BadInput(
+            'a mosaic begins with noise; begin with a picture by kind diffusion, guided or bare.'
+        )
     if kind not in DRAWS:
-        made = self.guided(model, wanted, kind, names, p if start is None else p.model_copy(update=dict(start='picture')), start)
+        made = self.guided(
+            model,
+            wanted,
+            kind,
+            names,
+            p if start is None else p.model_copy(update=dict(start='picture')),
+            start,
+        )
         return made.pictures, made.score
-    step = max(1, DRAWN//candidates)
-    some = lambda x, i: None if x is None else x[i:i+step]
-    parts = [self.drawn(model, wanted[i:i+step], names[i:i+step], some(level, i), some(start, i), candidates, kind, guidance=guidance, share=share) for i in range(0, max(1, n), step)]
+    step = max(1, DRAWN // candidates)
+    some = lambda x, i: None if x is None else x[i : i + step]
+    parts = [
+        self.drawn(
+            model,
+            wanted[i : i + step],
+            names[i : i + step],
+            some(level, i),
+            some(start, i),
+            candidates,
+            kind,
+            guidance=guidance,
+            share=share,
+        )
+        for i in range(0, max(1, n), step)
+    ]
     return tuple(torch.cat(x) for x in zip(*parts))
 
 # %% ../nbs/60_api.ipynb #69bf8a02
-FOLLOW = .4   # share of the steps, and of the prior's noise, of every guided frame after the first
+FOLLOW = 0.4  # share of the steps, and of the prior's noise, of every guided frame after the first
 
+# %% ../nbs/60_api.ipynb #019a1e82
 @patch
-def film(self:Painter,
-    model:WavBriVL,
-    wanted,                         # [W, D] one embedding per window, in order
-    kind:str='guided',              # one of `KINDS`
-    name='film',                    # seeds the noise
-    level=None,                     # [W] dBFS, for diffusion; None: unknown
-    guide:GuideParams|None=None,    # of the first frame; default: `GuideParams()`
-    guidance:float|None=None,       # of diffusion; default: the trained model's
-) -> tuple:                         # pictures uint8 [W, 3, S, S], cosine with what was wanted [W]
+def film(
+    self: Painter,
+    model: WavBriVL,
+    wanted,  # [W, D] one embedding per window, in order
+    kind: str = 'guided',  # one of `KINDS`
+    name='film',  # seeds the noise
+    level=None,  # [W] dBFS, for diffusion; None: unknown
+    guide: GuideParams | None = None,  # of the first frame; default: `GuideParams()`
+    guidance: float | None = None,  # of diffusion; default: the trained model's
+) -> tuple:  # pictures uint8 [W, 3, S, S], cosine with what was wanted [W]
     "One frame per row, each following from the one before. Raises `BadInput`."
     p, wanted = guide or GuideParams(), wanted_rows(wanted, model.dim).cpu()
-    if kind in DRAWS or not len(wanted): return self.paint(model, wanted, kind, 1, [name]*len(wanted), level, guide, guidance)
+    if kind in DRAWS or not len(wanted):
+        return self.paint(
+            model, wanted, kind, 1, [name] * len(wanted), level, guide, guidance
+        )
     self.ready(model, kind, p.prior > 0)
-    later = p.model_copy(update=dict(steps=max(1, round(FOLLOW*p.steps))))
+    later = p.model_copy(update=dict(steps=max(1, round(FOLLOW * p.steps))))
     made = [self.guided(model, wanted[:1], kind, [name], p)]
-    for row in wanted[1:]: made.append(self.guided(model, row[None], kind, [name], later, made[-1].indices, FOLLOW))
+    for row in wanted[1:]:
+        made.append(
+            self.guided(model, row[None], kind, [name], later, made[-1].indices, FOLLOW)
+        )
     return torch.cat([m.pictures for m in made]), torch.cat([m.score for m in made])
 
 # %% ../nbs/60_api.ipynb #235e0f83
 @patch
-def _heard(self:WavBriVL, thing, sample_rate) -> tuple:
+def _heard(self: WavBriVL, thing, sample_rate) -> tuple:
     "Embedding [D], level in dBFS and fingerprint of a sound. Raises `BadFile`."
     x = load_audio(thing, sample_rate)
     a = embed_clips(self.audio, [x])[1][0]
-    if not a.isfinite().all(): raise BadFile(thing if isinstance(thing, (str, Path)) else 'array', 'its embedding is not finite; bring the samples to -1..1.')
+    if not a.isfinite().all():
+        raise BadFile(
+            thing if isinstance(thing, (str, Path)) else 'array',
+            'its embedding is not finite; bring the samples to -1..1.',
+        )
     return a, dbfs(x), fingerprint(x)
 
+# %% ../nbs/60_api.ipynb #e354c5db
 @patch
-def _said(self:WavBriVL, sentences) -> list:
+def _said(self: WavBriVL, sentences) -> list:
     "The same of sentences, which have no level."
-    if not all(isinstance(s, str) for s in sentences): raise BadInput('text=True wants sentences; leave it out for sounds.')
-    return [(torch.from_numpy(a), np.nan, s) for a, s in zip(self.embed_text(sentences), sentences)]
+    if not all(isinstance(s, str) for s in sentences):
+        raise BadInput('text=True wants sentences; leave it out for sounds.')
+    return [
+        (torch.from_numpy(a), np.nan, s)
+        for a, s in zip(self.embed_text(sentences), sentences)
+    ]
 
+# %% ../nbs/60_api.ipynb #f5c238a8
 @patch
-def _begin(self:WavBriVL, picture, side:int) -> torch.Tensor:
+def _begin(self: WavBriVL, picture, side: int) -> torch.Tensor:
     "A picture to begin with: uint8 [1, 3, side, side]. Raises `BadFile`."
-    x = load_picture(picture) if isinstance(picture, (str, Path)) else as_picture(picture)
-    return torch.from_numpy(np.array(square(x, self.info.get('crop', 480), side))).movedim(-1, 0)[None]
+    x = (
+        load_picture(picture)
+        if isinstance(picture, (str, Path))
+        else as_picture(picture)
+    )
+    return torch.from_numpy(
+        np.array(square(x, self.info.get('crop', 480), side))
+    ).movedim(-1, 0)[None]
 
-def dbfs(x) -> float: return level_db(torch.from_numpy(x)[None]).item()
-def fingerprint(x) -> str: return hashlib.sha256(np.ascontiguousarray(x)).hexdigest()
 
-def opened(painter, model:WavBriVL) -> Painter:
+def dbfs(x) -> float:
+    return level_db(torch.from_numpy(x)[None]).item()
+
+# %% ../nbs/60_api.ipynb #3eeea020
+def fingerprint(x) -> str:
+    return hashlib.sha256(np.ascontiguousarray(x)).hexdigest()
+
+
+def opened(painter, model: WavBriVL) -> Painter:
     "A painter, or the one in a folder."
-    return painter if isinstance(painter, Painter) else Painter.load(painter, str(model.device))
+    return (
+        painter
+        if isinstance(painter, Painter)
+        else Painter.load(painter, str(model.device))
+    )
 
-def scored_picture(x:torch.Tensor, cosine:float):
+# %% ../nbs/60_api.ipynb #392e98ae
+def scored_picture(x: torch.Tensor, cosine: float):
     "uint8 [3, S, S] as PIL; `info['cosine']` is its score."
     picture = as_picture(as_frame(x))
     picture.info['cosine'] = cosine
@@ -515,58 +983,98 @@ def scored_picture(x:torch.Tensor, cosine:float):
 
 # %% ../nbs/60_api.ipynb #186bc717
 @patch
-def generate(self:WavBriVL,
-    things,                      # sound files or float arrays, or sentences: one or many
-    painter='models/painter',    # a folder, or a `Painter`
-    sample_rate=None,            # of arrays, Hz
-    kind:str='diffusion',        # one of `KINDS`
-    candidates:int=1,            # drawn for each, of which the best is kept
-    seed:int=0,
-    text:bool=False,             # they are sentences
-    start=None,                  # a picture to begin with: file, PIL image or uint8 array; default: noise
-    **how,                       # guide, guidance, share: as in `Painter.paint`
-) -> list:                       # PIL pictures, `info['cosine']` in each; None for what could not be read
+def generate(
+    self: WavBriVL,
+    things,  # sound files or float arrays, or sentences: one or many
+    painter='models/painter',  # a folder, or a `Painter`
+    sample_rate=None,  # of arrays, Hz
+    kind: str = 'diffusion',  # one of `KINDS`
+    candidates: int = 1,  # drawn for each, of which the best is kept
+    seed: int = 0,
+    text: bool = False,  # they are sentences
+    start=None,  # a picture to begin with: file, PIL image or uint8 array; default: noise
+    **how,  # guide, guidance, share: as in `Painter.paint`
+) -> list:  # PIL pictures, `info['cosine']` in each; None for what could not be read
     "A picture for each. Raises `BadInput`."
     painter, self.rejected = opened(painter, self), []
     items = [things] if text and isinstance(things, str) else listed(things)
-    heard, where, n = (self._said(items), range(len(items)), len(items)) if text else self._each(items, lambda x: self._heard(x, sample_rate), 'sounds')
-    out = [None]*n
-    if not heard: return out
+    heard, where, n = (
+        (self._said(items), range(len(items)), len(items))
+        if text
+        else self._each(items, lambda x: self._heard(x, sample_rate), 'sounds')
+    )
+    out = [None] * n
+    if not heard:
+        return out
     wanted, level, names = zip(*heard)
-    begin = None if start is None else self._begin(start, painter.vqgan.config.size).expand(len(heard), -1, -1, -1)
-    made, cosine = painter.paint(self, torch.stack(wanted), kind, candidates, [(seed, x) for x in names], level if self.audio.params.level else None, start=begin, **how)
+    begin = (
+        None
+        if start is None
+        else self._begin(start, painter.vqgan.config.size).expand(
+            len(heard), -1, -1, -1
+        )
+    )
+    made, cosine = painter.paint(
+        self,
+        torch.stack(wanted),
+        kind,
+        candidates,
+        [(seed, x) for x in names],
+        level if self.audio.params.level else None,
+        start=begin,
+        **how,
+    )
     for i, x, c in zip(where, made, cosine.tolist()):
-        if np.isfinite(c): out[i] = scored_picture(x, c)
-        else: self.rejected.append(dict(index=i, file=str(items[i]) if isinstance(items[i], (str, Path)) else 'array', reason='the search left the finite numbers and no picture came of it; lower guide.lr.'))
+        if np.isfinite(c):
+            out[i] = scored_picture(x, c)
+        else:
+            self.rejected.append(
+                dict(
+                    index=i,
+                    file=str(items[i])
+                    if isinstance(items[i], (str, Path))
+                    else 'array',
+                    reason='the search left the finite numbers and no picture came of it; lower guide.lr.',
+                )
+            )
     return out
 
 # %% ../nbs/60_api.ipynb #b0df2cba
 def film_windows(
-    n:int,           # samples
-    window:int,      # samples in a window
-    hop:int,         # samples from window to window
-) -> list[slice]:    # the last one ends where the sound does
+    n: int,  # samples
+    window: int,  # samples in a window
+    hop: int,  # samples from window to window
+) -> list[slice]:  # the last one ends where the sound does
     "Overlapping windows of a sound."
     start = list(range(0, max(1, n - window + 1), hop))
-    if start[-1] + window < n: start.append(n - window)
+    if start[-1] + window < n:
+        start.append(n - window)
     return [slice(s, min(n, s + window)) for s in start]
 
+# %% ../nbs/60_api.ipynb #c15b1278
 @patch
-def generate_film(self:WavBriVL,
-    sound,                       # file or array
-    painter='models/painter',    # a folder, or a `Painter`
-    fps:float|None=None,         # frames per second of sound, .01 .. 50; default: a window's half apart
-    kind:str='guided',           # one of `KINDS`
-    sample_rate=None,            # of an array, Hz
-    seed:int=0,
-    **how,                       # guide, guidance: as in `Painter.film`
-) -> list:                       # PIL pictures, `info['cosine']` in each
+def generate_film(
+    self: WavBriVL,
+    sound,  # file or array
+    painter='models/painter',  # a folder, or a `Painter`
+    fps: float
+    | None = None,  # frames per second of sound, .01 .. 50; default: a window's half apart
+    kind: str = 'guided',  # one of `KINDS`
+    sample_rate=None,  # of an array, Hz
+    seed: int = 0,
+    **how,  # guide, guidance: as in `Painter.film`
+) -> list:  # PIL pictures, `info['cosine']` in each
     "A picture for each window of a sound, each following from the one before. Raises `BadInput` or `BadFile`."
-    if fps is not None and not .01 <= fps <= 50: raise BadInput(f'{fps} frames per second; it must lie between 0.01 and 50.')
+    if fps is not None and not 0.01 <= fps <= 50:
+        raise BadInput(f'{fps} frames per second; it must lie between 0.01 and 50.')
     painter, self.rejected = opened(painter, self), []
-    x, window = load_audio(sound, sample_rate), round(self.audio.window*SAMPLE_RATE)
-    cuts = film_windows(len(x), window, max(1, round(SAMPLE_RATE/fps if fps else window/2)))
+    x, window = load_audio(sound, sample_rate), round(self.audio.window * SAMPLE_RATE)
+    cuts = film_windows(
+        len(x), window, max(1, round(SAMPLE_RATE / fps if fps else window / 2))
+    )
     wanted = embed_clips(self.audio, (x[c] for c in cuts))[1]
     level = [dbfs(x[c]) for c in cuts] if self.audio.params.level else None
-    made, cosine = painter.film(self, wanted, kind, (seed, fingerprint(x)), level, **how)
+    made, cosine = painter.film(
+        self, wanted, kind, (seed, fingerprint(x)), level, **how
+    )
     return [scored_picture(p, c) for p, c in zip(made, cosine.tolist())]

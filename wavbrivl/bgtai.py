@@ -10,7 +10,6 @@ __all__ = ['FrontEnd', 'hear_corpus', 'Heard', 'table_of', 'word_rows', 'gloss_r
 
 # %% ../nbs/41_bgtai.ipynb #fa616795
 import copy, time
-
 import numpy as np
 import pandas as pd
 import torch
@@ -19,10 +18,46 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 
 # %% ../nbs/41_bgtai.ipynb #658caa2f
-from .alignment import (alignment_ce, alignment_scores, cosine_cost, dtw, gumbel, monotone_path, one_hot_path, pair_score, path_rows,
-                                row_softmax, running_quantile, select, self_paced, selection_scores, sp_loss, spread, straight_through, token_hits)
-from .captioning import EOS, PAD, UNK, Captioner, Vocabulary, attention, beams, sinusoids, tokens
-from .core import AudioParams, BadInput, LanguageParams, Params, log, named_seed, stream
+from wavbrivl.alignment import (
+    alignment_ce,
+    alignment_scores,
+    cosine_cost,
+    dtw,
+    gumbel,
+    monotone_path,
+    one_hot_path,
+    pair_score,
+    path_rows,
+    row_softmax,
+    running_quantile,
+    select,
+    self_paced,
+    selection_scores,
+    sp_loss,
+    spread,
+    straight_through,
+    token_hits,
+)
+from wavbrivl.captioning import (
+    EOS,
+    PAD,
+    UNK,
+    Captioner,
+    Vocabulary,
+    attention,
+    beams,
+    sinusoids,
+    tokens,
+)
+from wavbrivl.core import (
+    AudioParams,
+    BadInput,
+    LanguageParams,
+    Params,
+    log,
+    named_seed,
+    stream,
+)
 from .corpora import Corpus, pairs
 from .gloss import gloss_line, gloss_scores, most_frequent
 from .losses import ema_update, info_nce_pairs, pair_mean
@@ -34,643 +69,1176 @@ from .wavlm import WavLM, cut_windows, grouped
 # %% ../nbs/41_bgtai.ipynb #4e04957a
 class FrontEnd(nn.Module):
     "A frozen WavLM: all hidden states, a few frames averaged into one."
-    def __init__(self, audio:AudioParams, pool:int):
+
+    def __init__(self, audio: AudioParams, pool: int):
         super().__init__()
         self.wavlm, self.pool = WavLM(audio).requires_grad_(False).eval(), pool
 
-    def train(self, mode=True): return super().train(False)    # frozen: no dropout either
+    def train(self, mode=True):
+        return super().train(False)  # frozen: no dropout either
 
     @torch.no_grad()
     def forward(self, wave, lengths=None):
         "[N, n] -> [N, T, L+1, H], real [N, T]."
         layers, padding = self.wavlm(wave, lengths)
         x = torch.stack(layers, 2).float()
-        real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if padding is None else ~padding
+        real = (
+            torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+            if padding is None
+            else ~padding
+        )
         short = -x.shape[1] % self.pool
-        x, real = F.pad(x*real[..., None, None], (0, 0, 0, 0, 0, short)), F.pad(real, (0, short))
+        x, real = (
+            F.pad(x * real[..., None, None], (0, 0, 0, 0, 0, short)),
+            F.pad(real, (0, short)),
+        )
         count = real.unflatten(1, (-1, self.pool)).sum(2)
-        return x.unflatten(1, (-1, self.pool)).sum(2)/count.clamp(min=1)[..., None, None], count > 0
+        return x.unflatten(1, (-1, self.pool)).sum(2) / count.clamp(min=1)[
+            ..., None, None
+        ], count > 0
 
 # %% ../nbs/41_bgtai.ipynb #90a192aa
 @torch.inference_mode()
 def hear_corpus(
-    front:FrontEnd,
-    clips,             # float32 arrays at 16 kHz, read once
-    window:float,      # seconds
-    batch:int=32,
-) -> dict:             # frames [sum T, L+1, H] float16; lengths, owner, weight [W] of the windows
+    front: FrontEnd,
+    clips,  # float32 arrays at 16 kHz, read once
+    window: float,  # seconds
+    batch: int = 32,
+) -> dict:  # frames [sum T, L+1, H] float16; lengths, owner, weight [W] of the windows
     "All windows of all clips through the front end."
-    device, out, first = next(front.parameters()).device, dict(frames=[], lengths=[], owner=[], weight=[]), 0
+    device, out, first = (
+        next(front.parameters()).device,
+        dict(frames=[], lengths=[], owner=[], weight=[]),
+        0,
+    )
     for group in grouped(clips, batch):
-        waves, samples, owner, weight = cut_windows(group, round(window*SAMPLE_RATE))
+        waves, samples, owner, weight = cut_windows(group, round(window * SAMPLE_RATE))
         for i in range(0, len(waves), batch):
-            x, real = front(torch.from_numpy(waves[i:i+batch]).to(device), samples[i:i+batch])
-            out['frames'].append(x[real].half().cpu()); out['lengths'].append(real.sum(1).cpu())
-        out['owner'].append(torch.from_numpy(owner) + first); out['weight'].append(torch.from_numpy(weight)); first += len(group)
-    if not first: raise BadInput('There is no clip with a sound; the front end has nothing to hear.')
+            x, real = front(
+                torch.from_numpy(waves[i : i + batch]).to(device),
+                samples[i : i + batch],
+            )
+            out['frames'].append(x[real].half().cpu())
+            out['lengths'].append(real.sum(1).cpu())
+        out['owner'].append(torch.from_numpy(owner) + first)
+        out['weight'].append(torch.from_numpy(weight))
+        first += len(group)
+    if not first:
+        raise BadInput(
+            'There is no clip with a sound; the front end has nothing to hear.'
+        )
     return {k: torch.cat(v) for k, v in out.items()}
 
 # %% ../nbs/41_bgtai.ipynb #7e561b8b
 class Heard:
     "Stored front-end frames, by window and by clip."
-    def __init__(self,
-        stored:dict,   # as from `hear_corpus`
-        rows=None,     # the row of each clip in its table; default: all rows in order
+
+    def __init__(
+        self,
+        stored: dict,  # as from `hear_corpus`
+        rows=None,  # the row of each clip in its table; default: all rows in order
     ):
-        self.frames, self.weight, self.lengths = stored['frames'], stored['weight'], stored['lengths'].tolist()
-        self.stop, owner = torch.cumsum(stored['lengths'], 0).tolist(), stored['owner'].numpy()
+        self.frames, self.weight, self.lengths = (
+            stored['frames'],
+            stored['weight'],
+            stored['lengths'].tolist(),
+        )
+        self.stop, owner = (
+            torch.cumsum(stored['lengths'], 0).tolist(),
+            stored['owner'].numpy(),
+        )
         rows = np.arange(owner.max() + 1) if rows is None else np.asarray(rows)
-        self.windows_of = {int(r): np.flatnonzero(owner == i) for i, r in enumerate(rows)}
+        self.windows_of = {
+            int(r): np.flatnonzero(owner == i) for i, r in enumerate(rows)
+        }
 
     def batch(self, windows) -> tuple:
         "[N, T, L+1, H] float32 and real [N, T] of some windows."
         n = torch.tensor([self.lengths[w] for w in windows])
-        x = nn.utils.rnn.pad_sequence([self.frames[self.stop[w] - self.lengths[w]:self.stop[w]] for w in windows], batch_first=True).float()
+        x = nn.utils.rnn.pad_sequence(
+            [
+                self.frames[self.stop[w] - self.lengths[w] : self.stop[w]]
+                for w in windows
+            ],
+            batch_first=True,
+        ).float()
         return x, torch.arange(x.shape[1]) < n[:, None]
 
     def all_windows(self, rows) -> tuple:
         "The windows of some clips, and which of the clips each belongs to."
         own = [self.windows_of[int(r)] for r in rows]
-        return np.concatenate(own), np.repeat(np.arange(len(own)), [len(o) for o in own])
+        return np.concatenate(own), np.repeat(
+            np.arange(len(own)), [len(o) for o in own]
+        )
 
 # %% ../nbs/41_bgtai.ipynb #7e651c87
-def table_of(words:list) -> Vocabulary:
+def table_of(words: list) -> Vocabulary:
     "A vocabulary of exactly these words."
-    if not words: raise BadInput('There are no words: no caption of the training clips has any; train this tower on a corpus with captions.')
+    if not words:
+        raise BadInput(
+            'There are no words: no caption of the training clips has any; train this tower on a corpus with captions.'
+        )
     vocab = Vocabulary.__new__(Vocabulary)
     vocab.words = list(words)
     vocab.index = {w: UNK + 1 + i for i, w in enumerate(vocab.words)}
     return vocab
 
-def word_rows(vocab:Vocabulary, texts) -> torch.Tensor:
+# %% ../nbs/41_bgtai.ipynb #f97a8090
+def word_rows(vocab: Vocabulary, texts) -> torch.Tensor:
     "Sentences as rows of word numbers, PAD after the end: [N, L]; one without words is a single unknown word."
-    rows = [torch.tensor([vocab.index.get(w, UNK) for w in tokens(t)] or [UNK]) for t in texts]
+    rows = [
+        torch.tensor([vocab.index.get(w, UNK) for w in tokens(t)] or [UNK])
+        for t in texts
+    ]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
-def gloss_rows(vocab:Vocabulary, lines, longest:int) -> torch.Tensor:
+# %% ../nbs/41_bgtai.ipynb #3f94533e
+def gloss_rows(vocab: Vocabulary, lines, longest: int) -> torch.Tensor:
     "Glosses with begin and end, PAD after it: [N, G]; an empty one is PAD throughout."
-    rows = [torch.tensor(vocab.encode(l)[:longest + 1]) if tokens(l) else torch.tensor([PAD]) for l in lines]
+    rows = [
+        torch.tensor(vocab.encode(l)[: longest + 1])
+        if tokens(l)
+        else torch.tensor([PAD])
+        for l in lines
+    ]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
-def trimmed(rows:torch.Tensor, least:int=1) -> torch.Tensor:
+
+def trimmed(rows: torch.Tensor, least: int = 1) -> torch.Tensor:
     "Without the columns that are PAD in every row."
-    return rows[:, :max(least, int((rows != PAD).sum(1).max()))]
+    return rows[:, : max(least, int((rows != PAD).sum(1).max()))]
 
 # %% ../nbs/41_bgtai.ipynb #840c0189
 class LanguageTower(nn.Module):
     "Sound or words through one transformer into the joint space."
-    def __init__(self,
-        audio:AudioParams,         # sizes of the frozen front end
-        language:LanguageParams,
-        words:list,                # of captions and glosses
-        dim:int,                   # of the joint space
+
+    def __init__(
+        self,
+        audio: AudioParams,  # sizes of the frozen front end
+        language: LanguageParams,
+        words: list,  # of captions and glosses
+        dim: int,  # of the joint space
     ):
         super().__init__()
-        p, d, self.params, self.language, self.dim, self.window = language, language.hidden, audio, language, dim, language.window
+        p, d, self.params, self.language, self.dim, self.window = (
+            language,
+            language.hidden,
+            audio,
+            language,
+            dim,
+            language.window,
+        )
         self.front, self.vocab = FrontEnd(audio, p.pool), table_of(words)
-        self.hop, self.first = .02*p.pool, .0125 + .01*(p.pool - 1)      # seconds from frame to frame, and the middle of frame 0
-        self.layer_weights, self.layer_norm = nn.Parameter(torch.zeros(audio.layers + 1)), nn.LayerNorm(audio.hidden, elementwise_affine=False)
-        self.from_sound, self.word, self.kind = nn.Linear(audio.hidden, d), nn.Embedding(len(self.vocab), d), nn.Parameter(torch.zeros(2, d))
-        nn.init.normal_(self.word.weight, std=d**-.5)
-        layer = nn.TransformerEncoderLayer(d, p.heads, p.ffn, p.dropout, 'gelu', batch_first=True, norm_first=True)
-        self.shared = nn.TransformerEncoder(layer, p.layers, nn.LayerNorm(d), enable_nested_tensor=False)
-        self.attend, self.centre = nn.Linear(d, 1), nn.ModuleList(nn.BatchNorm1d(d, affine=False) for _ in range(2))
-        self.to_embedding, self.to_joint, self.drop = nn.Linear(d, audio.embed), nn.Linear(audio.embed, dim), nn.Dropout(p.dropout)
+        self.hop, self.first = (
+            0.02 * p.pool,
+            0.0125 + 0.01 * (p.pool - 1),
+        )  # seconds from frame to frame, and the middle of frame 0
+        self.layer_weights, self.layer_norm = (
+            nn.Parameter(torch.zeros(audio.layers + 1)),
+            nn.LayerNorm(audio.hidden, elementwise_affine=False),
+        )
+        self.from_sound, self.word, self.kind = (
+            nn.Linear(audio.hidden, d),
+            nn.Embedding(len(self.vocab), d),
+            nn.Parameter(torch.zeros(2, d)),
+        )
+        nn.init.normal_(self.word.weight, std=d**-0.5)
+        layer = nn.TransformerEncoderLayer(
+            d, p.heads, p.ffn, p.dropout, 'gelu', batch_first=True, norm_first=True
+        )
+        self.shared = nn.TransformerEncoder(
+            layer, p.layers, nn.LayerNorm(d), enable_nested_tensor=False
+        )
+        self.attend, self.centre = (
+            nn.Linear(d, 1),
+            nn.ModuleList(nn.BatchNorm1d(d, affine=False) for _ in range(2)),
+        )
+        self.to_embedding, self.to_joint, self.drop = (
+            nn.Linear(d, audio.embed),
+            nn.Linear(audio.embed, dim),
+            nn.Dropout(p.dropout),
+        )
 
 # %% ../nbs/41_bgtai.ipynb #6030cf48
 @patch
-def sound(self:LanguageTower, x):
+def sound(self: LanguageTower, x):
     "Front-end frames [N, T, L+1, H] -> inputs of the shared transformer [N, T, d]."
     w = torch.softmax(self.layer_weights, 0)
-    x = self.from_sound((self.layer_norm(x)*w[:, None]).sum(2))
+    x = self.from_sound((self.layer_norm(x) * w[:, None]).sum(2))
     return x + sinusoids(x.shape[1], x.shape[2]).to(x) + self.kind[0]
 
-@patch
-def words(self:LanguageTower, ids):
-    "Word numbers [N, L] -> inputs of the shared transformer [N, L, d]."
-    x = self.word(ids)*self.language.hidden**.5
-    return x + sinusoids(x.shape[1], x.shape[2]).to(x) + self.kind[1]
 
 @patch
-def lower(self:LanguageTower, x, real):
+def words(self: LanguageTower, ids):
+    "Word numbers [N, L] -> inputs of the shared transformer [N, L, d]."
+    x = self.word(ids) * self.language.hidden**0.5
+    return x + sinusoids(x.shape[1], x.shape[2]).to(x) + self.kind[1]
+
+# %% ../nbs/41_bgtai.ipynb #0459f3f3
+@patch
+def lower(self: LanguageTower, x, real):
     "The first shared layer: what still knows when it was heard."
     return self.shared.layers[0](self.drop(x), src_key_padding_mask=~real)
 
-@patch
-def upper(self:LanguageTower, x, real):
-    "The layers above it: outputs o [N, T, d] and summary h [N, d]."
-    for layer in self.shared.layers[1:]: x = layer(x, src_key_padding_mask=~real)
-    o = self.shared.norm(x)
-    a = self.attend(o)[..., 0].masked_fill(~real, -torch.inf).softmax(1)
-    return o, (a[..., None]*o).sum(1)
 
 @patch
-def encode(self:LanguageTower, x, real):
+def upper(self: LanguageTower, x, real):
+    "The layers above it: outputs o [N, T, d] and summary h [N, d]."
+    for layer in self.shared.layers[1:]:
+        x = layer(x, src_key_padding_mask=~real)
+    o = self.shared.norm(x)
+    a = self.attend(o)[..., 0].masked_fill(~real, -torch.inf).softmax(1)
+    return o, (a[..., None] * o).sum(1)
+
+# %% ../nbs/41_bgtai.ipynb #d5a57873
+@patch
+def encode(self: LanguageTower, x, real):
     "Eq. 1: inputs [N, T, d] -> outputs o [N, T, d] and summary h [N, d]."
     return self.upper(self.lower(x, real), real)
 
+
 @patch
-def embedding(self:LanguageTower, h, kind:int=0):
+def embedding(self: LanguageTower, h, kind: int = 0):
     "h [N, d] of sounds (0) or words (1) -> what tasks use [N, embed]."
     return self.to_embedding(self.centre[kind](h))
 
+
 @patch
-def joint(self:LanguageTower, z):
+def joint(self: LanguageTower, z):
     "[N, embed] -> [N, dim], unit norm."
     return F.normalize(self.to_joint(F.relu(z)).float(), dim=-1)
 
 # %% ../nbs/41_bgtai.ipynb #7d156343
 @patch
-def frames(self:LanguageTower, wave, lengths=None):
+def frames(self: LanguageTower, wave, lengths=None):
     "[N, n] -> o [N, T, d], real [N, T]."
     x, real = self.front(wave, lengths)
     return self.encode(self.sound(x), real)[0], real
 
+
 @patch
-def embed(self:LanguageTower, wave, lengths=None):
+def embed(self: LanguageTower, wave, lengths=None):
     "[N, n] -> [N, embed]."
     x, real = self.front(wave, lengths)
     return self.embedding(self.encode(self.sound(x), real)[1])
 
+# %% ../nbs/41_bgtai.ipynb #05b73be0
 @patch
-def frame_joint(self:LanguageTower, o):
+def frame_joint(self: LanguageTower, o):
     "Every frame as if it were the whole: [N, T, d] -> [N, T, dim], unit norm."
     return self.joint(self.embedding(o.flatten(0, 1))).unflatten(0, o.shape[:2])
 
 # %% ../nbs/41_bgtai.ipynb #1792ef84
 class DSNet(nn.Module):
     "Eq. 3: scores of a short sequence against a long one, with a way to skip."
-    def __init__(self, short:int, long:int, dim:int):
+
+    def __init__(self, short: int, long: int, dim: int):
         super().__init__()
-        self.query, self.key, self.skip = nn.Linear(short, dim), nn.Linear(long, dim), nn.Linear(short, 1)
+        self.query, self.key, self.skip = (
+            nn.Linear(short, dim),
+            nn.Linear(long, dim),
+            nn.Linear(short, 1),
+        )
 
     def forward(self, R, o, rows=None, columns=None):
         "R [N, Q, short], o [N, T, long] -> S [N, Q, T], skip [N, Q]."
-        return alignment_scores(self.query(R), self.key(o), rows, columns), self.skip(R)[..., 0]
+        return alignment_scores(self.query(R), self.key(o), rows, columns), self.skip(
+            R
+        )[..., 0]
 
     def against(self, R, o, rows, columns):
         "How well each sound answers each gloss: [N, M], mean over entries of the log-mean-exp over frames."
-        s = torch.einsum('iqd,jtd->ijqt', self.query(R), self.key(o)).float()/self.key.out_features**.5
+        s = (
+            torch.einsum('iqd,jtd->ijqt', self.query(R), self.key(o)).float()
+            / self.key.out_features**0.5
+        )
         beyond = torch.arange(o.shape[1], device=o.device) >= columns[:, None]
-        s = s.masked_fill(beyond[None, :, None], -torch.inf).logsumexp(-1) - columns.log()[None, :, None]
+        s = (
+            s.masked_fill(beyond[None, :, None], -torch.inf).logsumexp(-1)
+            - columns.log()[None, :, None]
+        )
         there = (torch.arange(R.shape[1], device=R.device) < rows[:, None])[:, None]
-        return (s*there).sum(-1)/rows.clamp(min=1)[:, None]
+        return (s * there).sum(-1) / rows.clamp(min=1)[:, None]
 
-def standing(c:torch.Tensor) -> torch.Tensor:
+# %% ../nbs/41_bgtai.ipynb #07b28e52
+def standing(c: torch.Tensor) -> torch.Tensor:
     "Each pair's own score [N] among those of the same gloss with other sounds [N, M >= N], in their deviations."
     own = c.diagonal()
-    return (own - c.mean(1))/(c.std(1, correction=0) + 1e-6)
+    return (own - c.mean(1)) / (c.std(1, correction=0) + 1e-6)
 
 # %% ../nbs/41_bgtai.ipynb #d438c9c4
 class Bridge(nn.Module):
     "Language tower, Langue2Gloss, DS-Net and Result Filter; called as the tower it holds."
-    def __init__(self, audio:AudioParams, language:LanguageParams, words:list, dim:int):
+
+    def __init__(
+        self, audio: AudioParams, language: LanguageParams, words: list, dim: int
+    ):
         super().__init__()
         p, self.tower = language, LanguageTower(audio, language, words, dim)
-        self.decoder = Captioner(self.tower.vocab, p.hidden, p.hidden, p.decoder_layers, p.heads, p.ffn, p.dropout, p.longest, pool=1)
-        self.decoder.word.weight = self.decoder.output.weight = self.tower.word.weight      # one table of words
-        self.ds_net, self.result_filter = DSNet(p.hidden, p.hidden, p.align), DSNet(dim, p.hidden, p.align)
-        for name in ('params', 'dim', 'window', 'hop', 'first', 'language', 'vocab'): setattr(self, name, getattr(self.tower, name))
+        self.decoder = Captioner(
+            self.tower.vocab,
+            p.hidden,
+            p.hidden,
+            p.decoder_layers,
+            p.heads,
+            p.ffn,
+            p.dropout,
+            p.longest,
+            pool=1,
+        )
+        self.decoder.word.weight = self.decoder.output.weight = (
+            self.tower.word.weight
+        )  # one table of words
+        self.ds_net, self.result_filter = (
+            DSNet(p.hidden, p.hidden, p.align),
+            DSNet(dim, p.hidden, p.align),
+        )
+        for name in ('params', 'dim', 'window', 'hop', 'first', 'language', 'vocab'):
+            setattr(self, name, getattr(self.tower, name))
 
-    def frames(self, wave, lengths=None): return self.tower.frames(wave, lengths)
-    def embed(self, wave, lengths=None): return self.tower.embed(wave, lengths)
-    def joint(self, z): return self.tower.joint(z)
-    def forward(self, wave, lengths=None): return self.joint(self.embed(wave, lengths))
+    def frames(self, wave, lengths=None):
+        return self.tower.frames(wave, lengths)
+
+    def embed(self, wave, lengths=None):
+        return self.tower.embed(wave, lengths)
+
+    def joint(self, z):
+        return self.tower.joint(z)
+
+    def forward(self, wave, lengths=None):
+        return self.joint(self.embed(wave, lengths))
 
     def gloss_loss(self, o, h, real, gloss):
         "Eq. 2, teacher forced: nats a token of each gloss [N, G] given its encoder outputs: [N]; 0 for an empty gloss."
-        logits = self.decoder(torch.cat([h[:, None], o], 1), F.pad(real, (1, 0), value=True), gloss[:, :-1])
+        logits = self.decoder(
+            torch.cat([h[:, None], o], 1),
+            F.pad(real, (1, 0), value=True),
+            gloss[:, :-1],
+        )
         asked = gloss[:, 1:]
-        loss = F.cross_entropy(logits.float().transpose(1, 2), asked, ignore_index=PAD, reduction='none')
-        return loss.sum(1)/(asked != PAD).sum(1).clamp(min=1)
+        loss = F.cross_entropy(
+            logits.float().transpose(1, 2), asked, ignore_index=PAD, reduction='none'
+        )
+        return loss.sum(1) / (asked != PAD).sum(1).clamp(min=1)
 
 # %% ../nbs/41_bgtai.ipynb #f0bf091f
 @patch
 @torch.inference_mode()
-def say(self:Bridge, o, h, real, beam:int) -> list:
+def say(self: Bridge, o, h, real, beam: int) -> list:
     "Langue2Gloss by beam search: a line of gloss for each row."
     memory, mask = torch.cat([h[:, None], o], 1), F.pad(real, (1, 0), value=True)
-    said, _ = beams(self.decoder.eval(), memory, mask, min(beam, len(self.vocab.words)), .7)
+    said, _ = beams(
+        self.decoder.eval(), memory, mask, min(beam, len(self.vocab.words)), 0.7
+    )
     return [self.vocab.decode(s).upper() for s in said]
 
+# %% ../nbs/41_bgtai.ipynb #4a954b4e
 @patch
 @torch.inference_mode()
-def gloss_texts(self:Bridge, texts, beam:int|None=None, batch:int=128) -> list:
+def gloss_texts(self: Bridge, texts, beam: int | None = None, batch: int = 128) -> list:
     "The gloss of sentences."
     self.eval()
     out, device = [], self.tower.kind.device
     for part in grouped(texts, batch):
         ids = word_rows(self.vocab, part).to(device)
-        out += self.say(*self.tower.encode(self.tower.words(ids), ids != PAD), ids != PAD, beam or self.language.beam)
+        out += self.say(
+            *self.tower.encode(self.tower.words(ids), ids != PAD),
+            ids != PAD,
+            beam or self.language.beam,
+        )
     return out
 
+# %% ../nbs/41_bgtai.ipynb #f89780f5
 @patch
 @torch.inference_mode()
-def gloss_sounds(self:Bridge, clips, beam:int|None=None, batch:int=32) -> list:
+def gloss_sounds(self: Bridge, clips, beam: int | None = None, batch: int = 32) -> list:
     "The gloss of sounds (float32 at 16 kHz); of a long one, its first window's."
     self.eval()
-    out, device, size = [], self.tower.kind.device, round(self.window*SAMPLE_RATE)
+    out, device, size = [], self.tower.kind.device, round(self.window * SAMPLE_RATE)
     for part in grouped(clips, batch):
         waves, lengths, owner, _ = cut_windows([x[:size] for x in part], size)
         x, real = self.tower.front(torch.from_numpy(waves).to(device), lengths)
-        out += self.say(*self.tower.encode(self.tower.sound(x), real), real, beam or self.language.beam)
+        out += self.say(
+            *self.tower.encode(self.tower.sound(x), real),
+            real,
+            beam or self.language.beam,
+        )
     return out
 
 # %% ../nbs/41_bgtai.ipynb #4e62314c
-def glosses_of(table:pd.DataFrame, style:str) -> list:
+def glosses_of(table: pd.DataFrame, style: str) -> list:
     "For each clip a list of glosses, one a caption: by rule, or as the corpus gives them (`corpus`)."
-    if style == 'corpus': return [list(g) for g in table.gloss]
+    if style == 'corpus':
+        return [list(g) for g in table.gloss]
     return [[gloss_line(c, style) for c in own] for own in table.captions]
 
-def glossed(table:pd.DataFrame, style:str) -> list:
-    "All (caption, gloss) of some clips whose gloss is not empty."
-    return [(c, g) for own, glosses in zip(table.captions, glosses_of(table, style)) for c, g in zip(own, glosses) if tokens(g)]
 
-def vocabulary_of(table:pd.DataFrame, style:str) -> list:
+def glossed(table: pd.DataFrame, style: str) -> list:
+    "All (caption, gloss) of some clips whose gloss is not empty."
+    return [
+        (c, g)
+        for own, glosses in zip(table.captions, glosses_of(table, style))
+        for c, g in zip(own, glosses)
+        if tokens(g)
+    ]
+
+# %% ../nbs/41_bgtai.ipynb #b201f764
+def vocabulary_of(table: pd.DataFrame, style: str) -> list:
     "Words of the training captions and of their glosses, sorted."
     train = table[table.split == 'train']
-    return sorted({w for own in [*train.captions, *glosses_of(train, style)] for s in own for w in tokens(s)})
+    return sorted(
+        {
+            w
+            for own in [*train.captions, *glosses_of(train, style)]
+            for s in own
+            for w in tokens(s)
+        }
+    )
 
 # %% ../nbs/41_bgtai.ipynb #6b92824f
 class GlossLesson(Lesson):
     "Captions to gloss."
-    def __init__(self, bridge:Bridge, table:pd.DataFrame, style:str):
+
+    def __init__(self, bridge: Bridge, table: pd.DataFrame, style: str):
         super().__init__()
         self.bridge = bridge
-        train, self.valid = (glossed(table[table.split == s], style) for s in ('train', 'valid'))
-        if not train: raise BadInput('No training caption has a content word; there is no gloss to learn. Set language.gloss: none.')
+        train, self.valid = (
+            glossed(table[table.split == s], style) for s in ('train', 'valid')
+        )
+        if not train:
+            raise BadInput(
+                'No training caption has a content word; there is no gloss to learn. Set language.gloss: none.'
+            )
         self.items = len(train)
-        self.words, self.gloss = word_rows(bridge.vocab, [c for c, _ in train]), gloss_rows(bridge.vocab, [g for _, g in train], bridge.language.longest)
+        self.words, self.gloss = (
+            word_rows(bridge.vocab, [c for c, _ in train]),
+            gloss_rows(bridge.vocab, [g for _, g in train], bridge.language.longest),
+        )
 
-    def batch(self, index, rng): return dict(words=trimmed(self.words[index]), gloss=trimmed(self.gloss[index], 2))
+    def batch(self, index, rng):
+        return dict(
+            words=trimmed(self.words[index]), gloss=trimmed(self.gloss[index], 2)
+        )
 
     def forward(self, words, gloss):
         o, h = self.bridge.tower.encode(self.bridge.tower.words(words), words != PAD)
         return self.bridge.gloss_loss(o, h, words != PAD, gloss).mean()
 
     def score(self):
-        if not self.valid: return {}
-        found = gloss_scores(self.bridge.gloss_texts([c for c, _ in self.valid], 1), [g for _, g in self.valid])
+        if not self.valid:
+            return {}
+        found = gloss_scores(
+            self.bridge.gloss_texts([c for c, _ in self.valid], 1),
+            [g for _, g in self.valid],
+        )
         return dict(score=found['token_f1'], bleu4=found['bleu4'], exact=found['exact'])
 
-def train_gloss(params:Params, corpus:Corpus, audio:AudioParams, style:str, dim:int, state) -> tuple:
+# %% ../nbs/41_bgtai.ipynb #fa8c4e97
+def train_gloss(
+    params: Params, corpus: Corpus, audio: AudioParams, style: str, dim: int, state
+) -> tuple:
     "Langue2Gloss on words alone: (weights that arms begin from, history)."
     torch.manual_seed(named_seed('gloss', style))
     bridge = Bridge(audio, params.language, vocabulary_of(corpus.table, style), dim)
     lesson = GlossLesson(bridge, corpus.table, style)
-    history = Fit(lesson, params.language.pretrain, 0, state, facts=(params.language.model_dump(), style, corpus.print)).run()
+    history = Fit(
+        lesson,
+        params.language.pretrain,
+        0,
+        state,
+        facts=(params.language.model_dump(), style, corpus.print),
+    ).run()
     learnt = ('tower.shared', 'tower.word', 'tower.kind', 'tower.attend', 'decoder')
-    return {k: v.clone() for k, v in bridge.state_dict().items() if k.startswith(learnt)}, history.assign(style=style)
+    return {
+        k: v.clone() for k, v in bridge.state_dict().items() if k.startswith(learnt)
+    }, history.assign(style=style)
 
 # %% ../nbs/41_bgtai.ipynb #341042b5
 class TrainingPairs:
     "Pictures, captions and glosses each training sound is paired with, as padded rows."
-    def __init__(self, table, rows, partner, style:str, vocab:Vocabulary, targets:Targets, longest:int):
+
+    def __init__(
+        self,
+        table,
+        rows,
+        partner,
+        style: str,
+        vocab: Vocabulary,
+        targets: Targets,
+        longest: int,
+    ):
         at = {c: i for i, c in enumerate(table['clip'])}
         self.clips, owners = np.array(partner), np.array([at[c] for c in partner])
         self.ids = torch.from_numpy(pd.factorize(self.clips)[0])
         told = table.iloc[np.unique(owners)]
-        said = [(i, c, g) for i, own, gs in zip(np.unique(owners), told.captions, glosses_of(told, style)) for c, g in zip(own, gs)]
+        said = [
+            (i, c, g)
+            for i, own, gs in zip(
+                np.unique(owners), told.captions, glosses_of(told, style)
+            )
+            for c, g in zip(own, gs)
+        ]
         owner = np.array([i for i, _, _ in said], int)
         own = {i: np.flatnonzero(owner == i) for i in np.unique(owners)}
         self.captions_of = [own[i] for i in owners]
-        self.captions, self.gloss = word_rows(vocab, [c for _, c, _ in said] or ['']), gloss_rows(vocab, [g for _, _, g in said] or [''], longest)
-        first = [self.gloss[o[0]] if len(o) else self.gloss[:0, 0] for o in self.captions_of]
+        self.captions, self.gloss = (
+            word_rows(vocab, [c for _, c, _ in said] or ['']),
+            gloss_rows(vocab, [g for _, _, g in said] or [''], longest),
+        )
+        first = [
+            self.gloss[o[0]] if len(o) else self.gloss[:0, 0] for o in self.captions_of
+        ]
         first = [g[(g != PAD) & (g != EOS)][1:] for g in first]
         self.entry_count = torch.tensor([len(g) for g in first])
-        self.entries = F.pad(nn.utils.rnn.pad_sequence(first, batch_first=True, padding_value=PAD), (0, int(not self.entry_count.any())), value=PAD)
-        frames = [targets.frames[targets.frames_of[targets.row[c]], 0] for c in self.clips]
-        self.frames, self.frame_count = nn.utils.rnn.pad_sequence(frames, batch_first=True), torch.tensor([len(f) for f in frames])
+        self.entries = F.pad(
+            nn.utils.rnn.pad_sequence(first, batch_first=True, padding_value=PAD),
+            (0, int(not self.entry_count.any())),
+            value=PAD,
+        )
+        frames = [
+            targets.frames[targets.frames_of[targets.row[c]], 0] for c in self.clips
+        ]
+        self.frames, self.frame_count = (
+            nn.utils.rnn.pad_sequence(frames, batch_first=True),
+            torch.tensor([len(f) for f in frames]),
+        )
 
 # %% ../nbs/41_bgtai.ipynb #3cad2e45
 class BridgeLesson(Lesson):
     "Sounds and words against the stored pictures, gloss as the bridge, pairs chosen on the way."
-    def __init__(self,
-        params:Params, corpus:Corpus, targets:Targets, heard:Heard, bridge:Bridge, seed:int,
-        entries,         # [V, dim] the frozen text tower's embedding of every word of the table
-        classes=None,    # (names, [C, dim]) for the accuracy of each epoch
+
+    def __init__(
+        self,
+        params: Params,
+        corpus: Corpus,
+        targets: Targets,
+        heard: Heard,
+        bridge: Bridge,
+        seed: int,
+        entries,  # [V, dim] the frozen text tower's embedding of every word of the table
+        classes=None,  # (names, [C, dim]) for the accuracy of each epoch
     ):
         super().__init__()
         p, t = params.language, corpus.table
-        self.p, self.seed, self.bridge, self.targets, self.heard, self.entries, self.table, self.classes = p, seed, bridge, targets, heard, entries, t, classes
+        (
+            self.p,
+            self.seed,
+            self.bridge,
+            self.targets,
+            self.heard,
+            self.entries,
+            self.table,
+            self.classes,
+        ) = p, seed, bridge, targets, heard, entries, t, classes
         self.slow = copy.deepcopy(bridge).requires_grad_(False).eval()
-        there = lambda split: np.flatnonzero((t.split == split) & t.audio.notna() & (t.frames.str.len() > 0))
+        there = lambda split: np.flatnonzero(
+            (t.split == split) & t.audio.notna() & (t.frames.str.len() > 0)
+        )
         self.rows, self.valid = there('train'), there('valid')
-        if len(self.rows) < 2: raise BadInput('Fewer than two training clips have both a sound and a picture; nothing can be learnt from them.')
+        if len(self.rows) < 2:
+            raise BadInput(
+                'Fewer than two training clips have both a sound and a picture; nothing can be learnt from them.'
+            )
         train = t.iloc[self.rows].reset_index(drop=True)
         partner = pairs(train, p.mismatch)
-        self.wrong, self.items = np.array(partner) != train['clip'].to_numpy(), len(self.rows)
-        self.pairs = TrainingPairs(t, self.rows, partner, p.gloss if p.gloss != 'none' else 'content', bridge.vocab, targets, p.longest)
-        W, T, nan = len(heard.lengths), max(heard.lengths), torch.full((self.items,), torch.nan)
-        for name, rows in (('by_gloss', self.pairs.entries.shape[1]), ('by_picture', self.pairs.frames.shape[1])): self.register_buffer(name, torch.zeros(W, rows, T + 1, dtype=torch.float16))
-        for name in ('ds_net', 'result_filter', 'path'): self.register_buffer(f'score_{name}', nan.clone())
-        self.register_buffer('kept', torch.ones(self.items, dtype=torch.bool)); self.register_buffer('trust', torch.ones(self.items))
-        self.register_buffer('bar', torch.tensor(torch.nan)); self.register_buffer('looked', torch.tensor(0.))
+        self.wrong, self.items = (
+            np.array(partner) != train['clip'].to_numpy(),
+            len(self.rows),
+        )
+        self.pairs = TrainingPairs(
+            t,
+            self.rows,
+            partner,
+            p.gloss if p.gloss != 'none' else 'content',
+            bridge.vocab,
+            targets,
+            p.longest,
+        )
+        W, T, nan = (
+            len(heard.lengths),
+            max(heard.lengths),
+            torch.full((self.items,), torch.nan),
+        )
+        for name, rows in (
+            ('by_gloss', self.pairs.entries.shape[1]),
+            ('by_picture', self.pairs.frames.shape[1]),
+        ):
+            self.register_buffer(name, torch.zeros(W, rows, T + 1, dtype=torch.float16))
+        for name in ('ds_net', 'result_filter', 'path'):
+            self.register_buffer(f'score_{name}', nan.clone())
+        self.register_buffer('kept', torch.ones(self.items, dtype=torch.bool))
+        self.register_buffer('trust', torch.ones(self.items))
+        self.register_buffer('bar', torch.tensor(torch.nan))
+        self.register_buffer('looked', torch.tensor(0.0))
 
 # %% ../nbs/41_bgtai.ipynb #329ecc13
 @patch
-def crops(self:BridgeLesson, index, rng) -> tuple:
+def crops(self: BridgeLesson, index, rng) -> tuple:
     "A random window of each clip, and of it a stretch of `crop` seconds: frames, real, windows, columns taken [N, C]."
     windows = [rng.choice(self.heard.windows_of[int(self.rows[i])]) for i in index]
     x, real = self.heard.batch(windows)
-    most = max(1, round((self.p.crop or self.p.window)/self.bridge.hop))
+    most = max(1, round((self.p.crop or self.p.window) / self.bridge.hop))
     start = [rng.integers(max(1, n - most + 1)) for n in real.sum(1).tolist()]
     take = torch.tensor(start)[:, None] + torch.arange(min(most, x.shape[1]))
-    inside, take, at = take < x.shape[1], take.clamp(max=x.shape[1] - 1), torch.arange(len(index))[:, None]
+    inside, take, at = (
+        take < x.shape[1],
+        take.clamp(max=x.shape[1] - 1),
+        torch.arange(len(index))[:, None],
+    )
     return x[at, take], real[at, take] & inside, windows, take
 
+# %% ../nbs/41_bgtai.ipynb #36e3ab39
 @patch
-def chosen(self:BridgeLesson, index):
+def chosen(self: BridgeLesson, index):
     "The trusted pairs of a batch; the two it trusts most where fewer are left."
     kept = index[self.kept.cpu().numpy()[index]]
-    if len(kept) > 1 or len(index) < 3: return kept if len(kept) > 1 else index
+    if len(kept) > 1 or len(index) < 3:
+        return kept if len(kept) > 1 else index
     log('nearly every pair of a batch was rejected; the best two stay')
     return index[np.argsort(-self.trust.cpu().numpy()[index], kind='stable')[:2]]
 
+# %% ../nbs/41_bgtai.ipynb #7fb35ea3
 @patch
-def batch(self:BridgeLesson, index, rng):
+def batch(self: BridgeLesson, index, rng):
     d, index = self.pairs, self.chosen(index)
     x, real, windows, take = self.crops(index, rng)
-    said = np.array([rng.choice(o) if len(o) else -1 for o in (d.captions_of[i] for i in index)])
-    out = dict(frames=x, real=real, pictures=self.targets.draw(d.clips[index], rng), ids=d.ids[index], weight=self.trust[index].cpu() if self.p.select.soft else torch.ones(len(index)),
-               words=trimmed(d.captions[said]), gloss=trimmed(d.gloss[said], 2), told=torch.from_numpy(said >= 0),
-               entries=d.entries[index], entry_count=d.entry_count[index], sequence=d.frames[index], frame_count=d.frame_count[index])
+    said = np.array(
+        [rng.choice(o) if len(o) else -1 for o in (d.captions_of[i] for i in index)]
+    )
+    out = dict(
+        frames=x,
+        real=real,
+        pictures=self.targets.draw(d.clips[index], rng),
+        ids=d.ids[index],
+        weight=self.trust[index].cpu()
+        if self.p.select.soft
+        else torch.ones(len(index)),
+        words=trimmed(d.captions[said]),
+        gloss=trimmed(d.gloss[said], 2),
+        told=torch.from_numpy(said >= 0),
+        entries=d.entries[index],
+        entry_count=d.entry_count[index],
+        sequence=d.frames[index],
+        frame_count=d.frame_count[index],
+    )
     for name in ('by_gloss', 'by_picture'):
         a = getattr(self, name)[windows].float().cpu()
-        cut = a[..., :-1].gather(2, take[:, None].expand(-1, a.shape[1], -1))*real[:, None]
+        cut = (
+            a[..., :-1].gather(2, take[:, None].expand(-1, a.shape[1], -1))
+            * real[:, None]
+        )
         out[name] = torch.cat([cut, a[..., -1:]], 2)
     return out
 
 # %% ../nbs/41_bgtai.ipynb #ea068cb1
 @patch
-def compare(self:BridgeLesson, a, v, ids):
+def compare(self: BridgeLesson, a, v, ids):
     "Loss of each pair [N] against the stored pictures."
-    if self.p.loss == 'l2': return (a - v).square().sum(-1)
+    if self.p.loss == 'l2':
+        return (a - v).square().sum(-1)
     return info_nce_pairs(a, v, self.p.temperature, ids)
 
+# %% ../nbs/41_bgtai.ipynb #b680ad13
 @patch
-def mixed(self:BridgeLesson, x, entries, A, real):
+def mixed(self: BridgeLesson, x, entries, A, real):
     "Eq. 4: the gloss laid out in time, Y A; some of the frames it covers give way to it."
     tower = self.bridge.tower
-    Y = tower.lower(tower.words(entries), F.pad((entries != PAD)[:, 1:], (1, 0), value=True)).transpose(1, 2)
+    Y = tower.lower(
+        tower.words(entries), F.pad((entries != PAD)[:, 1:], (1, 0), value=True)
+    ).transpose(1, 2)
     covered = (A.detach().sum(1) > 0) & real
     swap = covered & (torch.rand(x.shape[:2], device=x.device) < self.p.mix)
     return torch.where(swap[..., None], spread(Y, A).transpose(1, 2).to(x.dtype), x)
 
+# %% ../nbs/41_bgtai.ipynb #400e39d6
 @patch
-def laid_out(self:BridgeLesson, x, entries, entry_count, columns):
+def laid_out(self: BridgeLesson, x, entries, entry_count, columns):
     "An alignment of gloss and frames [N, Q, T]: DS-Net's path with the gradient of its soft rows; evenly spaced without DS-Net."
     if self.p.ds_net:
-        S, skip = self.bridge.ds_net(self.bridge.tower.word(entries), x, entry_count, columns)
+        S, skip = self.bridge.ds_net(
+            self.bridge.tower.word(entries), x, entry_count, columns
+        )
         noisy = S.detach().float()
-        if self.p.gumbel: noisy = gumbel(noisy, torch.Generator(x.device).manual_seed(int(torch.randint(2**31, ()))), self.p.gumbel)
-        hard = one_hot_path(monotone_path(noisy, skip.detach().float(), entry_count, columns)[0], x.shape[1])
-        return straight_through(hard, row_softmax(S.float(), skip.float(), entry_count, columns)[..., :-1])
+        if self.p.gumbel:
+            noisy = gumbel(
+                noisy,
+                torch.Generator(x.device).manual_seed(int(torch.randint(2**31, ()))),
+                self.p.gumbel,
+            )
+        hard = one_hot_path(
+            monotone_path(noisy, skip.detach().float(), entry_count, columns)[0],
+            x.shape[1],
+        )
+        return straight_through(
+            hard, row_softmax(S.float(), skip.float(), entry_count, columns)[..., :-1]
+        )
     q = torch.arange(entries.shape[1], device=x.device)
-    at = ((q + .5)/entry_count.clamp(min=1)[:, None]*columns[:, None]).long()
+    at = ((q + 0.5) / entry_count.clamp(min=1)[:, None] * columns[:, None]).long()
     return one_hot_path(at.masked_fill(q >= entry_count[:, None], -1), x.shape[1])
 
 # %% ../nbs/41_bgtai.ipynb #e47cce13
 @patch
-def ranked(self:BridgeLesson, R, o, rows, columns, ids):
+def ranked(self: BridgeLesson, R, o, rows, columns, ids):
     "Whether a gloss belongs to a sound [N]: contrast over the batch, in both directions."
-    c, own = self.bridge.ds_net.against(R, o, rows, columns), torch.arange(len(o), device=o.device)
-    out = ((ids[:, None] == ids) | (rows == 0) | (rows == 0)[:, None]) & (own[:, None] != own)
+    c, own = (
+        self.bridge.ds_net.against(R, o, rows, columns),
+        torch.arange(len(o), device=o.device),
+    )
+    out = ((ids[:, None] == ids) | (rows == 0) | (rows == 0)[:, None]) & (
+        own[:, None] != own
+    )
     c = c.masked_fill(out, -torch.inf)
-    return (F.cross_entropy(c, own, reduction='none') + F.cross_entropy(c.T, own, reduction='none'))/2*(rows > 0)
+    return (
+        (
+            F.cross_entropy(c, own, reduction='none')
+            + F.cross_entropy(c.T, own, reduction='none')
+        )
+        / 2
+        * (rows > 0)
+    )
 
+# %% ../nbs/41_bgtai.ipynb #7557cb6e
 @patch
-def aligned(self:BridgeLesson, name, net, R, o, rows, columns, target) -> dict:
+def aligned(self: BridgeLesson, name, net, R, o, rows, columns, target) -> dict:
     "Eqs. 5 and 6 of each pair [N], against the DTW target [N, Q, T+1] (the last column: skip)."
     S, skip = net(R, o, rows, columns)
     P, w = row_softmax(S.float(), skip.float(), rows, columns), self.p.weights
-    printed = lambda: alignment_ce(S.float().masked_fill(S == -torch.inf, -30.).sigmoid(), target[..., :-1], rows, literal=True)
-    return {f'{name}_ce': w.ce*(printed() if self.p.literal else alignment_ce(P, target, rows)), f'{name}_sp': w.sp*sp_loss(P, target, rows, columns, self.p.sp)}
+    printed = lambda: alignment_ce(
+        S.float().masked_fill(S == -torch.inf, -30.0).sigmoid(),
+        target[..., :-1],
+        rows,
+        literal=True,
+    )
+    return {
+        f'{name}_ce': w.ce
+        * (printed() if self.p.literal else alignment_ce(P, target, rows)),
+        f'{name}_sp': w.sp * sp_loss(P, target, rows, columns, self.p.sp),
+    }
 
 # %% ../nbs/41_bgtai.ipynb #3c224a7e
 @patch
-def losses(self:BridgeLesson, frames, real, pictures, ids, words, gloss, told, entries, entry_count, sequence, frame_count, by_gloss, by_picture) -> dict:
+def losses(
+    self: BridgeLesson,
+    frames,
+    real,
+    pictures,
+    ids,
+    words,
+    gloss,
+    told,
+    entries,
+    entry_count,
+    sequence,
+    frame_count,
+    by_gloss,
+    by_picture,
+) -> dict:
     "Every loss of every pair: {name: [N]}."
     p, m, tower, columns = self.p, self.bridge, self.bridge.tower, real.sum(1)
     heard = x = tower.lower(tower.sound(frames), real)
-    if p.words and p.mix and self.training: x = self.mixed(x, entries, self.laid_out(heard, entries, entry_count, columns), real)
+    if p.words and p.mix and self.training:
+        x = self.mixed(
+            x, entries, self.laid_out(heard, entries, entry_count, columns), real
+        )
     o, h = tower.upper(x, real)
     out = dict(sound=self.compare(tower.joint(tower.embedding(h)), pictures, ids))
     if p.words:
         there = words != PAD
         there[:, 0] = True
         ow, hw = tower.encode(tower.words(words), there)
-        out['words'] = self.compare(tower.joint(tower.embedding(hw, 1)), pictures, ids)*told
-        if p.gloss != 'none': out['gloss'] = p.weights.gloss*(m.gloss_loss(ow, hw, there, gloss) + m.gloss_loss(o, h, real, gloss))*told
+        out['words'] = (
+            self.compare(tower.joint(tower.embedding(hw, 1)), pictures, ids) * told
+        )
+        if p.gloss != 'none':
+            out['gloss'] = (
+                p.weights.gloss
+                * (m.gloss_loss(ow, hw, there, gloss) + m.gloss_loss(o, h, real, gloss))
+                * told
+            )
     if p.ds_net:
         R = tower.word(entries)
-        out['rank'] = p.weights.rank*self.ranked(R, heard, entry_count, columns, ids)
-        if self.looked > 0: out |= self.aligned('ds', m.ds_net, R, heard, entry_count, columns, by_gloss)
-    if p.result_filter and self.looked > 0: out |= self.aligned('rf', m.result_filter, sequence, o, frame_count, columns, by_picture)
+        out['rank'] = p.weights.rank * self.ranked(R, heard, entry_count, columns, ids)
+        if self.looked > 0:
+            out |= self.aligned(
+                'ds', m.ds_net, R, heard, entry_count, columns, by_gloss
+            )
+    if p.result_filter and self.looked > 0:
+        out |= self.aligned(
+            'rf', m.result_filter, sequence, o, frame_count, columns, by_picture
+        )
     return out
 
+# %% ../nbs/41_bgtai.ipynb #0e6398a6
 @patch
-def forward(self:BridgeLesson, weight, **batch):
+def forward(self: BridgeLesson, weight, **batch):
     "The mean over the pairs of the sum of their losses."
-    if torch.is_grad_enabled(): ema_update(self.bridge, self.slow, self.p.momentum)
+    if torch.is_grad_enabled():
+        ema_update(self.bridge, self.slow, self.p.momentum)
     each = sum(self.losses(**batch).values())
-    if self.p.self_paced: weight = weight*self_paced(each, torch.quantile(each.detach(), min(1., .5 + .5*self.progress)) + 1e-6)
+    if self.p.self_paced:
+        weight = weight * self_paced(
+            each,
+            torch.quantile(each.detach(), min(1.0, 0.5 + 0.5 * self.progress)) + 1e-6,
+        )
     return pair_mean(each, weight)
 
 # %% ../nbs/41_bgtai.ipynb #ef2c348e
 @patch
 @torch.no_grad()
-def look(self:BridgeLesson, batch:int=128):
+def look(self: BridgeLesson, batch: int = 128):
     "Scores of all pairs and alignment targets of all their windows, by the slow model."
-    for s, b in zip(self.slow.buffers(), self.bridge.buffers()): s.copy_(b)
+    for s, b in zip(self.slow.buffers(), self.bridge.buffers()):
+        s.copy_(b)
     windows, owner = self.heard.all_windows(self.rows)
     seen, sure = [], []
     for k in range(0, len(windows), batch):
-        one, cost = self.look_at(windows[k:k+batch], owner[k:k+batch])
-        seen.append(one); sure.append(cost)
+        one, cost = self.look_at(windows[k : k + batch], owner[k : k + batch])
+        seen.append(one)
+        sure.append(cost)
     cost = torch.cat([c.flatten() for c in sure])
-    limit = torch.quantile(cost[cost.isfinite()], 1 - self.p.skip) if cost.isfinite().any() else torch.inf
+    limit = (
+        torch.quantile(cost[cost.isfinite()], 1 - self.p.skip)
+        if cost.isfinite().any()
+        else torch.inf
+    )
     for k, c in zip(range(0, len(windows), batch), sure):
-        ws, unsure = windows[k:k+batch], (c > limit) & c.isfinite()
+        ws, unsure = windows[k : k + batch], (c > limit) & c.isfinite()
         a = self.by_gloss[ws]
-        self.by_gloss[ws] = torch.where(unsure[..., None].to(a.device), F.one_hot(torch.tensor(a.shape[2] - 1), a.shape[2]).to(a), a)
-    keep = self.p.select.momentum if self.looked > 0 else 0.
+        self.by_gloss[ws] = torch.where(
+            unsure[..., None].to(a.device),
+            F.one_hot(torch.tensor(a.shape[2] - 1), a.shape[2]).to(a),
+            a,
+        )
+    keep = self.p.select.momentum if self.looked > 0 else 0.0
     for name in seen[0]:
-        new = torch.from_numpy(pd.Series(torch.cat([s[name] for s in seen]).numpy()).groupby(owner).mean().to_numpy()).float()
-        new = torch.where(new.isfinite(), new, new[new.isfinite()].median() if new.isfinite().any() else 0.)
+        new = torch.from_numpy(
+            pd.Series(torch.cat([s[name] for s in seen]).numpy())
+            .groupby(owner)
+            .mean()
+            .to_numpy()
+        ).float()
+        new = torch.where(
+            new.isfinite(),
+            new,
+            new[new.isfinite()].median() if new.isfinite().any() else 0.0,
+        )
         old = getattr(self, f'score_{name}')
-        old.copy_(torch.where(old.isnan(), new.to(old), keep*old + (1 - keep)*new.to(old)))
+        old.copy_(
+            torch.where(old.isnan(), new.to(old), keep * old + (1 - keep) * new.to(old))
+        )
     self.looked += 1
 
 # %% ../nbs/41_bgtai.ipynb #ebb0ec90
 @patch
-def look_at(self:BridgeLesson, windows, pair) -> tuple:
+def look_at(self: BridgeLesson, windows, pair) -> tuple:
     "One batch of windows: scores {name: [n]} and the DTW cost of every gloss entry [n, Q] (inf where there is none)."
     d, slow, device = self.pairs, self.slow, self.by_gloss.device
     x, real = (v.to(device) for v in self.heard.batch(windows))
     heard = slow.tower.lower(slow.tower.sound(x), real)
     o, _ = slow.tower.upper(heard, real)
-    near, columns, rows, T = slow.tower.frame_joint(o).cpu(), real.sum(1), d.entry_count[pair], x.shape[1]
+    near, columns, rows, T = (
+        slow.tower.frame_joint(o).cpu(),
+        real.sum(1),
+        d.entry_count[pair],
+        x.shape[1],
+    )
     found, sure = {}, torch.full((len(pair), 1), torch.inf)
     if self.p.ds_net:
         cost = cosine_cost(self.entries[d.entries[pair]], near)
         mask, _, _ = dtw(cost, rows, columns.cpu())
-        self.by_gloss[windows] = F.pad(path_rows(mask), (0, self.by_gloss.shape[2] - T)).to(self.by_gloss)
-        sure = torch.where(mask.any(2), (mask*cost).sum(2)/mask.sum(2).clamp(min=1), torch.inf)
+        self.by_gloss[windows] = F.pad(
+            path_rows(mask), (0, self.by_gloss.shape[2] - T)
+        ).to(self.by_gloss)
+        sure = torch.where(
+            mask.any(2), (mask * cost).sum(2) / mask.sum(2).clamp(min=1), torch.inf
+        )
         R, rows = slow.tower.word(d.entries[pair].to(device)), rows.to(device)
         S, skip = slow.ds_net(R, heard, rows, columns)
-        there = torch.where(rows > 0, 0., torch.nan)     # without a gloss nothing can be said
-        found = dict(ds_net=standing(slow.ds_net.against(R, heard, rows, columns)) + there, path=pair_score(S, monotone_path(S, skip, rows, columns)[0]) + there)
+        there = torch.where(
+            rows > 0, 0.0, torch.nan
+        )  # without a gloss nothing can be said
+        found = dict(
+            ds_net=standing(slow.ds_net.against(R, heard, rows, columns)) + there,
+            path=pair_score(S, monotone_path(S, skip, rows, columns)[0]) + there,
+        )
     if self.p.result_filter:
-        mask, total, length = dtw(cosine_cost(d.frames[pair], near), d.frame_count[pair], columns.cpu())
-        self.by_picture[windows] = F.pad(path_rows(mask), (0, self.by_picture.shape[2] - T)).to(self.by_picture)
-        found['result_filter'] = -(total/length)
+        mask, total, length = dtw(
+            cosine_cost(d.frames[pair], near), d.frame_count[pair], columns.cpu()
+        )
+        self.by_picture[windows] = F.pad(
+            path_rows(mask), (0, self.by_picture.shape[2] - T)
+        ).to(self.by_picture)
+        found['result_filter'] = -(total / length)
     return {k: v.float().cpu() for k, v in found.items()}, sure
 
 # %% ../nbs/41_bgtai.ipynb #69cd110b
 @patch
-def verdict(self:BridgeLesson) -> torch.Tensor | None:
+def verdict(self: BridgeLesson) -> torch.Tensor | None:
     "One score a pair in 0..1 by `select.by`, higher is better; None where nobody chooses."
-    by, place = self.p.select.by, lambda s: torch.from_numpy(pd.Series(s.cpu().numpy()).rank().to_numpy()/len(s)).float()
-    if by == 'none': return None
-    if by == 'random': return torch.from_numpy(stream(self.seed, 'random drop').random(self.items)).float()
-    if by == 'both': return place(place(self.score_ds_net) + place(self.score_result_filter))
+    by, place = (
+        self.p.select.by,
+        lambda s: torch.from_numpy(
+            pd.Series(s.cpu().numpy()).rank().to_numpy() / len(s)
+        ).float(),
+    )
+    if by == 'none':
+        return None
+    if by == 'random':
+        return torch.from_numpy(
+            stream(self.seed, 'random drop').random(self.items)
+        ).float()
+    if by == 'both':
+        return place(place(self.score_ds_net) + place(self.score_result_filter))
     return place(getattr(self, f'score_{by}'))
 
+# %% ../nbs/41_bgtai.ipynb #67a7acb9
 @patch
-def judge(self:BridgeLesson, last:dict):
+def judge(self: BridgeLesson, last: dict):
     "Take the judgement of the pairs from the last epoch's state; the weights stay those of the best epoch."
     ours = dict(self.named_buffers(recurse=False))
     for name, value in last.items():
-        if name in ours: ours[name].copy_(value)
+        if name in ours:
+            ours[name].copy_(value)
 
+# %% ../nbs/41_bgtai.ipynb #23bd7b82
 @patch
-def choose(self:BridgeLesson):
+def choose(self: BridgeLesson):
     "Trust the pairs above the running quantile; at least the best share `keep` where fewer than two are."
     p, s = self.p.select, self.verdict()
-    if s is None or self.progress < p.since: return
-    self.bar.copy_(running_quantile(s, None if self.bar.isnan() else self.bar.cpu(), 1 - p.keep, p.momentum))
-    self.trust.copy_(torch.sigmoid((s - self.bar.cpu())/.05) if p.soft else s)
+    if s is None or self.progress < p.since:
+        return
+    self.bar.copy_(
+        running_quantile(
+            s, None if self.bar.isnan() else self.bar.cpu(), 1 - p.keep, p.momentum
+        )
+    )
+    self.trust.copy_(torch.sigmoid((s - self.bar.cpu()) / 0.05) if p.soft else s)
     kept = s >= self.bar.cpu()
-    if kept.sum() < 2: log('every pair was rejected; the best ones stay'); kept = select(s, p.keep)
-    if not p.soft: self.kept.copy_(kept)
+    if kept.sum() < 2:
+        log('every pair was rejected; the best ones stay')
+        kept = select(s, p.keep)
+    if not p.soft:
+        self.kept.copy_(kept)
 
+# %% ../nbs/41_bgtai.ipynb #eae53919
 @patch
-def score(self:BridgeLesson):
+def score(self: BridgeLesson):
     "After an epoch: look, choose, and how well validation sounds find their pictures and are named."
     began, p = time.time(), self.p
-    epoch = round(self.progress*p.optim.epochs)
-    if (p.ds_net or p.result_filter) and (epoch in (1, p.optim.epochs) or epoch % p.select.every == 0): self.look()
+    epoch = round(self.progress * p.optim.epochs)
+    if (p.ds_net or p.result_filter) and (
+        epoch in (1, p.optim.epochs) or epoch % p.select.every == 0
+    ):
+        self.look()
     self.choose()
-    out = dict(look=round(time.time() - began, 2), kept=float(self.kept.float().mean()), kept_wrong=float(self.wrong[self.kept.cpu().numpy()].mean()))
-    if len(self.valid) < 2: return out
+    out = dict(
+        look=round(time.time() - began, 2),
+        kept=float(self.kept.float().mean()),
+        kept_wrong=float(self.wrong[self.kept.cpu().numpy()].mean()),
+    )
+    if len(self.valid) < 2:
+        return out
     a = embed_heard(self.bridge, self.heard, self.valid)[1]
-    out['score'] = float(np.mean(1/ranks(a, self.targets.picture(self.table['clip'].to_numpy()[self.valid]))))
+    out['score'] = float(
+        np.mean(
+            1
+            / ranks(a, self.targets.picture(self.table['clip'].to_numpy()[self.valid]))
+        )
+    )
     if self.classes is not None:
-        named = np.array(self.classes[0])[(a @ torch.as_tensor(self.classes[1]).T).argmax(1)]
+        named = np.array(self.classes[0])[
+            (a @ torch.as_tensor(self.classes[1]).T).argmax(1)
+        ]
         out['top1'] = float((named == self.table.label.to_numpy()[self.valid]).mean())
     return out
 
 # %% ../nbs/41_bgtai.ipynb #9aaa6cc9
 @torch.inference_mode()
 def embed_heard(
-    bridge:Bridge,
-    heard:Heard,
-    rows,             # of the clips
-    batch:int=128,    # windows at once
-) -> tuple:           # (z [N, embed], a [N, dim])
+    bridge: Bridge,
+    heard: Heard,
+    rows,  # of the clips
+    batch: int = 128,  # windows at once
+) -> tuple:  # (z [N, embed], a [N, dim])
     "What `embed_clips` gives, from stored frames."
     tower = bridge.tower.eval()
     windows, owner = heard.all_windows(rows)
     device, parts = tower.kind.device, []
     for k in range(0, len(windows), batch):
-        x, real = (v.to(device) for v in heard.batch(windows[k:k+batch]))
+        x, real = (v.to(device) for v in heard.batch(windows[k : k + batch]))
         z = tower.embedding(tower.encode(tower.sound(x), real)[1])
         parts.append(torch.cat([z, tower.joint(z)], 1).float().cpu())
     weight, owner = heard.weight[windows][:, None], torch.from_numpy(owner)
-    total = torch.zeros(len(rows), parts[0].shape[1]).index_add_(0, owner, torch.cat(parts)*weight)
-    mean, e = total/torch.zeros(len(rows), 1).index_add_(0, owner, weight), tower.params.embed
+    total = torch.zeros(len(rows), parts[0].shape[1]).index_add_(
+        0, owner, torch.cat(parts) * weight
+    )
+    mean, e = (
+        total / torch.zeros(len(rows), 1).index_add_(0, owner, weight),
+        tower.params.embed,
+    )
     return mean[:, :e], F.normalize(mean[:, e:], dim=1)
 
 # %% ../nbs/41_bgtai.ipynb #d7ed4346
 def train_bridge(
-    params:Params,
-    seed:int,
-    corpus:Corpus,
-    targets:Targets,
-    heard:Heard,           # the front end's frames of the corpus
-    front:dict,            # its weights
-    audio:AudioParams,     # its sizes
-    learnt:dict,           # weights that `train_gloss` left; {} to begin from nothing
-    embed_words,           # the frozen text tower: list of words -> [V, dim]
-    classes=None,          # (names, [C, dim])
-    state='checkpoints/bridge',   # folder of the resumable state
-):                         # (BridgeLesson, its bridge in eval mode; history)
+    params: Params,
+    seed: int,
+    corpus: Corpus,
+    targets: Targets,
+    heard: Heard,  # the front end's frames of the corpus
+    front: dict,  # its weights
+    audio: AudioParams,  # its sizes
+    learnt: dict,  # weights that `train_gloss` left; {} to begin from nothing
+    embed_words,  # the frozen text tower: list of words -> [V, dim]
+    classes=None,  # (names, [C, dim])
+    state='checkpoints/bridge',  # folder of the resumable state
+):  # (BridgeLesson, its bridge in eval mode; history)
     "Train one arm."
     p = params.language
     torch.manual_seed(named_seed(seed, 'bridge'))
-    bridge = Bridge(audio, p, vocabulary_of(corpus.table, p.gloss if p.gloss != 'none' else 'content'), targets.dim)
+    bridge = Bridge(
+        audio,
+        p,
+        vocabulary_of(corpus.table, p.gloss if p.gloss != 'none' else 'content'),
+        targets.dim,
+    )
     bridge.tower.front.wavlm.load_state_dict(front)
     bridge.load_state_dict(learnt, strict=False)
-    entries = torch.cat([torch.zeros(UNK + 1, targets.dim), torch.as_tensor(embed_words(bridge.vocab.words)).float()])
-    lesson = BridgeLesson(params, corpus, targets, heard, bridge, seed, entries, classes)
-    facts = (p.model_dump(exclude={'seeds', 'optim'}), audio.model_dump(), corpus.print, float(targets.frames.sum()), sorted(learnt))
-    fit = Fit(lesson, p.optim, seed, state, accelerator(params.model_copy(update=dict(precision='fp32'))), facts)
+    entries = torch.cat(
+        [
+            torch.zeros(UNK + 1, targets.dim),
+            torch.as_tensor(embed_words(bridge.vocab.words)).float(),
+        ]
+    )
+    lesson = BridgeLesson(
+        params, corpus, targets, heard, bridge, seed, entries, classes
+    )
+    facts = (
+        p.model_dump(exclude={'seeds', 'optim'}),
+        audio.model_dump(),
+        corpus.print,
+        float(targets.frames.sum()),
+        sorted(learnt),
+    )
+    fit = Fit(
+        lesson,
+        p.optim,
+        seed,
+        state,
+        accelerator(params.model_copy(update=dict(precision='fp32'))),
+        facts,
+    )
     history = fit.run()
     lesson.judge(load_state(fit.state_path, fit.print)['lesson'])
     return lesson.cpu().eval(), history.assign(seed=seed)
 
 # %% ../nbs/41_bgtai.ipynb #7409bcfb
 @torch.inference_mode()
-def gloss_task(bridge:Bridge, heard:Heard, table:pd.DataFrame, style:str) -> dict:
+def gloss_task(bridge: Bridge, heard: Heard, table: pd.DataFrame, style: str) -> dict:
     "Gloss of the test clips' first captions, and of their sounds: {task: BLEU-4, token F1, exact}; luck is the commonest training gloss."
-    told = [(i, c[0], g[0]) for i, c, g in zip(range(len(table)), table.captions, glosses_of(table, style)) if len(c) and tokens(g[0])]
-    train, test = ([x for x in told if table.split.iloc[x[0]] == s] for s in ('train', 'test'))
+    told = [
+        (i, c[0], g[0])
+        for i, c, g in zip(range(len(table)), table.captions, glosses_of(table, style))
+        if len(c) and tokens(g[0])
+    ]
+    train, test = (
+        [x for x in told if table.split.iloc[x[0]] == s] for s in ('train', 'test')
+    )
     sounds = [x for x in test if x[0] in heard.windows_of]
-    if not train or not sounds: return {}
+    if not train or not sounds:
+        return {}
     x, real = heard.batch([heard.windows_of[i][0] for i, _, _ in sounds])
-    said = [l for k in range(0, len(x), 64) for l in bridge.say(*bridge.tower.encode(bridge.tower.sound(x[k:k+64]), real[k:k+64]), real[k:k+64], bridge.language.beam)]
+    said = [
+        l
+        for k in range(0, len(x), 64)
+        for l in bridge.say(
+            *bridge.tower.encode(bridge.tower.sound(x[k : k + 64]), real[k : k + 64]),
+            real[k : k + 64],
+            bridge.language.beam,
+        )
+    ]
     blind, out = most_frequent([g for _, _, g in train]), {}
-    for name, found, asked in (('text_to_gloss', bridge.gloss_texts([c for _, c, _ in test]), test), ('audio_to_gloss', said, sounds)):
+    for name, found, asked in (
+        ('text_to_gloss', bridge.gloss_texts([c for _, c, _ in test]), test),
+        ('audio_to_gloss', said, sounds),
+    ):
         wanted = [g for _, _, g in asked]
-        score, luck = gloss_scores(found, wanted), gloss_scores([blind]*len(wanted), wanted)
-        out[name] = {k: float(score[k]) for k in ('bleu4', 'token_f1', 'exact')} | dict(chance={k: float(luck[k]) for k in ('bleu4', 'token_f1', 'exact')}, pool=len(wanted), said=found, wanted=wanted)
+        score, luck = (
+            gloss_scores(found, wanted),
+            gloss_scores([blind] * len(wanted), wanted),
+        )
+        out[name] = {k: float(score[k]) for k in ('bleu4', 'token_f1', 'exact')} | dict(
+            chance={k: float(luck[k]) for k in ('bleu4', 'token_f1', 'exact')},
+            pool=len(wanted),
+            said=found,
+            wanted=wanted,
+        )
     return out
 
-def selection_task(lesson:BridgeLesson) -> dict:
+# %% ../nbs/41_bgtai.ipynb #faf36b4b
+def selection_task(lesson: BridgeLesson) -> dict:
     "How well the scores find the wrong pairs: AUC, precision and recall of rejecting; empty where nothing was chosen or nothing is wrong."
     s = lesson.verdict()
-    if s is None or not lesson.wrong.any() or lesson.wrong.all(): return {}
-    kept = (lesson.trust > .5 if lesson.p.select.soft else lesson.kept).cpu().numpy()
+    if s is None or not lesson.wrong.any() or lesson.wrong.all():
+        return {}
+    kept = (lesson.trust > 0.5 if lesson.p.select.soft else lesson.kept).cpu().numpy()
     found = selection_scores(s, lesson.wrong, kept)
-    luck = dict(auc=.5, precision=float(lesson.wrong.mean()), recall=float((~kept).mean()))
-    return dict(selection={k: float(found[k]) for k in luck if np.isfinite(found[k])} | dict(chance=luck, pool=lesson.items))
+    luck = dict(
+        auc=0.5, precision=float(lesson.wrong.mean()), recall=float((~kept).mean())
+    )
+    return dict(
+        selection={k: float(found[k]) for k in luck if np.isfinite(found[k])}
+        | dict(chance=luck, pool=lesson.items)
+    )
 
 # %% ../nbs/41_bgtai.ipynb #52fefda8
 @torch.inference_mode()
-def timing(bridge:Bridge, heard:Heard, row:int, entries:list) -> dict:
+def timing(bridge: Bridge, heard: Heard, row: int, entries: list) -> dict:
     "When each gloss entry of a clip sounds, by DS-Net's path (nan: skipped) and by the decoder's attention; scores and weights for drawing."
     ids = torch.tensor([[bridge.vocab.index.get(e.lower(), UNK) for e in entries]])
     x, real = heard.batch(heard.windows_of[row][:1])
     sound = bridge.tower.lower(bridge.tower.sound(x), real)
     o, h = bridge.tower.upper(sound, real)
-    n, q, seconds = real.sum(1), torch.tensor([len(entries)]), lambda t: np.where(t >= 0, bridge.first + bridge.hop*t, np.nan)
+    n, q, seconds = (
+        real.sum(1),
+        torch.tensor([len(entries)]),
+        lambda t: np.where(t >= 0, bridge.first + bridge.hop * t, np.nan),
+    )
     S, skip = bridge.ds_net(bridge.tower.word(ids), sound, q, n)
     path = monotone_path(S, torch.full_like(skip, -1e4), q, n)[0][0].numpy()
-    memory = torch.cat([h[:, None], o], 1)[0, :int(n) + 1].numpy()
+    memory = torch.cat([h[:, None], o], 1)[0, : int(n) + 1].numpy()
     _, weights, _ = attention(bridge.decoder, memory, ' '.join(entries).lower())
     looks = weights[:, 1:].argmax(1)
-    even = (np.arange(len(entries)) + .5)/len(entries)*int(n)
-    return dict(ds_net=seconds(path[:len(entries)]), langue2gloss=seconds(looks), even=seconds(even - .5), scores=S[0].numpy(), weights=weights[:, 1:])
+    even = (np.arange(len(entries)) + 0.5) / len(entries) * int(n)
+    return dict(
+        ds_net=seconds(path[: len(entries)]),
+        langue2gloss=seconds(looks),
+        even=seconds(even - 0.5),
+        scores=S[0].numpy(),
+        weights=weights[:, 1:],
+    )
 
-def timing_task(bridge:Bridge, heard:Heard, table:pd.DataFrame, within:float=.2) -> dict:
+# %% ../nbs/41_bgtai.ipynb #fa6cec31
+def timing_task(
+    bridge: Bridge, heard: Heard, table: pd.DataFrame, within: float = 0.2
+) -> dict:
     "Share of the test clips' gloss tokens placed within `within` s of where they sound; luck: evenly spaced."
     hits = dict(ds_net=[], langue2gloss=[], even=[])
     for i in np.flatnonzero((table.split == 'test') & table.tokens.str.len().gt(0)):
-        spans = [s for s in table.tokens.iloc[i] if tokens(s['token'])][:bridge.language.longest]
-        if i not in heard.windows_of or not spans: continue
+        spans = [s for s in table.tokens.iloc[i] if tokens(s['token'])][
+            : bridge.language.longest
+        ]
+        if i not in heard.windows_of or not spans:
+            continue
         placed = timing(bridge, heard, i, [s['token'] for s in spans])
-        for k, v in hits.items(): v += [(t, (s['onset'], s['offset'])) for t, s in zip(placed[k], spans)]
-    if not hits['even']: return {}
+        for k, v in hits.items():
+            v += [(t, (s['onset'], s['offset'])) for t, s in zip(placed[k], spans)]
+    if not hits['even']:
+        return {}
     share = {k: token_hits(*map(list, zip(*v)), within) for k, v in hits.items()}
-    return dict(token_times={k: share[k] for k in ('ds_net', 'langue2gloss')} | dict(chance=dict.fromkeys(('ds_net', 'langue2gloss'), share['even']), pool=len(hits['even'])))
+    return dict(
+        token_times={k: share[k] for k in ('ds_net', 'langue2gloss')}
+        | dict(
+            chance=dict.fromkeys(('ds_net', 'langue2gloss'), share['even']),
+            pool=len(hits['even']),
+        )
+    )

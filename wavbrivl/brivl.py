@@ -14,7 +14,6 @@ __all__ = ['PRESETS', 'MEAN', 'STD', 'SPECIALS', 'grid_boxes', 'axis_weights', '
 import copy, difflib, functools, warnings
 from collections import OrderedDict
 from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,318 +21,539 @@ from fastcore.basics import patch
 from pydantic import ValidationError
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-
-from .core import BadFile, BadInput, BrivlParams, Params, explain, pick_precision, read_json, read_tensors, read_yaml, write_model
+from wavbrivl.core import (
+    BadFile,
+    BadInput,
+    BrivlParams,
+    Params,
+    explain,
+    pick_precision,
+    read_json,
+    read_tensors,
+    read_yaml,
+    write_model,
+)
 
 # %% ../nbs/10_brivl.ipynb #9687266d
 def grid_boxes(
-    n:int,            # boxes along a side
-    width:float=1.,   # extent of the picture, in the unit wanted back
-    height:float=1.,
-) -> torch.Tensor:    # [n*n + 1, 4] float64: x1, y1, x2, y2
+    n: int,  # boxes along a side
+    width: float = 1.0,  # extent of the picture, in the unit wanted back
+    height: float = 1.0,
+) -> torch.Tensor:  # [n*n + 1, 4] float64: x1, y1, x2, y2
     "An n x n grid, column by column, then the whole picture. Source: brivl-nmi."
     i = torch.arange(n, dtype=torch.float64)
     x, y = i.repeat_interleave(n), i.repeat(n)
-    cells = torch.stack((x, y, x + 1, y + 1), 1)/n
-    return torch.cat((cells, torch.tensor([[0., 0, 1, 1]], dtype=torch.float64)))*torch.tensor([width, height]*2)
+    cells = torch.stack((x, y, x + 1, y + 1), 1) / n
+    return torch.cat(
+        (cells, torch.tensor([[0.0, 0, 1, 1]], dtype=torch.float64))
+    ) * torch.tensor([width, height] * 2)
 
 # %% ../nbs/10_brivl.ipynb #0f2ba658
 def axis_weights(
-    low:torch.Tensor,   # [...] where the box begins along this axis, in cells of the map
-    high:torch.Tensor,  # [...] where it ends
-    size:int,           # cells along this axis
-    points:int=4,       # sampling points along the box's side
-) -> torch.Tensor:      # [..., size] weight of each cell
+    low: torch.Tensor,  # [...] where the box begins along this axis, in cells of the map
+    high: torch.Tensor,  # [...] where it ends
+    size: int,  # cells along this axis
+    points: int = 4,  # sampling points along the box's side
+) -> torch.Tensor:  # [..., size] weight of each cell
     "Mean bilinear weight of every cell under the points of a box's side; points off the map weigh nothing."
-    if size == 1: return torch.ones_like(low)[..., None]
-    base = (2*torch.arange(points, device=low.device, dtype=low.dtype) + 1)/points - 1
-    at = ((high - low)[..., None]*base + (low + high - size + 1)[..., None])/(size - 1)   # in -1 .. 1
-    at = ((at + 1)*size - 1)/2                                                            # in cells
+    if size == 1:
+        return torch.ones_like(low)[..., None]
+    base = (
+        2 * torch.arange(points, device=low.device, dtype=low.dtype) + 1
+    ) / points - 1
+    at = ((high - low)[..., None] * base + (low + high - size + 1)[..., None]) / (
+        size - 1
+    )  # in -1 .. 1
+    at = ((at + 1) * size - 1) / 2  # in cells
     cell = torch.arange(size, device=low.device, dtype=low.dtype)
     return (1 - (at[..., None] - cell).abs()).clamp(min=0).mean(-2)
 
 # %% ../nbs/10_brivl.ipynb #a340de2d
 def pooling_matrix(
-    boxes:torch.Tensor,  # [..., B, 4] x1, y1, x2, y2 in cells of the map
-    height:int,          # of the map
-    width:int,
-    points:int=4,        # sampling points along a box's side
-) -> torch.Tensor:       # [..., B, height*width]
+    boxes: torch.Tensor,  # [..., B, 4] x1, y1, x2, y2 in cells of the map
+    height: int,  # of the map
+    width: int,
+    points: int = 4,  # sampling points along a box's side
+) -> torch.Tensor:  # [..., B, height*width]
     "The matrix that averages a feature map over each box. Source: `roi_grid_pool` of BriVL."
     x1, y1, x2, y2 = boxes.unbind(-1)
-    rows, columns = axis_weights(y1, y2, height, points), axis_weights(x1, x2, width, points)
-    return (rows[..., :, None]*columns[..., None, :]).flatten(-2)
+    rows, columns = (
+        axis_weights(y1, y2, height, points),
+        axis_weights(x1, x2, width, points),
+    )
+    return (rows[..., :, None] * columns[..., None, :]).flatten(-2)
 
 # %% ../nbs/10_brivl.ipynb #2b4f4ee8
 class BrivlConfig(BrivlParams):
     "`BrivlParams` and what else a released checkpoint fixes."
-    cnn_options: dict = {}              # further arguments of the timm model
-    text_positions: int | None = None   # rows of BERT's position table; None: `text.max_length`
-    text_types: int = 2                 # rows of its token-type table
+
+    cnn_options: dict = {}  # further arguments of the timm model
+    text_positions: int | None = (
+        None  # rows of BERT's position table; None: `text.max_length`
+    )
+    text_types: int = 2  # rows of its token-type table
 
 # %% ../nbs/10_brivl.ipynb #b347a5f3
-_CHINESE_BERT = dict(vocab_size=21128, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
-                     max_position_embeddings=512, type_vocab_size=2)   # hfl/chinese-roberta-wwm-ext
+_CHINESE_BERT = dict(
+    vocab_size=21128,
+    hidden_size=768,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    intermediate_size=3072,
+    max_position_embeddings=512,
+    type_vocab_size=2,
+)  # hfl/chinese-roberta-wwm-ext
 
+# %% ../nbs/10_brivl.ipynb #59b0b635
 def from_release(
-    config:dict,     # `model` (or `MODEL`): the release's section; `bert`: sizes; `backbone`: timm name and arguments
-) -> dict:         # in our words
+    config: dict,  # `model` (or `MODEL`): the release's section; `bert`: sizes; `backbone`: timm name and arguments
+) -> dict:  # in our words
     "Translate a configuration from the release's words. Raises `KeyError` for what its section lacks."
-    m, b, cnn = config.get('model') or config['MODEL'], {**_CHINESE_BERT, **config.get('bert', {})}, config.get('backbone', {})
-    text = dict(vocab=b['vocab_size'], hidden=b['hidden_size'], layers=b['num_hidden_layers'], heads=b['num_attention_heads'],
-                ffn=b['intermediate_size'], max_length=m['MAX_TEXT_LEN'])
-    return dict(cnn=cnn.get('name', m['CNN']), cnn_options=cnn.get('kwargs', {}), output_stride=32, image_size=m['IMG_SIZE'],
-        image_layers=m['IMG_TRANSFORMER_LAYER'], image_heads=m['IMG_TRANSFORMER_HEAD'], box_grid=m['BOX_GRID'], pool_grid=m['GRID_SIZE'],
-        text=text, text_positions=b['max_position_embeddings'], text_types=b['type_vocab_size'], text_layers=m['TEXT_TRANSFORMER_LAYER'],
-        text_heads=m['TEXT_TRANSFORMER_HEAD'], queue=m['QUEUE_SIZE'], momentum=m['MOMENTUM'], temperature=m['TEMPERATURE'])
+    m, b, cnn = (
+        config.get('model') or config['MODEL'],
+        {**_CHINESE_BERT, **config.get('bert', {})},
+        config.get('backbone', {}),
+    )
+    text = dict(
+        vocab=b['vocab_size'],
+        hidden=b['hidden_size'],
+        layers=b['num_hidden_layers'],
+        heads=b['num_attention_heads'],
+        ffn=b['intermediate_size'],
+        max_length=m['MAX_TEXT_LEN'],
+    )
+    return dict(
+        cnn=cnn.get('name', m['CNN']),
+        cnn_options=cnn.get('kwargs', {}),
+        output_stride=32,
+        image_size=m['IMG_SIZE'],
+        image_layers=m['IMG_TRANSFORMER_LAYER'],
+        image_heads=m['IMG_TRANSFORMER_HEAD'],
+        box_grid=m['BOX_GRID'],
+        pool_grid=m['GRID_SIZE'],
+        text=text,
+        text_positions=b['max_position_embeddings'],
+        text_types=b['type_vocab_size'],
+        text_layers=m['TEXT_TRANSFORMER_LAYER'],
+        text_heads=m['TEXT_TRANSFORMER_HEAD'],
+        queue=m['QUEUE_SIZE'],
+        momentum=m['MOMENTUM'],
+        temperature=m['TEMPERATURE'],
+    )
 
 # %% ../nbs/10_brivl.ipynb #46eefbb2
-def _released(size:int) -> dict:
-    return from_release(dict(model=dict(CNN='tf_efficientnet_b5_ns', IMG_SIZE=size, IMG_TRANSFORMER_LAYER=4, IMG_TRANSFORMER_HEAD=4, BOX_GRID=6, GRID_SIZE=4,
-        MAX_TEXT_LEN=80, TEXT_TRANSFORMER_LAYER=4, TEXT_TRANSFORMER_HEAD=4, QUEUE_SIZE=9600, MOMENTUM=.99, TEMPERATURE=.07)))
+def _released(size: int) -> dict:
+    return from_release(
+        dict(
+            model=dict(
+                CNN='tf_efficientnet_b5_ns',
+                IMG_SIZE=size,
+                IMG_TRANSFORMER_LAYER=4,
+                IMG_TRANSFORMER_HEAD=4,
+                BOX_GRID=6,
+                GRID_SIZE=4,
+                MAX_TEXT_LEN=80,
+                TEXT_TRANSFORMER_LAYER=4,
+                TEXT_TRANSFORMER_HEAD=4,
+                QUEUE_SIZE=9600,
+                MOMENTUM=0.99,
+                TEMPERATURE=0.07,
+            )
+        )
+    )
 
-PRESETS = {'brivl-baai': _released(380), 'brivl-nmi': _released(456)}   # BAAI-WuDao/BriVL, neilfei/brivl-nmi
+# %% ../nbs/10_brivl.ipynb #8bfbf58e
+PRESETS = {
+    'brivl-baai': _released(380),
+    'brivl-nmi': _released(456),
+}  # BAAI-WuDao/BriVL, neilfei/brivl-nmi
 
 # %% ../nbs/10_brivl.ipynb #a5a0454c
 def checked_config(
-    fields:dict,      # in our own words
-    where,            # what they were read from, for the message
+    fields: dict,  # in our own words
+    where,  # what they were read from, for the message
 ) -> BrivlConfig:
     "Check every field; a range in the message is the knob board's. Raises `BadInput`."
-    extra = {k: fields[k] for k in BrivlConfig.model_fields.keys() - BrivlParams.model_fields.keys() if k in fields}
-    try: board = Params.model_validate(dict(brivl={k: v for k, v in fields.items() if k not in extra})).brivl
-    except ValidationError as e: raise BadInput(explain(e, str(where))) from None
+    extra = {
+        k: fields[k]
+        for k in BrivlConfig.model_fields.keys() - BrivlParams.model_fields.keys()
+        if k in fields
+    }
+    try:
+        board = Params.model_validate(
+            dict(brivl={k: v for k, v in fields.items() if k not in extra})
+        ).brivl
+    except ValidationError as e:
+        raise BadInput(explain(e, str(where))) from None
     return BrivlConfig(**board.model_dump(), **extra)
 
+# %% ../nbs/10_brivl.ipynb #b7fe9f94
 def read_config(
-    config,            # a preset's name, a JSON or YAML file, a mapping, `BrivlParams`
+    config,  # a preset's name, a JSON or YAML file, a mapping, `BrivlParams`
 ) -> BrivlConfig:
     "Whatever says how the model is built, as one `BrivlConfig`. Raises `BadInput`."
     where = 'BriVL configuration'
-    if isinstance(config, BrivlConfig): return config
-    if isinstance(config, BrivlParams): return BrivlConfig(**config.model_dump())
-    if isinstance(config, str) and config in PRESETS: return read_config(PRESETS[config])
+    if isinstance(config, BrivlConfig):
+        return config
+    if isinstance(config, BrivlParams):
+        return BrivlConfig(**config.model_dump())
+    if isinstance(config, str) and config in PRESETS:
+        return read_config(PRESETS[config])
     if isinstance(config, (str, Path)):
-        if not Path(config).is_file(): raise BadInput(f"{config}: neither a preset ({', '.join(PRESETS)}) nor a configuration file.")
+        if not Path(config).is_file():
+            raise BadInput(
+                f'{config}: neither a preset ({", ".join(PRESETS)}) nor a configuration file.'
+            )
         where, config = config, read_yaml(config)
-    if not isinstance(config, dict): raise BadInput(f'{where}: a mapping is needed, this is {type(config).__name__}.')
-    try: return checked_config(from_release(config) if 'model' in config or 'MODEL' in config else config, where)
-    except KeyError as e: raise BadInput(f"{where}: the model section has no {e.args[0]}; add it.") from None
+    if not isinstance(config, dict):
+        raise BadInput(
+            f'{where}: a mapping is needed, this is {type(config).__name__}.'
+        )
+    try:
+        return checked_config(
+            from_release(config) if 'model' in config or 'MODEL' in config else config,
+            where,
+        )
+    except KeyError as e:
+        raise BadInput(
+            f'{where}: the model section has no {e.args[0]}; add it.'
+        ) from None
 
 # %% ../nbs/10_brivl.ipynb #da03c050
 def attention_block(
-    dim:int,           # width
-    heads:int,
-    layers:int,
+    dim: int,  # width
+    heads: int,
+    layers: int,
 ) -> nn.TransformerEncoder:
     "Equations (1) and (2): post-norm encoder layers, PyTorch's defaults."
-    if dim % heads: raise BadInput(f'{heads} attention heads do not divide a width of {dim}; choose a divisor.')
+    if dim % heads:
+        raise BadInput(
+            f'{heads} attention heads do not divide a width of {dim}; choose a divisor.'
+        )
     layer = nn.TransformerEncoderLayer(dim, heads, batch_first=True)
     return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
+# %% ../nbs/10_brivl.ipynb #80ee1bd1
 def mlp(
-    inner:int,        # width in
-    dim:int,          # joint width
+    inner: int,  # width in
+    dim: int,  # joint width
 ) -> nn.Sequential:
     "The two-layer perceptron of equation (3)."
-    return nn.Sequential(OrderedDict(fc1=nn.Linear(inner, dim), relu=nn.ReLU(), fc2=nn.Linear(dim, dim)))
+    return nn.Sequential(
+        OrderedDict(fc1=nn.Linear(inner, dim), relu=nn.ReLU(), fc2=nn.Linear(dim, dim))
+    )
 
 # %% ../nbs/10_brivl.ipynb #b9e443bb
 def valid_mask(
-    lengths,            # [N] how many of each row count, 1 .. size; None: all
-    size:int,           # length of a row
+    lengths,  # [N] how many of each row count, 1 .. size; None: all
+    size: int,  # length of a row
     device=None,
-) -> torch.Tensor|None: # [N, size] True where valid
+) -> torch.Tensor | None:  # [N, size] True where valid
     "Turn lengths into a mask. Raises `BadInput` for a row without a valid element."
-    if lengths is None: return None
+    if lengths is None:
+        return None
     lengths = torch.as_tensor(lengths)
-    if lengths.device.type == 'cpu' and len(lengths) and not 1 <= lengths.min() <= lengths.max() <= size:
-        raise BadInput(f'lengths run from {lengths.min()} to {lengths.max()}; each must be between 1 and {size}.')
+    if (
+        lengths.device.type == 'cpu'
+        and len(lengths)
+        and not 1 <= lengths.min() <= lengths.max() <= size
+    ):
+        raise BadInput(
+            f'lengths run from {lengths.min()} to {lengths.max()}; each must be between 1 and {size}.'
+        )
     return torch.arange(size, device=device) < lengths.to(device)[:, None]
 
+# %% ../nbs/10_brivl.ipynb #4cf18813
 def attend(
-    block:nn.TransformerEncoder,
-    x:torch.Tensor,                  # [N, T, D] patches or tokens
-    valid:torch.Tensor|None=None,    # [N, T] True where there is one
-) -> torch.Tensor:                   # [N, T, D]
+    block: nn.TransformerEncoder,
+    x: torch.Tensor,  # [N, T, D] patches or tokens
+    valid: torch.Tensor | None = None,  # [N, T] True where there is one
+) -> torch.Tensor:  # [N, T, D]
     "Scale every element to length 1, then let the valid ones see each other."
-    return block(F.normalize(x, dim=-1), src_key_padding_mask=None if valid is None else ~valid)
+    return block(
+        F.normalize(x, dim=-1), src_key_padding_mask=None if valid is None else ~valid
+    )
 
+# %% ../nbs/10_brivl.ipynb #5a8943ec
 def masked_mean(
-    x:torch.Tensor,                  # [N, T, D]
-    valid:torch.Tensor|None=None,    # [N, T]
-) -> torch.Tensor:                   # [N, D]
+    x: torch.Tensor,  # [N, T, D]
+    valid: torch.Tensor | None = None,  # [N, T]
+) -> torch.Tensor:  # [N, D]
     "Equation (3), left half: the mean of the valid elements."
-    return x.mean(1) if valid is None else (x*valid[..., None]).sum(1)/valid.sum(1, keepdim=True)
+    return (
+        x.mean(1)
+        if valid is None
+        else (x * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
+    )
 
 # %% ../nbs/10_brivl.ipynb #518852a7
 def timm_backbone(
-    name:str,                # any timm model with a feature map
-    output_stride:int=32,    # input pixels per map cell
-    **options,               # further arguments of the timm model
+    name: str,  # any timm model with a feature map
+    output_stride: int = 32,  # input pixels per map cell
+    **options,  # further arguments of the timm model
 ) -> nn.Module:
     "A CNN without trained weights. Raises `BadInput` for a name or option timm does not have."
     import timm
+
     if not timm.is_model(name.split('.')[0]):
         near = difflib.get_close_matches(name, timm.list_models(), 1)
-        raise BadInput(f'timm has no model named {name!r}' + (f'; did you mean {near[0]!r}?' if near else '.'))
-    if output_stride != 32: options['output_stride'] = output_stride
+        raise BadInput(
+            f'timm has no model named {name!r}'
+            + (f'; did you mean {near[0]!r}?' if near else '.')
+        )
+    if output_stride != 32:
+        options['output_stride'] = output_stride
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Mapping deprecated model name')
-        try: return timm.create_model(name, pretrained=False, **options)
+        try:
+            return timm.create_model(name, pretrained=False, **options)
         except (TypeError, AssertionError, NotImplementedError) as e:
             raise BadInput(f'timm cannot build {name} with {options}: {e}') from None
 
 # %% ../nbs/10_brivl.ipynb #d256d5ec
 class ImageTower(nn.Module):
     "BriVL's image tower: CNN, patches, self-attention block, mean, MLP."
-    def __init__(self,
-        config,      # whatever `read_config` takes
+
+    def __init__(
+        self,
+        config,  # whatever `read_config` takes
     ):
         super().__init__()
         self.config = c = read_config(config)
         self.backbone = timm_backbone(c.cnn, c.output_stride, **c.cnn_options)
         self.dim = d = self.backbone.num_features
-        self.learnable = nn.ModuleDict(OrderedDict(imgFC=mlp(d, d), imgAtt=attention_block(d, c.image_heads, c.image_layers),
-                                                   max_pool=nn.Sequential(nn.Conv2d(d, d, 1))))   # the release's name; it averages
-        self.register_buffer('pooling', None, persistent=False)   # [boxes, h*w], made at the first picture of a size
+        self.learnable = nn.ModuleDict(
+            OrderedDict(
+                imgFC=mlp(d, d),
+                imgAtt=attention_block(d, c.image_heads, c.image_layers),
+                max_pool=nn.Sequential(nn.Conv2d(d, d, 1)),
+            )
+        )  # the release's name; it averages
+        self.register_buffer(
+            'pooling', None, persistent=False
+        )  # [boxes, h*w], made at the first picture of a size
         self._map_size = None
 
-    def feature_map(self,
-        pixels:torch.Tensor,   # [N, 3, S, S] normalised
-    ) -> torch.Tensor:         # [N, D, h, w]
+    def feature_map(
+        self,
+        pixels: torch.Tensor,  # [N, 3, S, S] normalised
+    ) -> torch.Tensor:  # [N, D, h, w]
         "F of the chapter's head. Raises `BadInput` for anything but a batch of RGB pictures."
-        if pixels.ndim != 4 or pixels.shape[1] != 3: raise BadInput(f'pictures must be [N, 3, S, S], these are {list(pixels.shape)}.')
-        kept = self.learnable['max_pool'][0].weight.dtype        # bfloat16 in a copy `for_inference` alone
-        fmap = self.backbone.forward_features(pixels.to(kept).contiguous(memory_format=torch.channels_last))
-        if fmap.ndim != 4 or fmap.shape[1] != self.dim: raise BadInput(f'{self.config.cnn} gives no feature map; choose a convolutional network.')
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise BadInput(
+                f'pictures must be [N, 3, S, S], these are {list(pixels.shape)}.'
+            )
+        kept = self.learnable['max_pool'][
+            0
+        ].weight.dtype  # bfloat16 in a copy `for_inference` alone
+        fmap = self.backbone.forward_features(
+            pixels.to(kept).contiguous(memory_format=torch.channels_last)
+        )
+        if fmap.ndim != 4 or fmap.shape[1] != self.dim:
+            raise BadInput(
+                f'{self.config.cnn} gives no feature map; choose a convolutional network.'
+            )
         return fmap
 
 # %% ../nbs/10_brivl.ipynb #1a9efdc9
 @patch
-def grid_pooling(self:ImageTower,
-    fmap:torch.Tensor,       # [N, D, h, w]
-) -> torch.Tensor:           # [boxes, h*w]
+def grid_pooling(
+    self: ImageTower,
+    fmap: torch.Tensor,  # [N, D, h, w]
+) -> torch.Tensor:  # [boxes, h*w]
     "The pooling matrix of the default boxes for maps of this size: built once, then constant."
     h, w = fmap.shape[-2:]
     if self._map_size != (h, w) or self.pooling.device != fmap.device:
-        with torch.inference_mode(False):       # so that a later training may use it
-            matrix = pooling_matrix(grid_boxes(self.config.box_grid, w, h), h, w, self.config.pool_grid)
+        with torch.inference_mode(False):  # so that a later training may use it
+            matrix = pooling_matrix(
+                grid_boxes(self.config.box_grid, w, h), h, w, self.config.pool_grid
+            )
             self.pooling, self._map_size = matrix.to(fmap.device, torch.float32), (h, w)
     return self.pooling.to(fmap.dtype)
 
+# %% ../nbs/10_brivl.ipynb #d1d2b92f
 @patch
-def patches(self:ImageTower,
-    fmap:torch.Tensor,                 # [N, D, h, w]
-    boxes:torch.Tensor|None=None,      # [N, B, 4] in pixels; None: the grid and the whole picture
-    size:tuple|None=None,              # height and width of the picture, px; None: `config.image_size`
-) -> torch.Tensor:                     # [N, B, D]
+def patches(
+    self: ImageTower,
+    fmap: torch.Tensor,  # [N, D, h, w]
+    boxes: torch.Tensor
+    | None = None,  # [N, B, 4] in pixels; None: the grid and the whole picture
+    size: tuple
+    | None = None,  # height and width of the picture, px; None: `config.image_size`
+) -> torch.Tensor:  # [N, B, D]
     "R of the chapter's head: pool over the boxes, then the 1 x 1 convolution."
     h, w = fmap.shape[-2:]
-    if boxes is None: matrix = self.grid_pooling(fmap)
+    if boxes is None:
+        matrix = self.grid_pooling(fmap)
     else:
-        tall, wide = size or (self.config.image_size,)*2
-        cells = boxes.to(fmap.device, torch.float32)*torch.tensor([w/wide, h/tall]*2, device=fmap.device)
+        tall, wide = size or (self.config.image_size,) * 2
+        cells = boxes.to(fmap.device, torch.float32) * torch.tensor(
+            [w / wide, h / tall] * 2, device=fmap.device
+        )
         matrix = pooling_matrix(cells, h, w, self.config.pool_grid).to(fmap.dtype)
     conv = self.learnable['max_pool'][0]
-    return F.linear(matrix @ fmap.flatten(2).transpose(1, 2), conv.weight.flatten(1), conv.bias)
+    return F.linear(
+        matrix @ fmap.flatten(2).transpose(1, 2), conv.weight.flatten(1), conv.bias
+    )
 
 # %% ../nbs/10_brivl.ipynb #1ab54cdf
 @patch
-def forward(self:ImageTower,
-    pixels:torch.Tensor,              # [N, 3, S, S] normalised
-    boxes:torch.Tensor|None=None,     # [N, B, 4] in pixels
-    lengths=None,                     # [N] boxes that count in each picture; None: all
-) -> torch.Tensor:                    # [N, D], not yet of length 1
+def forward(
+    self: ImageTower,
+    pixels: torch.Tensor,  # [N, 3, S, S] normalised
+    boxes: torch.Tensor | None = None,  # [N, B, 4] in pixels
+    lengths=None,  # [N] boxes that count in each picture; None: all
+) -> torch.Tensor:  # [N, D], not yet of length 1
     "Embed pictures. Raises `BadInput` when boxes and pictures do not fit."
-    if boxes is None: lengths = None
+    if boxes is None:
+        lengths = None
     elif boxes.ndim != 3 or boxes.shape[::2] != (len(pixels), 4):
-        raise BadInput(f'boxes must be [{len(pixels)}, B, 4], these are {list(boxes.shape)}.')
+        raise BadInput(
+            f'boxes must be [{len(pixels)}, B, 4], these are {list(boxes.shape)}.'
+        )
     patches = self.patches(self.feature_map(pixels), boxes, pixels.shape[-2:])
     valid = valid_mask(lengths, patches.shape[1], patches.device)
-    return self.learnable['imgFC'](masked_mean(attend(self.learnable['imgAtt'], patches, valid).float(), valid))
+    return self.learnable['imgFC'](
+        masked_mean(attend(self.learnable['imgAtt'], patches, valid).float(), valid)
+    )
 
 # %% ../nbs/10_brivl.ipynb #03795794
 def norms_after_convolutions(
-    tower:ImageTower,
-    side:int=64,       # of the picture sent through, px
-) -> list:             # pairs of names: convolution, norm
+    tower: ImageTower,
+    side: int = 64,  # of the picture sent through, px
+) -> list:  # pairs of names: convolution, norm
     "Which batch norm receives which convolution's output."
     made, pairs, names = {}, [], {m: k for k, m in tower.backbone.named_modules()}
-    def after(conv, _, out): made[id(out)] = (names[conv], out)      # `out` is kept, so that its id stays its own
+
+    def after(conv, _, out):
+        made[id(out)] = (
+            names[conv],
+            out,
+        )  # `out` is kept, so that its id stays its own
+
     def before(norm, args):
-        if id(args[0]) in made: pairs.append((made[id(args[0])][0], names[norm]))
+        if id(args[0]) in made:
+            pairs.append((made[id(args[0])][0], names[norm]))
+
     hooks = [m.register_forward_hook(after) for m in names if isinstance(m, nn.Conv2d)]
-    hooks += [m.register_forward_pre_hook(before) for m in names if isinstance(m, nn.BatchNorm2d)]
+    hooks += [
+        m.register_forward_pre_hook(before)
+        for m in names
+        if isinstance(m, nn.BatchNorm2d)
+    ]
     weight = next(tower.parameters())
-    with torch.no_grad(): tower.feature_map(torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype))
-    for h in hooks: h.remove()
+    with torch.no_grad():
+        tower.feature_map(
+            torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
+        )
+    for h in hooks:
+        h.remove()
     return pairs
 
 # %% ../nbs/10_brivl.ipynb #51e09a2e
 @patch
-def for_inference(self:ImageTower,
-    precision:str='fp32',   # of convolutions and attention: fp32, bf16; auto: bf16 where the device has it in hardware
+def for_inference(
+    self: ImageTower,
+    precision: str = 'fp32',  # of convolutions and attention: fp32, bf16; auto: bf16 where the device has it in hardware
 ) -> ImageTower:
     "A frozen copy, in eval mode, whose batch norms are folded into the convolutions. It can run, not be trained or saved."
     tower = copy.deepcopy(self).eval().requires_grad_(False)
     for conv, norm in norms_after_convolutions(tower):
         c, n = tower.backbone.get_submodule(conv), tower.backbone.get_submodule(norm)
-        c.weight, c.bias = fuse_conv_bn_weights(c.weight, c.bias, n.running_mean, n.running_var, n.eps, n.weight, n.bias)
-        tower.backbone.set_submodule(norm, n.act if hasattr(n, 'act') else nn.Identity())
+        c.weight, c.bias = fuse_conv_bn_weights(
+            c.weight, c.bias, n.running_mean, n.running_var, n.eps, n.weight, n.bias
+        )
+        tower.backbone.set_submodule(
+            norm, n.act if hasattr(n, 'act') else nn.Identity()
+        )
     if pick_precision(precision, next(self.parameters()).device.type) == 'bf16':
-        for part in (tower.backbone, tower.learnable['max_pool'], tower.learnable['imgAtt']): part.bfloat16()
+        for part in (
+            tower.backbone,
+            tower.learnable['max_pool'],
+            tower.learnable['imgAtt'],
+        ):
+            part.bfloat16()
     return tower
 
 # %% ../nbs/10_brivl.ipynb #3ee25176
 class TextTower(nn.Module):
     "BriVL's text tower: BERT, self-attention block, mean, MLP."
-    def __init__(self,
-        config,      # whatever `read_config` takes
-        dim:int,     # joint width, that of the image tower
+
+    def __init__(
+        self,
+        config,  # whatever `read_config` takes
+        dim: int,  # joint width, that of the image tower
     ):
         from transformers import BertConfig, BertModel
+
         super().__init__()
         self.config = c = read_config(config)
         t = c.text
-        if t.hidden % t.heads: raise BadInput(f'brivl.text: {t.heads} heads do not divide a hidden width of {t.hidden}; choose a divisor.')
-        bert = BertConfig(vocab_size=t.vocab, hidden_size=t.hidden, num_hidden_layers=t.layers, num_attention_heads=t.heads,
-            intermediate_size=t.ffn, max_position_embeddings=c.text_positions or t.max_length, type_vocab_size=c.text_types)
-        self.backbone = nn.ModuleDict(dict(bert=BertModel(bert, add_pooling_layer=True)))   # the pooler is in the files, unused
-        self.learnable = nn.ModuleDict(OrderedDict(textFC=mlp(t.hidden, dim), textAtt=attention_block(t.hidden, c.text_heads, c.text_layers)))
+        if t.hidden % t.heads:
+            raise BadInput(
+                f'brivl.text: {t.heads} heads do not divide a hidden width of {t.hidden}; choose a divisor.'
+            )
+        bert = BertConfig(
+            vocab_size=t.vocab,
+            hidden_size=t.hidden,
+            num_hidden_layers=t.layers,
+            num_attention_heads=t.heads,
+            intermediate_size=t.ffn,
+            max_position_embeddings=c.text_positions or t.max_length,
+            type_vocab_size=c.text_types,
+        )
+        self.backbone = nn.ModuleDict(
+            dict(bert=BertModel(bert, add_pooling_layer=True))
+        )  # the pooler is in the files, unused
+        self.learnable = nn.ModuleDict(
+            OrderedDict(
+                textFC=mlp(t.hidden, dim),
+                textAtt=attention_block(t.hidden, c.text_heads, c.text_layers),
+            )
+        )
 
-    def tokens(self,
-        ids:torch.Tensor,   # [N, L] padded to the length the model was trained with
-    ) -> torch.Tensor:      # [N, L, hidden]
+    def tokens(
+        self,
+        ids: torch.Tensor,  # [N, L] padded to the length the model was trained with
+    ) -> torch.Tensor:  # [N, L, hidden]
         "BERT's last hidden states; padding is not masked."
         return self.backbone['bert'](ids).last_hidden_state
 
-    def forward(self,
-        ids:torch.Tensor,   # [N, L]
-        lengths=None,       # [N] tokens that count, special ones included
-    ) -> torch.Tensor:      # [N, D], not yet of length 1
+    def forward(
+        self,
+        ids: torch.Tensor,  # [N, L]
+        lengths=None,  # [N] tokens that count, special ones included
+    ) -> torch.Tensor:  # [N, D], not yet of length 1
         "Embed captions exactly as padded."
         valid = valid_mask(lengths, ids.shape[1], ids.device)
-        return self.learnable['textFC'](masked_mean(attend(self.learnable['textAtt'], self.tokens(ids), valid), valid))
+        return self.learnable['textFC'](
+            masked_mean(
+                attend(self.learnable['textAtt'], self.tokens(ids), valid), valid
+            )
+        )
 
 # %% ../nbs/10_brivl.ipynb #3087b7e3
 def pad_ids(
-    ids:torch.Tensor,   # [N, L]
-    lengths,            # [N]
-    size:int,           # tokens wanted
-) -> torch.Tensor:      # [N, size]
+    ids: torch.Tensor,  # [N, L]
+    lengths,  # [N]
+    size: int,  # tokens wanted
+) -> torch.Tensor:  # [N, size]
     "Pad with zeros, or cut padding off. Raises `BadInput` when tokens would be lost."
     lengths = torch.as_tensor(lengths)
     valid_mask(lengths, min(size, ids.shape[1]))
-    ids = F.pad(ids, (0, size - ids.shape[1]))      # a negative amount cuts
-    return ids.masked_fill(~(torch.arange(size, device=ids.device) < lengths.to(ids.device)[:, None]), 0)
+    ids = F.pad(ids, (0, size - ids.shape[1]))  # a negative amount cuts
+    return ids.masked_fill(
+        ~(torch.arange(size, device=ids.device) < lengths.to(ids.device)[:, None]), 0
+    )
 
 # %% ../nbs/10_brivl.ipynb #266f770d
 class BriVL(nn.Module):
     "Image tower and text tower in one space. `text=None` when the text tower was dropped."
-    def __init__(self,
-        config,            # `BrivlParams`, or whatever `read_config` takes
-        text:bool=True,    # build the text tower? Zero-shot needs it, learning from pictures does not
+
+    def __init__(
+        self,
+        config,  # `BrivlParams`, or whatever `read_config` takes
+        text: bool = True,  # build the text tower? Zero-shot needs it, learning from pictures does not
     ):
         super().__init__()
         self.config = read_config(config)
@@ -341,28 +561,41 @@ class BriVL(nn.Module):
         self.dim = self.image.dim
         self.text = TextTower(self.config, self.dim) if text else None
 
-    def encode_image(self,
-        pixels:torch.Tensor,            # [N, 3, S, S] normalised
-        boxes:torch.Tensor|None=None,   # [N, B, 4] in pixels; default: the grid and the whole picture
-        lengths=None,                   # [N] boxes that count; default: all
-    ) -> torch.Tensor:                  # [N, D] of length 1
+    def encode_image(
+        self,
+        pixels: torch.Tensor,  # [N, 3, S, S] normalised
+        boxes: torch.Tensor
+        | None = None,  # [N, B, 4] in pixels; default: the grid and the whole picture
+        lengths=None,  # [N] boxes that count; default: all
+    ) -> torch.Tensor:  # [N, D] of length 1
         "Embed pictures."
         return F.normalize(self.image(pixels, boxes, lengths), dim=-1)
 
-    def encode_text(self,
-        ids:torch.Tensor,   # [N, L] token numbers
-        lengths,            # [N] tokens that count, special ones included
-    ) -> torch.Tensor:      # [N, D] of length 1
+    def encode_text(
+        self,
+        ids: torch.Tensor,  # [N, L] token numbers
+        lengths,  # [N] tokens that count, special ones included
+    ) -> torch.Tensor:  # [N, D] of length 1
         "Embed captions; padding in `ids` makes no difference."
-        if self.text is None: raise BadInput('this BriVL was built without its text tower; build or load it with text=True.')
+        if self.text is None:
+            raise BadInput(
+                'this BriVL was built without its text tower; build or load it with text=True.'
+            )
         t = self.config.text
-        if ids.device.type == 'cpu' and ids.numel() and ids.max() >= t.vocab: raise BadInput(f'token number {ids.max()} is outside the vocabulary of {t.vocab}; use the tokenizer this model was trained with.')
-        return F.normalize(self.text(pad_ids(ids, lengths, t.max_length), lengths), dim=-1)
+        if ids.device.type == 'cpu' and ids.numel() and ids.max() >= t.vocab:
+            raise BadInput(
+                f'token number {ids.max()} is outside the vocabulary of {t.vocab}; use the tokenizer this model was trained with.'
+            )
+        return F.normalize(
+            self.text(pad_ids(ids, lengths, t.max_length), lengths), dim=-1
+        )
 
-    def for_inference(self, precision:str='fp32') -> 'BriVL':
+    def for_inference(self, precision: str = 'fp32') -> 'BriVL':
         "A frozen copy with a quicker image tower; see `ImageTower.for_inference`."
         model = copy.copy(self)
-        model._modules = dict(image=self.image.for_inference(precision), text=copy.deepcopy(self.text))
+        model._modules = dict(
+            image=self.image.for_inference(precision), text=copy.deepcopy(self.text)
+        )
         return model.eval().requires_grad_(False)
 
     def forward(self, pixels, ids, lengths):
@@ -372,257 +605,399 @@ class BriVL(nn.Module):
 # %% ../nbs/10_brivl.ipynb #ee897efc
 _PREFIXES = {'image.': 'imgencoder', 'text.': 'textencoder'}
 
+
 def released_name(
-    key:str,               # name in our state dict
-    momentum:bool=False,   # of the momentum copy?
-) -> str:                  # name in a released file
+    key: str,  # name in our state dict
+    momentum: bool = False,  # of the momentum copy?
+) -> str:  # name in a released file
     "`image.backbone.…` -> `imgencoder.backbone.…` or `imgencoder_mom.backbone.…`"
     for ours, theirs in _PREFIXES.items():
-        if key.startswith(ours): return f"{theirs}{'_mom' if momentum else ''}.{key[len(ours):]}"
+        if key.startswith(ours):
+            return f'{theirs}{"_mom" if momentum else ""}.{key[len(ours) :]}'
     raise BadInput(f'{key}: no such tower in a released file.')
 
+# %% ../nbs/10_brivl.ipynb #74a80780
 def released_weights(path) -> dict:
     "All tensors of a released file. Raises `BadFile`; opens nothing but tensors (`weights_only=True`)."
-    try: found = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError: raise BadFile(path, 'the file does not exist.') from None
+    try:
+        found = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise BadFile(path, 'the file does not exist.') from None
     except Exception as e:
-        raise BadFile(path, f'no weights could be read ({type(e).__name__}); it is damaged, or holds pickled objects and must be saved again as plain tensors.') from None
-    if not isinstance(found, dict) or not isinstance(found.get('learnable'), dict): raise BadFile(path, "no 'learnable' section; this is not a BriVL checkpoint.")
+        raise BadFile(
+            path,
+            f'no weights could be read ({type(e).__name__}); it is damaged, or holds pickled objects and must be saved again as plain tensors.',
+        ) from None
+    if not isinstance(found, dict) or not isinstance(found.get('learnable'), dict):
+        raise BadFile(path, "no 'learnable' section; this is not a BriVL checkpoint.")
     return found['learnable']
 
 # %% ../nbs/10_brivl.ipynb #9c5dcd6f
 def differences(
-    wanted:dict,     # name -> tensor
-    found:dict,
-    most:int=4,      # named of each kind
-) -> str:            # '' when all is well
+    wanted: dict,  # name -> tensor
+    found: dict,
+    most: int = 4,  # named of each kind
+) -> str:  # '' when all is well
     "What of two sets of weights does not agree."
-    some = lambda names: ', '.join(sorted(names)[:most]) + (', ...' if len(names) > most else '')
+    some = lambda names: (
+        ', '.join(sorted(names)[:most]) + (', ...' if len(names) > most else '')
+    )
     missing, over = wanted.keys() - found.keys(), found.keys() - wanted.keys()
-    other = {f'{k} {list(found[k].shape)} instead of {list(wanted[k].shape)}' for k in wanted.keys() & found.keys() if wanted[k].shape != found[k].shape}
-    said = [f'{len(names)} {what}: {some(names)}' for what, names in (('missing', missing), ('left over', over), ('of another shape', other)) if names]
+    other = {
+        f'{k} {list(found[k].shape)} instead of {list(wanted[k].shape)}'
+        for k in wanted.keys() & found.keys()
+        if wanted[k].shape != found[k].shape
+    }
+    said = [
+        f'{len(names)} {what}: {some(names)}'
+        for what, names in (
+            ('missing', missing),
+            ('left over', over),
+            ('of another shape', other),
+        )
+        if names
+    ]
     return '; '.join(said)
 
+# %% ../nbs/10_brivl.ipynb #56725472
 def load_exactly(
-    model:nn.Module,
-    weights:dict,      # name -> tensor, in the model's names
-    where,             # the file, for the message
+    model: nn.Module,
+    weights: dict,  # name -> tensor, in the model's names
+    where,  # the file, for the message
 ):
     "Load weights that fit exactly. Raises `BadInput` with the names that do not."
-    if wrong := differences(model.state_dict(), weights): raise BadInput(f"{where}: the weights do not fit the configuration; {wrong}. Check the configuration.")
+    if wrong := differences(model.state_dict(), weights):
+        raise BadInput(
+            f'{where}: the weights do not fit the configuration; {wrong}. Check the configuration.'
+        )
     model.load_state_dict(weights)
 
 # %% ../nbs/10_brivl.ipynb #3b951956
 @patch(cls_method=True)
-def from_checkpoint(cls:BriVL,
-    path,                  # a file in the released layout
-    config,                # whatever `read_config` takes
-    text:bool=True,        # load the text tower? WavBriVL clears it (section 3.2)
-    momentum:bool=False,   # load the momentum copies in place of the trained towers
+def from_checkpoint(
+    cls: BriVL,
+    path,  # a file in the released layout
+    config,  # whatever `read_config` takes
+    text: bool = True,  # load the text tower? WavBriVL clears it (section 3.2)
+    momentum: bool = False,  # load the momentum copies in place of the trained towers
 ) -> BriVL:
     "The released model, in eval mode. Raises `BadInput` with every difference between file and configuration."
     model, found = cls(config, text), released_weights(path)
     towers = [t for o, t in _PREFIXES.items() if text or o == 'image.']
-    ours = {f"{t}{'_mom' if momentum else ''}.": o for o, t in _PREFIXES.items() if t in towers}
-    weights = {o + k[len(t):]: v for k, v in found.items() for t, o in ours.items() if k.startswith(t) and not k.endswith('embeddings.position_ids')}
+    ours = {
+        f'{t}{"_mom" if momentum else ""}.': o
+        for o, t in _PREFIXES.items()
+        if t in towers
+    }
+    weights = {
+        o + k[len(t) :]: v
+        for k, v in found.items()
+        for t, o in ours.items()
+        if k.startswith(t) and not k.endswith('embeddings.position_ids')
+    }
     load_exactly(model, weights, path)
     return model.eval()
 
 # %% ../nbs/10_brivl.ipynb #b4f6b108
 @patch
-def save(self:BriVL,
-    folder,      # made if need be
+def save(
+    self: BriVL,
+    folder,  # made if need be
 ):
     "Write `config.json` and `model.safetensors`."
-    write_model(folder, self.config.model_dump() | dict(has_text=self.text is not None), self.state_dict())
+    write_model(
+        folder,
+        self.config.model_dump() | dict(has_text=self.text is not None),
+        self.state_dict(),
+    )
 
+# %% ../nbs/10_brivl.ipynb #2163d692
 @patch(cls_method=True)
-def load(cls:BriVL,
-    folder,           # what `save` wrote
-    text:bool=True,   # load the text tower, if there is one?
+def load(
+    cls: BriVL,
+    folder,  # what `save` wrote
+    text: bool = True,  # load the text tower, if there is one?
 ) -> BriVL:
     "Read what `save` wrote, in eval mode. Raises `BadFile`, `BadInput`."
-    config, weights = read_json(Path(folder)/'config.json'), Path(folder)/'model.safetensors'
+    config, weights = (
+        read_json(Path(folder) / 'config.json'),
+        Path(folder) / 'model.safetensors',
+    )
     text, found = config.pop('has_text', True) and text, read_tensors(weights)
     model = cls(config, text)
-    load_exactly(model, {k: v for k, v in found.items() if text or not k.startswith('text.')}, weights)
+    load_exactly(
+        model,
+        {k: v for k, v in found.items() if text or not k.startswith('text.')},
+        weights,
+    )
     return model.eval()
 
 # %% ../nbs/10_brivl.ipynb #097128ab
 def freeze_early(
-    model:BriVL,
-    stages:int=3,       # CNN stages (`blocks.N`) that stay
-    layers:int=8,       # BERT layers that stay
+    model: BriVL,
+    stages: int = 3,  # CNN stages (`blocks.N`) that stay
+    layers: int = 8,  # BERT layers that stay
 ) -> BriVL:
     "Freeze the backbones but for their late layers, as the release was trained."
     late = [('image', 'blocks.', stages), ('text', 'bert.encoder.layer.', layers)]
     for tower, prefix, n in late:
-        if (t := getattr(model, tower)) is None: continue
+        if (t := getattr(model, tower)) is None:
+            continue
         for k, p in t.backbone.named_parameters():
-            p.requires_grad_(k.startswith(prefix) and int(k[len(prefix):].split('.')[0]) >= n)
+            p.requires_grad_(
+                k.startswith(prefix) and int(k[len(prefix) :].split('.')[0]) >= n
+            )
     return model
 
 # %% ../nbs/10_brivl.ipynb #8a85d5ad
 def _rgb(image) -> torch.Tensor:
     "One picture -> [3, H, W]; uint8 stays uint8."
-    if isinstance(image, torch.Tensor): x = image
+    if isinstance(image, torch.Tensor):
+        x = image
     else:
         x = np.array(image.convert('RGB') if hasattr(image, 'convert') else image)
         x = torch.from_numpy(x[..., None] if x.ndim == 2 else x).movedim(-1, 0)
-    if x.ndim != 3 or x.shape[0] not in (1, 3, 4): raise BadInput(f'a picture of shape {list(x.shape)}: a PIL image, an array [H, W, 3] or a tensor [3, H, W] is needed.')
+    if x.ndim != 3 or x.shape[0] not in (1, 3, 4):
+        raise BadInput(
+            f'a picture of shape {list(x.shape)}: a PIL image, an array [H, W, 3] or a tensor [3, H, W] is needed.'
+        )
     return x[:3] if x.shape[0] > 1 else x.expand(3, -1, -1)
 
-def _unit(x:torch.Tensor, size:int|None) -> torch.Tensor:
+# %% ../nbs/10_brivl.ipynb #bf25d0e6
+def _unit(x: torch.Tensor, size: int | None) -> torch.Tensor:
     "[N, 3, H, W] of bytes, or of 0 .. 1 -> [N, 3, size, size] of 0 .. 1"
-    x = x.float()/255 if x.dtype == torch.uint8 else x.float()
-    return x if size is None or x.shape[-2:] == (size, size) else F.interpolate(x, (size, size), mode='bilinear', align_corners=False)
+    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    return (
+        x
+        if size is None or x.shape[-2:] == (size, size)
+        else F.interpolate(x, (size, size), mode='bilinear', align_corners=False)
+    )
 
 # %% ../nbs/10_brivl.ipynb #ffbcbbf6
 def to_unit(
-    images,        # PIL images, arrays [H, W, 3], tensors [3, H, W], of any sizes; or one batch [N, 3, H, W]
-    size:int,      # side wanted, px
-) -> torch.Tensor: # [N, 3, size, size] of 0 .. 1
+    images,  # PIL images, arrays [H, W, 3], tensors [3, H, W], of any sizes; or one batch [N, 3, H, W]
+    size: int,  # side wanted, px
+) -> torch.Tensor:  # [N, 3, size, size] of 0 .. 1
     "RGB, scaled to 0 .. 1, resized without antialiasing. Raises `BadInput`."
-    if isinstance(images, torch.Tensor) and images.ndim == 4: return _unit(images, size)
+    if isinstance(images, torch.Tensor) and images.ndim == 4:
+        return _unit(images, size)
     pictures = [_rgb(i) for i in images]
     out = torch.empty(len(pictures), 3, size, size)
     kinds = {}
-    for i, p in enumerate(pictures): kinds.setdefault((p.shape, p.dtype), []).append(i)
-    for at in kinds.values(): out[at] = _unit(torch.stack([pictures[i] for i in at]), size)   # one resize per size
+    for i, p in enumerate(pictures):
+        kinds.setdefault((p.shape, p.dtype), []).append(i)
+    for at in kinds.values():
+        out[at] = _unit(
+            torch.stack([pictures[i] for i in at]), size
+        )  # one resize per size
     return out
 
 # %% ../nbs/10_brivl.ipynb #792b0f61
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)   # ImageNet
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
+
 
 def normalise(
-    x:torch.Tensor,   # [N, 3, S, S] of 0 .. 1
-) -> torch.Tensor:    # the same shape
+    x: torch.Tensor,  # [N, 3, S, S] of 0 .. 1
+) -> torch.Tensor:  # the same shape
     "Subtract ImageNet's mean, divide by its deviation."
     shape = lambda v: torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None]
-    return (x - shape(MEAN))/shape(STD)
+    return (x - shape(MEAN)) / shape(STD)
 
+# %% ../nbs/10_brivl.ipynb #d71767f3
 def to_pixels(
-    images,           # whatever `to_unit` takes
-    size:int,         # `config.image_size`
-) -> torch.Tensor:    # [N, 3, size, size]
+    images,  # whatever `to_unit` takes
+    size: int,  # `config.image_size`
+) -> torch.Tensor:  # [N, 3, size, size]
     "What the image tower eats. Source: `ImageData` of brivl-nmi."
     return normalise(to_unit(images, size))
 
 # %% ../nbs/10_brivl.ipynb #0b97a9fe
-def _per_picture(v, x): return torch.as_tensor(v, device=x.device, dtype=x.dtype).view(-1, 1, 1, 1)
-def _blend(x, other, f): return (f*x + (1 - f)*other).clamp(0, 1)
+def _per_picture(v, x):
+    return torch.as_tensor(v, device=x.device, dtype=x.dtype).view(-1, 1, 1, 1)
 
-def greyscale(x:torch.Tensor) -> torch.Tensor:
+
+def _blend(x, other, f):
+    return (f * x + (1 - f) * other).clamp(0, 1)
+
+
+def greyscale(x: torch.Tensor) -> torch.Tensor:
     "[N, 3, H, W] -> [N, 1, H, W], ITU-R 601 luma"
-    return (x*x.new_tensor([.2989, .587, .114]).view(3, 1, 1)).sum(1, keepdim=True)
+    return (x * x.new_tensor([0.2989, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
 
-def brightness(x, factor): return _blend(x, torch.zeros_like(x), _per_picture(factor, x))
-def contrast(x, factor): return _blend(x, greyscale(x).mean((1, 2, 3), keepdim=True), _per_picture(factor, x))
-def saturation(x, factor): return _blend(x, greyscale(x), _per_picture(factor, x))
+
+def brightness(x, factor):
+    return _blend(x, torch.zeros_like(x), _per_picture(factor, x))
+
+# %% ../nbs/10_brivl.ipynb #d3ea0c03
+def contrast(x, factor):
+    return _blend(
+        x, greyscale(x).mean((1, 2, 3), keepdim=True), _per_picture(factor, x)
+    )
+
+
+def saturation(x, factor):
+    return _blend(x, greyscale(x), _per_picture(factor, x))
 
 # %% ../nbs/10_brivl.ipynb #45383183
 def hue(
-    x:torch.Tensor,   # [N, 3, H, W] of 0 .. 1
-    shift,            # [N] turns, -.5 .. .5
+    x: torch.Tensor,  # [N, 3, H, W] of 0 .. 1
+    shift,  # [N] turns, -.5 .. .5
 ) -> torch.Tensor:
     "Turn every picture's hue by its own shift."
     value, at = x.max(1, keepdim=True)
     chroma = value - x.amin(1, keepdim=True)
     r, g, b = x.split(1, 1)
-    turn = torch.where(at == 0, g - b, torch.where(at == 1, b - r, r - g))/chroma.clamp(min=1e-12) + 2*at
-    k = (x.new_tensor([5, 3, 1]).view(3, 1, 1) + turn + 6*_per_picture(shift, x)) % 6
-    return value - chroma*torch.minimum(k, 4 - k).clamp(0, 1)
+    turn = (
+        torch.where(at == 0, g - b, torch.where(at == 1, b - r, r - g))
+        / chroma.clamp(min=1e-12)
+        + 2 * at
+    )
+    k = (x.new_tensor([5, 3, 1]).view(3, 1, 1) + turn + 6 * _per_picture(shift, x)) % 6
+    return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
 
 # %% ../nbs/10_brivl.ipynb #1b3a7fe1
 def crop_flip(
-    x:torch.Tensor,              # [N, 3, H, W]
-    generator:torch.Generator,
-    area:float=1.,               # smallest share of the picture's area kept, in (0, 1]
-    flip:bool=False,             # mirror half of them?
-) -> torch.Tensor:               # [N, 3, H, W]
+    x: torch.Tensor,  # [N, 3, H, W]
+    generator: torch.Generator,
+    area: float = 1.0,  # smallest share of the picture's area kept, in (0, 1]
+    flip: bool = False,  # mirror half of them?
+) -> torch.Tensor:  # [N, 3, H, W]
     "Cut a random square of each picture, scaled back to full size; mirror at random."
     n, draw = len(x), lambda: torch.rand(len(x), generator=generator)
-    scale = (area + (1 - area)*draw()).sqrt()
-    across, down = ((2*draw() - 1)*(1 - scale) for _ in range(2))
-    sign = torch.where(draw() < .5, -1., 1.) if flip else torch.ones(n)
+    scale = (area + (1 - area) * draw()).sqrt()
+    across, down = ((2 * draw() - 1) * (1 - scale) for _ in range(2))
+    sign = torch.where(draw() < 0.5, -1.0, 1.0) if flip else torch.ones(n)
     o = torch.zeros(n)
-    theta = torch.stack((sign*scale, o, across, o, scale, down), 1).view(n, 2, 3).to(x)
-    return F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), padding_mode='border', align_corners=False)
+    theta = (
+        torch.stack((sign * scale, o, across, o, scale, down), 1).view(n, 2, 3).to(x)
+    )
+    return F.grid_sample(
+        x,
+        F.affine_grid(theta, x.shape, align_corners=False),
+        padding_mode='border',
+        align_corners=False,
+    )
 
 # %% ../nbs/10_brivl.ipynb #6bc3b3c3
 def augment(
-    pixels:torch.Tensor,           # [N, 3, H, W] bytes, or 0 .. 1
-    generator:torch.Generator,     # where every draw comes from, on the processor
-    jitter:tuple=(.4, .4, .4, .1), # brightness, contrast, saturation, hue
-    p:float=.8,                    # share of the pictures that are jittered
-    grey:float=.2,                 # share made grey
-    area:float=1.,                 # smallest share of a picture's area a crop keeps; 1: no crop
-    flip:bool=False,               # mirror half of them?
-) -> torch.Tensor:                 # [N, 3, H, W] of 0 .. 1, not yet normalised
+    pixels: torch.Tensor,  # [N, 3, H, W] bytes, or 0 .. 1
+    generator: torch.Generator,  # where every draw comes from, on the processor
+    jitter: tuple = (0.4, 0.4, 0.4, 0.1),  # brightness, contrast, saturation, hue
+    p: float = 0.8,  # share of the pictures that are jittered
+    grey: float = 0.2,  # share made grey
+    area: float = 1.0,  # smallest share of a picture's area a crop keeps; 1: no crop
+    flip: bool = False,  # mirror half of them?
+) -> torch.Tensor:  # [N, 3, H, W] of 0 .. 1, not yet normalised
     "Colour jitter, grey, crop and mirror for a whole batch at once."
     x, n = _unit(pixels, None), len(pixels)
-    if area < 1 or flip: x = crop_flip(x, generator, area, flip)
+    if area < 1 or flip:
+        x = crop_flip(x, generator, area, flip)
     on = torch.rand(n, generator=generator) < p
-    spread = lambda width: torch.where(on, (2*torch.rand(n, generator=generator) - 1)*width, 0.)
-    steps = [functools.partial(f, factor=1 + spread(w)) for f, w in zip((brightness, contrast, saturation), jitter)]
+    spread = lambda width: torch.where(
+        on, (2 * torch.rand(n, generator=generator) - 1) * width, 0.0
+    )
+    steps = [
+        functools.partial(f, factor=1 + spread(w))
+        for f, w in zip((brightness, contrast, saturation), jitter)
+    ]
     steps.append(functools.partial(hue, shift=spread(jitter[3])))
-    for i in torch.randperm(4, generator=generator).tolist(): x = steps[i](x)
+    for i in torch.randperm(4, generator=generator).tolist():
+        x = steps[i](x)
     made_grey = torch.rand(n, generator=generator) < grey
     return torch.where(made_grey.view(-1, 1, 1, 1).to(x.device), greyscale(x), x)
 
 # %% ../nbs/10_brivl.ipynb #d8277401
 SPECIALS = '[PAD]', '[UNK]', '[CLS]', '[SEP]'
 
+# %% ../nbs/10_brivl.ipynb #3e9a9ee2
 def wordpiece(
-    pieces=None,   # piece -> number; None: to be trained
-):                 # a `tokenizers.Tokenizer`
+    pieces=None,  # piece -> number; None: to be trained
+):  # a `tokenizers.Tokenizer`
     "BERT's tokenizer, lower case, around a vocabulary."
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import (
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+    )
+
     t = Tokenizer(models.WordPiece(pieces or {}, unk_token='[UNK]'))
-    t.normalizer, t.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    t.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', special_tokens=[(s, SPECIALS.index(s)) for s in ('[CLS]', '[SEP]')])
+    t.normalizer, t.pre_tokenizer = (
+        normalizers.BertNormalizer(lowercase=True),
+        pre_tokenizers.BertPreTokenizer(),
+    )
+    t.post_processor = processors.TemplateProcessing(
+        single='[CLS] $A [SEP]',
+        special_tokens=[(s, SPECIALS.index(s)) for s in ('[CLS]', '[SEP]')],
+    )
     t.decoder = decoders.WordPiece()
     return t
 
 # %% ../nbs/10_brivl.ipynb #b83c1ce0
 def train_tokenizer(
-    captions,     # texts
-    vocab:int,    # at most so many pieces, unless there are more letters
-):                # a `tokenizers.Tokenizer`
+    captions,  # texts
+    vocab: int,  # at most so many pieces, unless there are more letters
+):  # a `tokenizers.Tokenizer`
     "A WordPiece tokenizer for these captions. The same captions give the same pieces with the same numbers."
     from tokenizers import trainers
+
     captions, t = list(captions), wordpiece()
-    words = {w for c in captions for w, _ in t.pre_tokenizer.pre_tokenize_str(t.normalizer.normalize_str(c))}
+    words = {
+        w
+        for c in captions
+        for w, _ in t.pre_tokenizer.pre_tokenize_str(t.normalizer.normalize_str(c))
+    }
     letters = sorted({f'##{c}' for w in words for c in w[1:]})
-    t.train_from_iterator(captions, trainers.WordPieceTrainer(vocab_size=vocab, special_tokens=[*SPECIALS, *letters], show_progress=False))
+    t.train_from_iterator(
+        captions,
+        trainers.WordPieceTrainer(
+            vocab_size=vocab, special_tokens=[*SPECIALS, *letters], show_progress=False
+        ),
+    )
     return wordpiece(t.get_vocab())
 
 # %% ../nbs/10_brivl.ipynb #9f657040
 def load_tokenizer(
-    path,    # a `tokenizer.json`, or the folder (or hub name in the local cache) of a BERT
+    path,  # a `tokenizer.json`, or the folder (or hub name in the local cache) of a BERT
 ):
     "A tokenizer from disk; nothing is fetched. Raises `BadInput`."
     if Path(path).is_file():
         from tokenizers import Tokenizer
-        try: return Tokenizer.from_file(str(path))
-        except Exception as e: raise BadFile(path, f'not a tokenizer ({e}).') from None
+
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as e:
+            raise BadFile(path, f'not a tokenizer ({e}).') from None
     from transformers import AutoTokenizer
-    try: return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except Exception as e: raise BadInput(f"{path}: no tokenizer there; a folder with the BERT's vocab.txt and config.json is needed ({type(e).__name__}).") from None
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(path), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as e:
+        raise BadInput(
+            f"{path}: no tokenizer there; a folder with the BERT's vocab.txt and config.json is needed ({type(e).__name__})."
+        ) from None
 
 # %% ../nbs/10_brivl.ipynb #2675cef9
 def tokenize(
-    tokenizer,         # ours, or a BERT's
-    texts,             # [N] captions
-    max_length:int,    # `config.text.max_length`
-) -> tuple:            # ids [N, max_length], lengths [N], int64
+    tokenizer,  # ours, or a BERT's
+    texts,  # [N] captions
+    max_length: int,  # `config.text.max_length`
+) -> tuple:  # ids [N, max_length], lengths [N], int64
     "Token numbers padded to `max_length`; what is longer is cut and still ends in [SEP]. Raises `BadInput`."
     texts = [texts] if isinstance(texts, str) else list(texts)
     for i, t in enumerate(texts):
-        if not isinstance(t, str): raise BadInput(f'text {i} is {t!r}; a string is needed.')
-    if hasattr(tokenizer, 'encode_batch'): rows = [e.ids for e in tokenizer.encode_batch(texts)]
-    else: rows = tokenizer(texts)['input_ids'] if texts else []
-    rows = [r if len(r) <= max_length else r[:max_length-1] + r[-1:] for r in rows]
+        if not isinstance(t, str):
+            raise BadInput(f'text {i} is {t!r}; a string is needed.')
+    if hasattr(tokenizer, 'encode_batch'):
+        rows = [e.ids for e in tokenizer.encode_batch(texts)]
+    else:
+        rows = tokenizer(texts)['input_ids'] if texts else []
+    rows = [r if len(r) <= max_length else r[: max_length - 1] + r[-1:] for r in rows]
     ids = torch.zeros(len(rows), max_length, dtype=torch.long)
-    for row, r in zip(ids, rows): row[:len(r)] = torch.tensor(r)
+    for row, r in zip(ids, rows):
+        row[: len(r)] = torch.tensor(r)
     return ids, torch.tensor([len(r) for r in rows], dtype=torch.long)

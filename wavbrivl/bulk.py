@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count, groupby, islice
 from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -29,97 +28,153 @@ from .wavlm import stitch
 # %% ../nbs/62_bulk.ipynb #cb248941
 SOUND = frozenset(KINDS['audio'])
 
+# %% ../nbs/62_bulk.ipynb #7cd595e7
 def spelled_out(sources) -> list[str]:
     "Sources with their brace patterns expanded. Raises `BadInput`."
     from braceexpand import braceexpand
+
     sources, out = [sources] if isinstance(sources, (str, Path)) else sources, []
     for s in map(str, sources):
-        try: out += braceexpand(s) if s.endswith('.tar') and '{' in s and not Path(s).exists() else [s]
-        except ValueError as e: raise BadInput(f'{s} is not a pattern of shards ({e}); write shard-{{000000..000009}}.tar.') from None
-    if not out: raise BadInput('Nothing to embed: no source is given.')
+        try:
+            out += (
+                braceexpand(s)
+                if s.endswith('.tar') and '{' in s and not Path(s).exists()
+                else [s]
+            )
+        except ValueError as e:
+            raise BadInput(
+                f'{s} is not a pattern of shards ({e}); write shard-{{000000..000009}}.tar.'
+            ) from None
+    if not out:
+        raise BadInput('Nothing to embed: no source is given.')
     return out
 
+# %% ../nbs/62_bulk.ipynb #dde9972c
 def found(sources):
     "Sounds in files, folders and shards, one after the other: their paths, and a `BadFile` for what cannot be looked into."
     for s in sources:
         if s.endswith('.tar') and os.path.isfile(s):
             for m in read_shards([s]):
-                if isinstance(m, BadFile): yield m
-                elif Path(m.path).suffix.lower() in SOUND: yield m.path
-        elif os.path.isdir(s): yield from walked(s)
-        else: yield s
+                if isinstance(m, BadFile):
+                    yield m
+                elif Path(m.path).suffix.lower() in SOUND:
+                    yield m.path
+        elif os.path.isdir(s):
+            yield from walked(s)
+        else:
+            yield s
 
-def walked(folder:str):
+# %% ../nbs/62_bulk.ipynb #7c42c277
+def walked(folder: str):
     "The same for one folder, in the order of names."
-    try: inside = sorted(os.scandir(folder), key=lambda e: e.name)
-    except OSError as e: yield BadFile(folder, f'this folder cannot be listed ({e.strerror}).'); return
+    try:
+        inside = sorted(os.scandir(folder), key=lambda e: e.name)
+    except OSError as e:
+        yield BadFile(folder, f'this folder cannot be listed ({e.strerror}).')
+        return
     for e in inside:
         sounds = Path(e.name).suffix.lower() in SOUND
-        try: inner, linked = e.is_dir(follow_symlinks=False), e.is_dir()
-        except OSError: inner = linked = False     # a link that leads nowhere
+        try:
+            inner, linked = e.is_dir(follow_symlinks=False), e.is_dir()
+        except OSError:
+            inner = linked = False  # a link that leads nowhere
         if inner:
-            if sounds: yield e.path     # the reader says what is wrong with it
+            if sounds:
+                yield e.path  # the reader says what is wrong with it
             yield from walked(e.path)
-        elif linked: yield BadFile(e.path, 'a link to a folder, which may lead in circles; give that folder itself.')
-        elif sounds or e.name.endswith('.tar'): yield from found([e.path])
+        elif linked:
+            yield BadFile(
+                e.path,
+                'a link to a folder, which may lead in circles; give that folder itself.',
+            )
+        elif sounds or e.name.endswith('.tar'):
+            yield from found([e.path])
 
 # %% ../nbs/62_bulk.ipynb #cb62c05a
 def stamp(item) -> str:
     "What tells one state of a file from another."
-    if isinstance(item, BadFile): return str(item)
+    if isinstance(item, BadFile):
+        return str(item)
     m = MEMBER.fullmatch(item)
-    try: s = os.stat(m[1] if m else item)
-    except OSError: return item
+    try:
+        s = os.stat(m[1] if m else item)
+    except OSError:
+        return item
     return f'{item} {s.st_size} {s.st_mtime_ns}'
 
+# %% ../nbs/62_bulk.ipynb #ba04942e
 def digest(items) -> str:
     "One name for some sounds as they are now."
-    return hashlib.sha256('\0'.join(map(stamp, items)).encode('utf-8', 'surrogateescape')).hexdigest()
+    return hashlib.sha256(
+        '\0'.join(map(stamp, items)).encode('utf-8', 'surrogateescape')
+    ).hexdigest()
 
 # %% ../nbs/62_bulk.ipynb #ab9dec18
 def pieces(
-    blocks,          # a sound at 16 kHz, block by block
-    window:int,      # samples
-):                   # (wave [window], samples in it, samples it adds) of each window
+    blocks,  # a sound at 16 kHz, block by block
+    window: int,  # samples
+):  # (wave [window], samples in it, samples it adds) of each window
     "The windows of a sound that is never in memory whole."
     wave, full, before = np.zeros(window, np.float32), 0, None
     for x in blocks:
         while len(x):
             k = min(window - full, len(x))
-            wave[full:full+k] = x[:k]
+            wave[full : full + k] = x[:k]
             full, x = full + k, x[k:]
             if full == window:
                 yield wave, window, window
                 before, wave, full = wave, np.zeros(window, np.float32), 0
-    if full: yield (wave, full, full) if before is None else (np.concatenate([before[full:], wave[:full]]), window, full)
+    if full:
+        yield (
+            (wave, full, full)
+            if before is None
+            else (np.concatenate([before[full:], wave[:full]]), window, full)
+        )
 
 # %% ../nbs/62_bulk.ipynb #be788ee0
-AHEAD = 60   # seconds of a sound decoded at a time
+AHEAD = 60  # seconds of a sound decoded at a time
 
-def decode(windows, most:int) -> tuple:
+
+def decode(windows, most: int) -> tuple:
     "The next windows of a sound, at most `most`; and the reason, if it cannot be read further."
-    try: return list(islice(windows, most)), None
-    except BadFile as e: return [], e.reason
-    except Exception as e: return [], f'its decoder failed ({type(e).__name__}: {e}); convert it to FLAC and try again.'   # a decoder may raise anything
+    try:
+        return list(islice(windows, most)), None
+    except BadFile as e:
+        return [], e.reason
+    except Exception as e:
+        return (
+            [],
+            f'its decoder failed ({type(e).__name__}: {e}); convert it to FLAC and try again.',
+        )  # a decoder may raise anything
 
+# %% ../nbs/62_bulk.ipynb #fb6d8aa9
 def opened(item):
     "Blocks of a sound; what was refused already is refused again."
-    if isinstance(item, BadFile): raise item
+    if isinstance(item, BadFile):
+        raise item
     yield from stream_audio(item)
 
+# %% ../nbs/62_bulk.ipynb #7e2d7e69
 def heard(
-    pool,            # of threads
-    parts,           # iterator of (number, sounds, digest)
-    window:int,      # samples
-    look:int,        # sounds begun ahead
-):                   # (part, index in it, windows, reason, is it the end of the sound?)
+    pool,  # of threads
+    parts,  # iterator of (number, sounds, digest)
+    window: int,  # samples
+    look: int,  # sounds begun ahead
+):  # (part, index in it, windows, reason, is it the end of the sound?)
     "Decode sounds ahead and in order."
-    coming, most, begun = ((p, i, x) for p in parts for i, x in enumerate(p[1])), max(1, AHEAD*SAMPLE_RATE//window), deque()
+    coming, most, begun = (
+        ((p, i, x) for p in parts for i, x in enumerate(p[1])),
+        max(1, AHEAD * SAMPLE_RATE // window),
+        deque(),
+    )
+
     def begin():
         for p, i, x in islice(coming, 1):
             w = pieces(opened(x), window)
             begun.append((p, i, w, pool.submit(decode, w, most)))
-    for _ in range(look): begin()
+
+    for _ in range(look):
+        begin()
     while begun:
         part, i, w, job = begun.popleft()
         begin()
@@ -127,250 +182,459 @@ def heard(
         while not end:
             got, reason = job.result()
             end = len(got) < most
-            if not end: job = pool.submit(decode, w, most)
+            if not end:
+                job = pool.submit(decode, w, most)
             yield part, i, got, reason, end
 
 # %% ../nbs/62_bulk.ipynb #552d8a4e
 class Ear:
     "Embeds the sounds of one part as their windows come in."
-    def __init__(self, model:WavBriVL, kind:str, frames:bool, batch:int):
-        self.tower, self.kind, self.frames, self.batch, self.device = model.audio.eval(), kind, frames, batch, model.device
-        self.window = round(self.tower.window*SAMPLE_RATE)
+
+    def __init__(self, model: WavBriVL, kind: str, frames: bool, batch: int):
+        self.tower, self.kind, self.frames, self.batch, self.device = (
+            model.audio.eval(),
+            kind,
+            frames,
+            batch,
+            model.device,
+        )
+        self.window = round(self.tower.window * SAMPLE_RATE)
         self.waiting, self.total, self.samples, self.hidden = deque(), {}, {}, {}
 
     @torch.inference_mode()
     def run(self):
         "One batch."
-        owner, waves, lengths, adds = zip(*(self.waiting.popleft() for _ in range(min(self.batch, len(self.waiting)))))
-        wave, lengths = torch.from_numpy(np.stack(waves)).to(self.device), np.array(lengths)
+        owner, waves, lengths, adds = zip(
+            *(self.waiting.popleft() for _ in range(min(self.batch, len(self.waiting))))
+        )
+        wave, lengths = (
+            torch.from_numpy(np.stack(waves)).to(self.device),
+            np.array(lengths),
+        )
         z = self.tower.embed(wave, lengths)
         z = (self.tower.joint(z) if self.kind == 'joint' else z).float().cpu().numpy()
         for i, row, k in zip(owner, z, adds):
-            self.total[i] = self.total.get(i, 0) + row*np.float32(k)
+            self.total[i] = self.total.get(i, 0) + row * np.float32(k)
             self.samples[i] = self.samples.get(i, 0) + k
-        if not self.frames: return
+        if not self.frames:
+            return
         hidden, real = self.tower.frames(wave, lengths)
-        for i, h, r in zip(owner, hidden.half().cpu(), real.sum(1).cpu()): self.hidden.setdefault(i, []).append((h, int(r)))
+        for i, h, r in zip(owner, hidden.half().cpu(), real.sum(1).cpu()):
+            self.hidden.setdefault(i, []).append((h, int(r)))
 
 # %% ../nbs/62_bulk.ipynb #7d349ecc
 from fastcore.basics import patch
 
+# %% ../nbs/62_bulk.ipynb #9cdcc3b0
 @patch
-def rows(self:Ear,
-    events,     # of `heard`, of one part
-):              # (index, reason, row); either the reason or the row is None
+def rows(
+    self: Ear,
+    events,  # of `heard`, of one part
+):  # (index, reason, row); either the reason or the row is None
     "Embed a part."
     over = deque()
+
     def finished():
-        while over and not (self.waiting and self.waiting[0][0] <= over[0][0]): yield self.row(*over.popleft())
+        while over and not (self.waiting and self.waiting[0][0] <= over[0][0]):
+            yield self.row(*over.popleft())
+
     for _, i, got, reason, end in events:
         self.waiting.extend((i, *w) for w in got)
-        if end: over.append((i, reason))
-        while len(self.waiting) >= self.batch: self.run()
+        if end:
+            over.append((i, reason))
+        while len(self.waiting) >= self.batch:
+            self.run()
         yield from finished()
-    while self.waiting: self.run()
+    while self.waiting:
+        self.run()
     yield from finished()
 
+# %% ../nbs/62_bulk.ipynb #5db70a99
 @patch
-def row(self:Ear, i:int, reason:str|None) -> tuple:
+def row(self: Ear, i: int, reason: str | None) -> tuple:
     "What became of one sound."
-    total, n, hidden = self.total.pop(i, None), self.samples.pop(i, 0), self.hidden.pop(i, [])
-    if reason: return i, reason, None
-    mean = total/np.float32(n)
-    if self.kind == 'joint': mean = mean/max(np.linalg.norm(mean), 1e-12)
-    if not np.isfinite(mean).all(): return i, 'its embedding is not finite; bring the samples to -1..1.', None
-    made = dict(embedding=mean, seconds=n/SAMPLE_RATE)
+    total, n, hidden = (
+        self.total.pop(i, None),
+        self.samples.pop(i, 0),
+        self.hidden.pop(i, []),
+    )
+    if reason:
+        return i, reason, None
+    mean = total / np.float32(n)
+    if self.kind == 'joint':
+        mean = mean / max(np.linalg.norm(mean), 1e-12)
+    if not np.isfinite(mean).all():
+        return i, 'its embedding is not finite; bring the samples to -1..1.', None
+    made = dict(embedding=mean, seconds=n / SAMPLE_RATE)
     if self.frames:
         h, real = zip(*hidden)
-        made['frames'] = stitch(torch.stack(h), real, windows(n, self.window)[:, 0], n, self.window, self.tower.hop, self.tower.first)
+        made['frames'] = stitch(
+            torch.stack(h),
+            real,
+            windows(n, self.window)[:, 0],
+            n,
+            self.window,
+            self.tower.hop,
+            self.tower.first,
+        )
     return i, None, made
 
 # %% ../nbs/62_bulk.ipynb #fb134dd5
-def schema(model:WavBriVL, kind:str, frames:bool):
+def schema(model: WavBriVL, kind: str, frames: bool):
     "Columns of the table."
     import pyarrow as pa
-    dim = model.dim if kind == 'joint' else model.audio.params.embed
-    columns = dict(file=pa.string(), embedding=pa.list_(pa.float32(), dim), seconds=pa.float32())
-    return pa.schema(columns | (dict(frames=pa.list_(pa.list_(pa.float16(), model.audio.params.hidden))) if frames else {}))
 
-def as_table(rows:list, columns):
+    dim = model.dim if kind == 'joint' else model.audio.params.embed
+    columns = dict(
+        file=pa.string(), embedding=pa.list_(pa.float32(), dim), seconds=pa.float32()
+    )
+    return pa.schema(
+        columns
+        | (
+            dict(frames=pa.list_(pa.list_(pa.float16(), model.audio.params.hidden)))
+            if frames
+            else {}
+        )
+    )
+
+# %% ../nbs/62_bulk.ipynb #7eb75409
+def as_table(rows: list, columns):
     "Rows as an Arrow table."
     import pyarrow as pa
-    flat = lambda xs, width: pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(xs).ravel()), width)
-    made = [pa.array([r['file'] for r in rows]), flat([r['embedding'] for r in rows], columns.field('embedding').type.list_size), pa.array([r['seconds'] for r in rows], pa.float32())]
+
+    flat = lambda xs, width: pa.FixedSizeListArray.from_arrays(
+        pa.array(np.concatenate(xs).ravel()), width
+    )
+    made = [
+        pa.array([r['file'] for r in rows]),
+        flat([r['embedding'] for r in rows], columns.field('embedding').type.list_size),
+        pa.array([r['seconds'] for r in rows], pa.float32()),
+    ]
     if 'frames' in columns.names:
         each = [r['frames'] for r in rows]
-        made.append(pa.ListArray.from_arrays(pa.array(np.cumsum([0] + [len(f) for f in each]), pa.int32()), flat(each, each[0].shape[1])))
+        made.append(
+            pa.ListArray.from_arrays(
+                pa.array(np.cumsum([0] + [len(f) for f in each]), pa.int32()),
+                flat(each, each[0].shape[1]),
+            )
+        )
     return pa.table(made, schema=columns)
 
+# %% ../nbs/62_bulk.ipynb #57a4c978
 def named(item) -> str:
     "A sound's name in the table; bytes that are no UTF-8 are written out."
-    return os.fsencode(item.path if isinstance(item, BadFile) else item).decode('utf-8', 'backslashreplace')
+    return os.fsencode(item.path if isinstance(item, BadFile) else item).decode(
+        'utf-8', 'backslashreplace'
+    )
 
 # %% ../nbs/62_bulk.ipynb #3bc409be
-ROOM = 64*2**20   # bytes of rows before they are written
+ROOM = 64 * 2**20  # bytes of rows before they are written
 
-def write_part(path, part:tuple, rows, columns) -> tuple:
+# %% ../nbs/62_bulk.ipynb #71373d96
+def write_part(path, part: tuple, rows, columns) -> tuple:
     "Write the rows of a part, whole or not at all: how many, and what was set aside."
     import pyarrow.parquet as pq
+
     (_, items, print_), held, size, good, rejected = part, [], 0, 0, []
-    with whole(path) as tmp, pq.ParquetWriter(tmp, columns, use_dictionary=False) as out:
+    with (
+        whole(path) as tmp,
+        pq.ParquetWriter(tmp, columns, use_dictionary=False) as out,
+    ):
         for i, reason, row in rows:
-            if reason: rejected.append((named(items[i]), reason)); continue
-            held.append(dict(row, file=named(items[i]))); good += 1
-            size += row['embedding'].nbytes + (row['frames'].nbytes if 'frames' in row else 0)
-            if size > ROOM: out.write_table(as_table(held, columns)); held, size = [], 0
-        if held: out.write_table(as_table(held, columns))
+            if reason:
+                rejected.append((named(items[i]), reason))
+                continue
+            held.append(dict(row, file=named(items[i])))
+            good += 1
+            size += row['embedding'].nbytes + (
+                row['frames'].nbytes if 'frames' in row else 0
+            )
+            if size > ROOM:
+                out.write_table(as_table(held, columns))
+                held, size = [], 0
+        if held:
+            out.write_table(as_table(held, columns))
         out.add_key_value_metadata(dict(sounds=print_, rejected=json.dumps(rejected)))
     return good, rejected
 
-def read_part(path, print_:str) -> tuple | None:
+# %% ../nbs/62_bulk.ipynb #5b8373eb
+def read_part(path, print_: str) -> tuple | None:
     "How many rows a part has and what it set aside; None where there is none, or one of other sounds."
     import pyarrow as pa, pyarrow.parquet as pq
-    try: m = pq.read_metadata(path)
-    except (OSError, pa.ArrowException): return None
-    return (m.num_rows, json.loads(m.metadata[b'rejected'])) if m.metadata.get(b'sounds') == print_.encode() else None
+
+    try:
+        m = pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return None
+    return (
+        (m.num_rows, json.loads(m.metadata[b'rejected']))
+        if m.metadata.get(b'sounds') == print_.encode()
+        else None
+    )
 
 # %% ../nbs/62_bulk.ipynb #e77cb6f6
-def begin(out:Path, job:dict) -> Path:
+def begin(out: Path, job: dict) -> Path:
     "The folder of the job's parts. Raises `BadInput` where something else is in the way."
     import pyarrow as pa, pyarrow.parquet as pq
+
     folder = Path(f'{out}.parts')
     if out.exists():
-        try: ours = b'wavbrivl' in pq.read_metadata(out).metadata
-        except (OSError, pa.ArrowException): ours = False
-        if not ours: raise BadInput(f'{out} exists and is not a table of embeddings; move it away, or give another name.')
-    if (folder/'job.json').exists():
-        other = [k for k, v in read_json(folder/'job.json').items() if job.get(k) != v]
-        if other: raise BadInput(f"{folder} holds unfinished work with other {', '.join(other)}; finish it as it was begun, remove that folder to start anew, or give another name.")
-    elif folder.exists() and any(not f.name.startswith('.') for f in folder.iterdir()): raise BadInput(f'{folder} is in the way and holds no work of this kind; move it away, or give another name.')
-    else: write_json(job, folder/'job.json')
+        try:
+            ours = b'wavbrivl' in pq.read_metadata(out).metadata
+        except (OSError, pa.ArrowException):
+            ours = False
+        if not ours:
+            raise BadInput(
+                f'{out} exists and is not a table of embeddings; move it away, or give another name.'
+            )
+    if (folder / 'job.json').exists():
+        other = [
+            k for k, v in read_json(folder / 'job.json').items() if job.get(k) != v
+        ]
+        if other:
+            raise BadInput(
+                f'{folder} holds unfinished work with other {", ".join(other)}; finish it as it was begun, remove that folder to start anew, or give another name.'
+            )
+    elif folder.exists() and any(not f.name.startswith('.') for f in folder.iterdir()):
+        raise BadInput(
+            f'{folder} is in the way and holds no work of this kind; move it away, or give another name.'
+        )
+    else:
+        write_json(job, folder / 'job.json')
     return folder
 
+# %% ../nbs/62_bulk.ipynb #5c011524
 class Plan:
     "The parts this process has to do, in order; what lies there already is skipped."
-    def __init__(self, sources:list, folder:Path, size:int, rank:int, world:int):
-        self.sources, self.folder, self.size, self.rank, self.world, self.prints, self.own, self.skipped = sources, folder, size, rank, world, [], [], 0
 
-    def path(self, number:int) -> Path: return self.folder/f'{number:08d}.parquet'
+    def __init__(self, sources: list, folder: Path, size: int, rank: int, world: int):
+        (
+            self.sources,
+            self.folder,
+            self.size,
+            self.rank,
+            self.world,
+            self.prints,
+            self.own,
+            self.skipped,
+        ) = sources, folder, size, rank, world, [], [], 0
 
-    def mine(self, number:int) -> bool: return number % self.world == self.rank
+    def path(self, number: int) -> Path:
+        return self.folder / f'{number:08d}.parquet'
 
-    def done(self, number:int): return read_part(self.path(number), self.prints[number])
+    def mine(self, number: int) -> bool:
+        return number % self.world == self.rank
+
+    def done(self, number: int):
+        return read_part(self.path(number), self.prints[number])
 
     def __iter__(self):
         items = found(self.sources)
         for number in count():
-            if not (group := list(islice(items, self.size))): return
+            if not (group := list(islice(items, self.size))):
+                return
             self.prints.append(digest(group))
             if self.mine(number):
-                if there := self.done(number): self.own.append(there); self.skipped += len(group)
-                else: yield number, group, self.prints[number]
+                if there := self.done(number):
+                    self.own.append(there)
+                    self.skipped += len(group)
+                else:
+                    yield number, group, self.prints[number]
 
-    def __len__(self): return sum(self.mine(i//self.size) for i, _ in enumerate(found(self.sources)))
+    def __len__(self):
+        return sum(self.mine(i // self.size) for i, _ in enumerate(found(self.sources)))
 
 # %% ../nbs/62_bulk.ipynb #10e2a410
-def join(plan:Plan, out:Path, columns, job:dict) -> int:
+def join(plan: Plan, out: Path, columns, job: dict) -> int:
     "Join the parts, if they are all there; how many are missing."
     import pyarrow.parquet as pq
+
     parts = [plan.done(n) for n in range(len(plan.prints))]
-    if missing := sum(p is None for p in parts): return missing
-    table, csv_ = plan.folder/'joined.parquet', plan.folder/'rejected.csv'
+    if missing := sum(p is None for p in parts):
+        return missing
+    table, csv_ = plan.folder / 'joined.parquet', plan.folder / 'rejected.csv'
     with pq.ParquetWriter(table, columns, use_dictionary=False) as w:
         for n in range(len(parts)):
             part = pq.ParquetFile(plan.path(n))
-            for g in range(part.num_row_groups): w.write_table(part.read_row_group(g))
+            for g in range(part.num_row_groups):
+                w.write_table(part.read_row_group(g))
         w.add_key_value_metadata(dict(wavbrivl=json.dumps(job, sort_keys=True)))
     with open(csv_, 'w', newline='', encoding='utf-8') as f:
-        csv.writer(f, lineterminator='\n').writerows([('file', 'reason'), *(r for _, rejected in parts for r in rejected)])
+        csv.writer(f, lineterminator='\n').writerows(
+            [('file', 'reason'), *(r for _, rejected in parts for r in rejected)]
+        )
     os.replace(csv_, out.with_suffix('.rejected.csv'))
     os.replace(table, out)
-    over = plan.folder.with_name(f'.{plan.folder.name}.over')    # a folder half removed must not pass for unfinished work
+    over = plan.folder.with_name(
+        f'.{plan.folder.name}.over'
+    )  # a folder half removed must not pass for unfinished work
     shutil.rmtree(over, ignore_errors=True)
     plan.folder.rename(over)
     shutil.rmtree(over, ignore_errors=True)
     return 0
 
+# %% ../nbs/62_bulk.ipynb #dc7acc07
 @contextmanager
-def alone(folder:Path):
+def alone(folder: Path):
     "One process at a time; yields whether there is still something to do."
     import fcntl
-    try: lock = open(folder/'.lock', 'w')
-    except FileNotFoundError: yield False; return
+
+    try:
+        lock = open(folder / '.lock', 'w')
+    except FileNotFoundError:
+        yield False
+        return
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield (folder/'job.json').exists()
+        yield (folder / 'job.json').exists()
 
 # %% ../nbs/62_bulk.ipynb #3a95d1f2
 @contextmanager
-def kept(out:Path):
+def kept(out: Path):
     "What the system refuses, in a sentence."
-    try: yield
+    try:
+        yield
     except (OSError, BadFile) as e:
-        said = f'{e}' if isinstance(e, BadFile) else f'{out}: cannot be written ({e.strerror or e}); make room, or choose another place.'
-        raise BadInput(f'{said} Finished parts are kept in {out}.parts: the same command goes on from there.') from None
+        said = (
+            f'{e}'
+            if isinstance(e, BadFile)
+            else f'{out}: cannot be written ({e.strerror or e}); make room, or choose another place.'
+        )
+        raise BadInput(
+            f'{said} Finished parts are kept in {out}.parts: the same command goes on from there.'
+        ) from None
 
+# %% ../nbs/62_bulk.ipynb #44252f63
 class Progress:
     "Rate and time left: one line where a person watches, else one a minute."
-    def __init__(self, plan:Plan, shown:bool):
-        self.plan, self.live, self.start, self.total = plan, watched(), time.time(), None
-        self.every = (.5 if self.live else 60) if shown else float('inf')
+
+    def __init__(self, plan: Plan, shown: bool):
+        self.plan, self.live, self.start, self.total = (
+            plan,
+            watched(),
+            time.time(),
+            None,
+        )
+        self.every = (0.5 if self.live else 60) if shown else float('inf')
         self.last = self.start
-        if shown: threading.Thread(target=self.count, daemon=True).start()
+        if shown:
+            threading.Thread(target=self.count, daemon=True).start()
 
-    def count(self): self.total = len(self.plan)
+    def count(self):
+        self.total = len(self.plan)
 
-    def __call__(self, done:int, end:bool=False):
+    def __call__(self, done: int, end: bool = False):
         from tqdm import tqdm
+
         now, was = time.time(), self.plan.skipped
-        if now - self.last < self.every and not (end and self.last > self.start): return
-        line = tqdm.format_meter(done + was, self.total, now - self.start, unit=' files', ncols=0, initial=was)
-        print(*(['\r' + line] if self.live else [time.strftime('%H:%M:%S'), line]), end='' if self.live and not end else '\n', file=sys.stderr, flush=True)
+        if now - self.last < self.every and not (end and self.last > self.start):
+            return
+        line = tqdm.format_meter(
+            done + was,
+            self.total,
+            now - self.start,
+            unit=' files',
+            ncols=0,
+            initial=was,
+        )
+        print(
+            *(['\r' + line] if self.live else [time.strftime('%H:%M:%S'), line]),
+            end='' if self.live and not end else '\n',
+            file=sys.stderr,
+            flush=True,
+        )
         self.last = now
 
 # %% ../nbs/62_bulk.ipynb #74167d78
 def embed_files(
-    model:WavBriVL,
-    sources,                 # files, folders, shards (.tar, also as a brace pattern): one or many
-    out,                     # the table: .parquet
+    model: WavBriVL,
+    sources,  # files, folders, shards (.tar, also as a brace pattern): one or many
+    out,  # the table: .parquet
     *,
-    batch:int=32,            # windows at once
-    kind:str='joint',        # 'joint', unit norm; 'task', the embedding before the joint space
-    frames:bool=False,       # also one embedding each 20 ms, float16
-    workers:int|None=None,   # threads that decode; default: one a core, at most 16
-    part:int=512,            # sounds that are lost at most when a run is killed
-    rank:int=0,              # number of this process
-    world:int=1,             # of so many
-    progress:bool=True,
-) -> dict:                   # of this process's sounds: embedded, rejected, skipped (done by an earlier run); seconds; files_per_second
+    batch: int = 32,  # windows at once
+    kind: str = 'joint',  # 'joint', unit norm; 'task', the embedding before the joint space
+    frames: bool = False,  # also one embedding each 20 ms, float16
+    workers: int | None = None,  # threads that decode; default: one a core, at most 16
+    part: int = 512,  # sounds that are lost at most when a run is killed
+    rank: int = 0,  # number of this process
+    world: int = 1,  # of so many
+    progress: bool = True,
+) -> dict:  # of this process's sounds: embedded, rejected, skipped (done by an earlier run); seconds; files_per_second
     "Embed any number of sounds into a Parquet table and list the bad ones beside it in .rejected.csv. Goes on where a killed run was. Raises `BadInput`."
     out, sources, start = Path(out), spelled_out(sources), time.time()
-    if out.suffix != '.parquet': raise BadInput(f'{out}: embeddings are written to a .parquet file.')
-    if kind not in ('joint', 'task'): raise BadInput(f"no kind of embedding is named {kind!r}; there are 'joint' and 'task'.")
-    if min(batch, part, world) < 1 or not 0 <= rank < world: raise BadInput(f'batch {batch}, part {part}, rank {rank} of {world}; all but the rank are at least 1, and the rank lies below world.')
-    workers, columns = workers or min(16, os.cpu_count() or 1), schema(model, kind, frames)
-    job = dict(format=1, model=model.print, precision=model.precision, kind=kind, frames=frames, part=part, sources=hashlib.sha256('\0'.join(sources).encode('utf-8', 'surrogateescape')).hexdigest())
+    if out.suffix != '.parquet':
+        raise BadInput(f'{out}: embeddings are written to a .parquet file.')
+    if kind not in ('joint', 'task'):
+        raise BadInput(
+            f"no kind of embedding is named {kind!r}; there are 'joint' and 'task'."
+        )
+    if min(batch, part, world) < 1 or not 0 <= rank < world:
+        raise BadInput(
+            f'batch {batch}, part {part}, rank {rank} of {world}; all but the rank are at least 1, and the rank lies below world.'
+        )
+    workers, columns = (
+        workers or min(16, os.cpu_count() or 1),
+        schema(model, kind, frames),
+    )
+    job = dict(
+        format=1,
+        model=model.print,
+        precision=model.precision,
+        kind=kind,
+        frames=frames,
+        part=part,
+        sources=hashlib.sha256(
+            '\0'.join(sources).encode('utf-8', 'surrogateescape')
+        ).hexdigest(),
+    )
     with kept(out):
         plan = Plan(sources, begin(out, job), part, rank, world)
-        shown, ear, done = Progress(plan, progress), Ear(model, kind, frames, batch), count(1)
+        shown, ear, done = (
+            Progress(plan, progress),
+            Ear(model, kind, frames, batch),
+            count(1),
+        )
+
         def followed(rows):
-            for r in rows: yield r; shown(next(done))
+            for r in rows:
+                yield r
+                shown(next(done))
+
         with ThreadPoolExecutor(workers) as pool:
-            for p, events in groupby(heard(pool, iter(plan), ear.window, 2*workers), key=lambda e: e[0]):
-                plan.own.append(write_part(plan.path(p[0]), p, followed(ear.rows(events)), columns))
+            for p, events in groupby(
+                heard(pool, iter(plan), ear.window, 2 * workers), key=lambda e: e[0]
+            ):
+                plan.own.append(
+                    write_part(plan.path(p[0]), p, followed(ear.rows(events)), columns)
+                )
         return summed_up(plan, out, columns, job, start)
 
 # %% ../nbs/62_bulk.ipynb #79a68f8b
-def summed_up(plan:Plan, out:Path, columns, job:dict, start:float) -> dict:
+def summed_up(plan: Plan, out: Path, columns, job: dict, start: float) -> dict:
     "Count what this process did, and join the parts if it was the last. Raises `BadInput` where there was nothing."
     if not plan.prints:
         shutil.rmtree(plan.folder, ignore_errors=True)
-        raise BadInput(f"No sound in {', '.join(plan.sources[:5])}; looked for {', '.join(sorted(SOUND))} and for .tar.")
+        raise BadInput(
+            f'No sound in {", ".join(plan.sources[:5])}; looked for {", ".join(sorted(SOUND))} and for .tar.'
+        )
     embedded, rejected = sum(n for n, _ in plan.own), sum(len(r) for _, r in plan.own)
-    if plan.world == 1: missing = join(plan, out, columns, job)
+    if plan.world == 1:
+        missing = join(plan, out, columns, job)
     else:
-        with alone(plan.folder) as needed: missing = join(plan, out, columns, job) if needed else 0
-    if torch.distributed.is_available() and torch.distributed.is_initialized(): torch.distributed.barrier()
-    elif missing: print(f'{missing} of {len(plan.prints)} parts of {out} are still to come from other processes; the last to finish writes the table. Should one have died, give the same command again.', file=sys.stderr)
+        with alone(plan.folder) as needed:
+            missing = join(plan, out, columns, job) if needed else 0
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    elif missing:
+        print(
+            f'{missing} of {len(plan.prints)} parts of {out} are still to come from other processes; the last to finish writes the table. Should one have died, give the same command again.',
+            file=sys.stderr,
+        )
     seconds = time.time() - start
-    return dict(embedded=embedded, rejected=rejected, skipped=plan.skipped, seconds=seconds, files_per_second=(embedded + rejected - plan.skipped)/seconds)
+    return dict(
+        embedded=embedded,
+        rejected=rejected,
+        skipped=plan.skipped,
+        seconds=seconds,
+        files_per_second=(embedded + rejected - plan.skipped) / seconds,
+    )

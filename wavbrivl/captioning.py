@@ -12,7 +12,6 @@ __all__ = ['PAD', 'BOS', 'EOS', 'UNK', 'FRAME', 'COCO', 'tokens', 'Vocabulary', 
 import importlib.util, json, re, shutil, subprocess, tempfile, threading
 from collections import Counter
 from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn as nn
@@ -22,13 +21,21 @@ import torch.nn.functional as F
 from .core import BadInput, log, named_seed, stream
 
 # %% ../nbs/33_captioning.ipynb #2e1cab0f
-_ABBREVIATIONS = '|'.join("""adm adv al ala alex apr ariz assn assoc atty aug ave bhd bldg blvd brig bros calif capt cf cmdr co col colo conn corp
+_ABBREVIATIONS = '|'.join(
+    """adm adv al ala alex apr ariz assn assoc atty aug ave bhd bldg blvd brig bros calif capt cf cmdr co col colo conn corp
     cos cpl ct dec dept det dr ens esq est etc ext feb fla fri ft ga gen gov hon inc ind insp intl jan jos jr jul jun kan ky lt ltd maj mar md messrs
     mfg mich minn mlle mme mo mon mont mr mrs ms msgr mt natl neb nev nov oct okla penn pfc ph plc pres prof pty pvt rd rep rev sen sep sept seq sgt
-    sq sr st supt tel tenn thu thurs tue tues univ va vs vt wed wis wm wyo (?-i:Ark|Del|Ill|Mass|Miss|Ore|Pa|Tex|Wash)""".split())
-_OPENERS = '|'.join("""A About After An As At But He Her Here If In It Last Many More Now Once One Other Our She So Some Such That The Their Then
-    There These They This We What When While Yet You""".split())      # after these words a single letter's full stop ended the sentence before
-_TOKEN = re.compile(fr"""
+    sq sr st supt tel tenn thu thurs tue tues univ va vs vt wed wis wm wyo (?-i:Ark|Del|Ill|Mass|Miss|Ore|Pa|Tex|Wash)""".split()
+)
+
+_OPENERS = '|'.join(
+    """A About After An As At But He Her Here If In It Last Many More Now Once One Other Our She So Some Such That The Their Then
+    There These They This We What When While Yet You""".split()
+)  # after these words a single letter's full stop ended the sentence before
+
+# %% ../nbs/33_captioning.ipynb #2a385960
+_TOKEN = re.compile(
+    rf"""
     n't\b | '(?:s|m|d|ll|re|ve)\b | '\d\ds?\b | '(?:em|cause|til|n'?)(?!\w) | 't(?=is\b|was\b)                   # isn|'t, dog|'s, '90s, 't|is
   | can(?=not\b) | (?:gon|wan)(?=na\b) | got(?=ta\b) | (?:lem|gim)(?=me\b) | y'(?=[a-z])                        # can|not, gon|na
   | [^\W\d_]*[aeiouy]'[aeiou][^\W\d_]* | [dlo]'[^\W\d_]{{2,}} | (?:ma'am|ne'er|e'er|cap'n|c'mon|ol')(?!\w)      # ho'ohu, o'clock
@@ -38,89 +45,165 @@ _TOKEN = re.compile(fr"""
   | \d+[ \xa0]\d+/\d+ | [-+]?\.?\d+(?:[.,:/]\d+)+(?![a-z\d]) | \d+:\d\d(?!\d) | [-+]?\.\d+ | [-+]\d+              # 22 3/4, 1,000, 10:30, -5
   | [^\W_]+?(?=n't\b) | [^\W_]+(?:[-/.](?=\w)[^\W_]+)*(?:\.(?=[,;:]))?                                          # words: sci-fi, and/or
   | \.\.\.|--+|[?!]+|\*+|@\w+|\#[^\W\d]\w*|\S
-""", re.X | re.I)
+""",
+    re.X | re.I,
+)
 
 # %% ../nbs/33_captioning.ipynb #7645b874
-_PLAIN = str.maketrans({'’': "'", '‘': "'", '“': '"', '”': '"', '—': ' - ', '–': ' - ', '…': ' ... ', '½': '1/2', '¼': '1/4', '¾': '3/4', '£': '#', '€': '$'})
-_NAMED = {'(': '-lrb-', ')': '-rrb-', '[': '-lsb-', ']': '-rsb-', '{': '-lcb-', '}': '-rcb-', '&amp;': '&'}
-_DROPPED = set("\" ' ` . ? ! , : ; ...".split())
+_PLAIN = str.maketrans(
+    {
+        '’': "'",
+        '‘': "'",
+        '“': '"',
+        '”': '"',
+        '—': ' - ',
+        '–': ' - ',
+        '…': ' ... ',
+        '½': '1/2',
+        '¼': '1/4',
+        '¾': '3/4',
+        '£': '#',
+        '€': '$',
+    }
+)
 
+# %% ../nbs/33_captioning.ipynb #8e8094fa
+_NAMED = {
+    '(': '-lrb-',
+    ')': '-rrb-',
+    '[': '-lsb-',
+    ']': '-rsb-',
+    '{': '-lcb-',
+    '}': '-rcb-',
+    '&amp;': '&',
+}
+_DROPPED = set('" \' ` . ? ! , : ; ...'.split())
+
+# %% ../nbs/33_captioning.ipynb #ee4e40b8
 def tokens(
-    text:str,    # a caption
-) -> list:       # lower case, punctuation dropped
+    text: str,  # a caption
+) -> list:  # lower case, punctuation dropped
     "The tokens that COCO's caption scores are defined on: Stanford's PTBTokenizer, in Python."
-    found = (w.replace(' ', '\xa0').lower() for w in _TOKEN.findall(text.translate(_PLAIN)))
+    found = (
+        w.replace(' ', '\xa0').lower() for w in _TOKEN.findall(text.translate(_PLAIN))
+    )
     return [_NAMED.get(w, w) for w in found if w not in _DROPPED and w.strip('-')]
 
 # %% ../nbs/33_captioning.ipynb #c84ffe16
-PAD, BOS, EOS, UNK = range(4)   # filler, begin, end, a word not known
+PAD, BOS, EOS, UNK = range(4)  # filler, begin, end, a word not known
 
+# %% ../nbs/33_captioning.ipynb #abe2acc5
 class Vocabulary:
     "The words of the training captions. Raises `BadInput` when there are none."
-    def __init__(self,
-        texts,          # captions
-        least:int=1,    # times that a word must occur
+
+    def __init__(
+        self,
+        texts,  # captions
+        least: int = 1,  # times that a word must occur
     ):
         count = Counter(w for t in texts for w in tokens(t))
         self.words = sorted(w for w, n in count.items() if n >= least)
-        self.index = {w: UNK+1+i for i, w in enumerate(self.words)}
-        if not self.words: raise BadInput(f'No word occurs {least} times in the training captions; lower the least count or give more captions.')
+        self.index = {w: UNK + 1 + i for i, w in enumerate(self.words)}
+        if not self.words:
+            raise BadInput(
+                f'No word occurs {least} times in the training captions; lower the least count or give more captions.'
+            )
 
-    def __len__(self): return UNK + 1 + len(self.words)
+    def __len__(self):
+        return UNK + 1 + len(self.words)
 
-    def encode(self, text:str) -> list:
+    def encode(self, text: str) -> list:
         "Begin, words, end as integers. Raises `BadInput` for a text without words."
         ids = [self.index.get(w, UNK) for w in tokens(text)]
-        if not ids: raise BadInput(f'The caption {text!r} has no words.')
+        if not ids:
+            raise BadInput(f'The caption {text!r} has no words.')
         return [BOS, *ids, EOS]
 
     def decode(self, ids) -> str:
         "Integers as a sentence, up to the end mark."
         ids = [int(i) for i in ids]
-        if EOS in ids: ids = ids[:ids.index(EOS)]
-        return ' '.join('unk' if i == UNK else self.words[i-UNK-1] for i in ids if i >= UNK)
+        if EOS in ids:
+            ids = ids[: ids.index(EOS)]
+        return ' '.join(
+            'unk' if i == UNK else self.words[i - UNK - 1] for i in ids if i >= UNK
+        )
 
 # %% ../nbs/33_captioning.ipynb #b9de283a
 def spoken(
-    captions:list,   # for each clip a list of texts
-    clips,           # indices of the clips wanted
-) -> tuple:          # ([(clip, text)], sentences about what was left out)
+    captions: list,  # for each clip a list of texts
+    clips,  # indices of the clips wanted
+) -> tuple:  # ([(clip, text)], sentences about what was left out)
     "The captions that can be used, one by one. Raises `BadInput` for captions that are not text."
     pairs, silent, bare = [], [], []
     for i in map(int, clips):
-        if isinstance(captions[i], str): raise BadInput(f'The captions of clip {i} are one text; give a list of texts.')
+        if isinstance(captions[i], str):
+            raise BadInput(
+                f'The captions of clip {i} are one text; give a list of texts.'
+            )
         for k, text in enumerate(captions[i]):
-            if not isinstance(text, str): raise BadInput(f'Caption {k} of clip {i} is of type {type(text).__name__}; a caption is text.')
-            if tokens(text): pairs.append((i, text))
-            else: silent.append(f'caption {k} of clip {i}')
-        if not (pairs and pairs[-1][0] == i): bare.append(i)
-    about = [f'{len(silent)} captions have no words and are left out, the first is {silent[0]}.'] if silent else []
-    if bare: about.append(f'{len(bare)} clips have no caption and are left out, the first is clip {bare[0]}.')
+            if not isinstance(text, str):
+                raise BadInput(
+                    f'Caption {k} of clip {i} is of type {type(text).__name__}; a caption is text.'
+                )
+            if tokens(text):
+                pairs.append((i, text))
+            else:
+                silent.append(f'caption {k} of clip {i}')
+        if not (pairs and pairs[-1][0] == i):
+            bare.append(i)
+    about = (
+        [
+            f'{len(silent)} captions have no words and are left out, the first is {silent[0]}.'
+        ]
+        if silent
+        else []
+    )
+    if bare:
+        about.append(
+            f'{len(bare)} clips have no caption and are left out, the first is clip {bare[0]}.'
+        )
     return pairs, about
 
 # %% ../nbs/33_captioning.ipynb #f6eda16c
-FRAME = .02    # seconds between the frames of the audio tower
+FRAME = 0.02  # seconds between the frames of the audio tower
 
+# %% ../nbs/33_captioning.ipynb #c2637f56
 def pooled(
-    frames,      # list of float arrays [T_i, H]
-    pool:int=2,  # successive frames averaged into one
-) -> list:       # of float32 tensors [ceil(T_i / pool), H]
+    frames,  # list of float arrays [T_i, H]
+    pool: int = 2,  # successive frames averaged into one
+) -> list:  # of float32 tensors [ceil(T_i / pool), H]
     "Average successive frames. Raises `BadInput` for frames that cannot be used, naming the clip."
-    if pool < 1: raise BadInput(f'pool is {pool}; at least 1 frame goes into one.')
+    if pool < 1:
+        raise BadInput(f'pool is {pool}; at least 1 frame goes into one.')
     out, width = [], None
     for i, x in enumerate(frames):
         x = np.asarray(x, np.float32)
-        if x.ndim != 2 or 0 in x.shape: raise BadInput(f'The frames of clip {i} have shape {x.shape}; they must be [frames, dimensions] with at least one frame.')
-        if x.shape[1] != (width := width or x.shape[1]): raise BadInput(f'The frames of clip {i} have {x.shape[1]} dimensions, those before have {width}; they are not of one tower.')
-        if not np.isfinite(x).all(): raise BadInput(f'The frames of clip {i} are not finite; embed it again or leave it out.')
+        if x.ndim != 2 or 0 in x.shape:
+            raise BadInput(
+                f'The frames of clip {i} have shape {x.shape}; they must be [frames, dimensions] with at least one frame.'
+            )
+        if x.shape[1] != (width := width or x.shape[1]):
+            raise BadInput(
+                f'The frames of clip {i} have {x.shape[1]} dimensions, those before have {width}; they are not of one tower.'
+            )
+        if not np.isfinite(x).all():
+            raise BadInput(
+                f'The frames of clip {i} are not finite; embed it again or leave it out.'
+            )
         start = np.arange(0, len(x), pool)
-        out.append(torch.from_numpy(np.add.reduceat(x, start)/np.diff(np.append(start, len(x)))[:, None].astype(np.float32)))
+        out.append(
+            torch.from_numpy(
+                np.add.reduceat(x, start)
+                / np.diff(np.append(start, len(x)))[:, None].astype(np.float32)
+            )
+        )
     return out
 
+# %% ../nbs/33_captioning.ipynb #3f344143
 def padded(
-    frames:list,      # of tensors [T_i, H]
+    frames: list,  # of tensors [T_i, H]
     device='cpu',
-) -> tuple:           # ([N, T, H], [N, T] True where there is sound)
+) -> tuple:  # ([N, T, H], [N, T] True where there is sound)
     "Frames of different lengths in one batch."
     x = nn.utils.rnn.pad_sequence(frames, batch_first=True)
     mask = torch.arange(x.shape[1]) < torch.tensor([len(f) for f in frames])[:, None]
@@ -129,12 +212,18 @@ def padded(
 # %% ../nbs/33_captioning.ipynb #2a3ce5b6
 class Attention(nn.Module):
     "Multi-head attention whose keys and values are made apart from the queries, to be used again."
-    def __init__(self, dim:int, heads:int):
+
+    def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.query, self.key_value, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2*dim), nn.Linear(dim, dim)
+        self.query, self.key_value, self.out = (
+            nn.Linear(dim, dim),
+            nn.Linear(dim, 2 * dim),
+            nn.Linear(dim, dim),
+        )
 
-    def split(self, x): return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def split(self, x):
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def remember(self, x):
         "[N, T, D] -> keys and values, each [N, heads, T, d]."
@@ -149,84 +238,129 @@ class Attention(nn.Module):
     def weights(self, x, k):
         "Where each query looks, [N, heads, L, T]."
         q = self.split(self.query(x))
-        return (q @ k.transpose(-1, -2)/q.shape[-1]**.5).softmax(-1)
+        return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
 
 # %% ../nbs/33_captioning.ipynb #31f7cebc
 class DecoderLayer(nn.Module):
     "Look back, look at the sound, think; layer norm first."
-    def __init__(self, dim:int, heads:int, ffn:int, dropout:float):
+
+    def __init__(self, dim: int, heads: int, ffn: int, dropout: float):
         super().__init__()
         self.back, self.sound = Attention(dim, heads), Attention(dim, heads)
-        self.think = nn.Sequential(nn.Linear(dim, ffn), nn.GELU(), nn.Dropout(dropout), nn.Linear(ffn, dim))
-        self.norms, self.drop = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3)), nn.Dropout(dropout)
+        self.think = nn.Sequential(
+            nn.Linear(dim, ffn), nn.GELU(), nn.Dropout(dropout), nn.Linear(ffn, dim)
+        )
+        self.norms, self.drop = (
+            nn.ModuleList(nn.LayerNorm(dim) for _ in range(3)),
+            nn.Dropout(dropout),
+        )
 
     def forward(self, x, heard, mask, past=None):
         "`past`: keys and values of the words before; `x` is then the last word alone."
         h = self.norms[0](x)
         k, v = self.back.remember(h)
-        if past is not None: k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         x = x + self.drop(self.back(h, k, v, causal=past is None))
         x = x + self.drop(self.sound(self.norms[1](x), *heard, mask))
         return x + self.drop(self.think(self.norms[2](x))), (k, v)
 
 # %% ../nbs/33_captioning.ipynb #3f46e213
 def sinusoids(
-    n:int, dim:int,     # steps of time, dimensions (even)
-) -> torch.Tensor:      # [n, dim]
+    n: int,
+    dim: int,  # steps of time, dimensions (even)
+) -> torch.Tensor:  # [n, dim]
     "Time as sines and cosines of wavelengths from 6 steps to 6,000."
-    angle = torch.arange(n)[:, None]*torch.logspace(0, -3, dim//2)
+    angle = torch.arange(n)[:, None] * torch.logspace(0, -3, dim // 2)
     return torch.cat([angle.sin(), angle.cos()], 1)
 
+# %% ../nbs/33_captioning.ipynb #ba80bbb3
 class Captioner(nn.Module):
     "A transformer decoder that attends to frozen frames."
-    def __init__(self,
-        vocab:Vocabulary,
-        width:int,               # H of the frames
-        dim:int=96, layers:int=2, heads:int=4, ffn:int=192, dropout:float=.2,
-        longest:int=30,          # words of a caption
-        pool:int=2,              # frames averaged into one
-        tied:bool=True,          # output weights = word embeddings?
+
+    def __init__(
+        self,
+        vocab: Vocabulary,
+        width: int,  # H of the frames
+        dim: int = 96,
+        layers: int = 2,
+        heads: int = 4,
+        ffn: int = 192,
+        dropout: float = 0.2,
+        longest: int = 30,  # words of a caption
+        pool: int = 2,  # frames averaged into one
+        tied: bool = True,  # output weights = word embeddings?
     ):
         super().__init__()
-        if dim % 2 or dim % heads: raise BadInput(f'dim is {dim}; it must be even and a multiple of the {heads} heads.')
+        if dim % 2 or dim % heads:
+            raise BadInput(
+                f'dim is {dim}; it must be even and a multiple of the {heads} heads.'
+            )
         self.vocab, self.longest, self.pool, self.dim = vocab, longest, pool, dim
-        self.register_buffer('mean', torch.zeros(width)); self.register_buffer('std', torch.ones(width))
-        self.project, self.norm_in, self.norm_out = nn.Linear(width, dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.word, self.place = nn.Embedding(len(vocab), dim), nn.Embedding(longest+1, dim)
-        nn.init.normal_(self.word.weight, std=dim**-.5); nn.init.normal_(self.place.weight, std=dim**-.5)
-        self.layers, self.drop = nn.ModuleList(DecoderLayer(dim, heads, ffn, dropout) for _ in range(layers)), nn.Dropout(dropout)
+        self.register_buffer('mean', torch.zeros(width))
+        self.register_buffer('std', torch.ones(width))
+        self.project, self.norm_in, self.norm_out = (
+            nn.Linear(width, dim),
+            nn.LayerNorm(dim),
+            nn.LayerNorm(dim),
+        )
+        self.word, self.place = (
+            nn.Embedding(len(vocab), dim),
+            nn.Embedding(longest + 1, dim),
+        )
+        nn.init.normal_(self.word.weight, std=dim**-0.5)
+        nn.init.normal_(self.place.weight, std=dim**-0.5)
+        self.layers, self.drop = (
+            nn.ModuleList(
+                DecoderLayer(dim, heads, ffn, dropout) for _ in range(layers)
+            ),
+            nn.Dropout(dropout),
+        )
         self.output = nn.Linear(dim, len(vocab))
-        if tied: self.output.weight = self.word.weight
+        if tied:
+            self.output.weight = self.word.weight
 
 # %% ../nbs/33_captioning.ipynb #9fa568db
 from fastcore.basics import patch
 
+# %% ../nbs/33_captioning.ipynb #abb0b62f
 @patch
-def listen(self:Captioner,
-    x,           # [N, T, H] frames
-) -> list:       # keys and values of each layer
+def listen(
+    self: Captioner,
+    x,  # [N, T, H] frames
+) -> list:  # keys and values of each layer
     "What all words of a caption look at; made once for each clip."
-    m = self.drop(self.norm_in(self.project((x - self.mean)/self.std)) + sinusoids(x.shape[1], self.dim).to(x))
+    m = self.drop(
+        self.norm_in(self.project((x - self.mean) / self.std))
+        + sinusoids(x.shape[1], self.dim).to(x)
+    )
     return [layer.sound.remember(m) for layer in self.layers]
 
+# %% ../nbs/33_captioning.ipynb #1a6d4583
 @patch
-def speak(self:Captioner,
-    words,       # [N, L] integers, or [N * beams, 1] with `past`
-    heard,       # from `listen`
-    mask,        # [N, T] True where there is sound
-    past=None,   # keys and values of the words before, of each layer
-) -> tuple:      # (logits [N, L, V], past)
+def speak(
+    self: Captioner,
+    words,  # [N, L] integers, or [N * beams, 1] with `past`
+    heard,  # from `listen`
+    mask,  # [N, T] True where there is sound
+    past=None,  # keys and values of the words before, of each layer
+) -> tuple:  # (logits [N, L, V], past)
     "Score every next word."
     at = 0 if past is None else past[0][0].shape[2]
-    x = self.drop(self.word(words)*self.dim**.5 + self.place.weight[at:at+words.shape[1]])
+    x = self.drop(
+        self.word(words) * self.dim**0.5 + self.place.weight[at : at + words.shape[1]]
+    )
     now = []
     for k, layer in enumerate(self.layers):
-        x, kept = layer(x, heard[k], mask[:, None, None], None if past is None else past[k])
+        x, kept = layer(
+            x, heard[k], mask[:, None, None], None if past is None else past[k]
+        )
         now.append(kept)
     return self.output(self.norm_out(x)), now
 
+# %% ../nbs/33_captioning.ipynb #db30d98f
 @patch
-def forward(self:Captioner, x, mask, words, rows=None):
+def forward(self: Captioner, x, mask, words, rows=None):
     "[N, T, H] frames, [N, T] mask, [R, L] words and the clip of each row -> [R, L, V] logits of the next word."
     heard, rows = self.listen(x), slice(None) if rows is None else rows
     return self.speak(words, [(k[rows], v[rows]) for k, v in heard], mask[rows])[0]
@@ -235,84 +369,160 @@ def forward(self:Captioner, x, mask, words, rows=None):
 def _examples(pairs, vocab, longest):
     "[(clip, text)] -> [(clip, its captions as begin, words, end)]; one that is too long loses its end and is not taught that it ends there."
     out = {}
-    for i, text in pairs: out.setdefault(i, []).append(vocab.encode(text)[:longest+1])
+    for i, text in pairs:
+        out.setdefault(i, []).append(vocab.encode(text)[: longest + 1])
     return list(out.items())
 
+# %% ../nbs/33_captioning.ipynb #27235cd1
 def _batch(examples, x, device):
     "Examples -> frames, mask, clip of each caption, words shown and words asked for (PAD where none is)."
     frames, mask = padded([x[i] for i, _ in examples], device)
-    rows = torch.tensor([k for k, (_, said) in enumerate(examples) for _ in said], device=device)
-    words = nn.utils.rnn.pad_sequence([torch.tensor(w) for _, said in examples for w in said], batch_first=True, padding_value=PAD).to(device)
+    rows = torch.tensor(
+        [k for k, (_, said) in enumerate(examples) for _ in said], device=device
+    )
+    words = nn.utils.rnn.pad_sequence(
+        [torch.tensor(w) for _, said in examples for w in said],
+        batch_first=True,
+        padding_value=PAD,
+    ).to(device)
     return frames, mask, rows, words[:, :-1], words[:, 1:]
 
-def _loss(captioner, examples, x, device, smoothing=0.):
+# %% ../nbs/33_captioning.ipynb #66f3379e
+def _loss(captioner, examples, x, device, smoothing=0.0):
     "Sum of the cross-entropy over all words asked for, and how many there were."
     frames, mask, rows, shown, asked = _batch(examples, x, device)
     logits = captioner(frames, mask, shown, rows)
-    return F.cross_entropy(logits.flatten(0, 1), asked.flatten(), ignore_index=PAD, label_smoothing=smoothing, reduction='sum'), (asked != PAD).sum()
+    return F.cross_entropy(
+        logits.flatten(0, 1),
+        asked.flatten(),
+        ignore_index=PAD,
+        label_smoothing=smoothing,
+        reduction='sum',
+    ), (asked != PAD).sum()
 
 # %% ../nbs/33_captioning.ipynb #1b88dea1
 @torch.no_grad()
-def validation_loss(captioner:Captioner, examples:list, x:list, device='cpu', batch:int=64) -> float:
+def validation_loss(
+    captioner: Captioner, examples: list, x: list, device='cpu', batch: int = 64
+) -> float:
     "Nats per word of some captions."
     captioner.eval()
-    total, n = map(sum, zip(*(_loss(captioner, examples[k:k+batch], x, device) for k in range(0, len(examples), batch))))
-    return float(total/n)
+    total, n = map(
+        sum,
+        zip(
+            *(
+                _loss(captioner, examples[k : k + batch], x, device)
+                for k in range(0, len(examples), batch)
+            )
+        ),
+    )
+    return float(total / n)
 
+# %% ../nbs/33_captioning.ipynb #f3b45bb8
 def check_clips(frames, captions, **parts):
     "Raises `BadInput` unless the parts are disjoint, not empty, and point at clips."
-    if len(frames) != len(captions): raise BadInput(f'There are frames of {len(frames)} clips and captions of {len(captions)}; each clip needs both.')
+    if len(frames) != len(captions):
+        raise BadInput(
+            f'There are frames of {len(frames)} clips and captions of {len(captions)}; each clip needs both.'
+        )
     before = {}
     for name, part in parts.items():
-        if not len(part): raise BadInput(f'There are no {name} clips.')
+        if not len(part):
+            raise BadInput(f'There are no {name} clips.')
         out = [int(i) for i in part if not 0 <= i < len(frames)]
-        if out: raise BadInput(f'The {name} clips name clip {out[0]}; there are {len(frames)}, counted from 0.')
+        if out:
+            raise BadInput(
+                f'The {name} clips name clip {out[0]}; there are {len(frames)}, counted from 0.'
+            )
         for other, seen in before.items():
-            if both := seen & set(map(int, part)): raise BadInput(f'{len(both)} clips are both {other} and {name} clips, the first is clip {min(both)}.')
+            if both := seen & set(map(int, part)):
+                raise BadInput(
+                    f'{len(both)} clips are both {other} and {name} clips, the first is clip {min(both)}.'
+                )
         before[name] = set(map(int, part))
 
 # %% ../nbs/33_captioning.ipynb #07bb965c
 def _usable(captions, clips, name):
     "Captions of some clips; what was left out is said. Raises `BadInput` when nothing is left."
     pairs, about = spoken(captions, clips)
-    for sentence in about: log(f'{name} captions:', sentence)
-    if not pairs: raise BadInput(f'None of the {len(clips)} {name} clips has a caption with words.')
+    for sentence in about:
+        log(f'{name} captions:', sentence)
+    if not pairs:
+        raise BadInput(
+            f'None of the {len(clips)} {name} clips has a caption with words.'
+        )
     return pairs
 
+# %% ../nbs/33_captioning.ipynb #6c552187
 def _standardise(captioner, x, clips):
     "Take mean and deviation of the training frames; a constant dimension is left as it is."
     every = torch.cat([x[i] for i in clips])
     std = every.std(0, correction=0)
-    captioner.mean.copy_(every.mean(0)); captioner.std.copy_(torch.where(std > 1e-6, std, 1))
+    captioner.mean.copy_(every.mean(0))
+    captioner.std.copy_(torch.where(std > 1e-6, std, 1))
 
 # %% ../nbs/33_captioning.ipynb #c3997ce6
 def fit_captioner(
-    frames,              # list of float arrays [T_i, H], one frame per 20 ms
-    captions,            # for each clip a list of texts
-    train, valid,        # indices of clips
-    seed:int,
-    dim:int=96, layers:int=2, heads:int=4, ffn:int=192, dropout:float=.2, tied:bool=True,
-    least:int=1, longest:int=30, pool:int=2, epochs:int=30, patience:int=4, batch:int=96, lr:float=2e-3, weight_decay:float=.01, smoothing:float=.1, device:str='cpu',
-) -> Captioner:          # `history` [(training loss, validation loss)] and `best` epoch with it
+    frames,  # list of float arrays [T_i, H], one frame per 20 ms
+    captions,  # for each clip a list of texts
+    train,
+    valid,  # indices of clips
+    seed: int,
+    dim: int = 96,
+    layers: int = 2,
+    heads: int = 4,
+    ffn: int = 192,
+    dropout: float = 0.2,
+    tied: bool = True,
+    least: int = 1,
+    longest: int = 30,
+    pool: int = 2,
+    epochs: int = 30,
+    patience: int = 4,
+    batch: int = 96,
+    lr: float = 2e-3,
+    weight_decay: float = 0.01,
+    smoothing: float = 0.1,
+    device: str = 'cpu',
+) -> Captioner:  # `history` [(training loss, validation loss)] and `best` epoch with it
     "Train a captioner by teacher forcing with early stopping, reproducibly. Raises `BadInput` for clips that cannot be used."
     check_clips(frames, captions, training=train, validation=valid)
-    if epochs < 1: raise BadInput(f'epochs is {epochs}; it must be at least 1.')
-    taught, watched = _usable(captions, train, 'training'), _usable(captions, valid, 'validation')
+    if epochs < 1:
+        raise BadInput(f'epochs is {epochs}; it must be at least 1.')
+    taught, watched = (
+        _usable(captions, train, 'training'),
+        _usable(captions, valid, 'validation'),
+    )
     x, vocab = pooled(frames, pool), Vocabulary((t for _, t in taught), least)
-    taught, watched = _examples(taught, vocab, longest), _examples(watched, vocab, longest)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if 'cuda' in device else ()):
+    taught, watched = (
+        _examples(taught, vocab, longest),
+        _examples(watched, vocab, longest),
+    )
+    with torch.random.fork_rng(
+        devices=range(torch.cuda.device_count()) if 'cuda' in device else ()
+    ):
         torch.manual_seed(named_seed('captioner', seed))
-        captioner = Captioner(vocab, x[0].shape[1], dim, layers, heads, ffn, dropout, longest, pool, tied)
+        captioner = Captioner(
+            vocab, x[0].shape[1], dim, layers, heads, ffn, dropout, longest, pool, tied
+        )
         _standardise(captioner, x, sorted({i for i, _ in taught}))
         captioner.to(device).history, captioner.best, best = [], 0, None
-        adam = torch.optim.AdamW(captioner.parameters(), lr=lr, weight_decay=weight_decay)
+        adam = torch.optim.AdamW(
+            captioner.parameters(), lr=lr, weight_decay=weight_decay
+        )
         for epoch in range(epochs):
             order = stream('captioner', seed, epoch).permutation(len(taught))
             loss = _epoch(captioner, adam, taught, x, order, batch, smoothing, device)
-            captioner.history.append((loss, validation_loss(captioner, watched, x, device)))
+            captioner.history.append(
+                (loss, validation_loss(captioner, watched, x, device))
+            )
             if captioner.history[-1][1] <= min(v for _, v in captioner.history):
-                captioner.best, best = epoch, {k: v.clone() for k, v in captioner.state_dict().items()}
-            if epoch - captioner.best >= patience: break
+                captioner.best, best = (
+                    epoch,
+                    {k: v.clone() for k, v in captioner.state_dict().items()},
+                )
+            if epoch - captioner.best >= patience:
+                break
     captioner.load_state_dict(best)
     return captioner.eval()
 
@@ -322,252 +532,455 @@ def _epoch(captioner, adam, examples, x, order, batch, smoothing, device):
     captioner.train()
     total = n = 0
     captions = sum(len(said) for _, said in examples)
-    for part in np.array_split(order, min(-(-captions//batch), len(order))):
-        loss, words = _loss(captioner, [examples[i] for i in part], x, device, smoothing)
-        adam.zero_grad(); (loss/words).backward()
-        nn.utils.clip_grad_norm_(captioner.parameters(), 1.); adam.step()
+    for part in np.array_split(order, min(-(-captions // batch), len(order))):
+        loss, words = _loss(
+            captioner, [examples[i] for i in part], x, device, smoothing
+        )
+        adam.zero_grad()
+        (loss / words).backward()
+        nn.utils.clip_grad_norm_(captioner.parameters(), 1.0)
+        adam.step()
         total, n = total + loss.item(), n + words.item()
-    return total/n
+    return total / n
 
 # %% ../nbs/33_captioning.ipynb #7bdb9a93
 @torch.no_grad()
 def beams(
-    captioner:Captioner,
-    x, mask,           # [N, T, H], [N, T]
-    beam:int,          # B
-    alpha:float,       # weight of length, 0..1
-) -> tuple:            # (words [N, longest], PAD after the end; score [N])
+    captioner: Captioner,
+    x,
+    mask,  # [N, T, H], [N, T]
+    beam: int,  # B
+    alpha: float,  # weight of length, 0..1
+) -> tuple:  # (words [N, longest], PAD after the end; score [N])
     "Beam search over a batch of clips; B = 1 is greedy."
     n, longest, heard, past = len(x), captioner.longest, captioner.listen(x), None
-    words, total = torch.full((n*beam, 1), BOS, device=x.device), torch.full((n, beam), -torch.inf, device=x.device)
-    best, said, finished = torch.full((n,), -torch.inf, device=x.device), torch.full((n, longest), PAD, device=x.device), torch.zeros(n, dtype=torch.long, device=x.device)
-    total[:, 0], first = 0, torch.arange(n, device=x.device)[:, None]*beam
-    for t in range(1, longest+1):
+    words, total = (
+        torch.full((n * beam, 1), BOS, device=x.device),
+        torch.full((n, beam), -torch.inf, device=x.device),
+    )
+    best, said, finished = (
+        torch.full((n,), -torch.inf, device=x.device),
+        torch.full((n, longest), PAD, device=x.device),
+        torch.zeros(n, dtype=torch.long, device=x.device),
+    )
+    total[:, 0], first = 0, torch.arange(n, device=x.device)[:, None] * beam
+    for t in range(1, longest + 1):
         logits, past = captioner.speak(words[:, -1:], heard, mask, past)
         logits[..., [PAD, BOS, UNK]] = -torch.inf
-        if t == 1: logits[..., EOS] = -torch.inf
+        if t == 1:
+            logits[..., EOS] = -torch.inf
         step = total[..., None] + logits[:, 0].log_softmax(-1).view(n, beam, -1)
-        value, at = step.flatten(1).topk(2*beam)
-        row, word = first + at//step.shape[-1], at % step.shape[-1]
+        value, at = step.flatten(1).topk(2 * beam)
+        row, word = first + at // step.shape[-1], at % step.shape[-1]
         ends = (word == EOS) | (t == longest)
-        done = ends & (torch.arange(2*beam, device=x.device) < beam) & (finished < beam)[:, None]
-        score, which = (value/t**alpha).masked_fill(~done, -torch.inf).max(1)
-        sentence = torch.cat([words[row[torch.arange(n), which]], word[torch.arange(n), which, None]], 1)[:, 1:]
+        done = (
+            ends
+            & (torch.arange(2 * beam, device=x.device) < beam)
+            & (finished < beam)[:, None]
+        )
+        score, which = (value / t**alpha).masked_fill(~done, -torch.inf).max(1)
+        sentence = torch.cat(
+            [words[row[torch.arange(n), which]], word[torch.arange(n), which, None]], 1
+        )[:, 1:]
         better = score > best
         best[better], said[better, :t] = score[better], sentence[better]
         finished += done.sum(1)
-        if (finished >= beam).all(): break
+        if (finished >= beam).all():
+            break
         total, live = value.masked_fill(ends, -torch.inf).topk(beam)
         row, word = row.gather(1, live).flatten(), word.gather(1, live).flatten()
-        words, past = torch.cat([words[row], word[:, None]], 1), [(k[row], v[row]) for k, v in past]
+        words, past = (
+            torch.cat([words[row], word[:, None]], 1),
+            [(k[row], v[row]) for k, v in past],
+        )
     return said, best
 
 # %% ../nbs/33_captioning.ipynb #cc93b781
 @torch.no_grad()
 def caption(
-    captioner:Captioner,
-    frames,             # list of float arrays [T_i, H], one frame per 20 ms
-    beam:int=4,         # 1: greedy
-    alpha:float=.7,     # weight of length, 0: short sentences win, 1: length is free
-    batch:int=64,       # clips at once
-) -> list:              # a sentence for each clip
+    captioner: Captioner,
+    frames,  # list of float arrays [T_i, H], one frame per 20 ms
+    beam: int = 4,  # 1: greedy
+    alpha: float = 0.7,  # weight of length, 0: short sentences win, 1: length is free
+    batch: int = 64,  # clips at once
+) -> list:  # a sentence for each clip
     "Say what is heard in each clip."
-    if beam < 1: raise BadInput(f'beam is {beam}; it must be at least 1.')
+    if beam < 1:
+        raise BadInput(f'beam is {beam}; it must be at least 1.')
     x, device, out = pooled(frames, captioner.pool), captioner.mean.device, []
     _same_width(captioner, x)
     captioner.eval()
     for k in range(0, len(x), batch):
-        clips = padded(x[k:k+batch], device)
-        said, score = beams(captioner, *clips, min(beam, len(captioner.vocab.words)), alpha)
+        clips = padded(x[k : k + batch], device)
+        said, score = beams(
+            captioner, *clips, min(beam, len(captioner.vocab.words)), alpha
+        )
         if beam > 1:
             plain, likely = beams(captioner, *clips, 1, alpha)
             said[likely > score] = plain[likely > score]
         out += [captioner.vocab.decode(s) for s in said]
     return out
 
+# %% ../nbs/33_captioning.ipynb #614259e2
 def _same_width(captioner, x):
     "Raises `BadInput` for frames of another tower."
-    if x and x[0].shape[1] != len(captioner.mean): raise BadInput(f'The frames have {x[0].shape[1]} dimensions; this captioner was trained on {len(captioner.mean)}.')
+    if x and x[0].shape[1] != len(captioner.mean):
+        raise BadInput(
+            f'The frames have {x[0].shape[1]} dimensions; this captioner was trained on {len(captioner.mean)}.'
+        )
 
 # %% ../nbs/33_captioning.ipynb #47db298f
 @torch.no_grad()
 def log_likelihood(
-    captioner:Captioner,
-    frames, texts,      # a clip's frames and a sentence, N of each
-) -> np.ndarray:        # [N] natural logarithm, the end mark included
+    captioner: Captioner,
+    frames,
+    texts,  # a clip's frames and a sentence, N of each
+) -> np.ndarray:  # [N] natural logarithm, the end mark included
     "How likely the captioner finds each sentence for its clip."
-    if len(frames) != len(texts): raise BadInput(f'There are {len(frames)} clips and {len(texts)} sentences; each clip needs one.')
+    if len(frames) != len(texts):
+        raise BadInput(
+            f'There are {len(frames)} clips and {len(texts)} sentences; each clip needs one.'
+        )
     x, out = pooled(frames, captioner.pool), []
     _same_width(captioner, x)
     for k in range(0, len(x), 64):
-        part = [(i, [captioner.vocab.encode(texts[i])[:captioner.longest+1]]) for i in range(k, min(k+64, len(x)))]
+        part = [
+            (i, [captioner.vocab.encode(texts[i])[: captioner.longest + 1]])
+            for i in range(k, min(k + 64, len(x)))
+        ]
         clips, mask, rows, shown, asked = _batch(part, x, captioner.mean.device)
-        p = captioner.eval()(clips, mask, shown, rows).log_softmax(-1).gather(2, asked[..., None])[..., 0]
-        out.append((p*(asked != PAD)).sum(1).cpu())
+        p = (
+            captioner.eval()(clips, mask, shown, rows)
+            .log_softmax(-1)
+            .gather(2, asked[..., None])[..., 0]
+        )
+        out.append((p * (asked != PAD)).sum(1).cpu())
     return torch.cat(out).numpy() if out else np.zeros(0)
 
 # %% ../nbs/33_captioning.ipynb #f68518df
 @torch.no_grad()
 def attention(
-    captioner:Captioner,
-    frames,             # [T, H] of one clip
-    text:str,           # what to say about it
-) -> tuple:             # (words, weights [words, frames], seconds [frames + 1] the edges of the frames)
+    captioner: Captioner,
+    frames,  # [T, H] of one clip
+    text: str,  # what to say about it
+) -> (
+    tuple
+):  # (words, weights [words, frames], seconds [frames + 1] the edges of the frames)
     "Where in the clip each word looks: mean over layers and heads, each row sums to 1."
     x = pooled([frames], captioner.pool)
     _same_width(captioner, x)
-    (x, mask), said = padded(x, captioner.mean.device), tokens(text)[:captioner.longest]
-    words = torch.tensor([captioner.vocab.encode(text)[:len(said)]], device=x.device)
+    (x, mask), said = (
+        padded(x, captioner.mean.device),
+        tokens(text)[: captioner.longest],
+    )
+    words = torch.tensor([captioner.vocab.encode(text)[: len(said)]], device=x.device)
     seen, heard = [], captioner.eval().listen(x)
-    taps = [layer.sound.register_forward_hook(lambda m, given, _: seen.append(m.weights(*given[:2])[0].mean(0))) for layer in captioner.layers]
-    try: captioner.speak(words, heard, mask)
+    taps = [
+        layer.sound.register_forward_hook(
+            lambda m, given, _: seen.append(m.weights(*given[:2])[0].mean(0))
+        )
+        for layer in captioner.layers
+    ]
+    try:
+        captioner.speak(words, heard, mask)
     finally:
-        for tap in taps: tap.remove()
-    edges = np.minimum(np.arange(x.shape[1]+1)*captioner.pool, len(frames))*FRAME
+        for tap in taps:
+            tap.remove()
+    edges = np.minimum(np.arange(x.shape[1] + 1) * captioner.pool, len(frames)) * FRAME
     return said, torch.stack(seen).mean(0).cpu().numpy(), edges
 
 # %% ../nbs/33_captioning.ipynb #81ad1709
 def check_sentences(
-    candidates,      # a sentence for each clip
-    references,      # for each clip a list of sentences
-) -> tuple:          # (candidates, references) as tokens joined by blanks
+    candidates,  # a sentence for each clip
+    references,  # for each clip a list of sentences
+) -> tuple:  # (candidates, references) as tokens joined by blanks
     "Raises `BadInput` for what is not text, for clips without references, and for lengths that differ."
-    if isinstance(candidates, str) or len(candidates) != len(references): raise BadInput(f'There are {len(candidates)} candidates and references for {len(references)} clips; each clip needs one candidate.')
-    if not len(candidates): raise BadInput('There is no candidate to score.')
+    if isinstance(candidates, str) or len(candidates) != len(references):
+        raise BadInput(
+            f'There are {len(candidates)} candidates and references for {len(references)} clips; each clip needs one candidate.'
+        )
+    if not len(candidates):
+        raise BadInput('There is no candidate to score.')
     bad = [(i, c) for i, c in enumerate(candidates) if not isinstance(c, str)]
-    if bad: raise BadInput(f'Candidate {bad[0][0]} is of type {type(bad[0][1]).__name__}; a candidate is text.')
+    if bad:
+        raise BadInput(
+            f'Candidate {bad[0][0]} is of type {type(bad[0][1]).__name__}; a candidate is text.'
+        )
     said, true = [' '.join(tokens(c)) for c in candidates], []
     for i, _ in enumerate(references):
         words = [' '.join(tokens(t)) for _, t in spoken(references, [i])[0]]
-        if not words: raise BadInput(f'Clip {i} has no reference with words; leave it out, or give it one.')
+        if not words:
+            raise BadInput(
+                f'Clip {i} has no reference with words; leave it out, or give it one.'
+            )
         true.append(words)
     return said, true
 
+# %% ../nbs/33_captioning.ipynb #4121ae00
 def _scorers():
     "The folder of pycocoevalcap, or None."
-    try: found = importlib.util.find_spec('pycocoevalcap')
-    except (ImportError, ValueError): return None
+    try:
+        found = importlib.util.find_spec('pycocoevalcap')
+    except (ImportError, ValueError):
+        return None
     return Path(list(found.submodule_search_locations)[0]) if found else None
 
 # %% ../nbs/33_captioning.ipynb #660e5ba7
 def meteor(
-    said:list, true:list,    # [N] token strings, [N] lists of them
-    folder:Path,             # of pycocoevalcap
-    seconds:float,           # it is ended after so long
-) -> float:                  # 0..1
+    said: list,
+    true: list,  # [N] token strings, [N] lists of them
+    folder: Path,  # of pycocoevalcap
+    seconds: float,  # it is ended after so long
+) -> float:  # 0..1
     "METEOR 1.5, spoken to line by line. Raises `BadInput` when it does not answer."
-    if not seconds: raise BadInput('METEOR was left out: the time limit is 0.')
-    if not shutil.which('java'): raise BadInput('METEOR is a Java program and there is no java on this machine; install a Java runtime (8 or later).')
-    process = subprocess.Popen(['java', '-Xmx2G', '-Dfile.encoding=UTF-8', '-Duser.language=en', '-jar', str(folder/'meteor'/'meteor-1.5.jar'), '-', '-', '-stdio', '-l', 'en', '-norm'],
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding='utf-8')
+    if not seconds:
+        raise BadInput('METEOR was left out: the time limit is 0.')
+    if not shutil.which('java'):
+        raise BadInput(
+            'METEOR is a Java program and there is no java on this machine; install a Java runtime (8 or later).'
+        )
+    process = subprocess.Popen(
+        [
+            'java',
+            '-Xmx2G',
+            '-Dfile.encoding=UTF-8',
+            '-Duser.language=en',
+            '-jar',
+            str(folder / 'meteor' / 'meteor-1.5.jar'),
+            '-',
+            '-',
+            '-stdio',
+            '-l',
+            'en',
+            '-norm',
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding='utf-8',
+    )
     clock = threading.Timer(seconds, process.kill)
     clock.start()
     try:
+
         def ask(*parts):
-            print(*(p.replace('|||', '') for p in parts), sep=' ||| ', file=process.stdin, flush=True)
+            print(
+                *(p.replace('|||', '') for p in parts),
+                sep=' ||| ',
+                file=process.stdin,
+                flush=True,
+            )
             return process.stdout.readline().strip()
+
         stats = [ask('SCORE', *t, s) for s, t in zip(said, true)]
         answers = [ask('EVAL', *stats)] + [process.stdout.readline() for _ in stats]
-        return float(answers[-1])            # after the score of each sentence, that of all
+        return float(answers[-1])  # after the score of each sentence, that of all
     except (OSError, ValueError):
         late = not clock.is_alive()
-        raise BadInput(f'METEOR gave no answer within {seconds:g} s; allow it more.' if late else 'METEOR ended without an answer; does java -version work, with 2 GB of memory free?') from None
+        raise BadInput(
+            f'METEOR gave no answer within {seconds:g} s; allow it more.'
+            if late
+            else 'METEOR ended without an answer; does java -version work, with 2 GB of memory free?'
+        ) from None
     finally:
-        clock.cancel(); process.kill()
-        try: process.communicate()
-        except (OSError, ValueError): pass
+        clock.cancel()
+        process.kill()
+        try:
+            process.communicate()
+        except (OSError, ValueError):
+            pass
 
 # %% ../nbs/33_captioning.ipynb #0cbae5c2
 _CORENLP = ('stanford-corenlp-3.6.0.jar', 'stanford-corenlp-3.6.0-models.jar')
 
+# %% ../nbs/33_captioning.ipynb #c4fa3e0d
 def spice(
-    said:list, true:list,    # [N] token strings, [N] lists of them
-    folder:Path,             # of pycocoevalcap
-    seconds:float,           # it is ended after so long
-) -> float:                  # 0..1
+    said: list,
+    true: list,  # [N] token strings, [N] lists of them
+    folder: Path,  # of pycocoevalcap
+    seconds: float,  # it is ended after so long
+) -> float:  # 0..1
     "SPICE 1.0. Raises `BadInput` when its files are not there or it does not answer."
-    if not seconds: raise BadInput('SPICE was left out: the time limit is 0.')
-    at = folder/'spice'
-    lacking = [f for f in _CORENLP if not (at/'lib'/f).exists()]
-    if lacking: raise BadInput(f"SPICE needs {' and '.join(lacking)} of Stanford CoreNLP 3.6.0 in {at/'lib'}.")
-    if not shutil.which('java'): raise BadInput('SPICE is a Java program and there is no java on this machine; install a Java runtime (8 or later).')
+    if not seconds:
+        raise BadInput('SPICE was left out: the time limit is 0.')
+    at = folder / 'spice'
+    lacking = [f for f in _CORENLP if not (at / 'lib' / f).exists()]
+    if lacking:
+        raise BadInput(
+            f'SPICE needs {" and ".join(lacking)} of Stanford CoreNLP 3.6.0 in {at / "lib"}.'
+        )
+    if not shutil.which('java'):
+        raise BadInput(
+            'SPICE is a Java program and there is no java on this machine; install a Java runtime (8 or later).'
+        )
     with tempfile.TemporaryDirectory() as box:
-        given, found = Path(box)/'given.json', Path(box)/'found.json'
-        given.write_text(json.dumps([dict(image_id=i, test=s, refs=t) for i, (s, t) in enumerate(zip(said, true))]))
+        given, found = Path(box) / 'given.json', Path(box) / 'found.json'
+        given.write_text(
+            json.dumps(
+                [
+                    dict(image_id=i, test=s, refs=t)
+                    for i, (s, t) in enumerate(zip(said, true))
+                ]
+            )
+        )
         try:
-            subprocess.run(['java', '-Xmx8G', '-jar', 'spice-1.0.jar', str(given), '-out', str(found), '-silent'], cwd=at, timeout=seconds, check=True, capture_output=True)
-            return float(np.nanmean([float(item['scores']['All']['f']) for item in json.loads(found.read_text())]))
-        except (OSError, ValueError, KeyError, subprocess.SubprocessError) as e: raise BadInput(f'SPICE gave no answer ({type(e).__name__}).') from None
+            subprocess.run(
+                [
+                    'java',
+                    '-Xmx8G',
+                    '-jar',
+                    'spice-1.0.jar',
+                    str(given),
+                    '-out',
+                    str(found),
+                    '-silent',
+                ],
+                cwd=at,
+                timeout=seconds,
+                check=True,
+                capture_output=True,
+            )
+            return float(
+                np.nanmean(
+                    [
+                        float(item['scores']['All']['f'])
+                        for item in json.loads(found.read_text())
+                    ]
+                )
+            )
+        except (OSError, ValueError, KeyError, subprocess.SubprocessError) as e:
+            raise BadInput(f'SPICE gave no answer ({type(e).__name__}).') from None
 
 # %% ../nbs/33_captioning.ipynb #05372ab7
-COCO = ('bleu1', 'bleu2', 'bleu3', 'bleu4', 'meteor', 'rouge_l', 'cider', 'spice', 'spider')
+COCO = (
+    'bleu1',
+    'bleu2',
+    'bleu3',
+    'bleu4',
+    'meteor',
+    'rouge_l',
+    'cider',
+    'spice',
+    'spider',
+)
 
+# %% ../nbs/33_captioning.ipynb #95ea53a7
 def coco_scores(
-    candidates,           # [N] a sentence for each clip; an empty one scores 0
-    references,           # [N] for each clip a list of sentences
-    seconds:float=300,    # time limit of METEOR and of SPICE; 0 leaves them out
-) -> dict:                # what could be computed of `COCO`; n; empty: candidates without words; missing: {score: why}
+    candidates,  # [N] a sentence for each clip; an empty one scores 0
+    references,  # [N] for each clip a list of sentences
+    seconds: float = 300,  # time limit of METEOR and of SPICE; 0 leaves them out
+) -> dict:  # what could be computed of `COCO`; n; empty: candidates without words; missing: {score: why}
     "The scores of the COCO caption challenge. Raises `BadInput` for sentences that cannot be compared."
     said, true = check_sentences(candidates, references)
     out, folder = dict(n=len(said), empty=said.count(''), missing={}), _scorers()
-    if folder is None: return out | dict(missing=dict.fromkeys(COCO, 'The scorers are not installed; pip install pycocoevalcap.'))
+    if folder is None:
+        return out | dict(
+            missing=dict.fromkeys(
+                COCO, 'The scorers are not installed; pip install pycocoevalcap.'
+            )
+        )
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
+
     given = dict(enumerate(true)), {i: [s] for i, s in enumerate(said)}
-    for k, b in enumerate(Bleu(4).compute_score(*given, verbose=0)[0], 1): out[f'bleu{k}'] = float(b)
+    for k, b in enumerate(Bleu(4).compute_score(*given, verbose=0)[0], 1):
+        out[f'bleu{k}'] = float(b)
     out['rouge_l'] = float(Rouge().compute_score(*given)[0])
-    if len(said) > 1: out['cider'] = float(Cider().compute_score(*given)[0])
-    else: out['missing']['cider'] = 'CIDEr weighs words by how few clips have them; with one clip every weight is 0.'
+    if len(said) > 1:
+        out['cider'] = float(Cider().compute_score(*given)[0])
+    else:
+        out['missing']['cider'] = (
+            'CIDEr weighs words by how few clips have them; with one clip every weight is 0.'
+        )
     for name, score in (('meteor', meteor), ('spice', spice)):
-        try: out[name] = score(said, true, folder, seconds)
-        except BadInput as e: out['missing'][name] = str(e)
-    if 'cider' in out and 'spice' in out: out['spider'] = (out['cider'] + out['spice'])/2
-    else: out['missing']['spider'] = f"SPIDEr is the mean of CIDEr and SPICE; there is no {' and no '.join(m for m in ('CIDEr', 'SPICE') if m.lower() not in out)}."
+        try:
+            out[name] = score(said, true, folder, seconds)
+        except BadInput as e:
+            out['missing'][name] = str(e)
+    if 'cider' in out and 'spice' in out:
+        out['spider'] = (out['cider'] + out['spice']) / 2
+    else:
+        out['missing']['spider'] = (
+            f'SPIDEr is the mean of CIDEr and SPICE; there is no {" and no ".join(m for m in ("CIDEr", "SPICE") if m.lower() not in out)}.'
+        )
     return out
 
 # %% ../nbs/33_captioning.ipynb #6a70d9f1
 def _grams(text):
     "All runs of 1 to 4 tokens, counted, by length."
     w = tokens(text)
-    return [Counter(tuple(w[i:i+n]) for i in range(len(w)-n+1)) for n in range(1, 5)]
+    return [
+        Counter(tuple(w[i : i + n]) for i in range(len(w) - n + 1)) for n in range(1, 5)
+    ]
 
+# %% ../nbs/33_captioning.ipynb #05206268
 def typical_caption(
-    captions,     # for each clip a list of texts
-) -> str:         # one of them
+    captions,  # for each clip a list of texts
+) -> str:  # one of them
     "The caption with the best mean CIDEr (without length penalty) against all clips; of equals the first. Raises `BadInput` when there is none."
     pairs, _ = spoken(captions, range(len(captions)))
-    if not pairs: raise BadInput('None of the clips has a caption with words.')
+    if not pairs:
+        raise BadInput('None of the clips has a caption with words.')
     grams, each = [_grams(t) for _, t in pairs], Counter(i for i, _ in pairs)
-    common = Counter(g for _, g in {(i, g) for (i, _), by_length in zip(pairs, grams) for count in by_length for g in count})
-    rare = {g: np.log(len(each)/n) for g, n in common.items()}
+    common = Counter(
+        g
+        for _, g in {
+            (i, g)
+            for (i, _), by_length in zip(pairs, grams)
+            for count in by_length
+            for g in count
+        }
+    )
+    rare = {g: np.log(len(each) / n) for g, n in common.items()}
+
     def unit(count):
-        v = {g: n*rare[g] for g, n in count.items()}
-        norm = sum(x*x for x in v.values())**.5
-        return {g: x/norm for g, x in v.items()} if norm else {}
-    vectors, mean = [[unit(count) for count in by_length] for by_length in grams], Counter()
+        v = {g: n * rare[g] for g, n in count.items()}
+        norm = sum(x * x for x in v.values()) ** 0.5
+        return {g: x / norm for g, x in v.items()} if norm else {}
+
+    vectors, mean = (
+        [[unit(count) for count in by_length] for by_length in grams],
+        Counter(),
+    )
     for (i, _), v in zip(pairs, vectors):
         for part in v:
-            for g, x in part.items(): mean[g] += x/each[i]
-    score = [sum(x*mean[g] for part in v for g, x in part.items()) for v in vectors]
+            for g, x in part.items():
+                mean[g] += x / each[i]
+    score = [sum(x * mean[g] for part in v for g, x in part.items()) for v in vectors]
     return pairs[int(np.argmax(score))][1]
 
 # %% ../nbs/33_captioning.ipynb #57eecdd4
 def captioning_scores(
-    frames,               # list of float arrays [T_i, H], one frame per 20 ms
-    captions,             # for each clip a list of texts
-    train, valid, test,   # indices of clips
-    seed:int,
-    beam:int=4, alpha:float=.7, seconds:float=300, **settings,   # settings: see `fit_captioner`
-) -> tuple:               # ({score: float, ..., chance: {score: float}, pool, n, empty, valid_loss, best_epoch, missing: {score: why}}, the sentences [len(test)])
+    frames,  # list of float arrays [T_i, H], one frame per 20 ms
+    captions,  # for each clip a list of texts
+    train,
+    valid,
+    test,  # indices of clips
+    seed: int,
+    beam: int = 4,
+    alpha: float = 0.7,
+    seconds: float = 300,
+    **settings,  # settings: see `fit_captioner`
+) -> tuple:  # ({score: float, ..., chance: {score: float}, pool, n, empty, valid_loss, best_epoch, missing: {score: why}}, the sentences [len(test)])
     "Train a captioner, caption the test clips, score them. `pool` is the number of words it can say, `n` the clips scored."
     check_clips(frames, captions, training=train, validation=valid, test=test)
     truth = {}
-    for i, text in _usable(captions, test, 'test'): truth.setdefault(i, []).append(text)
+    for i, text in _usable(captions, test, 'test'):
+        truth.setdefault(i, []).append(text)
     captioner = fit_captioner(frames, captions, train, valid, seed, **settings)
     said = caption(captioner, [frames[i] for i in test], beam, alpha)
     spoken_of = {int(i): s for i, s in zip(test, said)}
     out = coco_scores([spoken_of[i] for i in truth], list(truth.values()), seconds)
-    luck = coco_scores([typical_caption([captions[i] for i in train])]*len(truth), list(truth.values()), seconds)
-    out |= dict(chance={k: luck[k] for k in COCO if k in luck}, pool=len(captioner.vocab.words))
-    return out | dict(valid_loss=captioner.history[captioner.best][1], best_epoch=captioner.best), said
+    luck = coco_scores(
+        [typical_caption([captions[i] for i in train])] * len(truth),
+        list(truth.values()),
+        seconds,
+    )
+    out |= dict(
+        chance={k: luck[k] for k in COCO if k in luck}, pool=len(captioner.vocab.words)
+    )
+    return out | dict(
+        valid_loss=captioner.history[captioner.best][1], best_epoch=captioner.best
+    ), said

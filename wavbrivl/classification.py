@@ -10,7 +10,6 @@ __all__ = ['TEMPLATES', 'LEAST', 'HEARD', 'DEPTH', 'CEPSTRUM', 'prompt_set', 'cl
 
 # %% ../nbs/30_classification.ipynb #c4a284c0
 import difflib, time
-
 import numpy as np
 import torch
 import torch.nn as nn
@@ -21,169 +20,286 @@ from .core import BadInput, stream
 
 # %% ../nbs/30_classification.ipynb #bb6af97d
 TEMPLATES = dict(
-    bare=['{}'],                                    # AudioCLIP
-    sound=['this is a sound of {}'],                # LAION-CLAP
+    bare=['{}'],  # AudioCLIP
+    sound=['this is a sound of {}'],  # LAION-CLAP
     scene=['{}', 'a {}', 'a picture of a {}', 'a scene with a {}', 'the sound of a {}'],
-    clip=['a photo of a {}.', 'a blurry photo of a {}.', 'a close-up photo of a {}.', 'a drawing of a {}.', 'a photo of the small {}.', 'a photo of the large {}.'],
-    chinese=['{}', '{}的图片', '一张{}的照片', '{}的声音', '{}的场景'],   # for the released Chinese text tower
+    clip=[
+        'a photo of a {}.',
+        'a blurry photo of a {}.',
+        'a close-up photo of a {}.',
+        'a drawing of a {}.',
+        'a photo of the small {}.',
+        'a photo of the large {}.',
+    ],
+    chinese=[
+        '{}',
+        '{}的图片',
+        '一张{}的照片',
+        '{}的声音',
+        '{}的场景',
+    ],  # for the released Chinese text tower
 )
 
+# %% ../nbs/30_classification.ipynb #4ebaa7f8
 def prompt_set(
-    templates,    # a name in `TEMPLATES`, or sentences with {} where the class goes
+    templates,  # a name in `TEMPLATES`, or sentences with {} where the class goes
 ) -> list:
     "The sentences of a template set. Raises `BadInput` for an unknown name or a sentence without {}."
     if isinstance(templates, str):
         if templates not in TEMPLATES:
             near = difflib.get_close_matches(templates, TEMPLATES, 1)
-            raise BadInput(f'No prompt templates named {templates!r}; ' + (f'did you mean {near[0]!r}?' if near else f"there are {', '.join(TEMPLATES)}."))
+            raise BadInput(
+                f'No prompt templates named {templates!r}; '
+                + (
+                    f'did you mean {near[0]!r}?'
+                    if near
+                    else f'there are {", ".join(TEMPLATES)}.'
+                )
+            )
         return TEMPLATES[templates]
     without = [t for t in templates if '{}' not in t]
-    if without or not templates: raise BadInput(f'A template needs {{}} where the class name goes: {without or "the list is empty"}.')
+    if without or not templates:
+        raise BadInput(
+            f'A template needs {{}} where the class name goes: {without or "the list is empty"}.'
+        )
     return list(templates)
 
 # %% ../nbs/30_classification.ipynb #a20463e6
 def class_embeddings(
-    encode_text,          # list of sentences -> [len, D] array or tensor
-    names,                # class names; underscores read as spaces
-    templates='scene',    # a name in `TEMPLATES`, or a list of sentences
-) -> np.ndarray:          # [C, D] float32, unit norm
+    encode_text,  # list of sentences -> [len, D] array or tensor
+    names,  # class names; underscores read as spaces
+    templates='scene',  # a name in `TEMPLATES`, or a list of sentences
+) -> np.ndarray:  # [C, D] float32, unit norm
     "One direction per class: the mean of its prompts' unit embeddings."
     names, sentences = [str(n).replace('_', ' ') for n in names], prompt_set(templates)
     twice = sorted({n for n in names if names.count(n) > 1})
-    if twice or not names: raise BadInput(f'Classes are told apart by name; {twice} occurs more than once.' if twice else 'There are no class names.')
-    x = torch.as_tensor(encode_text([t.replace('{}', n) for n in names for t in sentences])).detach().float().cpu()
-    if x.ndim != 2 or len(x) != len(names)*len(sentences): raise BadInput(f'The text encoder gave shape {tuple(x.shape)} for {len(names)*len(sentences)} sentences; it must give one row each.')
-    return F.normalize(F.normalize(x, dim=1).view(len(names), len(sentences), -1).mean(1), dim=1).numpy()
+    if twice or not names:
+        raise BadInput(
+            f'Classes are told apart by name; {twice} occurs more than once.'
+            if twice
+            else 'There are no class names.'
+        )
+    x = (
+        torch.as_tensor(
+            encode_text([t.replace('{}', n) for n in names for t in sentences])
+        )
+        .detach()
+        .float()
+        .cpu()
+    )
+    if x.ndim != 2 or len(x) != len(names) * len(sentences):
+        raise BadInput(
+            f'The text encoder gave shape {tuple(x.shape)} for {len(names) * len(sentences)} sentences; it must give one row each.'
+        )
+    return F.normalize(
+        F.normalize(x, dim=1).view(len(names), len(sentences), -1).mean(1), dim=1
+    ).numpy()
 
 # %% ../nbs/30_classification.ipynb #27b5d433
 def check_labels(
-    labels,        # [N] class index, or [N, C] of 0 and 1
-    clips:int,     # N
-    classes:int,   # C
-) -> np.ndarray:   # int64 [N] or bool [N, C]
+    labels,  # [N] class index, or [N, C] of 0 and 1
+    clips: int,  # N
+    classes: int,  # C
+) -> np.ndarray:  # int64 [N] or bool [N, C]
     "Labels as an array that fits the clips. Raises `BadInput` when they do not."
     y = np.asarray(labels)
-    if not clips or len(y) != clips: raise BadInput(f'{clips} clips and {len(y)} labels; each clip needs one label and there must be at least one.')
+    if not clips or len(y) != clips:
+        raise BadInput(
+            f'{clips} clips and {len(y)} labels; each clip needs one label and there must be at least one.'
+        )
     if y.ndim == 2:
-        if y.shape[1] != classes or not np.isin(y, (0, 1)).all(): raise BadInput(f'Labels of clips with several classes must be 0 or 1 in {classes} columns; the shape is {y.shape}.')
+        if y.shape[1] != classes or not np.isin(y, (0, 1)).all():
+            raise BadInput(
+                f'Labels of clips with several classes must be 0 or 1 in {classes} columns; the shape is {y.shape}.'
+            )
         return y.astype(bool)
     if y.ndim != 1 or y.dtype.kind not in 'iu' or y.min() < 0 or y.max() >= classes:
-        raise BadInput(f'Labels must be whole numbers from 0 to {classes-1}; found {y.dtype} from {y.min()} to {y.max()}.')
+        raise BadInput(
+            f'Labels must be whole numbers from 0 to {classes - 1}; found {y.dtype} from {y.min()} to {y.max()}.'
+        )
     return y.astype(np.int64)
 
+# %% ../nbs/30_classification.ipynb #528b3202
 def check_embeddings(
-    x,                # [N, D] array or tensor
-    name:str,         # what to call it when it cannot be used
-) -> torch.Tensor:    # [N, D] float32, on the device it was on
+    x,  # [N, D] array or tensor
+    name: str,  # what to call it when it cannot be used
+) -> torch.Tensor:  # [N, D] float32, on the device it was on
     "Embeddings as a finite matrix. Raises `BadInput` when they are not."
     x = torch.as_tensor(x).detach().float()
-    if x.ndim != 2 or 0 in x.shape: raise BadInput(f'{name} must be a matrix [items, dimensions] with at least one row; its shape is {tuple(x.shape)}.')
+    if x.ndim != 2 or 0 in x.shape:
+        raise BadInput(
+            f'{name} must be a matrix [items, dimensions] with at least one row; its shape is {tuple(x.shape)}.'
+        )
     bad = (~torch.isfinite(x).all(1)).nonzero().flatten().tolist()
-    if bad: raise BadInput(f'{name}: {len(bad)} of {len(x)} rows are not finite, the first at row {bad[0]}; leave them out or embed them again.')
+    if bad:
+        raise BadInput(
+            f'{name}: {len(bad)} of {len(x)} rows are not finite, the first at row {bad[0]}; leave them out or embed them again.'
+        )
     return x
 
 # %% ../nbs/30_classification.ipynb #aa4ed49c
 def accuracy_at(
-    scores,        # [N, C]
-    labels,        # [N] class index
-    k:int=1,
-) -> float:        # 0..1
+    scores,  # [N, C]
+    labels,  # [N] class index
+    k: int = 1,
+) -> float:  # 0..1
     "Share of clips whose class is among the k highest scores; classes level with it come in random order."
     scores = np.asarray(scores)
     own = scores[np.arange(len(scores)), labels][:, None]
     above, level = (scores > own).sum(1), (scores == own).sum(1)
-    return float(np.clip((k - above)/level, 0, 1).mean())
+    return float(np.clip((k - above) / level, 0, 1).mean())
 
+# %% ../nbs/30_classification.ipynb #6958c67b
 def mean_average_precision(
-    scores,        # [N, C]
-    labels,        # [N] class index, or bool [N, C]
-) -> tuple:        # (mAP, its chance level), over the classes that occur
+    scores,  # [N, C]
+    labels,  # [N] class index, or bool [N, C]
+) -> tuple:  # (mAP, its chance level), over the classes that occur
     "Macro average precision (scikit-learn's, which takes tied scores together) and what a random order would get."
     from sklearn.metrics import average_precision_score
+
     hot = labels if labels.ndim == 2 else np.eye(scores.shape[1], dtype=bool)[labels]
     there, n = hot.any(0), len(hot)
-    if not there.any(): raise BadInput('None of the clips has a label; there is nothing to score.')
-    h, r = (1/np.arange(1, n+1)).sum(), hot[:, there].sum(0)
-    luck = (h + (r-1)/max(n-1, 1)*(n-h))/n
-    return float(average_precision_score(hot[:, there], scores[:, there], average='macro')), float(luck.mean())
+    if not there.any():
+        raise BadInput('None of the clips has a label; there is nothing to score.')
+    h, r = (1 / np.arange(1, n + 1)).sum(), hot[:, there].sum(0)
+    luck = (h + (r - 1) / max(n - 1, 1) * (n - h)) / n
+    return float(
+        average_precision_score(hot[:, there], scores[:, there], average='macro')
+    ), float(luck.mean())
 
 # %% ../nbs/30_classification.ipynb #fa1d6da5
 def zero_shot(
-    audio,       # [N, D] audio embeddings
-    classes,     # [C, D] from `class_embeddings`
-    labels,      # [N] class index, or [N, C] of 0 and 1
-) -> dict:       # top1 and top5 (single label), map, chance of each, pool = C, n, predictions [N], similarity [N, C]
+    audio,  # [N, D] audio embeddings
+    classes,  # [C, D] from `class_embeddings`
+    labels,  # [N] class index, or [N, C] of 0 and 1
+) -> dict:  # top1 and top5 (single label), map, chance of each, pool = C, n, predictions [N], similarity [N, C]
     "Name each clip by the nearest class prompt."
-    a, w = check_embeddings(audio, 'audio embeddings'), check_embeddings(classes, 'class embeddings')
-    if a.shape[1] != w.shape[1]: raise BadInput(f'Audio has {a.shape[1]} dimensions, the classes {w.shape[1]}; they are not of one space.')
-    if len(w) < 2: raise BadInput('There is one class only; nothing can be told apart.')
+    a, w = (
+        check_embeddings(audio, 'audio embeddings'),
+        check_embeddings(classes, 'class embeddings'),
+    )
+    if a.shape[1] != w.shape[1]:
+        raise BadInput(
+            f'Audio has {a.shape[1]} dimensions, the classes {w.shape[1]}; they are not of one space.'
+        )
+    if len(w) < 2:
+        raise BadInput('There is one class only; nothing can be told apart.')
     y = check_labels(labels, len(a), len(w))
-    similarity = (F.normalize(a, dim=1) @ F.normalize(w.to(a.device), dim=1).T).cpu().numpy()
+    similarity = (
+        (F.normalize(a, dim=1) @ F.normalize(w.to(a.device), dim=1).T).cpu().numpy()
+    )
     found, luck = mean_average_precision(similarity, y)
-    out = dict(map=found, chance=dict(map=luck), pool=len(w), n=len(a), predictions=similarity.argmax(1), similarity=similarity)
+    out = dict(
+        map=found,
+        chance=dict(map=luck),
+        pool=len(w),
+        n=len(a),
+        predictions=similarity.argmax(1),
+        similarity=similarity,
+    )
     if y.ndim == 1:
-        for k in (1, 5): out[f'top{k}'], out['chance'][f'top{k}'] = accuracy_at(similarity, y, k), min(k/len(w), 1)
+        for k in (1, 5):
+            out[f'top{k}'], out['chance'][f'top{k}'] = (
+                accuracy_at(similarity, y, k),
+                min(k / len(w), 1),
+            )
     return out
 
 # %% ../nbs/30_classification.ipynb #591d67a4
 class Probe(nn.Module):
     "H independent two-layer heads, trained side by side."
-    def __init__(self,
-        dim:int,               # D
-        classes:int,           # C
-        seeds,                 # one per head
-        hidden:int=512,
-        dropout:float=0.1,     # 0..1
+
+    def __init__(
+        self,
+        dim: int,  # D
+        classes: int,  # C
+        seeds,  # one per head
+        hidden: int = 512,
+        dropout: float = 0.1,  # 0..1
     ):
         super().__init__()
         self.dropout = dropout
         self.draws = [torch.Generator().manual_seed(int(s)) for s in seeds]
-        uniform = lambda *shape: nn.Parameter(torch.stack([(2*torch.rand(*shape, generator=d) - 1)/shape[0]**.5 for d in self.draws]))
-        self.w1, self.b1 = uniform(dim, hidden), nn.Parameter(torch.zeros(len(seeds), 1, hidden))
-        self.w2, self.b2 = uniform(hidden, classes), nn.Parameter(torch.zeros(len(seeds), 1, classes))
-        self.register_buffer('mean', torch.zeros(len(seeds), 1, dim)); self.register_buffer('std', torch.ones(len(seeds), 1, dim))
+        uniform = lambda *shape: nn.Parameter(
+            torch.stack(
+                [
+                    (2 * torch.rand(*shape, generator=d) - 1) / shape[0] ** 0.5
+                    for d in self.draws
+                ]
+            )
+        )
+        self.w1, self.b1 = (
+            uniform(dim, hidden),
+            nn.Parameter(torch.zeros(len(seeds), 1, hidden)),
+        )
+        self.w2, self.b2 = (
+            uniform(hidden, classes),
+            nn.Parameter(torch.zeros(len(seeds), 1, classes)),
+        )
+        self.register_buffer('mean', torch.zeros(len(seeds), 1, dim))
+        self.register_buffer('std', torch.ones(len(seeds), 1, dim))
 
-    def forward(self,
-        x,        # [H, B, D], or [B, D] shown to every head
-    ):            # [H, B, C] logits
+    def forward(
+        self,
+        x,  # [H, B, D], or [B, D] shown to every head
+    ):  # [H, B, C] logits
         "Logits of every head."
-        x = (x - self.mean)/self.std
+        x = (x - self.mean) / self.std
         h = torch.baddbmm(self.b1, x, self.w1).relu()
-        if self.training and self.dropout: h = h*self.keep(h.shape[1:])
+        if self.training and self.dropout:
+            h = h * self.keep(h.shape[1:])
         return torch.baddbmm(self.b2, h, self.w2)
 
     def keep(self, shape):
         "[H, B, hidden] dropout mask; each head draws from its own generator, whoever trains beside it."
-        keep = torch.stack([torch.rand(shape, generator=d) for d in self.draws]) >= self.dropout
-        return keep.to(self.w1.device)/(1 - self.dropout)
+        keep = (
+            torch.stack([torch.rand(shape, generator=d) for d in self.draws])
+            >= self.dropout
+        )
+        return keep.to(self.w1.device) / (1 - self.dropout)
 
 # %% ../nbs/30_classification.ipynb #94d529ad
 def fold_splits(
-    fold,      # [N] fold of each clip; -1: never tested, always trained on
-) -> list:     # (train, None, test) indices for each fold
+    fold,  # [N] fold of each clip; -1: never tested, always trained on
+) -> list:  # (train, None, test) indices for each fold
     "Leave one fold out, each in turn. Raises `BadInput` for fewer than two folds."
     fold = np.asarray(fold)
     each = sorted(set(fold[fold >= 0].tolist()))
-    if len(each) < 2: raise BadInput(f'The folds are {each}; leaving one out needs at least two.')
+    if len(each) < 2:
+        raise BadInput(f'The folds are {each}; leaving one out needs at least two.')
     return [(np.flatnonzero(fold != f), None, np.flatnonzero(fold == f)) for f in each]
 
+# %% ../nbs/30_classification.ipynb #0c316e35
 def hold_out(
-    labels,        # [n] class index, or bool [n, C]
-    share:float,   # 0..1
-    *names,        # what the draw is for
-) -> np.ndarray:   # bool [n], True: validation
+    labels,  # [n] class index, or bool [n, C]
+    share: float,  # 0..1
+    *names,  # what the draw is for
+) -> np.ndarray:  # bool [n], True: validation
     "Draw a share of every class; of several classes a clip counts for its first."
     y = labels.argmax(1) if labels.ndim == 2 else labels
-    g, mix = stream('hold out', *names), stream('hold out order', *names).permutation(len(y))
+    g, mix = (
+        stream('hold out', *names),
+        stream('hold out order', *names).permutation(len(y)),
+    )
     order = mix[np.argsort(y[mix], kind='stable')]
     size = np.bincount(y)
-    within = np.arange(len(y)) - np.repeat(np.cumsum(size) - size, size)     # 0, 1, ... within each class
+    within = np.arange(len(y)) - np.repeat(
+        np.cumsum(size) - size, size
+    )  # 0, 1, ... within each class
     n = np.repeat(size, size)
     out = np.zeros(len(y), bool)
-    chosen = ((within + np.repeat(g.random(len(size)), size))/n < share) & (within < n-1)
-    if not chosen.any(): chosen[np.flatnonzero(within < n-1)[:1]] = True      # tiny sets: one clip at least
+    chosen = ((within + np.repeat(g.random(len(size)), size)) / n < share) & (
+        within < n - 1
+    )
+    if not chosen.any():
+        chosen[np.flatnonzero(within < n - 1)[:1]] = (
+            True  # tiny sets: one clip at least
+        )
     out[order] = chosen
-    if not out.any(): raise BadInput('No class has two training clips, so none can be held out for validation; give validation clips.')
+    if not out.any():
+        raise BadInput(
+            'No class has two training clips, so none can be held out for validation; give validation clips.'
+        )
     return out
 
 # %% ../nbs/30_classification.ipynb #479edb53
@@ -191,21 +307,32 @@ def _stack(indices):
     "Index lists of unequal length -> (padded [H, n], mask [H, n])."
     n = max(len(i) for i in indices)
     mask = torch.arange(n)[None] < torch.tensor([len(i) for i in indices])[:, None]
-    return torch.stack([torch.as_tensor(np.resize(i, n)) if len(i) else torch.zeros(n, dtype=torch.long) for i in indices]), mask
+    return torch.stack(
+        [
+            torch.as_tensor(np.resize(i, n))
+            if len(i)
+            else torch.zeros(n, dtype=torch.long)
+            for i in indices
+        ]
+    ), mask
 
+# %% ../nbs/30_classification.ipynb #eba1a45b
 def _loss(logits, y):
     "[H, B] loss of each clip: softmax for one class, sigmoid for several."
-    if y.ndim == 3: return F.binary_cross_entropy_with_logits(logits, y.float(), reduction='none').mean(-1)
+    if y.ndim == 3:
+        return F.binary_cross_entropy_with_logits(
+            logits, y.float(), reduction='none'
+        ).mean(-1)
     return F.cross_entropy(logits.transpose(1, 2), y, reduction='none')
 
 # %% ../nbs/30_classification.ipynb #a0a1f218
 @torch.no_grad()
 def probe_logits(
-    heads:Probe,
-    x:torch.Tensor,      # [N, D] all embeddings
-    index:torch.Tensor,  # [H, n] which clips for which head
-    block:int=2048,      # clips at once
-) -> torch.Tensor:       # [H, n, C]
+    heads: Probe,
+    x: torch.Tensor,  # [N, D] all embeddings
+    index: torch.Tensor,  # [H, n] which clips for which head
+    block: int = 2048,  # clips at once
+) -> torch.Tensor:  # [H, n, C]
     "Logits of each head for its own clips."
     heads.eval()
     return torch.cat([heads(x[i]) for i in index.to(x.device).split(block, 1)], 1)
@@ -215,200 +342,339 @@ def _standardise(heads, x, trains):
     "Give each head the mean and deviation of its own training clips; a constant dimension is left as it is."
     for h, t in enumerate(trains):
         deviation = x[t].std(0, correction=0)
-        heads.mean[h, 0], heads.std[h, 0] = x[t].mean(0), torch.where(deviation > 1e-6, deviation, 1)
+        heads.mean[h, 0], heads.std[h, 0] = (
+            x[t].mean(0),
+            torch.where(deviation > 1e-6, deviation, 1),
+        )
+
 
 def _order(trains, seeds, epoch, length):
     "[H, length] the clips of one epoch, shuffled for each head, from the start again where they run out."
     shuffled = lambda t, s: np.asarray(t)[stream('probe', s, epoch).permutation(len(t))]
-    return torch.from_numpy(np.stack([np.resize(shuffled(t, s), length) for t, s in zip(trains, seeds)]))
+    return torch.from_numpy(
+        np.stack([np.resize(shuffled(t, s), length) for t, s in zip(trains, seeds)])
+    )
 
 # %% ../nbs/30_classification.ipynb #d88d3e38
-LEAST = 10   # batches in an epoch, however few the clips
+LEAST = 10  # batches in an epoch, however few the clips
 
+# %% ../nbs/30_classification.ipynb #5fdceee5
 def fit_probe(
-    x:torch.Tensor,           # [N, D] frozen embeddings, all clips
-    y:torch.Tensor,           # [N] class index or [N, C] of 0 and 1
-    splits:list,              # (train indices, valid indices, seed) for each head
-    classes:int,              # C
-    epochs:int=100, patience:int=10, batch:int=128, lr:float=1e-3, hidden:int=512, dropout:float=0.1,
-) -> tuple:                   # (`Probe` with every head at its best, best epoch of each head)
+    x: torch.Tensor,  # [N, D] frozen embeddings, all clips
+    y: torch.Tensor,  # [N] class index or [N, C] of 0 and 1
+    splits: list,  # (train indices, valid indices, seed) for each head
+    classes: int,  # C
+    epochs: int = 100,
+    patience: int = 10,
+    batch: int = 128,
+    lr: float = 1e-3,
+    hidden: int = 512,
+    dropout: float = 0.1,
+) -> tuple:  # (`Probe` with every head at its best, best epoch of each head)
     "Train all heads side by side with Adam and early stopping, reproducibly."
     trains, valids, seeds = zip(*splits)
     heads = Probe(x.shape[1], classes, seeds, hidden, dropout).to(x.device)
     _standardise(heads, x, trains)
     (watch, mask), most = _stack(valids), max(map(len, trains))
     mask, batch = mask.to(x.device), min(batch, most)
-    steps = max(-(-most//batch), LEAST)
+    steps = max(-(-most // batch), LEAST)
     adam = torch.optim.Adam(heads.parameters(), lr=lr)
     best = {k: p.detach().clone() for k, p in heads.named_parameters()}
     low = torch.full((len(splits),), torch.inf)
-    since, at = torch.zeros(len(splits), dtype=torch.long), torch.zeros(len(splits), dtype=torch.long)
+    since, at = (
+        torch.zeros(len(splits), dtype=torch.long),
+        torch.zeros(len(splits), dtype=torch.long),
+    )
     for epoch in range(epochs):
         heads.train()
-        for i in _order(trains, seeds, epoch, steps*batch).to(x.device).split(batch, 1):
-            adam.zero_grad(); _loss(heads(x[i]), y[i]).mean(1).sum().backward(); adam.step()
-        now = ((_loss(probe_logits(heads, x, watch), y[watch.to(y.device)])*mask).sum(1)/mask.sum(1)).cpu()
+        for i in (
+            _order(trains, seeds, epoch, steps * batch).to(x.device).split(batch, 1)
+        ):
+            adam.zero_grad()
+            _loss(heads(x[i]), y[i]).mean(1).sum().backward()
+            adam.step()
+        now = (
+            (_loss(probe_logits(heads, x, watch), y[watch.to(y.device)]) * mask).sum(1)
+            / mask.sum(1)
+        ).cpu()
         better = (now < low) & (since < patience)
-        for k, p in heads.named_parameters(): best[k][better] = p.detach()[better]
-        low[better], at[better], since = now[better], epoch+1, torch.where(better, 0, since+1)
-        if (since >= patience).all(): break
+        for k, p in heads.named_parameters():
+            best[k][better] = p.detach()[better]
+        low[better], at[better], since = (
+            now[better],
+            epoch + 1,
+            torch.where(better, 0, since + 1),
+        )
+        if (since >= patience).all():
+            break
     heads.load_state_dict(best, strict=False)
     return heads.eval(), at.tolist()
 
 # %% ../nbs/30_classification.ipynb #7a4449c2
 def check_splits(
-    splits:list,        # (train, valid or None, test) index lists
-    y:np.ndarray,       # [N] or [N, C]
-    seeds,              # for each a head per split
-    valid_share:float,  # held out of the training clips where valid is None
-) -> list:              # (train, valid, seed, test), splits outside, seeds inside
+    splits: list,  # (train, valid or None, test) index lists
+    y: np.ndarray,  # [N] or [N, C]
+    seeds,  # for each a head per split
+    valid_share: float,  # held out of the training clips where valid is None
+) -> list:  # (train, valid, seed, test), splits outside, seeds inside
     "Every split with every seed. Raises `BadInput` for empty or overlapping parts."
     out = []
     for k, (train, valid, test) in enumerate(splits):
         train, test = np.asarray(train, int), np.asarray(test, int)
-        if not len(train) or not len(test): raise BadInput(f'Split {k} has {len(train)} training and {len(test)} test clips; both are needed.')
-        if len(np.intersect1d(train, test)): raise BadInput(f'Split {k} tests {len(np.intersect1d(train, test))} clips it trains on.')
-        if y.ndim == 1 and len(np.unique(y[train])) < 2: raise BadInput(f'The training clips of split {k} are all of one class; there is nothing to tell apart.')
+        if not len(train) or not len(test):
+            raise BadInput(
+                f'Split {k} has {len(train)} training and {len(test)} test clips; both are needed.'
+            )
+        if len(np.intersect1d(train, test)):
+            raise BadInput(
+                f'Split {k} tests {len(np.intersect1d(train, test))} clips it trains on.'
+            )
+        if y.ndim == 1 and len(np.unique(y[train])) < 2:
+            raise BadInput(
+                f'The training clips of split {k} are all of one class; there is nothing to tell apart.'
+            )
         for s in seeds:
-            held = None if valid is not None and len(valid) else hold_out(y[train], valid_share, s, k)
-            out.append((train, np.asarray(valid, int), s, test) if held is None else (train[~held], train[held], s, test))
+            held = (
+                None
+                if valid is not None and len(valid)
+                else hold_out(y[train], valid_share, s, k)
+            )
+            out.append(
+                (train, np.asarray(valid, int), s, test)
+                if held is None
+                else (train[~held], train[held], s, test)
+            )
     return out
 
 # %% ../nbs/30_classification.ipynb #e0074a83
-def used_labels(labels, splits, clips:int, classes:int) -> np.ndarray:
+def used_labels(labels, splits, clips: int, classes: int) -> np.ndarray:
     "Checked labels; -1 is let pass where no split uses the clip."
     y = np.array(labels)
     if y.ndim == 1 and y.dtype.kind == 'i' and len(y) == clips:
         bare = np.flatnonzero(y == -1)
-        used = np.intersect1d(bare, np.concatenate([np.asarray(part, int) for split in splits for part in split if part is not None]))
-        if len(used): raise BadInput(f'{len(used)} clips in the splits have no label, the first is clip {used[0]}; leave them out.')
+        used = np.intersect1d(
+            bare,
+            np.concatenate(
+                [
+                    np.asarray(part, int)
+                    for split in splits
+                    for part in split
+                    if part is not None
+                ]
+            ),
+        )
+        if len(used):
+            raise BadInput(
+                f'{len(used)} clips in the splits have no label, the first is clip {used[0]}; leave them out.'
+            )
         y[bare] = 0
     return check_labels(y, clips, classes)
 
 # %% ../nbs/30_classification.ipynb #dda0dde8
 def _score_head(logits, y, test, trained):
     "Accuracy, mAP and predictions of one head on its test clips."
-    if y.ndim == 2: return dict(map=mean_average_precision(logits.sigmoid().numpy(), y[test]))
+    if y.ndim == 2:
+        return dict(map=mean_average_precision(logits.sigmoid().numpy(), y[test]))
     known = logits.masked_fill(~torch.from_numpy(trained), -torch.inf).numpy()
-    right = accuracy_at(known, y[test])*1. if trained.all() else float((known.argmax(1) == y[test]).mean())
-    return dict(accuracy=right, map=mean_average_precision(logits.softmax(1).numpy(), y[test]), predictions=known.argmax(1))
+    right = (
+        accuracy_at(known, y[test]) * 1.0
+        if trained.all()
+        else float((known.argmax(1) == y[test]).mean())
+    )
+    return dict(
+        accuracy=right,
+        map=mean_average_precision(logits.softmax(1).numpy(), y[test]),
+        predictions=known.argmax(1),
+    )
 
 # %% ../nbs/30_classification.ipynb #0bdecbb9
 def probe(
-    x,                    # [N, D] frozen embeddings, all clips
-    labels,               # [N] class index (-1: unlabelled, in no split), or [N, C] of 0 and 1
-    splits:list,          # (train, valid or None, test) index lists; `fold_splits` makes them
-    classes:int,          # C
+    x,  # [N, D] frozen embeddings, all clips
+    labels,  # [N] class index (-1: unlabelled, in no split), or [N, C] of 0 and 1
+    splits: list,  # (train, valid or None, test) index lists; `fold_splits` makes them
+    classes: int,  # C
     seeds=(0, 1, 2),
-    valid_share:float=0.1, device:str='cpu', **settings,   # settings: see `fit_probe`
-) -> dict:                # accuracy and map per seed, chance, pool, unseen, predictions [seeds, N] (-1: not tested), ...
+    valid_share: float = 0.1,
+    device: str = 'cpu',
+    **settings,  # settings: see `fit_probe`
+) -> dict:  # accuracy and map per seed, chance, pool, unseen, predictions [seeds, N] (-1: not tested), ...
     "Train and score a probe for every split and seed, all at once."
-    if classes < 2: raise BadInput('There is one class only; nothing can be told apart.')
+    if classes < 2:
+        raise BadInput('There is one class only; nothing can be told apart.')
     x = check_embeddings(x, 'embeddings').to(device)
     y = used_labels(labels, splits, len(x), classes)
     heads = check_splits(splits, y, seeds, valid_share)
     began = time.perf_counter()
-    model, best = fit_probe(x, torch.from_numpy(y).to(device), [h[:3] for h in heads], classes, **settings)
+    model, best = fit_probe(
+        x, torch.from_numpy(y).to(device), [h[:3] for h in heads], classes, **settings
+    )
     index, mask = _stack([h[3] for h in heads])
     logits = [l[m].cpu() for l, m in zip(probe_logits(model, x, index), mask)]
     seconds = time.perf_counter() - began
     hot = y if y.ndim == 2 else np.eye(classes, dtype=bool)[y]
     found = [_score_head(l, y, h[3], hot[h[0]].any(0)) for l, h in zip(logits, heads)]
-    return _gather_probe(found, heads, hot, len(seeds), y.ndim) | dict(best_epoch=best, seconds=seconds)
+    return _gather_probe(found, heads, hot, len(seeds), y.ndim) | dict(
+        best_epoch=best, seconds=seconds
+    )
 
 # %% ../nbs/30_classification.ipynb #c64a3e96
 def _gather_probe(found, heads, hot, seeds, kind):
     "Heads -> means over the splits, per seed."
     grid = lambda key: np.array([f[key] for f in found], float).reshape(-1, seeds)
     maps = np.array([f['map'] for f in found]).reshape(-1, seeds, 2)
-    unseen = sorted({int(c) for t, _, _, test in heads for c in np.flatnonzero(hot[test].any(0) & ~hot[t].any(0))})
-    out = dict(map=maps[..., 0].mean(0).tolist(), chance=dict(map=float(maps[..., 1].mean())), pool=hot.shape[1],
-               n=sum(len(h[3]) for h in heads)//seeds, unseen=unseen)
+    unseen = sorted(
+        {
+            int(c)
+            for t, _, _, test in heads
+            for c in np.flatnonzero(hot[test].any(0) & ~hot[t].any(0))
+        }
+    )
+    out = dict(
+        map=maps[..., 0].mean(0).tolist(),
+        chance=dict(map=float(maps[..., 1].mean())),
+        pool=hot.shape[1],
+        n=sum(len(h[3]) for h in heads) // seeds,
+        unseen=unseen,
+    )
     if kind == 1:
         counts = hot[np.concatenate([h[3] for h in heads[::seeds]])].sum(0)
-        out |= dict(accuracy=grid('accuracy').mean(0).tolist(), by_fold=grid('accuracy').tolist(), majority=float(counts.max()/counts.sum()))
-        out['chance']['accuracy'] = 1/hot.shape[1]
+        out |= dict(
+            accuracy=grid('accuracy').mean(0).tolist(),
+            by_fold=grid('accuracy').tolist(),
+            majority=float(counts.max() / counts.sum()),
+        )
+        out['chance']['accuracy'] = 1 / hot.shape[1]
         out['predictions'] = np.full((seeds, len(hot)), -1)
-        for k, (f, h) in enumerate(zip(found, heads)): out['predictions'][k % seeds, h[3]] = f['predictions']
+        for k, (f, h) in enumerate(zip(found, heads)):
+            out['predictions'][k % seeds, h[3]] = f['predictions']
     return out
 
 # %% ../nbs/30_classification.ipynb #d8076ca4
 def linear_probe(
-    train_x, train_y,    # [N, D] features and [N] labels (numbers or names)
-    test_x, test_y,
-    C:float=1.0,         # inverse strength of the penalty
-    max_iter:int=5000,
-) -> dict:               # accuracy, map, chance of both, pool, n, unseen, predictions [n]
+    train_x,
+    train_y,  # [N, D] features and [N] labels (numbers or names)
+    test_x,
+    test_y,
+    C: float = 1.0,  # inverse strength of the penalty
+    max_iter: int = 5000,
+) -> dict:  # accuracy, map, chance of both, pool, n, unseen, predictions [n]
     "Logistic regression on features standardised by the training clips."
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    train_x, test_x = (check_embeddings(x, name).cpu().numpy() for x, name in ((train_x, 'training features'), (test_x, 'test features')))
+
+    train_x, test_x = (
+        check_embeddings(x, name).cpu().numpy()
+        for x, name in ((train_x, 'training features'), (test_x, 'test features'))
+    )
     train_y, test_y = np.asarray(train_y), np.asarray(test_y)
-    if len(train_y) != len(train_x) or len(test_y) != len(test_x): raise BadInput(f'{len(train_x)} and {len(test_x)} clips, {len(train_y)} and {len(test_y)} labels; each clip needs one label.')
+    if len(train_y) != len(train_x) or len(test_y) != len(test_x):
+        raise BadInput(
+            f'{len(train_x)} and {len(test_x)} clips, {len(train_y)} and {len(test_y)} labels; each clip needs one label.'
+        )
     known = np.unique(train_y)
-    if len(known) < 2: raise BadInput(f'All training clips are of class {known[0]}; there is nothing to tell apart.')
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iter)).fit(train_x, train_y)
+    if len(known) < 2:
+        raise BadInput(
+            f'All training clips are of class {known[0]}; there is nothing to tell apart.'
+        )
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(C=C, max_iter=max_iter)
+    ).fit(train_x, train_y)
     predictions, every = model.predict(test_x), np.union1d(known, test_y)
     scores = np.zeros((len(test_x), len(every)))
     scores[:, np.searchsorted(every, known)] = model.predict_proba(test_x)
     found, luck = mean_average_precision(scores, np.searchsorted(every, test_y))
-    return dict(accuracy=float((predictions == test_y).mean()), map=found, chance=1/len(every), chance_map=luck, pool=len(every), n=len(test_y),
-                unseen=np.setdiff1d(test_y, known).tolist(), predictions=predictions)
+    return dict(
+        accuracy=float((predictions == test_y).mean()),
+        map=found,
+        chance=1 / len(every),
+        chance_map=luck,
+        pool=len(every),
+        n=len(test_y),
+        unseen=np.setdiff1d(test_y, known).tolist(),
+        predictions=predictions,
+    )
 
+# %% ../nbs/30_classification.ipynb #81da9b49
 def baseline(
-    train_x, train_y,    # [N, D] features and [N] labels
-    test_x, test_y,
-) -> float:              # 0..1
+    train_x,
+    train_y,  # [N, D] features and [N] labels
+    test_x,
+    test_y,
+) -> float:  # 0..1
     "Accuracy of the linear probe."
     return linear_probe(train_x, train_y, test_x, test_y)['accuracy']
 
 # %% ../nbs/30_classification.ipynb #efb89f38
-HEARD, DEPTH, CEPSTRUM = 60., 80., 40   # dB below the loudest band at which a frame is silence, and a band; coefficients
+HEARD, DEPTH, CEPSTRUM = (
+    60.0,
+    80.0,
+    40,
+)  # dB below the loudest band at which a frame is silence, and a band; coefficients
 
+# %% ../nbs/30_classification.ipynb #8a7f4c62
 def over_time(
-    x,                 # [frames, bands]
-    loud,              # [frames] bool: which frames count
-    deltas:bool,       # also of the change from frame to frame (Savitzky-Golay, 9 frames)?
-) -> np.ndarray:       # [2 * bands] or [4 * bands]
+    x,  # [frames, bands]
+    loud,  # [frames] bool: which frames count
+    deltas: bool,  # also of the change from frame to frame (Savitzky-Golay, 9 frames)?
+) -> np.ndarray:  # [2 * bands] or [4 * bands]
     "Mean and deviation over the frames that are not silence."
     if deltas:
         from librosa.feature import delta
+
         x = np.concatenate([x, delta(x, width=9, axis=0, mode='nearest')], 1)
     return np.concatenate([x[loud].mean(0), x[loud].std(0)]).astype(np.float32)
 
+# %% ../nbs/30_classification.ipynb #2202b162
 def _features(clips, cepstrum):
     "Log-mel or MFCC statistics of some clips."
     from librosa.feature import mfcc
     from wavbrivl.media import log_mel
+
     bands = [np.maximum(m, m.max() - DEPTH) for m in map(log_mel, clips)]
     loud = [m.max(1) >= m.max() - HEARD for m in bands]
-    return [over_time(mfcc(S=m.T, n_mfcc=CEPSTRUM).T if cepstrum else m, l, cepstrum) for m, l in zip(bands, loud)]
+    return [
+        over_time(mfcc(S=m.T, n_mfcc=CEPSTRUM).T if cepstrum else m, l, cepstrum)
+        for m, l in zip(bands, loud)
+    ]
 
 # %% ../nbs/30_classification.ipynb #e9f1ea57
 def clip_features(
-    clips,                    # arrays [n] at 16 kHz
-    cepstrum:bool,            # MFCC and deltas, or log-mel
-    workers:int|None=None,    # processes; None: all cores from 4000 clips on, else none
-) -> np.ndarray:              # [N, F]
+    clips,  # arrays [n] at 16 kHz
+    cepstrum: bool,  # MFCC and deltas, or log-mel
+    workers: int
+    | None = None,  # processes; None: all cores from 4000 clips on, else none
+) -> np.ndarray:  # [N, F]
     "Statistics of every clip, in order. Raises `BadInput` for an empty or broken one."
     import os
     from joblib import Parallel, delayed
+
     clips = list(clips)
     for i, x in enumerate(clips):
-        if np.ndim(x) != 1 or not np.size(x) or not np.isfinite(x).all(): raise BadInput(f'Clip {i} is not a list of finite samples (shape {np.shape(x)}); leave it out.')
-    if not clips: raise BadInput('There are no clips.')
+        if np.ndim(x) != 1 or not np.size(x) or not np.isfinite(x).all():
+            raise BadInput(
+                f'Clip {i} is not a list of finite samples (shape {np.shape(x)}); leave it out.'
+            )
+    if not clips:
+        raise BadInput('There are no clips.')
     workers = workers or (os.cpu_count() if len(clips) >= 4000 else 1)
     parts = [clips[k::workers] for k in range(min(workers, len(clips)))]
-    done = [_features(clips, cepstrum)] if workers == 1 else Parallel(workers)(delayed(_features)(p, cepstrum) for p in parts)
+    done = (
+        [_features(clips, cepstrum)]
+        if workers == 1
+        else Parallel(workers)(delayed(_features)(p, cepstrum) for p in parts)
+    )
     out = np.empty((len(clips), len(done[0][0])), np.float32)
-    for k, part in enumerate(done): out[k::len(done)] = part
+    for k, part in enumerate(done):
+        out[k :: len(done)] = part
     return out
 
-def log_mel_features(clips, workers:int|None=None) -> np.ndarray:
+# %% ../nbs/30_classification.ipynb #3275591a
+def log_mel_features(clips, workers: int | None = None) -> np.ndarray:
     "[N, 2 * bands] mean and deviation of the log-mel spectrogram in dB."
     return clip_features(clips, False, workers)
 
-def mfcc_features(clips, workers:int|None=None) -> np.ndarray:
+
+def mfcc_features(clips, workers: int | None = None) -> np.ndarray:
     "[N, 4 * coefficients] mean and deviation of the cepstral coefficients and of their deltas."
     return clip_features(clips, True, workers)

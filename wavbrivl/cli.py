@@ -16,48 +16,109 @@ from pathlib import Path
 from .core import BadInput, lay_preset, load_params, whole
 
 # %% ../nbs/69_cli.ipynb #2d27a0d9
-SOUND = {'.wav', '.flac', '.ogg', '.mp3', '.m4a', '.aac', '.opus', '.mp4', '.webm', '.mov', '.mkv', '.aif', '.aiff'}
+SOUND = {
+    '.wav',
+    '.flac',
+    '.ogg',
+    '.mp3',
+    '.m4a',
+    '.aac',
+    '.opus',
+    '.mp4',
+    '.webm',
+    '.mov',
+    '.mkv',
+    '.aif',
+    '.aiff',
+}
+
+# %% ../nbs/69_cli.ipynb #dcf7dda1
 PICTURE = {'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff'}
 
+# %% ../nbs/69_cli.ipynb #65fc5b28
 def expand(
-    paths,            # files and folders
-    kinds:set,        # endings looked for inside folders
-) -> list[str]:       # files, folders opened, sorted
+    paths,  # files and folders
+    kinds: set,  # endings looked for inside folders
+) -> list[str]:  # files, folders opened, sorted
     "Files as given; of folders, all files of the right kind below them. Raises `BadInput` when nothing is left."
     out = []
     for p in map(Path, paths):
-        out += sorted(str(f) for f in p.rglob('*') if f.suffix.lower() in kinds) if p.is_dir() else [str(p)]
-    if not out: raise BadInput(f"No file to read in {', '.join(map(str, paths))}; looked for {', '.join(sorted(kinds))}.")
+        out += (
+            sorted(str(f) for f in p.rglob('*') if f.suffix.lower() in kinds)
+            if p.is_dir()
+            else [str(p)]
+        )
+    if not out:
+        raise BadInput(
+            f'No file to read in {", ".join(map(str, paths))}; looked for {", ".join(sorted(kinds))}.'
+        )
     return out
 
 # %% ../nbs/69_cli.ipynb #e5f0a086
 def cmd_params(a):
     "Print what a run really uses; with `--preset` and `--write`, change params.yaml."
     import yaml
+
     if a.write:
-        if not a.preset: raise BadInput('--write needs --preset: the file to lay over params.yaml.')
-        print(f'{lay_preset(a.preset)} written'); return
+        if not a.preset:
+            raise BadInput('--write needs --preset: the file to lay over params.yaml.')
+        print(f'{lay_preset(a.preset)} written')
+        return
     p = load_params(a.run, preset=a.preset).model_dump()
-    print(json.dumps(p, indent=1) if a.json else yaml.safe_dump(p, sort_keys=False), end='')
+    print(
+        json.dumps(p, indent=1) if a.json else yaml.safe_dump(p, sort_keys=False),
+        end='',
+    )
 
 # %% ../nbs/69_cli.ipynb #f45c4fc7
-NAMED = 20   # bad files said on the screen; all of them are in the table of them
+NAMED = 20  # bad files said on the screen; all of them are in the table of them
 
+# %% ../nbs/69_cli.ipynb #c1d34b55
 def cmd_embed(a):
     "Embed sounds into a table; without `--out`, onto the screen."
     import csv, tempfile
     import pyarrow.parquet as pq
     from itertools import islice
     from wavbrivl.bulk import embed_files
+
     with tempfile.TemporaryDirectory() as d:
         out, model = Path(a.out or f'{d}/embeddings.parquet'), open_model(a)
-        did = embed_files(model, a.files, out, batch=a.batch, kind=a.kind, frames=a.frames, workers=a.workers, rank=a.rank, world=a.world)
-        if a.out: emit(a, [did], lambda r: f"{out}  {r['embedded']} sounds in {r['seconds']:.1f} s" + (f", {r['skipped']} files done before" if r['skipped'] else ''))
-        else: emit(a, pq.read_table(out, columns=['file', 'embedding']).to_pylist(), lambda r: f"{r['file']}  {len(r['embedding'])} numbers")
+        did = embed_files(
+            model,
+            a.files,
+            out,
+            batch=a.batch,
+            kind=a.kind,
+            frames=a.frames,
+            workers=a.workers,
+            rank=a.rank,
+            world=a.world,
+        )
+        if a.out:
+            emit(
+                a,
+                [did],
+                lambda r: (
+                    f'{out}  {r["embedded"]} sounds in {r["seconds"]:.1f} s'
+                    + (f', {r["skipped"]} files done before' if r['skipped'] else '')
+                ),
+            )
+        else:
+            emit(
+                a,
+                pq.read_table(out, columns=['file', 'embedding']).to_pylist(),
+                lambda r: f'{r["file"]}  {len(r["embedding"])} numbers',
+            )
         if did['rejected'] and (bad := out.with_suffix('.rejected.csv')).exists():
-            with open(bad, newline='', encoding='utf-8') as f: model.rejected = list(islice(csv.DictReader(f), NAMED))
+            with open(bad, newline='', encoding='utf-8') as f:
+                model.rejected = list(islice(csv.DictReader(f), NAMED))
     status = report_rejected(model, did['embedded'])
-    if did['rejected'] > NAMED: print(f"set aside: {did['rejected']} files" + (f', all of them named in {bad}' if a.out else ''), file=sys.stderr)
+    if did['rejected'] > NAMED:
+        print(
+            f'set aside: {did["rejected"]} files'
+            + (f', all of them named in {bad}' if a.out else ''),
+            file=sys.stderr,
+        )
     return status
 
 # %% ../nbs/69_cli.ipynb #b833d058
@@ -65,30 +126,57 @@ def cmd_classify(a):
     "Name sounds."
     import numpy as np
     from wavbrivl.core import BadFile
+
     model, out, rejected = open_model(a), [], []
     names = [n.strip() for n in a.labels.split(',') if n.strip()]
-    if len(names) < 2: raise BadInput('--labels needs two class names or more, separated by commas.')
+    if len(names) < 2:
+        raise BadInput('--labels needs two class names or more, separated by commas.')
     for f in expand(a.files, SOUND):
-        try: out.append(dict(file=f, classes=[dict(label=n, probability=round(p, 4)) for n, p in model.classify(f, names, templates=a.templates)[:a.top]]))
-        except BadFile as e: rejected.append(dict(file=e.path, reason=e.reason))
-    emit(a, out, lambda r: f"{r['file']}  " + '  '.join(f"{c['label']} {c['probability']:.2f}" for c in r['classes']))
+        try:
+            out.append(
+                dict(
+                    file=f,
+                    classes=[
+                        dict(label=n, probability=round(p, 4))
+                        for n, p in model.classify(f, names, templates=a.templates)[
+                            : a.top
+                        ]
+                    ],
+                )
+            )
+        except BadFile as e:
+            rejected.append(dict(file=e.path, reason=e.reason))
+    emit(
+        a,
+        out,
+        lambda r: (
+            f'{r["file"]}  '
+            + '  '.join(f'{c["label"]} {c["probability"]:.2f}' for c in r['classes'])
+        ),
+    )
     model.rejected = rejected
     return report_rejected(model, len(out))
 
+# %% ../nbs/69_cli.ipynb #b0b1c833
 def cmd_gloss(a):
     "The gloss of sounds, or of sentences."
     model = open_model(a)
     things = a.things if a.text else expand(a.things, SOUND)
     said = model.gloss_text(things) if a.text else model.gloss_audio(things)
     rows = [dict(input=t, gloss=g) for t, g in zip(things, said) if g is not None]
-    emit(a, rows, lambda r: f"{r['input']}  {r['gloss']}")
+    emit(a, rows, lambda r: f'{r["input"]}  {r["gloss"]}')
     return report_rejected(model, len(rows))
 
+# %% ../nbs/69_cli.ipynb #45493afe
 def cmd_rank(a):
     "Sort pictures by how well they fit a sound."
     model = open_model(a)
     ranked = model.rank(a.sound, expand(a.pictures, PICTURE), k=a.top)
-    emit(a, [dict(picture=p, cosine=round(s, 4)) for p, s in ranked], lambda r: f"{r['cosine']:+.4f}  {r['picture']}")
+    emit(
+        a,
+        [dict(picture=p, cosine=round(s, 4)) for p, s in ranked],
+        lambda r: f'{r["cosine"]:+.4f}  {r["picture"]}',
+    )
     return report_rejected(model, len(ranked))
 
 # %% ../nbs/69_cli.ipynb #e68c9832
@@ -96,15 +184,36 @@ def kind_of(f) -> str:
     "picture or sound, by the ending."
     return 'picture' if Path(f).suffix.lower() in PICTURE else 'sound'
 
+# %% ../nbs/69_cli.ipynb #19cc23f6
 def cmd_index(a):
     "Make an index of files and folders, or of tables of embeddings."
     from wavbrivl.search import build_index, index_files
-    tables, dtype = [t for t in a.things if t.endswith('.parquet')], 'float16' if a.half else 'float32'
-    if tables and len(tables) < len(a.things): raise BadInput('An index is made of tables or of files, not of both; embed the files into a table first.')
+
+    tables, dtype = (
+        [t for t in a.things if t.endswith('.parquet')],
+        'float16' if a.half else 'float32',
+    )
+    if tables and len(tables) < len(a.things):
+        raise BadInput(
+            'An index is made of tables or of files, not of both; embed the files into a table first.'
+        )
     files = [] if tables else expand(a.things, SOUND | PICTURE)
-    model, items = open_model(a), {k: [f for f in files if kind_of(f) == k] for k in ('sound', 'picture')}
-    index = build_index(tables, a.out, model, kind_of, dtype) if tables else index_files(items, a.out, model, dtype)
-    emit(a, [dict(index=a.out, rows=len(index), dim=index.dim, kinds=index.facts['kinds'])], lambda r: f"{r['rows']} rows of {r['dim']} numbers ({', '.join(r['kinds'])}) -> {r['index']}")
+    model, items = (
+        open_model(a),
+        {k: [f for f in files if kind_of(f) == k] for k in ('sound', 'picture')},
+    )
+    index = (
+        build_index(tables, a.out, model, kind_of, dtype)
+        if tables
+        else index_files(items, a.out, model, dtype)
+    )
+    emit(
+        a,
+        [dict(index=a.out, rows=len(index), dim=index.dim, kinds=index.facts['kinds'])],
+        lambda r: (
+            f'{r["rows"]} rows of {r["dim"]} numbers ({", ".join(r["kinds"])}) -> {r["index"]}'
+        ),
+    )
     return report_rejected(index, len(index))
 
 # %% ../nbs/69_cli.ipynb #32fed63d
@@ -113,137 +222,295 @@ def cmd_search(a):
     import numpy as np
     from wavbrivl.report import save_figure
     from wavbrivl.search import Index, blend, check_sheet, embed_items, search_sheet
+
     index = Index.open(a.index, a.backend)
-    k, kinds = min(10, len(index.of_kind(a.only) if a.only else index)) if a.top is None else a.top, ['text' if a.text else kind_of(q) for q in a.queries]
-    if a.sheet: check_sheet(a.sheet, len(kinds), k)
-    model = open_model(a); index.check_model(model)
-    asked = embed_items(model, a.queries, kinds); rejected = model.rejected
+    k, kinds = (
+        min(10, len(index.of_kind(a.only) if a.only else index))
+        if a.top is None
+        else a.top,
+        ['text' if a.text else kind_of(q) for q in a.queries],
+    )
+    if a.sheet:
+        check_sheet(a.sheet, len(kinds), k)
+    model = open_model(a)
+    index.check_model(model)
+    asked = embed_items(model, a.queries, kinds)
+    rejected = model.rejected
     good = [i for i in range(len(asked)) if not np.isnan(asked[i]).any()]
-    rows = blend([asked[good], *(model.embed_text(t) for t in a.plus)]) if good else asked[good]
+    rows = (
+        blend([asked[good], *(model.embed_text(t) for t in a.plus)])
+        if good
+        else asked[good]
+    )
     found = index.hits(*index.search(rows, k, only=a.only)) if good else []
-    out = [{'text' if a.text else 'file': a.queries[i], 'hits': h} for i, h in zip(good, found)]
-    emit(a, out, lambda r: '\n'.join([r['text' if a.text else 'file'], *(f"  {h['cosine']:+.4f}  {h['name']}" for h in r['hits'])]))
-    if a.sheet and good: save_figure(search_sheet([(a.queries[i], kinds[i]) for i in good], found, ' + '.join(a.plus)), a.sheet)
+    out = [
+        {'text' if a.text else 'file': a.queries[i], 'hits': h}
+        for i, h in zip(good, found)
+    ]
+    emit(
+        a,
+        out,
+        lambda r: '\n'.join(
+            [
+                r['text' if a.text else 'file'],
+                *(f'  {h["cosine"]:+.4f}  {h["name"]}' for h in r['hits']),
+            ]
+        ),
+    )
+    if a.sheet and good:
+        save_figure(
+            search_sheet(
+                [(a.queries[i], kinds[i]) for i in good], found, ' + '.join(a.plus)
+            ),
+            a.sheet,
+        )
     model.rejected = rejected
     return report_rejected(model, len(good))
 
 # %% ../nbs/69_cli.ipynb #ec212d3d
 def columns(
-    csv,              # a table
-    folder:str,       # put before its paths
-    names:dict,       # column wanted -> names it may have
+    csv,  # a table
+    folder: str,  # put before its paths
+    names: dict,  # column wanted -> names it may have
 ):
     "A table with the columns wanted. Raises `BadInput` naming the one that is not there."
     import pandas as pd
-    if not Path(csv).is_file(): raise BadInput(f'{csv} does not exist.')
+
+    if not Path(csv).is_file():
+        raise BadInput(f'{csv} does not exist.')
     t, out = pd.read_csv(csv), {}
     for want, known in names.items():
         got = next((k for k in known if k in t), None)
-        if got is None: raise BadInput(f"{csv} has no column {' or '.join(known)}; it has {', '.join(t.columns)}.")
+        if got is None:
+            raise BadInput(
+                f'{csv} has no column {" or ".join(known)}; it has {", ".join(t.columns)}.'
+            )
         out[want] = t[got]
     t = pd.DataFrame(out)
-    if 'path' in t: t['path'] = [str(Path(folder)/p) for p in t.path]
+    if 'path' in t:
+        t['path'] = [str(Path(folder) / p) for p in t.path]
     return t
 
+# %% ../nbs/69_cli.ipynb #d0cd62fe
 def cmd_pair(a):
     "Pair sounds with pictures of their class; pictures are divided over the folds, none twice."
     from wavbrivl.corpora import pair_by_class
-    sounds = columns(a.sounds, a.sound_folder, dict(path=['path', 'filename', 'audio'], label=['label', 'category', 'class'], fold=['fold']))
-    pictures = columns(a.pictures, a.picture_folder, dict(path=['path', 'filename', 'image'], image_class=['image_class', 'label', 'class']))
-    t = columns(a.classes, '', dict(label=['label', 'category', 'class'], image_class=['image_class', 'picture']))
+
+    sounds = columns(
+        a.sounds,
+        a.sound_folder,
+        dict(
+            path=['path', 'filename', 'audio'],
+            label=['label', 'category', 'class'],
+            fold=['fold'],
+        ),
+    )
+    pictures = columns(
+        a.pictures,
+        a.picture_folder,
+        dict(
+            path=['path', 'filename', 'image'],
+            image_class=['image_class', 'label', 'class'],
+        ),
+    )
+    t = columns(
+        a.classes,
+        '',
+        dict(
+            label=['label', 'category', 'class'], image_class=['image_class', 'picture']
+        ),
+    )
     t = t[t.label.isin(set(sounds.label))].drop_duplicates()
-    if a.only: sounds, t = (x[x.label.isin(a.only.split(','))] for x in (sounds, t))
-    table = pair_by_class(sounds, pictures, t.groupby('label').image_class.agg(list).to_dict(), a.out, k=a.each)
-    print(f'{len(table)} rows, {table.audio.replace("", None).nunique()} sounds, {table.image.replace("", None).nunique()} pictures -> {a.out}')
+    if a.only:
+        sounds, t = (x[x.label.isin(a.only.split(','))] for x in (sounds, t))
+    table = pair_by_class(
+        sounds,
+        pictures,
+        t.groupby('label').image_class.agg(list).to_dict(),
+        a.out,
+        k=a.each,
+    )
+    print(
+        f'{len(table)} rows, {table.audio.replace("", None).nunique()} sounds, {table.image.replace("", None).nunique()} pictures -> {a.out}'
+    )
 
 # %% ../nbs/69_cli.ipynb #844b5794
 def cmd_import(a):
     "Rewrite released weights as a folder; say what became of every tensor."
     from wavbrivl.released import import_released, said
-    emit(a, [import_released(a.kind, a.path, a.out, a.preset or a.config, a.tokenizer)], said)
+
+    emit(
+        a,
+        [import_released(a.kind, a.path, a.out, a.preset or a.config, a.tokenizer)],
+        said,
+    )
 
 # %% ../nbs/69_cli.ipynb #d310c91c
 def file_names(
-    things,        # files or sentences
-    text:bool,     # sentences: named by their words
-    ending:str,
+    things,  # files or sentences
+    text: bool,  # sentences: named by their words
+    ending: str,
 ) -> list[str]:
     "A name for what is made of each, none twice, whatever its case."
     taken, out = set(), []
     for t in things:
-        stem, k = (re.sub(r'\W+', '-', t).strip('-')[:60] if text else Path(t).stem) or 'picture', 1
+        stem, k = (
+            (re.sub(r'\W+', '-', t).strip('-')[:60] if text else Path(t).stem)
+            or 'picture',
+            1,
+        )
         name = stem
-        while name.lower() in taken: k += 1; name = f'{stem}-{k}'
-        taken.add(name.lower()); out.append(name + ending)
+        while name.lower() in taken:
+            k += 1
+            name = f'{stem}-{k}'
+        taken.add(name.lower())
+        out.append(name + ending)
     return out
 
+# %% ../nbs/69_cli.ipynb #4592f85c
 def places(
-    things,        # files or sentences
-    out,           # what `--out` says
-    film:bool,     # what `--film` says
-    text:bool,
-) -> tuple:        # a path for each, are they films?
+    things,  # files or sentences
+    out,  # what `--out` says
+    film: bool,  # what `--film` says
+    text: bool,
+) -> tuple:  # a path for each, are they films?
     "Where the pictures go. Raises `BadInput` for what cannot be written there."
     out = Path(out)
     single = out.suffix.lower() if not out.is_dir() else ''
-    if single in (SOUND | PICTURE) - {'.png', '.gif', '.mp4'}: raise BadInput(f'{out}: a picture ends in .png, a film in .gif or .mp4; several of them go to a folder.')
-    if film and single == '.png': raise BadInput(f'{out}: a film ends in .gif or .mp4.')
-    single, film = single in ('.png', '.gif', '.mp4'), film or single in ('.gif', '.mp4')
-    if film and text: raise BadInput('A film follows a sound; a sentence gives a picture.')
-    if single and len(things) > 1: raise BadInput(f'{out} is one file, and there are {len(things)} inputs; give a folder' + (' and --film.' if film else '.'))
-    if not single and out.exists() and not out.is_dir(): raise BadInput(f'{out} is a file; give a folder, or a name ending in .png, .gif or .mp4.')
-    paths = [out] if single else [out/n for n in file_names(things, text, '.gif' if film else '.png')]
+    if single in (SOUND | PICTURE) - {'.png', '.gif', '.mp4'}:
+        raise BadInput(
+            f'{out}: a picture ends in .png, a film in .gif or .mp4; several of them go to a folder.'
+        )
+    if film and single == '.png':
+        raise BadInput(f'{out}: a film ends in .gif or .mp4.')
+    single, film = (
+        single in ('.png', '.gif', '.mp4'),
+        film or single in ('.gif', '.mp4'),
+    )
+    if film and text:
+        raise BadInput('A film follows a sound; a sentence gives a picture.')
+    if single and len(things) > 1:
+        raise BadInput(
+            f'{out} is one file, and there are {len(things)} inputs; give a folder'
+            + (' and --film.' if film else '.')
+        )
+    if not single and out.exists() and not out.is_dir():
+        raise BadInput(
+            f'{out} is a file; give a folder, or a name ending in .png, .gif or .mp4.'
+        )
+    paths = (
+        [out]
+        if single
+        else [out / n for n in file_names(things, text, '.gif' if film else '.png')]
+    )
     sources = set() if text else {Path(t).resolve() for t in things}
-    if same := [p for p in paths if p.resolve() in sources]: raise BadInput(f'{same[0]} is one of the inputs; give another name.')
+    if same := [p for p in paths if p.resolve() in sources]:
+        raise BadInput(f'{same[0]} is one of the inputs; give another name.')
     return paths, film
 
 # %% ../nbs/69_cli.ipynb #d2c5da69
-AT_ONCE = 32   # sounds between two writings
+AT_ONCE = 32  # sounds between two writings
 
-def enlarged(picture, scale:int):
+
+def enlarged(picture, scale: int):
     "Every pixel as a square of `scale` x `scale`."
     from PIL import Image
-    return picture.resize((scale*picture.width, scale*picture.height), Image.Resampling.NEAREST)
 
-def write_png(picture, path, scale:int):
-    with whole(path) as tmp: enlarged(picture, scale).save(tmp, format='PNG')
+    return picture.resize(
+        (scale * picture.width, scale * picture.height), Image.Resampling.NEAREST
+    )
 
+
+def write_png(picture, path, scale: int):
+    with whole(path) as tmp:
+        enlarged(picture, scale).save(tmp, format='PNG')
+
+# %% ../nbs/69_cli.ipynb #42cae0f0
 def cmd_generate(a):
     "Make pictures or films."
     from wavbrivl.api import Painter
+
     things = a.things if a.text else expand(a.things, SOUND)
-    if not 1 <= a.scale <= 32: raise BadInput(f'--scale {a.scale}; it must lie between 1 and 32.')
+    if not 1 <= a.scale <= 32:
+        raise BadInput(f'--scale {a.scale}; it must lie between 1 and 32.')
     paths, film = places(things, a.out, a.film, a.text)
-    if film and a.candidates != 1: raise BadInput('--candidates is for pictures; a film has one frame for each window.')
-    if a.start and film: raise BadInput('--start is for pictures; a film begins each frame with the one before.')
-    if a.fps and not film: raise BadInput('--fps is for films; name a .gif or .mp4, or add --film.')
+    if film and a.candidates != 1:
+        raise BadInput(
+            '--candidates is for pictures; a film has one frame for each window.'
+        )
+    if a.start and film:
+        raise BadInput(
+            '--start is for pictures; a film begins each frame with the one before.'
+        )
+    if a.fps and not film:
+        raise BadInput('--fps is for films; name a .gif or .mp4, or add --film.')
     model, rows, rejected = open_model(a), [], []
     make, painter = films if film else stills, Painter.load(a.painter, a.device)
     for i in range(0, len(things), AT_ONCE):
-        rows += make(a, model, painter, things[i:i+AT_ONCE], paths[i:i+AT_ONCE])
+        rows += make(a, model, painter, things[i : i + AT_ONCE], paths[i : i + AT_ONCE])
         rejected += model.rejected
-    emit(a, rows, lambda r: f"{r['picture']}  {r['cosine']:+.4f}  {r['text' if a.text else 'file']}")
+    emit(
+        a,
+        rows,
+        lambda r: (
+            f'{r["picture"]}  {r["cosine"]:+.4f}  {r["text" if a.text else "file"]}'
+        ),
+    )
     model.rejected = rejected
     return report_rejected(model, len(rows))
 
 # %% ../nbs/69_cli.ipynb #62dc1830
 def stills(a, model, painter, things, paths) -> list[dict]:
     "Write a picture for each; what was written."
-    made = model.generate(things, painter, kind=a.kind or 'diffusion', candidates=a.candidates, seed=a.seed, text=a.text, start=a.start)
+    made = model.generate(
+        things,
+        painter,
+        kind=a.kind or 'diffusion',
+        candidates=a.candidates,
+        seed=a.seed,
+        text=a.text,
+        start=a.start,
+    )
     done = [(t, path, p) for t, path, p in zip(things, paths, made) if p is not None]
-    for _, path, p in done: write_png(p, path, a.scale)
-    return [{'text' if a.text else 'file': t, 'picture': str(path), 'cosine': round(p.info['cosine'], 4)} for t, path, p in done]
+    for _, path, p in done:
+        write_png(p, path, a.scale)
+    return [
+        {
+            'text' if a.text else 'file': t,
+            'picture': str(path),
+            'cosine': round(p.info['cosine'], 4),
+        }
+        for t, path, p in done
+    ]
 
+# %% ../nbs/69_cli.ipynb #db748f2f
 def films(a, model, painter, things, paths) -> list[dict]:
     "Write a film for each; what was written, with the mean cosine of its frames."
     from wavbrivl.core import BadFile
     from wavbrivl.generation import moving_picture
+
     rows, rejected = [], []
     for t, path in zip(things, paths):
-        try: frames = model.generate_film(t, painter, a.fps, a.kind or 'guided', seed=a.seed)
-        except BadFile as e: rejected.append(dict(file=e.path, reason=e.reason)); continue
-        moving_picture([enlarged(f, a.scale) for f in frames], path, a.fps or 2/model.audio.window)
-        rows.append(dict(file=t, picture=str(path), frames=len(frames), cosine=round(sum(f.info['cosine'] for f in frames)/len(frames), 4)))
+        try:
+            frames = model.generate_film(
+                t, painter, a.fps, a.kind or 'guided', seed=a.seed
+            )
+        except BadFile as e:
+            rejected.append(dict(file=e.path, reason=e.reason))
+            continue
+        moving_picture(
+            [enlarged(f, a.scale) for f in frames],
+            path,
+            a.fps or 2 / model.audio.window,
+        )
+        rows.append(
+            dict(
+                file=t,
+                picture=str(path),
+                frames=len(frames),
+                cosine=round(sum(f.info['cosine'] for f in frames) / len(frames), 4),
+            )
+        )
     model.rejected = rejected
     return rows
 
@@ -251,66 +518,204 @@ def films(a, model, painter, things, paths) -> list[dict]:
 def cmd_export(a):
     "Write a model as ONNX graphs."
     from wavbrivl.export import export_onnx
-    rows = export_onnx(open_model(a), a.out, a.parts and [p.strip() for p in a.parts.split(',')])
-    emit(a, rows, lambda r: f"{r['file']}  {r['bytes']/1e6:.1f} MB  {r['error']:.0e} from torch")
+
+    rows = export_onnx(
+        open_model(a), a.out, a.parts and [p.strip() for p in a.parts.split(',')]
+    )
+    emit(
+        a,
+        rows,
+        lambda r: (
+            f'{r["file"]}  {r["bytes"] / 1e6:.1f} MB  {r["error"]:.0e} from torch'
+        ),
+    )
 
 # %% ../nbs/69_cli.ipynb #c04870b3
 def open_model(a):
     from wavbrivl.api import WavBriVL
+
     warnings.simplefilter('ignore')
     return WavBriVL.from_pretrained(a.model, a.device, a.precision)
 
+
 def emit(a, rows, line):
     "Rows as JSON or as lines."
-    print(json.dumps(rows, ensure_ascii=False, indent=1)) if a.json else [print(line(r)) for r in rows]
+    print(json.dumps(rows, ensure_ascii=False, indent=1)) if a.json else [
+        print(line(r)) for r in rows
+    ]
 
-def report_rejected(model, good:int) -> int:
+# %% ../nbs/69_cli.ipynb #2a381a80
+def report_rejected(model, good: int) -> int:
     "Name what was set aside; the exit status."
-    for r in model.rejected: print(f"set aside: {r['file']}: {r['reason']}", file=sys.stderr)
+    for r in model.rejected:
+        print(f'set aside: {r["file"]}: {r["reason"]}', file=sys.stderr)
     return 2 if not good else 1 if model.rejected else 0
 
 # %% ../nbs/69_cli.ipynb #3b7bc621
 def parser() -> argparse.ArgumentParser:
     "The command line's grammar."
-    p = argparse.ArgumentParser('wavbrivl', description='Sound, picture and word in one space.')
+    p = argparse.ArgumentParser(
+        'wavbrivl', description='Sound, picture and word in one space.'
+    )
     sub = p.add_subparsers(dest='command', required=True)
+
     def add(name, run, help, model=True):
         s = sub.add_parser(name, help=help, description=help)
         s.set_defaults(run_command=run)
         s.add_argument('--json', action='store_true', help='for machines')
         if model:
-            s.add_argument('--model', '-m', default='models/wavbrivl', help='model folder')
-            for name, kinds, given in (('device', ['auto', 'cpu', 'cuda', 'mps'], 'auto'), ('precision', ['fp32', 'bf16', 'auto'], 'fp32')): s.add_argument(f'--{name}', default=given, choices=kinds)
+            s.add_argument(
+                '--model', '-m', default='models/wavbrivl', help='model folder'
+            )
+            for name, kinds, given in (
+                ('device', ['auto', 'cpu', 'cuda', 'mps'], 'auto'),
+                ('precision', ['fp32', 'bf16', 'auto'], 'fp32'),
+            ):
+                s.add_argument(f'--{name}', default=given, choices=kinds)
         return s
-    s = add('embed', cmd_embed, 'embed sounds, any number of them; a killed run goes on where it was'); s.add_argument('files', nargs='+', help='files, folders, webdataset shards (.tar)')
-    s.add_argument('--out', '-o', help='.parquet; bad files are listed beside it'); s.add_argument('--frames', action='store_true', help='also one embedding each 20 ms')
-    s.add_argument('--kind', default='joint', choices=['joint', 'task']); s.add_argument('--batch', type=int, default=32, help='windows at once'); s.add_argument('--workers', type=int, help='threads that decode')
-    s.add_argument('--rank', type=int, default=0, help='number of this process'); s.add_argument('--world', type=int, default=1, help='processes that share the work')
-    s = add('classify', cmd_classify, 'name sounds'); s.add_argument('files', nargs='+'); s.add_argument('--labels', '-l', required=True, help='names, separated by commas')
-    s.add_argument('--templates', help='named set of prompts'); s.add_argument('--top', type=int, default=3)
-    s = add('rank', cmd_rank, 'sort pictures by a sound'); s.add_argument('sound'); s.add_argument('pictures', nargs='+'); s.add_argument('--top', type=int)
-    s = add('index', cmd_index, 'make an index of sounds and pictures'); s.add_argument('things', nargs='+', metavar='folder|file|table.parquet'); s.add_argument('--out', '-o', required=True, help='folder'); s.add_argument('--half', action='store_true', help='rows in float16')
-    s = add('search', cmd_search, 'find the nearest of an index'); s.add_argument('index'); s.add_argument('queries', nargs='+', metavar='query'); s.add_argument('--text', action='store_true', help='they are sentences, not files'); s.add_argument('--plus', action='append', default=[], metavar='TEXT', help='a sentence added to every query'); s.add_argument('--top', type=int, help='default: 10'); s.add_argument('--only', choices=['sound', 'picture', 'text'], help='search this kind'); s.add_argument('--sheet', metavar='PNG', help='draw what was found'); s.add_argument('--backend', default='torch', help='or faiss, faiss:HNSW32')
-    s = add('gloss', cmd_gloss, 'say the gloss of sounds (a model trained under arms:)'); s.add_argument('things', nargs='+'); s.add_argument('--text', action='store_true', help='they are sentences, not files')
-    s = add('generate', cmd_generate, 'make pictures or films for sounds, or pictures for sentences'); s.add_argument('things', nargs='+', metavar='sound')
-    s.add_argument('--out', '-o', required=True, help='.png; .gif or .mp4 for a film; a folder when there are several')
-    s.add_argument('--kind', choices=['diffusion', 'mosaic', 'guided', 'bare'], help='default: diffusion; guided for films')
-    s.add_argument('--candidates', type=int, default=1, help='drawn for each, of which the best is kept'); s.add_argument('--painter', default='models/painter', help='folder with vqgan, diffusion and mosaic'); s.add_argument('--start', metavar='PICTURE', help='begin with this picture and change it towards the sound; default: noise')
-    s.add_argument('--text', action='store_true', help='they are sentences, not files'); s.add_argument('--seed', type=int, default=0); s.add_argument('--scale', type=int, default=4, help='pixels for each pixel drawn, 1 to 32')
-    s.add_argument('--film', action='store_true', help='a film of each, for a folder of them'); s.add_argument('--fps', type=float, help='frames per second of sound; default: a window\'s half apart')
-    s = add('pair', cmd_pair, 'list pairs of sounds and pictures of one class', model=False)
-    for name, help in (('sounds', 'CSV: path, label, fold'), ('pictures', 'CSV: path, image_class'), ('classes', 'CSV: label, image_class')): s.add_argument(name, help=help)
-    s.add_argument('--out', '-o', default='pairs.csv'); s.add_argument('--each', type=int, default=4, help='pictures for each sound')
-    for kind in ('sound', 'picture'): s.add_argument(f'--{kind}-folder', default='', help=f'put before the {kind} paths')
+
+    s = add(
+        'embed',
+        cmd_embed,
+        'embed sounds, any number of them; a killed run goes on where it was',
+    )
+    s.add_argument('files', nargs='+', help='files, folders, webdataset shards (.tar)')
+    s.add_argument('--out', '-o', help='.parquet; bad files are listed beside it')
+    s.add_argument(
+        '--frames', action='store_true', help='also one embedding each 20 ms'
+    )
+    s.add_argument('--kind', default='joint', choices=['joint', 'task'])
+    s.add_argument('--batch', type=int, default=32, help='windows at once')
+    s.add_argument('--workers', type=int, help='threads that decode')
+    s.add_argument('--rank', type=int, default=0, help='number of this process')
+    s.add_argument('--world', type=int, default=1, help='processes that share the work')
+    s = add('classify', cmd_classify, 'name sounds')
+    s.add_argument('files', nargs='+')
+    s.add_argument('--labels', '-l', required=True, help='names, separated by commas')
+    s.add_argument('--templates', help='named set of prompts')
+    s.add_argument('--top', type=int, default=3)
+    s = add('rank', cmd_rank, 'sort pictures by a sound')
+    s.add_argument('sound')
+    s.add_argument('pictures', nargs='+')
+    s.add_argument('--top', type=int)
+    s = add('index', cmd_index, 'make an index of sounds and pictures')
+    s.add_argument('things', nargs='+', metavar='folder|file|table.parquet')
+    s.add_argument('--out', '-o', required=True, help='folder')
+    s.add_argument('--half', action='store_true', help='rows in float16')
+    s = add('search', cmd_search, 'find the nearest of an index')
+    s.add_argument('index')
+    s.add_argument('queries', nargs='+', metavar='query')
+    s.add_argument('--text', action='store_true', help='they are sentences, not files')
+    s.add_argument(
+        '--plus',
+        action='append',
+        default=[],
+        metavar='TEXT',
+        help='a sentence added to every query',
+    )
+    s.add_argument('--top', type=int, help='default: 10')
+    s.add_argument(
+        '--only', choices=['sound', 'picture', 'text'], help='search this kind'
+    )
+    s.add_argument('--sheet', metavar='PNG', help='draw what was found')
+    s.add_argument('--backend', default='torch', help='or faiss, faiss:HNSW32')
+    s = add('gloss', cmd_gloss, 'say the gloss of sounds (a model trained under arms:)')
+    s.add_argument('things', nargs='+')
+    s.add_argument('--text', action='store_true', help='they are sentences, not files')
+    s = add(
+        'generate',
+        cmd_generate,
+        'make pictures or films for sounds, or pictures for sentences',
+    )
+    s.add_argument('things', nargs='+', metavar='sound')
+    s.add_argument(
+        '--out',
+        '-o',
+        required=True,
+        help='.png; .gif or .mp4 for a film; a folder when there are several',
+    )
+    s.add_argument(
+        '--kind',
+        choices=['diffusion', 'mosaic', 'guided', 'bare'],
+        help='default: diffusion; guided for films',
+    )
+    s.add_argument(
+        '--candidates',
+        type=int,
+        default=1,
+        help='drawn for each, of which the best is kept',
+    )
+    s.add_argument(
+        '--painter',
+        default='models/painter',
+        help='folder with vqgan, diffusion and mosaic',
+    )
+    s.add_argument(
+        '--start',
+        metavar='PICTURE',
+        help='begin with this picture and change it towards the sound; default: noise',
+    )
+    s.add_argument('--text', action='store_true', help='they are sentences, not files')
+    s.add_argument('--seed', type=int, default=0)
+    s.add_argument(
+        '--scale', type=int, default=4, help='pixels for each pixel drawn, 1 to 32'
+    )
+    s.add_argument(
+        '--film', action='store_true', help='a film of each, for a folder of them'
+    )
+    s.add_argument(
+        '--fps',
+        type=float,
+        help="frames per second of sound; default: a window's half apart",
+    )
+    s = add(
+        'pair', cmd_pair, 'list pairs of sounds and pictures of one class', model=False
+    )
+    for name, help in (
+        ('sounds', 'CSV: path, label, fold'),
+        ('pictures', 'CSV: path, image_class'),
+        ('classes', 'CSV: label, image_class'),
+    ):
+        s.add_argument(name, help=help)
+    s.add_argument('--out', '-o', default='pairs.csv')
+    s.add_argument('--each', type=int, default=4, help='pictures for each sound')
+    for kind in ('sound', 'picture'):
+        s.add_argument(
+            f'--{kind}-folder', default='', help=f'put before the {kind} paths'
+        )
     s.add_argument('--only', help='these classes, separated by commas')
-    s = add('import', cmd_import, 'read released weights', model=False); s.add_argument('kind', choices=['brivl', 'wavlm', 'vqgan']); s.add_argument('path'); s.add_argument('--out', '-o', required=True, help='folder'); s.add_argument('--config', help='how the model is built; default: config.json or model.yaml beside it'); s.add_argument('--preset', help='of BriVL: brivl-baai, brivl-nmi'); s.add_argument('--tokenizer', help="of BriVL: the folder of its text tower's")
-    s = add('params', cmd_params, 'what a run really uses', model=False); s.add_argument('--run', help='an overlay under runs: or arms:')
-    s.add_argument('--preset', help='a file laid over params.yaml'); s.add_argument('--write', action='store_true', help='keep it')
-    s = add('export', cmd_export, 'write a model as ONNX graphs, which need no torch', model=False); s.set_defaults(device='cpu', precision=None); s.add_argument('model', nargs='?', default='models/wavbrivl', help='model folder'); s.add_argument('--out', '-o', required=True, help='folder'); s.add_argument('--parts', help='of audio,image,text; default: all it has')
+    s = add('import', cmd_import, 'read released weights', model=False)
+    s.add_argument('kind', choices=['brivl', 'wavlm', 'vqgan'])
+    s.add_argument('path')
+    s.add_argument('--out', '-o', required=True, help='folder')
+    s.add_argument(
+        '--config',
+        help='how the model is built; default: config.json or model.yaml beside it',
+    )
+    s.add_argument('--preset', help='of BriVL: brivl-baai, brivl-nmi')
+    s.add_argument('--tokenizer', help="of BriVL: the folder of its text tower's")
+    s = add('params', cmd_params, 'what a run really uses', model=False)
+    s.add_argument('--run', help='an overlay under runs: or arms:')
+    s.add_argument('--preset', help='a file laid over params.yaml')
+    s.add_argument('--write', action='store_true', help='keep it')
+    s = add(
+        'export',
+        cmd_export,
+        'write a model as ONNX graphs, which need no torch',
+        model=False,
+    )
+    s.set_defaults(device='cpu', precision=None)
+    s.add_argument('model', nargs='?', default='models/wavbrivl', help='model folder')
+    s.add_argument('--out', '-o', required=True, help='folder')
+    s.add_argument('--parts', help='of audio,image,text; default: all it has')
     return p
 
+# %% ../nbs/69_cli.ipynb #4cb17331
 def main(argv=None) -> int:
     "Entry point of `wavbrivl`; returns the exit status."
     a = parser().parse_args(argv)
-    try: return a.run_command(a) or 0
-    except BadInput as e: print(f'wavbrivl: {e}', file=sys.stderr); return 2
+    try:
+        return a.run_command(a) or 0
+    except BadInput as e:
+        print(f'wavbrivl: {e}', file=sys.stderr)
+        return 2

@@ -18,7 +18,6 @@ import difflib, errno, glob, hashlib, json, os, random, re, reprlib, tempfile, t
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Literal
-
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -27,119 +26,158 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 class BadInput(ValueError):
     "Something the user gave cannot be used; the message names it and says what to do."
 
+
 class BadFile(BadInput):
     "A file that cannot be read: carries `path` and `reason`."
-    def __init__(self,
-        path,        # the file
-        reason:str,  # what is wrong with it and what to do, without the file's name
+
+    def __init__(
+        self,
+        path,  # the file
+        reason: str,  # what is wrong with it and what to do, without the file's name
     ):
         self.path, self.reason = str(path), reason
-        super().__init__(f"{path}: {reason}")
+        super().__init__(f'{path}: {reason}')
 
 # %% ../nbs/00_core.ipynb #19baf8e6
 def find_root(
     start=None,  # folder to start from; default: the current one
-) -> Path:       # the folder that holds `params.yaml`
+) -> Path:  # the folder that holds `params.yaml`
     "Walk up to the folder of the lab. Raises `BadInput` when there is none."
     start = Path(start or os.environ.get('WAVBRIVL_ROOT') or '.').resolve()
     for p in (start, *start.parents):
-        if (p/'params.yaml').exists(): return p
-    raise BadInput(f"No params.yaml in {start} or above it; run inside the lab's folder or set WAVBRIVL_ROOT.")
+        if (p / 'params.yaml').exists():
+            return p
+    raise BadInput(
+        f"No params.yaml in {start} or above it; run inside the lab's folder or set WAVBRIVL_ROOT."
+    )
 
 # %% ../nbs/00_core.ipynb #ca512f08
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=600)]
 
+
 class Section(BaseModel):
     "A section of params.yaml: unknown keys are refused, values are checked, nothing changes after loading."
+
     model_config = ConfigDict(extra='forbid', frozen=True, protected_namespaces=())
 
 # %% ../nbs/00_core.ipynb #feedce8c
 class FoleyParams(Section):
     "The embedded corpus: how many scenes, and how hard."
-    train: Count = 1000          # scenes per split
+
+    train: Count = 1000  # scenes per split
     valid: Count = 160
     test: Count = 320
-    min_seconds: Seconds = 2.0   # clip length, drawn uniformly
+    min_seconds: Seconds = 2.0  # clip length, drawn uniformly
     max_seconds: Seconds = 3.0
-    overlap: Share = 0.3         # share of scenes with a second source behind the first
-    noise: Share = 0.6           # how much of the randomisation (noise floor, filters, reverb, clutter) is applied
+    overlap: Share = 0.3  # share of scenes with a second source behind the first
+    noise: Share = 0.6  # how much of the randomisation (noise floor, filters, reverb, clutter) is applied
 
+# %% ../nbs/00_core.ipynb #e4beafab
 class CorpusParams(Section):
     "Which recordings and pictures, and how they are divided."
+
     reader: str = 'foley'
     source: str = 'wavbrivl/foley.py'
-    root: str | None = None      # folder that the paths in a CSV are relative to; None: the CSV's own
+    root: str | None = (
+        None  # folder that the paths in a CSV are relative to; None: the CSV's own
+    )
     seed: int = 0
-    most: Count | None = None    # clips a split, every class in its share; None: all
+    most: Count | None = None  # clips a split, every class in its share; None: all
     max_seconds: Seconds = 10.0  # longer clips are cut to their first so many seconds
-    frames: Count = 4            # pictures kept of each clip
-    crop: Count = 480            # side of the square cut from a video frame or a larger picture, px
-    picture: Count = 96          # side at which pictures are stored, px
-    shard: Count | None = None   # clips a tar; None: single files
-    train_folds: list[int] = []  # for corpora that come in folds; empty: the reader's own splits
+    frames: Count = 4  # pictures kept of each clip
+    crop: Count = (
+        480  # side of the square cut from a video frame or a larger picture, px
+    )
+    picture: Count = 96  # side at which pictures are stored, px
+    shard: Count | None = None  # clips a tar; None: single files
+    train_folds: list[
+        int
+    ] = []  # for corpora that come in folds; empty: the reader's own splits
     valid_folds: list[int] = []  # empty: `valid_share` of the training clips
     test_folds: list[int] = []
-    test_share: Share = 0.2      # of clips that come in neither splits nor folds
+    test_share: Share = 0.2  # of clips that come in neither splits nor folds
     valid_share: Share = 0.1
     foley: FoleyParams = FoleyParams()
 
 # %% ../nbs/00_core.ipynb #d5cad0ae
 class OptimParams(Section):
     "AdamW with linear warm-up and cosine decay."
+
     epochs: Annotated[int, Field(ge=0)] = 10
     batch: Annotated[int, Field(ge=2)] = 64
     lr: Annotated[float, Field(gt=0, le=1)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
-    warmup: Share = 0.1                                  # share of all steps
-    clip: Annotated[float, Field(gt=0)] = 1.0            # gradient norm
-    patience: Annotated[int, Field(ge=0)] = 0            # epochs without a better validation score; 0: never stop early
+    warmup: Share = 0.1  # share of all steps
+    clip: Annotated[float, Field(gt=0)] = 1.0  # gradient norm
+    patience: Annotated[int, Field(ge=0)] = (
+        0  # epochs without a better validation score; 0: never stop early
+    )
 
+# %% ../nbs/00_core.ipynb #0f57bbb4
 class TextParams(Section):
     "The BERT-style encoder of the text tower."
+
     vocab: Count = 2000
     hidden: Count = 128
     layers: Count = 2
     heads: Count = 4
     ffn: Count = 256
-    max_length: Count = 24          # tokens
+    max_length: Count = 24  # tokens
 
 # %% ../nbs/00_core.ipynb #eb1c66a0
 class BrivlParams(Section):
     "The image-text model: architecture (from tiny to the official size) and its pre-training."
-    checkpoint: str | None = None   # released weights to load instead of training
-    preset: str | None = None       # the architecture of those weights, by name
-    tokenizer: str | None = None    # folder or hub name of the released text tower's tokenizer
+
+    checkpoint: str | None = None  # released weights to load instead of training
+    preset: str | None = None  # the architecture of those weights, by name
+    tokenizer: str | None = (
+        None  # folder or hub name of the released text tower's tokenizer
+    )
     cnn: str = 'test_efficientnet'  # any timm model
     output_stride: Annotated[int, Field(ge=1, le=32)] = 16
     image_size: Count = 64
-    image_layers: Count = 1         # self-attention block over the patches
+    image_layers: Count = 1  # self-attention block over the patches
     image_heads: Count = 4
-    box_grid: Count = 3             # boxes: an n x n grid and the whole picture
-    pool_grid: Count = 4            # sampling points along a box's side
+    box_grid: Count = 3  # boxes: an n x n grid and the whole picture
+    pool_grid: Count = 4  # sampling points along a box's side
     text: TextParams = TextParams()
-    text_layers: Count = 1          # self-attention block over the tokens
+    text_layers: Count = 1  # self-attention block over the tokens
     text_heads: Count = 4
     queue: Count = 256
     momentum: Share = 0.99
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.07
-    cnn_pace: Annotated[float, Field(gt=0, le=100)] = 3.0   # learning rate of the CNN, relative to optim.lr
-    warm_start: Share = 0.8         # share of the steps before the queues take part; 0 for towers that are trained already
+    cnn_pace: Annotated[float, Field(gt=0, le=100)] = (
+        3.0  # learning rate of the CNN, relative to optim.lr
+    )
+    warm_start: Share = 0.8  # share of the steps before the queues take part; 0 for towers that are trained already
     seed: int = 0
     optim: OptimParams = OptimParams(epochs=20, batch=64)
 
 # %% ../nbs/00_core.ipynb #0d94e71c
 class TargetsParams(Section):
     "The frozen towers run once."
-    views: Count = 3                # augmented views of every frame; the first is always the plain one
+
+    views: Count = (
+        3  # augmented views of every frame; the first is always the plain one
+    )
     batch: Count = 128
 
 # %% ../nbs/00_core.ipynb #b782a3be
 class AudioParams(Section):
     "The audio tower. `conv_dim` to `pos_groups` size WavLM, `width` a ResNet-18; the rest is ours."
+
     kind: Literal['wavlm', 'wav2clip'] = 'wavlm'
-    conv_dim: Annotated[list[Count], Field(min_length=7, max_length=7)] = [32, 32, 64, 64, 64, 64, 64]
+    conv_dim: Annotated[list[Count], Field(min_length=7, max_length=7)] = [
+        32,
+        32,
+        64,
+        64,
+        64,
+        64,
+        64,
+    ]
     conv_norm: Literal['group', 'layer'] = 'group'
     hidden: Count = 128
     layers: Count = 3
@@ -149,45 +187,55 @@ class AudioParams(Section):
     pos_groups: Count = 4
     buckets: Count = 64
     max_distance: Count = 200
-    block_layers: Count = 1          # self-attention block
+    block_layers: Count = 1  # self-attention block
     block_heads: Count = 4
-    width: Count = 64                # channels of the first stage of wav2clip's ResNet-18
-    embed: Count = 512               # the embedding handed to downstream tasks
-    level: bool = False              # explicit level feature: WavLM itself hardly hears gain
+    width: Count = 64  # channels of the first stage of wav2clip's ResNet-18
+    embed: Count = 512  # the embedding handed to downstream tasks
+    level: bool = False  # explicit level feature: WavLM itself hardly hears gain
     dropout: Share = 0.1
-    checkpoint: str | None = None    # released WavLM weights
+    checkpoint: str | None = None  # released WavLM weights
     freeze_conv: bool = False
-    normalize: bool = False          # bring every waveform to mean 0, deviation 1, as WavLM large wants it
+    normalize: bool = (
+        False  # bring every waveform to mean 0, deviation 1, as WavLM large wants it
+    )
 
 # %% ../nbs/00_core.ipynb #ebf8a1ad
 class WavlmParams(Section):
     "WavLM's own objective: predict the k-means unit of masked frames, other voices mixed in."
+
     clusters: Count = 48
-    mask_share: Share = 0.5          # of the frames
-    mask_span: Count = 6             # frames
-    unmasked: Share = 0.5            # weight of the frames that are not masked
-    mix_share: Share = 0.2           # of the clips get another one mixed in
+    mask_share: Share = 0.5  # of the frames
+    mask_span: Count = 6  # frames
+    unmasked: Share = 0.5  # weight of the frames that are not masked
+    mix_share: Share = 0.2  # of the clips get another one mixed in
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.1
     seed: int = 0
     optim: OptimParams = OptimParams(epochs=10, batch=32)
 
+# %% ../nbs/00_core.ipynb #a654aa42
 class TrainParams(Section):
     "The audio tower learns to land where the frozen image tower put the matching picture."
-    loss: Literal['moco', 'infonce', 'cosine', 'l2', 'labels'] = 'moco'   # labels: a plain classifier, no pictures
-    init: Literal['scratch', 'wavlm'] = 'wavlm'   # start from the `wavlm` stage's weights?
+
+    loss: Literal['moco', 'infonce', 'cosine', 'l2', 'labels'] = (
+        'moco'  # labels: a plain classifier, no pictures
+    )
+    init: Literal['scratch', 'wavlm'] = (
+        'wavlm'  # start from the `wavlm` stage's weights?
+    )
     seeds: list[int] = [0, 1, 2]
-    window: Seconds = 2.0            # training crop, and the window at inference
+    window: Seconds = 2.0  # training crop, and the window at inference
     queue: Count = 512
     momentum: Share = 0.99
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.1
-    warm_start: Share = 0.9          # share of the steps before MoCo's queues take part
-    gain_db: Annotated[float, Field(ge=0, le=60)] = 6.0     # random gain within +-
-    mismatch: Share = 0.1           # share of training clips given another clip's frames, where the corpus has such a list
+    warm_start: Share = 0.9  # share of the steps before MoCo's queues take part
+    gain_db: Annotated[float, Field(ge=0, le=60)] = 6.0  # random gain within +-
+    mismatch: Share = 0.1  # share of training clips given another clip's frames, where the corpus has such a list
     optim: OptimParams = OptimParams(epochs=16, batch=32, lr=1e-3)
 
 # %% ../nbs/00_core.ipynb #adc46045
 class DatasetsParams(Section):
     "Public corpora the trained towers are tested on: their folders, laid out as published. None: their rows stay blank."
+
     esc50: str | None = None
     us8k: str | None = None
     fsd50k: str | None = None
@@ -197,171 +245,245 @@ class DatasetsParams(Section):
     clotho: str | None = None
     audiocaps: str | None = None
     vegas: str | None = None
-    max_seconds: Seconds = 30.0     # of a clip
-    frames: Count = 1               # pictures kept of a clip
+    max_seconds: Seconds = 30.0  # of a clip
+    frames: Count = 1  # pictures kept of a clip
 
+# %% ../nbs/00_core.ipynb #1594944a
 class BaselinesParams(Section):
     "What the towers are compared with, beside log-mel and MFCC."
-    yamnet: str | None = None       # path of a yamnet.tflite
+
+    yamnet: str | None = None  # path of a yamnet.tflite
+
 
 class HeadParams(Section):
     "A small network on frozen frame embeddings."
-    epochs: Count = 20
-    patience: Count = 4             # epochs without a better validation score
 
+    epochs: Count = 20
+    patience: Count = 4  # epochs without a better validation score
+
+# %% ../nbs/00_core.ipynb #06556e01
 class EvaluateParams(Section):
     "What it hears."
-    tasks: list[Literal['zero_shot', 'probe', 'retrieval', 'detection', 'captioning']] = ['zero_shot', 'probe', 'retrieval', 'detection', 'captioning']
-    heads: Count = 1                # seeds that also get the heads for detection and captioning, the slow tasks
-    templates: str = 'bare'         # named set of prompts around a class name
+
+    tasks: list[
+        Literal['zero_shot', 'probe', 'retrieval', 'detection', 'captioning']
+    ] = ['zero_shot', 'probe', 'retrieval', 'detection', 'captioning']
+    heads: Count = (
+        1  # seeds that also get the heads for detection and captioning, the slow tasks
+    )
+    templates: str = 'bare'  # named set of prompts around a class name
     probe_seeds: Count = 3
     batch: Count = 64
     detection: HeadParams = HeadParams()
     captioning: HeadParams = HeadParams()
-    beam: Count = 4                 # of the captioner
+    beam: Count = 4  # of the captioner
 
+# %% ../nbs/00_core.ipynb #9d5c2ceb
 class ReportParams(Section):
     "Figures and tables."
-    reference: str = 'wavbrivl'      # the run whose model the figures show
-    gallery: Count = 8               # sounds in the gallery
+
+    reference: str = 'wavbrivl'  # the run whose model the figures show
+    gallery: Count = 8  # sounds in the gallery
 
 # %% ../nbs/00_core.ipynb #f72f752c
 class LossWeights(Section):
     "L_total = contrast + these times their losses."
-    gloss: Annotated[float, Field(ge=0)] = 1.0   # Langue2Gloss, from words and from sound
-    ce: Annotated[float, Field(ge=0)] = 1.0      # eq. 5: alignment against DTW
-    sp: Annotated[float, Field(ge=0)] = 1.0      # eq. 6
-    rank: Annotated[float, Field(ge=0)] = 1.0    # whether a gloss belongs to a sound, within the batch
 
+    gloss: Annotated[float, Field(ge=0)] = (
+        1.0  # Langue2Gloss, from words and from sound
+    )
+    ce: Annotated[float, Field(ge=0)] = 1.0  # eq. 5: alignment against DTW
+    sp: Annotated[float, Field(ge=0)] = 1.0  # eq. 6
+    rank: Annotated[float, Field(ge=0)] = (
+        1.0  # whether a gloss belongs to a sound, within the batch
+    )
+
+# %% ../nbs/00_core.ipynb #eaf899f1
 class SelectParams(Section):
     "Which pairs are learnt from."
+
     by: Literal['none', 'ds_net', 'result_filter', 'both', 'random'] = 'both'
-    keep: Annotated[float, Field(gt=0, le=1)] = 0.75    # share of the pairs
-    soft: bool = False                # weigh the pairs instead of leaving some out
-    since: Share = 0.25               # share of the training before the first choice
-    every: Count = 2                  # epochs between two looks at all pairs
-    momentum: Share = 0.5             # of the scores and of their running quantile, from look to look
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.75  # share of the pairs
+    soft: bool = False  # weigh the pairs instead of leaving some out
+    since: Share = 0.25  # share of the training before the first choice
+    every: Count = 2  # epochs between two looks at all pairs
+    momentum: Share = (
+        0.5  # of the scores and of their running quantile, from look to look
+    )
 
 # %% ../nbs/00_core.ipynb #dd5e6fa9
 class LanguageParams(Section):
     "Sound and words in one transformer, gloss as the bridge (BGTAI)."
-    front: str = 'wavlm'              # an entry under `fronts:`; it is frozen
+
+    front: str = 'wavlm'  # an entry under `fronts:`; it is frozen
     hidden: Count = 96
-    layers: Count = 2                 # of the shared encoder
-    decoder_layers: Count = 2         # of the gloss decoder
+    layers: Count = 2  # of the shared encoder
+    decoder_layers: Count = 2  # of the gloss decoder
     heads: Count = 4
     ffn: Count = 192
-    align: Count = 64                 # dimensions in which DS-Net and Result Filter compare
+    align: Count = 64  # dimensions in which DS-Net and Result Filter compare
     dropout: Share = 0.0
-    pool: Count = 4                   # frames of 20 ms averaged into one
-    window: Seconds = 3.0             # at inference, and of the stored front-end frames
-    crop: Seconds | None = None       # seconds of sound in training; None: the window
-    words: bool = True                # are captions taught too?
-    gloss: Literal['none', 'content', 'aslg', 'corpus'] = 'content'   # style; corpus: as the manifest has it
-    styles: list[Literal['content', 'aslg', 'corpus']] = ['content', 'aslg']   # in which Langue2Gloss learns words first
-    longest: Count = 16               # tokens of a gloss
+    pool: Count = 4  # frames of 20 ms averaged into one
+    window: Seconds = 3.0  # at inference, and of the stored front-end frames
+    crop: Seconds | None = None  # seconds of sound in training; None: the window
+    words: bool = True  # are captions taught too?
+    gloss: Literal['none', 'content', 'aslg', 'corpus'] = (
+        'content'  # style; corpus: as the manifest has it
+    )
+    styles: list[Literal['content', 'aslg', 'corpus']] = [
+        'content',
+        'aslg',
+    ]  # in which Langue2Gloss learns words first
+    longest: Count = 16  # tokens of a gloss
     beam: Count = 4
-    mix: Share = 0.3                  # share of the aligned frames that give way to their gloss token
+    mix: Share = 0.3  # share of the aligned frames that give way to their gloss token
     loss: Literal['infonce', 'l2'] = 'infonce'
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.1
     ds_net: bool = True
     result_filter: bool = True
-    gumbel: Annotated[float, Field(ge=0)] = 0.0   # noise on the scores of the path that is taken
-    skip: Share = 0.2                 # share of the gloss tokens that DTW is least sure of: taught to be skipped
-    literal: bool = False             # eq. 5 as printed
+    gumbel: Annotated[float, Field(ge=0)] = (
+        0.0  # noise on the scores of the path that is taken
+    )
+    skip: Share = (
+        0.2  # share of the gloss tokens that DTW is least sure of: taught to be skipped
+    )
+    literal: bool = False  # eq. 5 as printed
     sp: Literal['index', 'mask'] = 'index'
-    self_paced: bool = False          # easy pairs first
+    self_paced: bool = False  # easy pairs first
     select: SelectParams = SelectParams()
     weights: LossWeights = LossWeights()
-    momentum: Share = 0.98            # of the slow tower that aligns and scores
-    mismatch: Share = 0.25            # as in `train`; words go with the pictures
-    tasks: list[Literal['zero_shot', 'probe', 'retrieval', 'detection', 'captioning']] = ['zero_shot', 'retrieval']
+    momentum: Share = 0.98  # of the slow tower that aligns and scores
+    mismatch: Share = 0.25  # as in `train`; words go with the pictures
+    tasks: list[
+        Literal['zero_shot', 'probe', 'retrieval', 'detection', 'captioning']
+    ] = ['zero_shot', 'retrieval']
     seeds: list[int] = [0, 1, 2]
     optim: OptimParams = OptimParams(epochs=8, batch=32, lr=2e-3)
-    pretrain: OptimParams = OptimParams(epochs=10, batch=64, lr=3e-3)   # captions to gloss, before any sound
+    pretrain: OptimParams = OptimParams(
+        epochs=10, batch=64, lr=3e-3
+    )  # captions to gloss, before any sound
 
 # %% ../nbs/00_core.ipynb #08307483
 class VqganParams(Section):
     "The picture codec: architecture of taming-transformers, its training, or released weights."
-    checkpoint: str | None = None   # released weights to load instead of training
-    config: str | None = None       # their model.yaml
-    gumbel: bool = False            # codes by Gumbel-softmax instead of nearest neighbour
-    size: Count = 64                # of the pictures, px
-    ch: Count = 16                  # channels of the first level
-    ch_mult: Annotated[list[Count], Field(min_length=1)] = [1, 2, 4]   # channels of each level, in `ch`; a picture halves from level to level
-    res_blocks: Count = 1           # of a level
-    attention: list[int] = [16]     # sides of the feature maps that get self-attention, px
-    channels: Count = 64            # the encoder ends in so many
-    embed: Count = 4                # dimensions of a code
+
+    checkpoint: str | None = None  # released weights to load instead of training
+    config: str | None = None  # their model.yaml
+    gumbel: bool = False  # codes by Gumbel-softmax instead of nearest neighbour
+    size: Count = 64  # of the pictures, px
+    ch: Count = 16  # channels of the first level
+    ch_mult: Annotated[list[Count], Field(min_length=1)] = [
+        1,
+        2,
+        4,
+    ]  # channels of each level, in `ch`; a picture halves from level to level
+    res_blocks: Count = 1  # of a level
+    attention: list[int] = [16]  # sides of the feature maps that get self-attention, px
+    channels: Count = 64  # the encoder ends in so many
+    embed: Count = 4  # dimensions of a code
     codes: Count = 512
-    commitment: Annotated[float, Field(ge=0)] = 0.25   # beta
-    codebook: Annotated[float, Field(ge=0)] = 1.0      # weights of the losses, beside L1
+    commitment: Annotated[float, Field(ge=0)] = 0.25  # beta
+    codebook: Annotated[float, Field(ge=0)] = 1.0  # weights of the losses, beside L1
     perceptual: Annotated[float, Field(ge=0)] = 0.1
     adversary: Annotated[float, Field(ge=0)] = 0.8
-    adversary_ch: Count = 32        # of the patch discriminator
+    adversary_ch: Count = 32  # of the patch discriminator
     adversary_layers: Count = 2
-    adversary_start: Share = 0.8    # share of the steps before it takes part
-    warm_start: Share = 0.15        # share of the steps before anything is quantised
-    crop: Count | None = 32         # px; None: whole pictures from the start
-    crop_until: Share = 0.75         # share of the steps that see crops
+    adversary_start: Share = 0.8  # share of the steps before it takes part
+    warm_start: Share = 0.15  # share of the steps before anything is quantised
+    crop: Count | None = 32  # px; None: whole pictures from the start
+    crop_until: Share = 0.75  # share of the steps that see crops
     seed: int = 0
     optim: OptimParams = OptimParams(epochs=5, batch=16, lr=2e-3)
 
+# %% ../nbs/00_core.ipynb #65b621c6
 class DiffusionParams(Section):
     "Latent diffusion: codes of a picture from a point of the joint space."
-    ch: Annotated[list[Count], Field(min_length=1)] = [48, 96, 160]    # channels of each level of the U-Net
-    patch: Count = 1                # latents along a side that enter as one cell
-    sketch: Count = 8               # channels in which the condition is laid out cell by cell
+
+    ch: Annotated[list[Count], Field(min_length=1)] = [
+        48,
+        96,
+        160,
+    ]  # channels of each level of the U-Net
+    patch: Count = 1  # latents along a side that enter as one cell
+    sketch: Count = 8  # channels in which the condition is laid out cell by cell
     res_blocks: Count = 1
-    steps: Count = 1000             # of the noising process
-    sampling: Count = 20            # steps when drawing
-    guidance: Annotated[float, Field(ge=0)] = 3.0    # 1: none
-    unguided: Share = 0.1           # share of the training without a condition
-    jitter: Annotated[float, Field(ge=0)] = 1.0      # largest noise on a condition, relative to its length: a sound is never exactly where its picture is
-    level: bool = True                               # also told the level of the picture's sound
-    average: Share = 0.999          # of the weights that draw
+    steps: Count = 1000  # of the noising process
+    sampling: Count = 20  # steps when drawing
+    guidance: Annotated[float, Field(ge=0)] = 3.0  # 1: none
+    unguided: Share = 0.1  # share of the training without a condition
+    jitter: Annotated[float, Field(ge=0)] = (
+        1.0  # largest noise on a condition, relative to its length: a sound is never exactly where its picture is
+    )
+    level: bool = True  # also told the level of the picture's sound
+    average: Share = 0.999  # of the weights that draw
     seed: int = 0
     optim: OptimParams = OptimParams(epochs=13, batch=16, lr=1.5e-3)
 
 # %% ../nbs/00_core.ipynb #e4cdcada
 class GuideParams(Section):
     "Optimise codes until the frozen image tower sees what was heard."
+
     start: Literal['noise', 'picture', 'retrieved'] = 'noise'
-    prior: Annotated[int, Field(ge=0)] = 3       # steps between two looks of the diffusion model, which knows what pictures look like and nothing of the sound; 0: none
+    prior: Annotated[int, Field(ge=0)] = (
+        3  # steps between two looks of the diffusion model, which knows what pictures look like and nothing of the sound; 0: none
+    )
     steps: Count = 60
     lr: Annotated[float, Field(gt=0)] = 0.1
-    cuts: Count = 8                 # cutouts of a picture in every step
-    chunk: Count = 64               # cutouts in the image tower at once: bounds the memory
-    noise: Annotated[float, Field(ge=0)] = 0.1   # on the cutouts
+    cuts: Count = 8  # cutouts of a picture in every step
+    chunk: Count = 64  # cutouts in the image tower at once: bounds the memory
+    noise: Annotated[float, Field(ge=0)] = 0.1  # on the cutouts
     seed: int = 0
 
+# %% ../nbs/00_core.ipynb #6e0a63e3
 class GenerateParams(Section):
     "Which pictures are made for which test sounds."
-    kinds: list[Literal['guided', 'bare', 'diffusion', 'mosaic', 'ranked', 'redrawn', 'retrieved', 'prompts']] = ['diffusion']   # bare: guided without the diffusion model; mosaic: from pieces of training pictures; redrawn: from the picture retrieved
-    sounds: Count = 48              # test sounds, classes in turn, for guided, bare and ranked; diffusion and retrieved take all
-    candidates: Count = 8           # of which the re-ranked picture is the best
-    prompts: Count = 20             # sentences that get candidates, as in the paper
-    batch: Count = 64               # pictures at once
 
+    kinds: list[
+        Literal[
+            'guided',
+            'bare',
+            'diffusion',
+            'mosaic',
+            'ranked',
+            'redrawn',
+            'retrieved',
+            'prompts',
+        ]
+    ] = [
+        'diffusion'
+    ]  # bare: guided without the diffusion model; mosaic: from pieces of training pictures; redrawn: from the picture retrieved
+    sounds: Count = 48  # test sounds, classes in turn, for guided, bare and ranked; diffusion and retrieved take all
+    candidates: Count = 8  # of which the re-ranked picture is the best
+    prompts: Count = 20  # sentences that get candidates, as in the paper
+    batch: Count = 64  # pictures at once
+
+# %% ../nbs/00_core.ipynb #d4218b1a
 class JudgeParams(Section):
     "An independent classifier of pictures, trained on the corpus's real ones only."
-    cnn: str = 'test_resnet'        # any timm model; not the one that guides
-    size: Count = 64                # px
+
+    cnn: str = 'test_resnet'  # any timm model; not the one that guides
+    size: Count = 64  # px
     seed: int = 0
     optim: OptimParams = OptimParams(epochs=5, batch=32, lr=5e-3)
 
+# %% ../nbs/00_core.ipynb #4a81db47
 class StudyParams(Section):
     "Volume and other changes of the input (Fig. 2 of WavBriVL, Fig. 3 of BGTAI)."
-    runs: list[str] = ['wavbrivl', 'level']     # runs compared
-    sounds: Count = 48              # test sounds
-    gains: list[float] = [-30, -24, -18, -12, -6, 0, 6, 12]   # dB
-    pitches: list[float] = [-8, -4, 0, 4, 8]                  # semitones
-    speeds: list[float] = [0.5, 0.71, 1.0, 1.41, 2.0]         # times
-    resamples: Count = 1000         # of the bootstrap
 
+    runs: list[str] = ['wavbrivl', 'level']  # runs compared
+    sounds: Count = 48  # test sounds
+    gains: list[float] = [-30, -24, -18, -12, -6, 0, 6, 12]  # dB
+    pitches: list[float] = [-8, -4, 0, 4, 8]  # semitones
+    speeds: list[float] = [0.5, 0.71, 1.0, 1.41, 2.0]  # times
+    resamples: Count = 1000  # of the bootstrap
+
+# %% ../nbs/00_core.ipynb #f8250e5c
 class SurveyParams(Section):
     "People hear a sound and choose between two pictures (Table 4 of WavBriVL)."
-    responses: str | None = None    # folder of the files people saved; None: nobody was asked
+
+    responses: str | None = (
+        None  # folder of the files people saved; None: nobody was asked
+    )
     sounds: Count = 24
     repeats: Count = 3
     seed: int = 0
@@ -369,9 +491,14 @@ class SurveyParams(Section):
 # %% ../nbs/00_core.ipynb #afe58113
 class Params(Section):
     "The whole of params.yaml, without `runs`, `arms`, `fronts` and `pictures`."
+
     device: Literal['auto', 'cpu', 'cuda', 'mps'] = 'auto'
-    precision: Literal['auto', 'fp32', 'bf16'] = 'auto'   # auto: bf16 where the device is good at it
-    processes: Literal['auto'] | Count = 'auto'           # of the stages brivl, targets, wavlm, train; auto: one for each CUDA device
+    precision: Literal['auto', 'fp32', 'bf16'] = (
+        'auto'  # auto: bf16 where the device is good at it
+    )
+    processes: Literal['auto'] | Count = (
+        'auto'  # of the stages brivl, targets, wavlm, train; auto: one for each CUDA device
+    )
     corpus: CorpusParams = CorpusParams()
     brivl: BrivlParams = BrivlParams()
     datasets: DatasetsParams = DatasetsParams()
@@ -393,249 +520,403 @@ class Params(Section):
 
 # %% ../nbs/00_core.ipynb #71debc90
 def overlay(
-    base:dict,   # nested parameters
-    top:dict,    # the keys to change
-) -> dict:       # a new mapping
+    base: dict,  # nested parameters
+    top: dict,  # the keys to change
+) -> dict:  # a new mapping
     "Lay `top` over `base`: mappings merge, everything else replaces."
     out = dict(base)
     for k, v in (top or {}).items():
-        out[k] = overlay(out[k], v) if isinstance(v, dict) and isinstance(out.get(k), dict) else v
+        out[k] = (
+            overlay(out[k], v)
+            if isinstance(v, dict) and isinstance(out.get(k), dict)
+            else v
+        )
     return out
 
 # %% ../nbs/00_core.ipynb #26dcb5a9
 def known_keys(
-    section=Params,     # a `Section` class
-    prefix:str='',
-) -> dict:              # dotted name -> pydantic field
+    section=Params,  # a `Section` class
+    prefix: str = '',
+) -> dict:  # dotted name -> pydantic field
     "Every key of the board, sections included."
     keys = {}
     for name, field in section.model_fields.items():
-        keys[prefix+name] = field
+        keys[prefix + name] = field
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             keys |= known_keys(field.annotation, f'{prefix}{name}.')
     return keys
 
 # %% ../nbs/00_core.ipynb #c31f2e1a
 def nearest_key(
-    key:str,           # a dotted name nobody knows
-) -> str | None:       # the known name it most likely meant
+    key: str,  # a dotted name nobody knows
+) -> str | None:  # the known name it most likely meant
     "The known key nearest to `key`: as a whole or by its last word, the same depth preferred."
     keys = list(known_keys())
     like = lambda a, b: difflib.SequenceMatcher(None, a, b).ratio()
     leaf = lambda k: k.rsplit('.', 1)[-1]
-    score = lambda k: max(like(key, k), 0.95*like(leaf(key), leaf(k))) + 0.1*(key.count('.') == k.count('.'))
+    score = lambda k: (
+        max(like(key, k), 0.95 * like(leaf(key), leaf(k)))
+        + 0.1 * (key.count('.') == k.count('.'))
+    )
     best = max(keys, key=score)
     return best if score(best) > 0.6 else None
 
 # %% ../nbs/00_core.ipynb #577015b1
 _BOUNDS = dict(gt='greater than', ge='at least', lt='less than', le='at most')
 
+# %% ../nbs/00_core.ipynb #1f82f56f
 def allowed(field) -> str:
     "What a field takes, in words: its range or its choices."
-    words = [f'{w} {getattr(m, k)}' for m in field.metadata for k, w in _BOUNDS.items() if getattr(m, k, None) is not None]
-    if words: return ' and '.join(words)
+    words = [
+        f'{w} {getattr(m, k)}'
+        for m in field.metadata
+        for k, w in _BOUNDS.items()
+        if getattr(m, k, None) is not None
+    ]
+    if words:
+        return ' and '.join(words)
     many = getattr(field.annotation, '__origin__', None) is list
-    choices = getattr(field.annotation.__args__[0] if many else field.annotation, '__args__', ())
-    if choices and all(isinstance(c, str) for c in choices): return ('a list of ' if many else 'one of ') + ', '.join(choices)
+    choices = getattr(
+        field.annotation.__args__[0] if many else field.annotation, '__args__', ()
+    )
+    if choices and all(isinstance(c, str) for c in choices):
+        return ('a list of ' if many else 'one of ') + ', '.join(choices)
     return f'of type {getattr(field.annotation, "__name__", field.annotation)}'
 
+# %% ../nbs/00_core.ipynb #46d769c6
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 120
 
+
 def brief(value) -> str:
     "A value as a message shows it: long and deep ones cut."
-    try: return _BRIEF.repr(value)
-    except ValueError: return 'a number of thousands of digits'     # Python does not write those out
+    try:
+        return _BRIEF.repr(value)
+    except ValueError:
+        return 'a number of thousands of digits'  # Python does not write those out
 
+# %% ../nbs/00_core.ipynb #a8f9e211
 def explain(
-    error:ValidationError,  # pydantic's findings
-    where:str,              # the file or run they are about
-) -> str:                   # one sentence each
+    error: ValidationError,  # pydantic's findings
+    where: str,  # the file or run they are about
+) -> str:  # one sentence each
     "Say what pydantic found in sentences that name the key and the remedy."
     lines, keys = [], known_keys()
     for e in error.errors()[:20]:
         key = '.'.join(str(p) for p in e['loc'] if not isinstance(p, int))
         if e['type'] == 'extra_forbidden':
             near = nearest_key(key)
-            lines.append(f"unknown parameter {key}" + (f"; did you mean {near}?" if near else "; remove it."))
+            lines.append(
+                f'unknown parameter {key}'
+                + (f'; did you mean {near}?' if near else '; remove it.')
+            )
         else:
             need = allowed(keys[key]) if key in keys else e['msg']
-            lines.append(f"{key} is {brief(e['input'])}; it must be {need}.")
+            lines.append(f'{key} is {brief(e["input"])}; it must be {need}.')
     return f'{where}: ' + ' '.join(lines)
 
 # %% ../nbs/00_core.ipynb #21a614c5
-DEEP = 20   # levels of nesting; the board has five
+DEEP = 20  # levels of nesting; the board has five
 
+# %% ../nbs/00_core.ipynb #38922bdc
 def read_yaml(path):
     "Read YAML (or JSON) that holds plain values. Raises `BadFile`."
     depth = 0
     try:
         text = Path(path).read_text(encoding='utf-8')
         for e in yaml.parse(text, yaml.SafeLoader):
-            if isinstance(e, yaml.AliasEvent): raise BadFile(path, f'*{e.anchor} in line {e.start_mark.line + 1} is an alias; write the values out.')
-            depth += isinstance(e, yaml.CollectionStartEvent) - isinstance(e, yaml.CollectionEndEvent)
-            if depth > DEEP: raise BadFile(path, f'nested deeper than {DEEP} levels in line {e.start_mark.line + 1}; nothing in the lab is.')
+            if isinstance(e, yaml.AliasEvent):
+                raise BadFile(
+                    path,
+                    f'*{e.anchor} in line {e.start_mark.line + 1} is an alias; write the values out.',
+                )
+            depth += isinstance(e, yaml.CollectionStartEvent) - isinstance(
+                e, yaml.CollectionEndEvent
+            )
+            if depth > DEEP:
+                raise BadFile(
+                    path,
+                    f'nested deeper than {DEEP} levels in line {e.start_mark.line + 1}; nothing in the lab is.',
+                )
         return yaml.safe_load(text)
-    except BadFile: raise
-    except FileNotFoundError: raise BadFile(path, 'the file does not exist.') from None
-    except Exception as e: raise BadFile(path, f'not YAML ({e}).') from None      # makers of tagged values raise anything
+    except BadFile:
+        raise
+    except FileNotFoundError:
+        raise BadFile(path, 'the file does not exist.') from None
+    except Exception as e:
+        raise BadFile(
+            path, f'not YAML ({e}).'
+        ) from None  # makers of tagged values raise anything
 
 # %% ../nbs/00_core.ipynb #9e4345b4
-NAMED = ('runs', 'arms', 'fronts', 'pictures')   # mappings of names; everything else on the board is a section
+NAMED = (
+    'runs',
+    'arms',
+    'fronts',
+    'pictures',
+)  # mappings of names; everything else on the board is a section
 
-def check_names(board:dict, path):
+# %% ../nbs/00_core.ipynb #f3a49e74
+def check_names(board: dict, path):
     "Raises `BadInput` where `runs`, `arms`, `fronts` or `pictures` are no mapping of names."
     for k in NAMED:
-        found, held = board.get(k) or {}, (str,) if k == 'fronts' else (dict, type(None))
-        if not isinstance(found, dict) or not all(isinstance(n, str) and isinstance(v, held) for n, v in found.items()):
-            raise BadInput(f"{path}: {k} is {brief(found)}; it must map names to {'folders' if k == 'fronts' else 'the keys that they change'}.")
+        found, held = (
+            board.get(k) or {},
+            (str,) if k == 'fronts' else (dict, type(None)),
+        )
+        if not isinstance(found, dict) or not all(
+            isinstance(n, str) and isinstance(v, held) for n, v in found.items()
+        ):
+            raise BadInput(
+                f'{path}: {k} is {brief(found)}; it must map names to {"folders" if k == "fronts" else "the keys that they change"}.'
+            )
 
+# %% ../nbs/00_core.ipynb #d71b9536
 def read_board(
-    root=None,      # the lab's folder; default: found by walking up
-    preset=None,    # a file laid over params.yaml; if it has `runs` or `arms`, they replace the board's
+    root=None,  # the lab's folder; default: found by walking up
+    preset=None,  # a file laid over params.yaml; if it has `runs` or `arms`, they replace the board's
 ) -> dict:
     "params.yaml as it stands, a preset laid over it. Raises `BadInput`."
     board = {}
-    for path in [find_root(root)/'params.yaml'] + ([Path(preset)] if preset else []):
+    for path in [find_root(root) / 'params.yaml'] + ([Path(preset)] if preset else []):
         top = read_yaml(path) or {}
-        if not isinstance(top, dict): raise BadInput(f'{path} must hold sections; it holds {type(top).__name__}.')
+        if not isinstance(top, dict):
+            raise BadInput(f'{path} must hold sections; it holds {type(top).__name__}.')
         check_names(top, path)
-        board = overlay({k: v for k, v in board.items() if k not in NAMED or k not in top}, top)
-    if preset and 'pictures' not in top:     # pictures of runs that are gone
-        board |= dict(pictures={k: v for k, v in (board.get('pictures') or {}).items() if k in (board.get('runs') or {}) or k in (board.get('arms') or {})})
+        board = overlay(
+            {k: v for k, v in board.items() if k not in NAMED or k not in top}, top
+        )
+    if preset and 'pictures' not in top:  # pictures of runs that are gone
+        board |= dict(
+            pictures={
+                k: v
+                for k, v in (board.get('pictures') or {}).items()
+                if k in (board.get('runs') or {}) or k in (board.get('arms') or {})
+            }
+        )
     return board
 
+# %% ../nbs/00_core.ipynb #c0e5c6e1
 def load_params(
-    run:str|None=None,   # name of an overlay under `runs:` or `arms:`; None: the board as it stands
-    root=None,           # the lab's folder; default: found by walking up
-    preset=None,         # a file laid over the board first
+    run: str
+    | None = None,  # name of an overlay under `runs:` or `arms:`; None: the board as it stands
+    root=None,  # the lab's folder; default: found by walking up
+    preset=None,  # a file laid over the board first
 ) -> Params:
     "Read params.yaml, lay the run over it, check everything. Raises `BadInput` with a sentence."
     board, where = read_board(root, preset), 'params.yaml'
     named = {k: board.pop(k, None) or {} for k in NAMED}
     runs = named['runs'] | named['arms']
     twice = named['runs'].keys() & named['arms'].keys()
-    if twice: raise BadInput(f"{where}: {sorted(twice)[0]} stands under runs: and under arms:; rename one.")
+    if twice:
+        raise BadInput(
+            f'{where}: {sorted(twice)[0]} stands under runs: and under arms:; rename one.'
+        )
     unknown = named['pictures'].keys() - runs.keys()
-    if unknown: raise BadInput(f"{where}: {sorted(unknown)[0]} stands under pictures: but is no run; take it out, or add it under runs: or arms:.")
+    if unknown:
+        raise BadInput(
+            f'{where}: {sorted(unknown)[0]} stands under pictures: but is no run; take it out, or add it under runs: or arms:.'
+        )
     if run is not None:
         if run not in runs:
             near = difflib.get_close_matches(run, runs, 1)
-            raise BadInput(f"{where}: no run named {run!r} under runs: or arms:" + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(runs)}."))
-        board, where = overlay(overlay(board, runs[run]), named['pictures'].get(run)), f'{where}, run {run}'
-    try: return Params.model_validate(board)
-    except ValidationError as e: raise BadInput(explain(e, where)) from None
+            raise BadInput(
+                f'{where}: no run named {run!r} under runs: or arms:'
+                + (
+                    f'; did you mean {near[0]!r}?'
+                    if near
+                    else f'; there are {", ".join(runs)}.'
+                )
+            )
+        board, where = (
+            overlay(overlay(board, runs[run]), named['pictures'].get(run)),
+            f'{where}, run {run}',
+        )
+    try:
+        return Params.model_validate(board)
+    except ValidationError as e:
+        raise BadInput(explain(e, where)) from None
 
 # %% ../nbs/00_core.ipynb #1b6bfa0d
-def run_names(root=None, kind:str='runs') -> list[str]:
+def run_names(root=None, kind: str = 'runs') -> list[str]:
     "The names under `runs:`, `arms:`, `fronts:` or `pictures:`."
     return list(read_board(root).get(kind) or {})
+
 
 def lay_preset(preset, root=None) -> Path:
     "Lay a preset over params.yaml for good; comments are lost. Refuses what `load_params` would refuse."
     board = read_board(root, preset)
-    for run in [None, *(board.get('runs') or {}), *(board.get('arms') or {})]: load_params(run, root, preset)
-    path = find_root(root)/'params.yaml'
-    with whole(path) as tmp: tmp.write_text(yaml.safe_dump(board, sort_keys=False))
+    for run in [None, *(board.get('runs') or {}), *(board.get('arms') or {})]:
+        load_params(run, root, preset)
+    path = find_root(root) / 'params.yaml'
+    with whole(path) as tmp:
+        tmp.write_text(yaml.safe_dump(board, sort_keys=False))
     return path
 
 # %% ../nbs/00_core.ipynb #98765c25
-REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO)
+REFUSED = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+)
 
-def refusal(error:Exception) -> str:
+# %% ../nbs/00_core.ipynb #d373b778
+def refusal(error: Exception) -> str:
     "Why the system would not write, as Python, numpy, safetensors and torch say it; '' where something else went wrong."
-    if isinstance(error, OSError) and error.errno is None: return str(error)
-    if 'PytorchStreamWriter' in str(error) or 'inline_container' in str(error): return 'the disk takes no more'
+    if isinstance(error, OSError) and error.errno is None:
+        return str(error)
+    if 'PytorchStreamWriter' in str(error) or 'inline_container' in str(error):
+        return 'the disk takes no more'
     found = re.search(r'\(os error (\d+)\)', str(error))
-    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else 0
+    number = (
+        error.errno if isinstance(error, OSError) else int(found[1]) if found else 0
+    )
     return os.strerror(number) if number in REFUSED else ''
 
 # %% ../nbs/00_core.ipynb #5937d50e
-STALE = 3600   # seconds; a temporary file this old belongs to a writer that was killed
+STALE = 3600  # seconds; a temporary file this old belongs to a writer that was killed
 
+# %% ../nbs/00_core.ipynb #ef0a0ec2
 @contextmanager
 def whole(
-    path,   # where the file shall be
-):          # yields the temporary path to write to
+    path,  # where the file shall be
+):  # yields the temporary path to write to
     "Write a file through a temporary name; rename it on success, remove it on failure. Raises `BadFile` where the system refuses."
     path, tmp = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep_up(path)
-        fd, tmp = tempfile.mkstemp(prefix=f'.{path.name}-', suffix=path.suffix, dir=path.parent)
+        fd, tmp = tempfile.mkstemp(
+            prefix=f'.{path.name}-', suffix=path.suffix, dir=path.parent
+        )
         os.close(fd)
         yield Path(tmp)
         settle(tmp)
         os.chmod(tmp, 0o666 & ~_UMASK)
         os.replace(tmp, path)
     except Exception as e:
-        if not (why := refusal(e)): raise
-        raise BadFile(path, f'cannot be written ({why}); make room, or choose another place.') from e
+        if not (why := refusal(e)):
+            raise
+        raise BadFile(
+            path, f'cannot be written ({why}); make room, or choose another place.'
+        ) from e
     finally:
-        if tmp and os.path.exists(tmp): os.unlink(tmp)
+        if tmp and os.path.exists(tmp):
+            os.unlink(tmp)
 
-_UMASK = os.umask(0); os.umask(_UMASK)
-def sweep_up(path:Path):
+# %% ../nbs/00_core.ipynb #e04a315b
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
+def sweep_up(path: Path):
     "Remove what killed writers of `path` left behind."
-    for f in path.parent.glob(f'.{glob.escape(path.name)}-????????{glob.escape(path.suffix)}'):
-        with suppress(OSError):      # another writer may be sweeping too
-            if time.time() - f.stat().st_mtime > STALE: f.unlink()
+    for f in path.parent.glob(
+        f'.{glob.escape(path.name)}-????????{glob.escape(path.suffix)}'
+    ):
+        with suppress(OSError):  # another writer may be sweeping too
+            if time.time() - f.stat().st_mtime > STALE:
+                f.unlink()
 
+# %% ../nbs/00_core.ipynb #2002c33f
 def settle(path):
     "Wait until a file's content is on the disk."
-    with open(path, 'rb+') as f: os.fsync(f.fileno())
+    with open(path, 'rb+') as f:
+        os.fsync(f.fileno())
 
 # %% ../nbs/00_core.ipynb #70ce6068
 def as_json(
-    obj,     # what `json` can write; numpy numbers are understood
+    obj,  # what `json` can write; numpy numbers are understood
 ) -> str:
     "JSON, sorted and indented."
     plain = lambda o: o.item() if hasattr(o, 'item') else str(o)
-    return json.dumps(obj, indent=1, sort_keys=True, default=plain, allow_nan=False) + '\n'
+    return (
+        json.dumps(obj, indent=1, sort_keys=True, default=plain, allow_nan=False) + '\n'
+    )
+
 
 def write_json(obj, path):
     "Write JSON, whole or not at all."
-    with whole(path) as tmp: tmp.write_text(as_json(obj))
+    with whole(path) as tmp:
+        tmp.write_text(as_json(obj))
 
+# %% ../nbs/00_core.ipynb #4bf1fbb0
 def read_json(path):
     "Read JSON. Raises `BadFile` when it is missing or not JSON."
-    try: return json.loads(Path(path).read_text(encoding='utf-8'))
-    except FileNotFoundError: raise BadFile(path, 'the file does not exist.') from None
-    except OSError as e: raise BadFile(path, f'cannot be read ({e.strerror}).') from None
-    except (ValueError, RecursionError) as e: raise BadFile(path, f'not JSON ({e}).') from None
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise BadFile(path, 'the file does not exist.') from None
+    except OSError as e:
+        raise BadFile(path, f'cannot be read ({e.strerror}).') from None
+    except (ValueError, RecursionError) as e:
+        raise BadFile(path, f'not JSON ({e}).') from None
 
 # %% ../nbs/00_core.ipynb #5be4ca44
 def write_model(
-    folder,         # made if need be
-    config:dict,    # of config.json
-    weights:dict,   # name -> tensor, of model.safetensors
-    texts=None,     # name -> text of further files
+    folder,  # made if need be
+    config: dict,  # of config.json
+    weights: dict,  # name -> tensor, of model.safetensors
+    texts=None,  # name -> text of further files
 ):
     "Write a model's folder, all files or none; while they take their places there is no config.json."
     from safetensors.torch import save_file
+
     folder, texts = Path(folder), {'config.json': as_json(config)} | (texts or {})
     with ExitStack() as places:
-        for name, text in texts.items(): places.enter_context(whole(folder/name)).write_text(text, encoding='utf-8')
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, places.enter_context(whole(folder/'model.safetensors')))
-        (folder/'config.json').unlink(missing_ok=True)
+        for name, text in texts.items():
+            places.enter_context(whole(folder / name)).write_text(
+                text, encoding='utf-8'
+            )
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in weights.items()},
+            places.enter_context(whole(folder / 'model.safetensors')),
+        )
+        (folder / 'config.json').unlink(missing_ok=True)
 
-def read_tensors(path) -> dict:   # name -> tensor
+# %% ../nbs/00_core.ipynb #32d324bf
+def read_tensors(path) -> dict:  # name -> tensor
     "What a safetensors file holds. Raises `BadFile`."
     from safetensors.torch import load_file
-    try: return load_file(path)
-    except FileNotFoundError: raise BadFile(path, 'the file does not exist.') from None
-    except Exception as e: raise BadFile(path, f'no weights could be read ({e}); copy the file again.') from None
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise BadFile(path, 'the file does not exist.') from None
+    except Exception as e:
+        raise BadFile(
+            path, f'no weights could be read ({e}); copy the file again.'
+        ) from None
 
 # %% ../nbs/00_core.ipynb #39556e79
 def named_seed(
-    *names,   # integers and strings that say what the draw is for, or tuples of them
-) -> int:     # 63 bits
+    *names,  # integers and strings that say what the draw is for, or tuples of them
+) -> int:  # 63 bits
     "A seed that depends on all of `names` and nothing else."
-    return int.from_bytes(hashlib.sha256(repr(_plain(names)).encode()).digest()[:8], 'big') >> 1
+    return (
+        int.from_bytes(hashlib.sha256(repr(_plain(names)).encode()).digest()[:8], 'big')
+        >> 1
+    )
 
+# %% ../nbs/00_core.ipynb #11d9a5fd
 def _plain(x):
     "numpy's numbers as Python's own."
-    return type(x)(map(_plain, x)) if type(x) in (tuple, list) else x.item() if isinstance(x, np.generic) else x
+    return (
+        type(x)(map(_plain, x))
+        if type(x) in (tuple, list)
+        else x.item()
+        if isinstance(x, np.generic)
+        else x
+    )
+
 
 def stream(*names) -> np.random.Generator:
     "A numpy generator for the purpose `names`."
@@ -645,22 +926,41 @@ def stream(*names) -> np.random.Generator:
 def seed_everything(*names):
     "Seed Python, numpy and torch for the purpose `names`."
     import torch
+
     s = named_seed(*names)
-    random.seed(s); np.random.seed(s % 2**32); torch.manual_seed(s)
+    random.seed(s)
+    np.random.seed(s % 2**32)
+    torch.manual_seed(s)
 
 # %% ../nbs/00_core.ipynb #8fa07022
-def pick_device(name:str='auto') -> str:
+def pick_device(name: str = 'auto') -> str:
     "`auto` -> cuda, mps or cpu."
     import torch
-    if name != 'auto': return name
-    return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
-def pick_precision(name:str='auto', device:str='cpu') -> str:
+    if name != 'auto':
+        return name
+    return (
+        'cuda'
+        if torch.cuda.is_available()
+        else 'mps'
+        if torch.backends.mps.is_available()
+        else 'cpu'
+    )
+
+# %% ../nbs/00_core.ipynb #2b6ef976
+def pick_precision(name: str = 'auto', device: str = 'cpu') -> str:
     "`auto` -> bf16 where `device` has it in hardware, else fp32. Raises `BadInput` for another name."
     import torch
-    if name not in ('auto', 'fp32', 'bf16'): raise BadInput(f"precision is {name!r}; it must be auto, fp32 or bf16.")
-    if name != 'auto': return name
-    good = torch.cuda.is_bf16_supported(False) if device == 'cuda' else device == 'cpu' and torch.cpu._is_avx512_bf16_supported()
+
+    if name not in ('auto', 'fp32', 'bf16'):
+        raise BadInput(f'precision is {name!r}; it must be auto, fp32 or bf16.')
+    if name != 'auto':
+        return name
+    good = (
+        torch.cuda.is_bf16_supported(False)
+        if device == 'cuda'
+        else device == 'cpu' and torch.cpu._is_avx512_bf16_supported()
+    )
     return 'bf16' if good else 'fp32'
 
 # %% ../nbs/00_core.ipynb #c6dc2d78
@@ -668,11 +968,15 @@ def first_process() -> bool:
     "Is this the process that writes and speaks, where a launcher started several?"
     return os.environ.get('RANK', '0') == '0'
 
+
 def watched() -> bool:
     "Is a person looking? (a terminal, or a live notebook: not papermill, not DVC)"
     import sys
+
     return sys.stderr.isatty() and 'DVC_ROOT' not in os.environ and first_process()
+
 
 def log(*parts):
     "One line, with the time; of several processes the first one speaks."
-    if first_process(): print(time.strftime('%H:%M:%S'), *parts, flush=True)
+    if first_process():
+        print(time.strftime('%H:%M:%S'), *parts, flush=True)

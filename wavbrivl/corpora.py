@@ -20,89 +20,144 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
-
 import numpy as np
 import pandas as pd
 import soundfile as sf
 
 # %% ../nbs/03_corpora.ipynb #e5705760
-from .core import BadFile, BadInput, CorpusParams, brief, find_root, named_seed, read_json, stream, whole, write_json
-from .media import SAMPLE_RATE, content, frames, load_audio, load_picture, square
+from wavbrivl.core import (
+    BadFile,
+    BadInput,
+    CorpusParams,
+    brief,
+    find_root,
+    named_seed,
+    read_json,
+    stream,
+    whole,
+    write_json,
+)
+from wavbrivl.media import (
+    SAMPLE_RATE,
+    content,
+    frames,
+    load_audio,
+    load_picture,
+    square,
+)
 
 # %% ../nbs/03_corpora.ipynb #0752401c
 @dataclass
 class Record:
     "One clip as its corpus describes it."
-    clip: str                                      # unique
-    audio: object = None                           # file, or a function without arguments that returns 16 kHz float32; None: no sound
-    pictures: list = field(default_factory=list)   # files (a film gives several), functions, uint8 arrays, PIL pictures
+
+    clip: str  # unique
+    audio: object = None  # file, or a function without arguments that returns 16 kHz float32; None: no sound
+    pictures: list = field(
+        default_factory=list
+    )  # files (a film gives several), functions, uint8 arrays, PIL pictures
     captions: list = field(default_factory=list)
-    gloss: list = field(default_factory=list)      # one string of upper-case tokens per caption
-    label: str = ''                                # main class
-    labels: list = field(default_factory=list)     # all classes in it
-    events: list = field(default_factory=list)     # dict(label, onset, offset), seconds
-    tokens: list = field(default_factory=list)     # dict(token, onset, offset): the gloss of caption 0 in time
-    attributes: list = field(default_factory=list) # dict(name, value)
+    gloss: list = field(
+        default_factory=list
+    )  # one string of upper-case tokens per caption
+    label: str = ''  # main class
+    labels: list = field(default_factory=list)  # all classes in it
+    events: list = field(default_factory=list)  # dict(label, onset, offset), seconds
+    tokens: list = field(
+        default_factory=list
+    )  # dict(token, onset, offset): the gloss of caption 0 in time
+    attributes: list = field(default_factory=list)  # dict(name, value)
     fold: int = -1
-    split: str = ''                                # train, valid, test; '': decided by the folds
-    mismatch_rank: float | None = None             # in [0, 1): mismatched at every rate above this
-    mismatch_clip: str | None = None               # the training clip whose pictures it gets then
+    split: str = ''  # train, valid, test; '': decided by the folds
+    mismatch_rank: float | None = None  # in [0, 1): mismatched at every rate above this
+    mismatch_clip: str | None = None  # the training clip whose pictures it gets then
     source: str = ''
     licence: str = ''
 
+# %% ../nbs/03_corpora.ipynb #cb38f5eb
 @dataclass
 class Rejected:
     "Something that could not be used."
+
     clip: str
     file: str
-    reason: str   # a sentence
+    reason: str  # a sentence
+
 
 SPLITS = ('train', 'valid', 'test')
 
 # %% ../nbs/03_corpora.ipynb #01de9267
 READERS = {}
 
+
 def reader(
-    name:str,   # as in `corpus.reader`
-):              # decorator for `f(params: CorpusParams, root: Path)`, a generator of `Record` and `Rejected`
+    name: str,  # as in `corpus.reader`
+):  # decorator for `f(params: CorpusParams, root: Path)`, a generator of `Record` and `Rejected`
     "Register a reader."
-    def register(f): READERS[name] = f; return f
+
+    def register(f):
+        READERS[name] = f
+        return f
+
     return register
 
+# %% ../nbs/03_corpora.ipynb #728ded48
 def records(
-    params:CorpusParams,
-    root,                # folder that `params.source` is relative to
-):                       # iterator of `Record` and `Rejected`
+    params: CorpusParams,
+    root,  # folder that `params.source` is relative to
+):  # iterator of `Record` and `Rejected`
     "What the chosen reader finds. Raises `BadInput` for an unknown reader."
     if params.reader not in READERS:
         near = difflib.get_close_matches(params.reader, READERS, 1)
-        raise BadInput(f"corpus.reader is {params.reader!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(READERS))}."))
+        raise BadInput(
+            f'corpus.reader is {params.reader!r}; '
+            + (
+                f'did you mean {near[0]!r}?'
+                if near
+                else f'there are {", ".join(sorted(READERS))}.'
+            )
+        )
     return READERS[params.reader](params, Path(root))
 
+# %% ../nbs/03_corpora.ipynb #5cfd41ec
 def source_folder(
-    params:CorpusParams,
+    params: CorpusParams,
     root,
-    *needed,             # files it must hold, relative to it
+    *needed,  # files it must hold, relative to it
 ) -> Path:
     "The corpus folder named by `params.source`. Raises `BadInput` naming what is missing."
-    folder = Path(root)/params.source
-    if not folder.exists(): raise BadInput(f'corpus.source is {params.source!r}, and {folder} does not exist; give the folder of the corpus.')
+    folder = Path(root) / params.source
+    if not folder.exists():
+        raise BadInput(
+            f'corpus.source is {params.source!r}, and {folder} does not exist; give the folder of the corpus.'
+        )
     for f in needed:
-        if not (folder/f).exists(): raise BadInput(f'{folder} holds no {f}, which reader {params.reader!r} needs; give the folder that holds it.')
+        if not (folder / f).exists():
+            raise BadInput(
+                f'{folder} holds no {f}, which reader {params.reader!r} needs; give the folder that holds it.'
+            )
     return folder
 
 # %% ../nbs/03_corpora.ipynb #05a30207
-_MASS = set('rain wind water fire thunder music speech laughter silence snow applause traffic hail typing'.split())
+_MASS = set(
+    'rain wind water fire thunder music speech laughter silence snow applause traffic hail typing'.split()
+)
 
+# %% ../nbs/03_corpora.ipynb #9cb640f9
 def class_caption(
-    label:str,   # as in the corpus, such as 'dog_bark'
-) -> str:        # such as 'a dog bark'
+    label: str,  # as in the corpus, such as 'dog_bark'
+) -> str:  # such as 'a dog bark'
     "A class name as a phrase: underscores to spaces, an article where English wants one."
     words = re.sub(r'[_\s]+', ' ', label).strip()
-    if not words: return ''
+    if not words:
+        return ''
     last = words.lower().split()[-1]
-    bare = last in _MASS or last.endswith('ing') or (last.endswith('s') and not last.endswith('ss'))
-    return words if bare else f"{'an' if words[0].lower() in 'aeiou' else 'a'} {words}"
+    bare = (
+        last in _MASS
+        or last.endswith('ing')
+        or (last.endswith('s') and not last.endswith('ss'))
+    )
+    return words if bare else f'{"an" if words[0].lower() in "aeiou" else "a"} {words}'
 
 # %% ../nbs/03_corpora.ipynb #d2cb3218
 @reader('foley')
@@ -110,111 +165,221 @@ def foley(params, root):
     "The embedded corpus."
     from functools import partial
     from wavbrivl import foley as world
+
     rank, partner = world.mismatches(params.foley, params.seed, params.foley.train)
     for split in SPLITS:
         for i in range(getattr(params.foley, split)):
             scene = world.make_scene(params.foley, params.seed, split, i)
             told = world.describe(scene)
-            known = {k: told[k] for k in ('captions', 'gloss', 'label', 'labels', 'events', 'tokens', 'attributes')}
-            if split == 'train': known |= dict(mismatch_rank=float(rank[i]), mismatch_clip=f'train-{int(partner[i]):05d}')
-            yield Record(f'{split}-{i:05d}', partial(world.hear, scene), [partial(world.see, scene, k, params.picture) for k in range(params.frames)],
-                         split=split, source='foley', licence='Apache-2.0', **known)
+            known = {
+                k: told[k]
+                for k in (
+                    'captions',
+                    'gloss',
+                    'label',
+                    'labels',
+                    'events',
+                    'tokens',
+                    'attributes',
+                )
+            }
+            if split == 'train':
+                known |= dict(
+                    mismatch_rank=float(rank[i]),
+                    mismatch_clip=f'train-{int(partner[i]):05d}',
+                )
+            yield Record(
+                f'{split}-{i:05d}',
+                partial(world.hear, scene),
+                [
+                    partial(world.see, scene, k, params.picture)
+                    for k in range(params.frames)
+                ],
+                split=split,
+                source='foley',
+                licence='Apache-2.0',
+                **known,
+            )
 
 # %% ../nbs/03_corpora.ipynb #caaa3ec9
-COLUMNS = ('audio', 'image', 'video', 'caption', 'label', 'fold', 'split', 'clip', 'licence')
-FILMS = '.mp4 .webm .mov .mkv .avi .m4v .mpg .mpeg .3gp .ogv'.split()
-KINDS = dict(audio='.wav .flac .ogg .oga .opus .mp3 .m4a .aac .aif .aiff .au .caf .wma'.split() + FILMS, video=FILMS,
-             image='.jpg .jpeg .png .bmp .gif .webp .tif .tiff .ppm .pgm'.split())
+COLUMNS = (
+    'audio',
+    'image',
+    'video',
+    'caption',
+    'label',
+    'fold',
+    'split',
+    'clip',
+    'licence',
+)
 
+FILMS = '.mp4 .webm .mov .mkv .avi .m4v .mpg .mpeg .3gp .ogv'.split()
+
+# %% ../nbs/03_corpora.ipynb #77a0d25f
+KINDS = dict(
+    audio='.wav .flac .ogg .oga .opus .mp3 .m4a .aac .aif .aiff .au .caf .wma'.split()
+    + FILMS,
+    video=FILMS,
+    image='.jpg .jpeg .png .bmp .gif .webp .tif .tiff .ppm .pgm'.split(),
+)
+
+# %% ../nbs/03_corpora.ipynb #70dc8405
 @contextmanager
 def opened(
-    path:Path,
-):            # yields the file
+    path: Path,
+):  # yields the file
     "Open a table. What goes wrong while it is read becomes a `BadFile`."
     try:
-        with open(path, newline='', encoding='utf-8-sig') as f: yield f
-    except UnicodeDecodeError: raise BadFile(path, 'is not UTF-8; save it as "CSV UTF-8".') from None
-    except csv.Error as e: raise BadFile(path, f'is not a CSV ({e}).') from None
+        with open(path, newline='', encoding='utf-8-sig') as f:
+            yield f
+    except UnicodeDecodeError:
+        raise BadFile(path, 'is not UTF-8; save it as "CSV UTF-8".') from None
+    except csv.Error as e:
+        raise BadFile(path, f'is not a CSV ({e}).') from None
 
+# %% ../nbs/03_corpora.ipynb #dff7fbea
 def csv_rows(
-    path:Path,
-):               # iterator of (line number, {column: text}); blank cells are ''
+    path: Path,
+):  # iterator of (line number, {column: text}); blank cells are ''
     "Rows of a CSV with known columns. Raises `BadFile` for what is no such table."
     with opened(path) as f:
         head = f.readline()
         rows = csv.reader(f, delimiter=max(',;\t', key=head.count))
-        columns = [c.strip().lower() for c in next(csv.reader([head], delimiter=max(',;\t', key=head.count)), [])]
-        if not set(columns) & set(KINDS): raise BadFile(path, f"needs a column named audio, image or video; it has {', '.join(columns) or 'nothing'}.")
-        if twice := {c for c in columns if columns.count(c) > 1} & set(COLUMNS): raise BadFile(path, f"has more than one column {', '.join(sorted(twice))}.")
+        columns = [
+            c.strip().lower()
+            for c in next(csv.reader([head], delimiter=max(',;\t', key=head.count)), [])
+        ]
+        if not set(columns) & set(KINDS):
+            raise BadFile(
+                path,
+                f'needs a column named audio, image or video; it has {", ".join(columns) or "nothing"}.',
+            )
+        if twice := {c for c in columns if columns.count(c) > 1} & set(COLUMNS):
+            raise BadFile(path, f'has more than one column {", ".join(sorted(twice))}.')
         yield 1, dict.fromkeys(columns, '')
         for row in rows:
             cells = [c.strip() for c in row]
-            if any(cells): yield rows.line_num + 1, dict(zip(columns, cells + ['']*len(columns))) | {None: any(cells[len(columns):])}
+            if any(cells):
+                yield (
+                    rows.line_num + 1,
+                    dict(zip(columns, cells + [''] * len(columns)))
+                    | {None: any(cells[len(columns) :])},
+                )
 
 # %% ../nbs/03_corpora.ipynb #5e0884d6
-class Refusal(Exception): "Why a row is not used."
+class Refusal(Exception):
+    "Why a row is not used."
 
-def stays(name:str) -> PurePosixPath:
+
+def stays(name: str) -> PurePosixPath:
     "A path as a table writes it, with forward slashes. Raises `Refusal` when it leaves the folder."
     p = PurePosixPath(name.replace('\\', '/'))
-    if p.is_absolute() or '..' in p.parts or re.match(r'^[A-Za-z]:', name): raise Refusal(f"{name!r} leaves the table's folder; paths are relative to it and stay inside.")
+    if p.is_absolute() or '..' in p.parts or re.match(r'^[A-Za-z]:', name):
+        raise Refusal(
+            f"{name!r} leaves the table's folder; paths are relative to it and stay inside."
+        )
     return p
 
+# %% ../nbs/03_corpora.ipynb #9c638258
 def inside(
-    base:Path,
-    name:str,    # as written in the table
-    kind:str,    # audio, image or video
+    base: Path,
+    name: str,  # as written in the table
+    kind: str,  # audio, image or video
 ) -> Path | None:
     "The file a table names. Raises `Refusal` when it leaves the folder or is of a kind nobody can read."
-    if not name: return None
+    if not name:
+        return None
     p = stays(name)
-    if p.suffix.lower() not in KINDS[kind]: raise Refusal(f"{name!r} in column {kind} ends in {p.suffix or 'nothing'}; known are {', '.join(KINDS[kind])}.")
-    spellings = [base/unicodedata.normalize(form, str(p)) for form in ('NFC', 'NFD')]
-    try: return next((s for s in [base/p, *spellings] if s.exists()), base/p)
-    except OSError as e: raise Refusal(f'{brief(name)} is no file ({e.strerror}).') from None
+    if p.suffix.lower() not in KINDS[kind]:
+        raise Refusal(
+            f'{name!r} in column {kind} ends in {p.suffix or "nothing"}; known are {", ".join(KINDS[kind])}.'
+        )
+    spellings = [base / unicodedata.normalize(form, str(p)) for form in ('NFC', 'NFD')]
+    try:
+        return next((s for s in [base / p, *spellings] if s.exists()), base / p)
+    except OSError as e:
+        raise Refusal(f'{brief(name)} is no file ({e.strerror}).') from None
 
 # %% ../nbs/03_corpora.ipynb #903364e3
-_SPLIT_NAMES = dict(train='train', training='train', valid='valid', validation='valid', val='valid', dev='valid', test='test', eval='test', evaluation='test')
+_SPLIT_NAMES = dict(
+    train='train',
+    training='train',
+    valid='valid',
+    validation='valid',
+    val='valid',
+    dev='valid',
+    test='test',
+    eval='test',
+    evaluation='test',
+)
 
-def fold_number(fold:str) -> int:
+# %% ../nbs/03_corpora.ipynb #c338ec9f
+def fold_number(fold: str) -> int:
     "A fold, -1 where none is given. Raises `Refusal` for what is no whole number."
-    if fold and not re.fullmatch(r'\d+(\.0)?', fold): raise Refusal(f'fold is {fold!r}; it must be a whole number.')
+    if fold and not re.fullmatch(r'\d+(\.0)?', fold):
+        raise Refusal(f'fold is {fold!r}; it must be a whole number.')
     return int(float(fold)) if fold else -1
 
-def split_name(split:str) -> str:
+
+def split_name(split: str) -> str:
     "A split by our name for it, '' where none is given. Raises `Refusal` for an unknown one."
-    if split and split.lower() not in _SPLIT_NAMES: raise Refusal(f'split is {split!r}; it must be train, valid or test.')
+    if split and split.lower() not in _SPLIT_NAMES:
+        raise Refusal(f'split is {split!r}; it must be train, valid or test.')
     return _SPLIT_NAMES.get(split.lower(), '')
 
-def row_record(base:Path, row:dict) -> Record:
+# %% ../nbs/03_corpora.ipynb #2cd9937d
+def row_record(base: Path, row: dict) -> Record:
     "A row of one's own table as a record; `clip` may be ''. Raises `Refusal`."
-    if row[None]: raise Refusal('more cells than columns; put quotes around a text that holds a comma.')
-    audio, image, video = (inside(base, row.get(k, ''), k) for k in ('audio', 'image', 'video'))
-    if not (audio or image or video): raise Refusal('neither audio nor image nor video is given.')
+    if row[None]:
+        raise Refusal(
+            'more cells than columns; put quotes around a text that holds a comma.'
+        )
+    audio, image, video = (
+        inside(base, row.get(k, ''), k) for k in ('audio', 'image', 'video')
+    )
+    if not (audio or image or video):
+        raise Refusal('neither audio nor image nor video is given.')
     fold, split = fold_number(row.get('fold', '')), split_name(row.get('split', ''))
     labels = [x.strip() for x in row.get('label', '').split(';') if x.strip()]
-    return Record(row.get('clip', ''), audio or video, [p for p in (image, video) if p], [c for c in [row.get('caption', '')] if c], label=(labels or [''])[0],
-                  labels=labels, fold=fold, split=split, licence=row.get('licence', ''))
+    return Record(
+        row.get('clip', ''),
+        audio or video,
+        [p for p in (image, video) if p],
+        [c for c in [row.get('caption', '')] if c],
+        label=(labels or [''])[0],
+        labels=labels,
+        fold=fold,
+        split=split,
+        licence=row.get('licence', ''),
+    )
 
 # %% ../nbs/03_corpora.ipynb #cf335dda
 def merge(
-    old:Record,
-    new:Record,    # another row of the same clip
+    old: Record,
+    new: Record,  # another row of the same clip
 ):
     "Add a row to a clip. Raises `Refusal` when they contradict each other."
     for f in ('audio', 'label', 'fold', 'split'):
         a, b = getattr(old, f), getattr(new, f)
-        if b in (None, '', -1): continue
+        if b in (None, '', -1):
+            continue
         if a not in (None, '', -1) and a != b:
-            raise Refusal(f'{f} is {getattr(b, "name", b)!r} here and {getattr(a, "name", a)!r} in an earlier row of the same clip; the earlier one counts.')
+            raise Refusal(
+                f'{f} is {getattr(b, "name", b)!r} here and {getattr(a, "name", a)!r} in an earlier row of the same clip; the earlier one counts.'
+            )
     for f in ('audio', 'label', 'fold', 'split', 'licence'):
-        if getattr(old, f) in (None, '', -1): setattr(old, f, getattr(new, f))
-    for f in ('pictures', 'captions', 'labels', 'events'): getattr(old, f).extend(x for x in getattr(new, f) if x not in getattr(old, f))
+        if getattr(old, f) in (None, '', -1):
+            setattr(old, f, getattr(new, f))
+    for f in ('pictures', 'captions', 'labels', 'events'):
+        getattr(old, f).extend(x for x in getattr(new, f) if x not in getattr(old, f))
 
-def place(old:dict, clip_of:dict, new:Record, base:Path) -> str:
+# %% ../nbs/03_corpora.ipynb #73611273
+def place(old: dict, clip_of: dict, new: Record, base: Path) -> str:
     "The clip a row belongs to: as it says, the one with the same sound or lone picture, or a new one named after its file."
     file = new.audio or new.pictures[0]
-    if not new.clip: new.clip = clip_of.get(file, '')
+    if not new.clip:
+        new.clip = clip_of.get(file, '')
     if not new.clip:
         name = file.relative_to(base).with_suffix('').as_posix()
         new.clip = name if name not in old else file.relative_to(base).as_posix()
@@ -226,25 +391,53 @@ def place(old:dict, clip_of:dict, new:Record, base:Path) -> str:
 def folder(params, root):
     "A CSV of one's own, or a folder with `pairs.csv` in it."
     path = source_folder(params, root)
-    if path.is_dir(): path = source_folder(params, root, 'pairs.csv')/'pairs.csv'
-    base, clips, clip_of, rows = Path(root)/params.root if params.root else path.parent, {}, {}, csv_rows(path)
+    if path.is_dir():
+        path = source_folder(params, root, 'pairs.csv') / 'pairs.csv'
+    base, clips, clip_of, rows = (
+        Path(root) / params.root if params.root else path.parent,
+        {},
+        {},
+        csv_rows(path),
+    )
     columns = list(next(rows)[1])
     for c in columns:
-        if c not in COLUMNS and (near := difflib.get_close_matches(c, COLUMNS, 1)): yield Rejected('', path.name, f'column {c!r} is not known and was not read; did you mean {near[0]!r}?')
+        if c not in COLUMNS and (near := difflib.get_close_matches(c, COLUMNS, 1)):
+            yield Rejected(
+                '',
+                path.name,
+                f'column {c!r} is not known and was not read; did you mean {near[0]!r}?',
+            )
     for line, row in rows:
         try:
             new = row_record(base, row)
             old = clips.setdefault(place(clips, clip_of, new, base), new)
-            if old is not new: merge(old, new)
-        except Refusal as e: yield Rejected(row.get('clip', ''), row.get('audio') or row.get('video') or row.get('image', ''), f'line {line}: {e}')
+            if old is not new:
+                merge(old, new)
+        except Refusal as e:
+            yield Rejected(
+                row.get('clip', ''),
+                row.get('audio') or row.get('video') or row.get('image', ''),
+                f'line {line}: {e}',
+            )
     for r in clips.values():
         if 'caption' in columns and not r.captions:
-            yield Rejected(r.clip, path.name, 'the caption is empty; ' + ('the class name serves as one.' if r.label else 'the clip goes on without one.'))
+            yield Rejected(
+                r.clip,
+                path.name,
+                'the caption is empty; '
+                + (
+                    'the class name serves as one.'
+                    if r.label
+                    else 'the clip goes on without one.'
+                ),
+            )
         yield captioned(r, path.stem)
 
-def captioned(r:Record, source:str) -> Record:
+# %% ../nbs/03_corpora.ipynb #76184cac
+def captioned(r: Record, source: str) -> Record:
     "Give a clip without a caption that of its class."
-    if not r.captions and r.label: r.captions = [class_caption(r.label)]
+    if not r.captions and r.label:
+        r.captions = [class_caption(r.label)]
     r.source = r.source or source
     return r
 
@@ -252,189 +445,404 @@ def captioned(r:Record, source:str) -> Record:
 @dataclass
 class Dataset:
     "A published corpus in a table."
-    name: str              # as printed
-    task: str              # MC one class of several, ML several at once, ZS zero-shot, AR detection, CMR retrieval, AC captions, S2I pictures
-    clips: str             # as published
+
+    name: str  # as printed
+    task: str  # MC one class of several, ML several at once, ZS zero-shot, AR detection, CMR retrieval, AC captions, S2I pictures
+    clips: str  # as published
     classes: int | str
     metric: str
-    holds: str             # what its folder must hold
+    holds: str  # what its folder must hold
     licence: str
-    folds: bool = False    # tested fold by fold?
-    multi: bool = False    # several classes at once?
+    folds: bool = False  # tested fold by fold?
+    multi: bool = False  # several classes at once?
 
+# %% ../nbs/03_corpora.ipynb #e2055e08
 DATASETS = dict(
-    esc50=Dataset('ESC-50', 'MC/ZS', '2,000 (5 folds)', 50, 'ACC', 'meta/esc50.csv and audio/', 'CC BY-NC 3.0', folds=True),
-    us8k=Dataset('UrbanSound8K', 'MC/ZS', '8,732 (10 folds)', 10, 'ACC', 'metadata/UrbanSound8K.csv and audio/fold1/ to audio/fold10/', 'CC BY-NC 3.0', folds=True),
-    fsd50k=Dataset('FSD50K', 'ML/ZS', '51,197 (dev, eval)', 200, 'mAP', 'FSD50K.ground_truth/, FSD50K.dev_audio/ and FSD50K.eval_audio/', 'CC BY 4.0; clips CC0, CC BY, CC BY-NC, Sampling+', multi=True),
-    vggsound=Dataset('VGGSound', 'MC/ZS, CMR', '199,467 (train, test)', 309, 'mAP, MRR', 'vggsound.csv (or train.csv and test.csv) and clips named ID_000030.mp4', 'CC BY 4.0; films belong to their owners'),
-    tau=Dataset('TAU Audio', 'MC/ZS', '12.3k (train, test)', 10, 'ACC', 'meta.csv, evaluation_setup/fold1_*.csv, audio/ and video/', 'Tampere University, non-commercial'),
-    desed=Dataset('DESED', 'AR', '1,168 (validation)', 10, 'F1', 'dataset/metadata/ and dataset/audio/', 'by file; films belong to their owners', multi=True),
-    clotho=Dataset('Clotho', 'AC', '5,929 (1,045 evaluation, 5 captions each)', '', 'COCO', 'clotho_captions_*.csv and the folders development/, validation/, evaluation/', 'Tampere University, non-commercial; clips as on Freesound'),
-    audiocaps=Dataset('AudioCaps', 'CMR', '51,308 (975 test, 5 captions each)', '', 'R@1, R@10', 'train.csv, val.csv, test.csv and clips named by YouTube id', 'MIT captions; films belong to their owners'),
-    vegas=Dataset('VEGAS', 'S2I', '28k (10 classes)', 5, 'R@1, FID, IS', 'a folder for each of baby_cry, dog, rail_transport, fireworks, water_flowing', 'not stated; films belong to their owners'))
+    esc50=Dataset(
+        'ESC-50',
+        'MC/ZS',
+        '2,000 (5 folds)',
+        50,
+        'ACC',
+        'meta/esc50.csv and audio/',
+        'CC BY-NC 3.0',
+        folds=True,
+    ),
+    us8k=Dataset(
+        'UrbanSound8K',
+        'MC/ZS',
+        '8,732 (10 folds)',
+        10,
+        'ACC',
+        'metadata/UrbanSound8K.csv and audio/fold1/ to audio/fold10/',
+        'CC BY-NC 3.0',
+        folds=True,
+    ),
+    fsd50k=Dataset(
+        'FSD50K',
+        'ML/ZS',
+        '51,197 (dev, eval)',
+        200,
+        'mAP',
+        'FSD50K.ground_truth/, FSD50K.dev_audio/ and FSD50K.eval_audio/',
+        'CC BY 4.0; clips CC0, CC BY, CC BY-NC, Sampling+',
+        multi=True,
+    ),
+    vggsound=Dataset(
+        'VGGSound',
+        'MC/ZS, CMR',
+        '199,467 (train, test)',
+        309,
+        'mAP, MRR',
+        'vggsound.csv (or train.csv and test.csv) and clips named ID_000030.mp4',
+        'CC BY 4.0; films belong to their owners',
+    ),
+    tau=Dataset(
+        'TAU Audio',
+        'MC/ZS',
+        '12.3k (train, test)',
+        10,
+        'ACC',
+        'meta.csv, evaluation_setup/fold1_*.csv, audio/ and video/',
+        'Tampere University, non-commercial',
+    ),
+    desed=Dataset(
+        'DESED',
+        'AR',
+        '1,168 (validation)',
+        10,
+        'F1',
+        'dataset/metadata/ and dataset/audio/',
+        'by file; films belong to their owners',
+        multi=True,
+    ),
+    clotho=Dataset(
+        'Clotho',
+        'AC',
+        '5,929 (1,045 evaluation, 5 captions each)',
+        '',
+        'COCO',
+        'clotho_captions_*.csv and the folders development/, validation/, evaluation/',
+        'Tampere University, non-commercial; clips as on Freesound',
+    ),
+    audiocaps=Dataset(
+        'AudioCaps',
+        'CMR',
+        '51,308 (975 test, 5 captions each)',
+        '',
+        'R@1, R@10',
+        'train.csv, val.csv, test.csv and clips named by YouTube id',
+        'MIT captions; films belong to their owners',
+    ),
+    vegas=Dataset(
+        'VEGAS',
+        'S2I',
+        '28k (10 classes)',
+        5,
+        'R@1, FID, IS',
+        'a folder for each of baby_cry, dog, rail_transport, fireworks, water_flowing',
+        'not stated; films belong to their owners',
+    ),
+)
 
 # %% ../nbs/03_corpora.ipynb #581650ed
 SOUNDS = tuple(s for s in KINDS['audio'] if s not in FILMS)
 PLAYS = frozenset((*SOUNDS, *FILMS))
 MEDIA = PLAYS | set(KINDS['image'])
 
-def media_files(folder:Path) -> list:
+# %% ../nbs/03_corpora.ipynb #17757347
+def media_files(folder: Path) -> list:
     "(its folder relative to `folder` in lower case, file) of every sound, film and picture, sorted; links are followed, hidden files are not."
     found = []
     for at, dirs, names in os.walk(folder, followlinks=True):
         here = Path(at).resolve()
-        dirs[:] = [d for d in dirs if not d.startswith('.') and (here/d).resolve() not in (here, *here.parents)]   # no circles
+        dirs[:] = [
+            d
+            for d in dirs
+            if not d.startswith('.')
+            and (here / d).resolve() not in (here, *here.parents)
+        ]  # no circles
         where = Path(at).relative_to(folder).as_posix().lower().replace(' ', '_')
-        found += [(where, Path(at)/n) for n in names if not n.startswith('.') and n[n.rfind('.'):].lower() in MEDIA]
+        found += [
+            (where, Path(at) / n)
+            for n in names
+            if not n.startswith('.') and n[n.rfind('.') :].lower() in MEDIA
+        ]
     return sorted(found)
 
+# %% ../nbs/03_corpora.ipynb #3ac3c84a
 def bare(p) -> str:
     "A file's name without folder and container, in one spelling."
-    return unicodedata.normalize('NFC', (p.stem if p.suffix.lower() in MEDIA else p.name).strip())
+    return unicodedata.normalize(
+        'NFC', (p.stem if p.suffix.lower() in MEDIA else p.name).strip()
+    )
 
-def stem(name:str) -> str:
+
+def stem(name: str) -> str:
     "The same of a name in a table. Raises `Refusal` when it leaves the folder or is none."
-    if not (found := bare(stays(name.strip()))): raise Refusal('the row names no file.')
+    if not (found := bare(stays(name.strip()))):
+        raise Refusal('the row names no file.')
     return found
 
 # %% ../nbs/03_corpora.ipynb #0800e2af
 class Published:
     "A corpus in the layout it was published in, and what is wrong with it. Iterate for `Rejected` and `Record`s. Raises `BadInput` when no table is there."
-    def __init__(self,
-        params:CorpusParams,
-        root,              # folder that `params.source` is relative to
-        facts:Dataset,
-        *tables,           # patterns; one at least must be there
-        inner='',          # a folder that holds everything, inside or instead of the one given
+
+    def __init__(
+        self,
+        params: CorpusParams,
+        root,  # folder that `params.source` is relative to
+        facts: Dataset,
+        *tables,  # patterns; one at least must be there
+        inner='',  # a folder that holds everything, inside or instead of the one given
     ):
         folder = source_folder(params, root)
-        self.folder, self.facts = folder/inner if (folder/inner).is_dir() else folder, facts
+        self.folder, self.facts = (
+            folder / inner if (folder / inner).is_dir() else folder,
+            facts,
+        )
         if not any(any(self.folder.glob(t)) for t in tables):
-            raise BadInput(f"{self.folder} holds no {' or '.join(t for t in tables if not t.startswith('*'))}, which reader {params.reader!r} needs; give the folder of {facts.name} that holds {facts.holds}.")
+            raise BadInput(
+                f'{self.folder} holds no {" or ".join(t for t in tables if not t.startswith("*"))}, which reader {params.reader!r} needs; give the folder of {facts.name} that holds {facts.holds}.'
+            )
         self.pool = media_files(self.folder)
         self.clips, self.lost, self.owner, self.views, self.bad = {}, {}, {}, [], []
 
-    def refuse(self, clip, file, reason): self.bad.append(Rejected(clip, file, reason))
+    def refuse(self, clip, file, reason):
+        self.bad.append(Rejected(clip, file, reason))
 
-    def files(self,
-        *places,    # ends of the folders that clips lie in; none: anywhere
-    ) -> dict:      # bare name -> its files
+    def files(
+        self,
+        *places,  # ends of the folders that clips lie in; none: anywhere
+    ) -> dict:  # bare name -> its files
         "What there is to hear, by name."
         found, ends = {}, tuple(f'/{p}'.lower() for p in places) or ('',)
         for at, f in self.pool:
-            if f'/{at}'.endswith(ends): found.setdefault(bare(f), []).append(f)
-        self.views.append({k: g for k, g in found.items() if any(f.suffix.lower() in PLAYS for f in g)})
+            if f'/{at}'.endswith(ends):
+                found.setdefault(bare(f), []).append(f)
+        self.views.append(
+            {
+                k: g
+                for k, g in found.items()
+                if any(f.suffix.lower() in PLAYS for f in g)
+            }
+        )
         return self.views[-1]
 
 # %% ../nbs/03_corpora.ipynb #b2087055
 from fastcore.basics import patch
 
+# %% ../nbs/03_corpora.ipynb #578c78c7
 @patch
-def rows(self:Published,
-    paths,           # where the table may be; the first that is there is read
-    columns:str,     # that it must have, with spaces between them
-    sep:str=',',
-    header:bool=True,   # False: the first line is a row, and `columns` names its cells
-):                   # iterator of {column: text}; a cell that is not there is ''
+def rows(
+    self: Published,
+    paths,  # where the table may be; the first that is there is read
+    columns: str,  # that it must have, with spaces between them
+    sep: str = ',',
+    header: bool = True,  # False: the first line is a row, and `columns` names its cells
+):  # iterator of {column: text}; a cell that is not there is ''
     "The rows of a table. Raises `BadFile` where it is none."
     paths, columns = [paths] if isinstance(paths, str) else paths, columns.split()
-    path = next((self.folder/p for p in paths if (self.folder/p).is_file()), None)
-    if path is None: return self.refuse('', paths[0], 'the table is not there; what it says is left out.')
+    path = next((self.folder / p for p in paths if (self.folder / p).is_file()), None)
+    if path is None:
+        return self.refuse(
+            '', paths[0], 'the table is not there; what it says is left out.'
+        )
     with opened(path) as f:
         rows = csv.reader(f, delimiter=sep)
         names = [c.strip() for c in next(rows, [])] if header else columns
-        if lost := [c for c in columns if c not in names]: raise BadFile(path, f"has no column {', '.join(lost)}; it has {', '.join(names) or 'nothing'}.")
+        if lost := [c for c in columns if c not in names]:
+            raise BadFile(
+                path,
+                f'has no column {", ".join(lost)}; it has {", ".join(names) or "nothing"}.',
+            )
         for cells in rows:
             cells = [c.strip() for c in cells]
-            if any(cells[len(names):]): self.refuse('', str(path), f'line {rows.line_num}: more cells than columns; put quotes around a text that holds a comma.')
-            elif any(cells): yield dict(zip(names, cells + ['']*len(names)))
+            if any(cells[len(names) :]):
+                self.refuse(
+                    '',
+                    str(path),
+                    f'line {rows.line_num}: more cells than columns; put quotes around a text that holds a comma.',
+                )
+            elif any(cells):
+                yield dict(zip(names, cells + [''] * len(names)))
 
 # %% ../nbs/03_corpora.ipynb #ff901c40
 @patch
-def spans(self:Published, clip:str, events:list) -> list:
+def spans(self: Published, clip: str, events: list) -> list:
     "Events given as texts (label, onset, offset): the good ones as a record has them."
     good = []
     for label, onset, offset in events:
-        if not (label or onset or offset): continue            # a clip in which nothing happens
-        try: a, b = float(onset), float(offset)
-        except ValueError: a = b = float('nan')
+        if not (label or onset or offset):
+            continue  # a clip in which nothing happens
+        try:
+            a, b = float(onset), float(offset)
+        except ValueError:
+            a = b = float('nan')
         whole = bool(label) and max(a, 0) < b < float('inf')
-        if whole: good.append(dict(label=label, onset=max(a, 0.), offset=b))
+        if whole:
+            good.append(dict(label=label, onset=max(a, 0.0), offset=b))
         if not whole or a < 0:
-            self.refuse(clip, '', f"event {label or 'without a class'} runs from {onset or 'nowhere'} to {offset or 'nowhere'}; it is {'taken from 0 on' if whole else 'left out'}.")
+            self.refuse(
+                clip,
+                '',
+                f'event {label or "without a class"} runs from {onset or "nowhere"} to {offset or "nowhere"}; it is {"taken from 0 on" if whole else "left out"}.',
+            )
     return good
 
 # %% ../nbs/03_corpora.ipynb #b504c29b
 @patch
-def record(self:Published,
-    clip:str, group:list, captions=(), labels=(), events=(), fold='', split='', source='',   # as a table has them
+def record(
+    self: Published,
+    clip: str,
+    group: list,
+    captions=(),
+    labels=(),
+    events=(),
+    fold='',
+    split='',
+    source='',  # as a table has them
 ) -> Record:
     "A row as a record. Raises `Refusal`."
     kind = lambda suffixes: [f for f in group if f.suffix.lower() in suffixes]
     full, named = [c for c in captions if c], [l for l in labels if l]
-    if len(full) < len(captions): self.refuse(clip, '', f"{len(captions) - len(full)} of {len(captions)} captions empty; the clip goes on with the others.")
-    if labels and not named and not events: self.refuse(clip, '', 'its class is empty; the clip goes on without one.')
-    return Record(clip, (kind(SOUNDS) + kind(FILMS))[0], kind(KINDS['image']) or kind(FILMS)[:1], full, label=(named or [''])[0], labels=named, events=self.spans(clip, events),
-                  fold=fold_number(fold), split=split_name(split), source=source or self.facts.name, licence=self.facts.licence)
+    if len(full) < len(captions):
+        self.refuse(
+            clip,
+            '',
+            f'{len(captions) - len(full)} of {len(captions)} captions empty; the clip goes on with the others.',
+        )
+    if labels and not named and not events:
+        self.refuse(clip, '', 'its class is empty; the clip goes on without one.')
+    return Record(
+        clip,
+        (kind(SOUNDS) + kind(FILMS))[0],
+        kind(KINDS['image']) or kind(FILMS)[:1],
+        full,
+        label=(named or [''])[0],
+        labels=named,
+        events=self.spans(clip, events),
+        fold=fold_number(fold),
+        split=split_name(split),
+        source=source or self.facts.name,
+        licence=self.facts.licence,
+    )
 
+# %% ../nbs/03_corpora.ipynb #b129db30
 @patch
-def add(self:Published,
-    clip:str,      # unique in the corpus
-    names,         # its file as the table writes it, or an iterator of the bare names it may have
-    files:dict,    # of `files`
-    **said,        # see `record`
+def add(
+    self: Published,
+    clip: str,  # unique in the corpus
+    names,  # its file as the table writes it, or an iterator of the bare names it may have
+    files: dict,  # of `files`
+    **said,  # see `record`
 ):
     "Take a row: a clip, or more about one that an earlier row named."
     first = names if isinstance(names, str) else ''
     try:
         names = [stem(names)] if isinstance(names, str) else list(names)
         group = next((files[k] for k in names if k in files), None)
-        if group is None: self.lost.setdefault(clip, (first or names[0], said.get('split', ''))); return
-        if (owner := self.owner.setdefault(group[0], clip)) != clip: raise Refusal(f'its file is that of clip {owner!r} already; the earlier row counts.')
+        if group is None:
+            self.lost.setdefault(clip, (first or names[0], said.get('split', '')))
+            return
+        if (owner := self.owner.setdefault(group[0], clip)) != clip:
+            raise Refusal(
+                f'its file is that of clip {owner!r} already; the earlier row counts.'
+            )
         new = self.record(clip, group, **said)
         old = self.clips.setdefault(clip, new)
-        if old is not new: merge(old, replace(new, label='' if old.label else new.label, split='', fold=-1))
+        if old is not new:
+            merge(
+                old,
+                replace(new, label='' if old.label else new.label, split='', fold=-1),
+            )
         if (old.split, old.fold) != (new.split, new.fold):
-            raise Refusal(f'a row puts it into {new.split or f"fold {new.fold}"} and an earlier one into {old.split or f"fold {old.fold}"}; the earlier one counts.')
-    except Refusal as e: self.refuse(clip, first, str(e))
+            raise Refusal(
+                f'a row puts it into {new.split or f"fold {new.fold}"} and an earlier one into {old.split or f"fold {old.fold}"}; the earlier one counts.'
+            )
+    except Refusal as e:
+        self.refuse(clip, first, str(e))
 
 # %% ../nbs/03_corpora.ipynb #8f727856
 @patch
-def __iter__(self:Published):
+def __iter__(self: Published):
     "Single faults, then the counted ones, then the clips."
     yield from self.bad
     if self.lost:
         of = Counter(split for _, split in self.lost.values() if split)
         first, n = next(iter(self.lost.values()))[0], len(self.lost)
-        yield Rejected('', first, f"{n} of the {n + len(self.clips)} clips in the tables have no file{' (' + ', '.join(f'{s} {k}' for s, k in of.items()) + ')' if of else ''}; "
-                                  f'the first is {first}. Going on with {len(self.clips)}.')
-    stray = [g[0] for view in self.views for g in view.values() if g[0] not in self.owner]
-    if stray: yield Rejected('', str(stray[0]), f"{len(stray)} file{'s are' if len(stray) > 1 else ' is'} named by no table and not used; the first is {stray[0].name}.")
-    for r in self.clips.values(): yield captioned(r, self.facts.name)
+        yield Rejected(
+            '',
+            first,
+            f'{n} of the {n + len(self.clips)} clips in the tables have no file{" (" + ", ".join(f"{s} {k}" for s, k in of.items()) + ")" if of else ""}; '
+            f'the first is {first}. Going on with {len(self.clips)}.',
+        )
+    stray = [
+        g[0] for view in self.views for g in view.values() if g[0] not in self.owner
+    ]
+    if stray:
+        yield Rejected(
+            '',
+            str(stray[0]),
+            f'{len(stray)} file{"s are" if len(stray) > 1 else " is"} named by no table and not used; the first is {stray[0].name}.',
+        )
+    for r in self.clips.values():
+        yield captioned(r, self.facts.name)
 
 # %% ../nbs/03_corpora.ipynb #80d499c7
 def esc(params, root, only_ten):
     "ESC-50 and its part ESC-10."
-    p = Published(params, root, replace(DATASETS['esc50'], name='ESC-10', licence='CC BY 3.0') if only_ten else DATASETS['esc50'], 'meta/esc50.csv')
+    p = Published(
+        params,
+        root,
+        replace(DATASETS['esc50'], name='ESC-10', licence='CC BY 3.0')
+        if only_ten
+        else DATASETS['esc50'],
+        'meta/esc50.csv',
+    )
     files = p.files('audio')
     for row in p.rows('meta/esc50.csv', 'filename fold category src_file esc10'):
-        if only_ten and row['esc10'] != 'True': files.pop(Path(row['filename']).stem, None); continue
-        p.add(Path(row['filename']).stem, row['filename'], files, labels=[row['category']], fold=row['fold'], source=f"freesound {row['src_file']}")
+        if only_ten and row['esc10'] != 'True':
+            files.pop(Path(row['filename']).stem, None)
+            continue
+        p.add(
+            Path(row['filename']).stem,
+            row['filename'],
+            files,
+            labels=[row['category']],
+            fold=row['fold'],
+            source=f'freesound {row["src_file"]}',
+        )
     yield from p
 
+# %% ../nbs/03_corpora.ipynb #67605d97
 @reader('esc50')
-def esc50(params, root): return esc(params, root, False)
+def esc50(params, root):
+    return esc(params, root, False)
+
 
 @reader('esc10')
-def esc10(params, root): return esc(params, root, True)
+def esc10(params, root):
+    return esc(params, root, True)
 
+# %% ../nbs/03_corpora.ipynb #47f62fe9
 @reader('us8k')
 def us8k(params, root):
     "UrbanSound8K."
     p = Published(params, root, DATASETS['us8k'], 'metadata/UrbanSound8K*.csv')
     files = p.files(*[f'audio/fold{i}' for i in range(1, 11)])
-    for row in p.rows(sorted(p.folder.glob('metadata/UrbanSound8K*.csv')), 'slice_file_name fsID fold class'):
-        p.add(Path(row['slice_file_name']).stem, row['slice_file_name'], files, labels=[row['class']], fold=row['fold'], source=f"freesound {row['fsID']}")
+    for row in p.rows(
+        sorted(p.folder.glob('metadata/UrbanSound8K*.csv')),
+        'slice_file_name fsID fold class',
+    ):
+        p.add(
+            Path(row['slice_file_name']).stem,
+            row['slice_file_name'],
+            files,
+            labels=[row['class']],
+            fold=row['fold'],
+            source=f'freesound {row["fsID"]}',
+        )
     yield from p
 
 # %% ../nbs/03_corpora.ipynb #ceb609bd
@@ -443,57 +851,104 @@ def fsd50k(params, root):
     "FSD50K: several classes a clip."
     at = 'FSD50K.ground_truth'
     p = Published(params, root, DATASETS['fsd50k'], f'{at}/dev.csv', f'{at}/eval.csv')
-    known = {row['label'] for row in p.rows(f'{at}/vocabulary.csv', 'index label mid', header=False)}
+    known = {
+        row['label']
+        for row in p.rows(f'{at}/vocabulary.csv', 'index label mid', header=False)
+    }
     for part, columns in (('dev', 'fname labels split'), ('eval', 'fname labels')):
         files = p.files(f'FSD50K.{part}_audio', f'FSD50K.{part}_audio_16k')
         for row in p.rows(f'{at}/{part}.csv', columns):
             labels = [l.strip() for l in row['labels'].split(',')]
             odd = [l for l in labels if l and known and l not in known]
-            if odd: p.refuse(row['fname'], f'{at}/{part}.csv', f"label {', '.join(odd)} is not in vocabulary.csv; the clip goes on without it.")
-            p.add(row['fname'], row['fname'], files, labels=[l for l in labels if l not in odd], split='test' if part == 'eval' else row['split'])
+            if odd:
+                p.refuse(
+                    row['fname'],
+                    f'{at}/{part}.csv',
+                    f'label {", ".join(odd)} is not in vocabulary.csv; the clip goes on without it.',
+                )
+            p.add(
+                row['fname'],
+                row['fname'],
+                files,
+                labels=[l for l in labels if l not in odd],
+                split='test' if part == 'eval' else row['split'],
+            )
     yield from p
 
 # %% ../nbs/03_corpora.ipynb #083b8444
 def clip_names(
-    youtube_id:str,
-    start:str,      # seconds
-):                  # iterator of bare names
+    youtube_id: str,
+    start: str,  # seconds
+):  # iterator of bare names
     "What people call the ten seconds of a film that begin at `start`. Raises `Refusal` for an id that is a path and a start that is no number."
     film = stem(youtube_id)
-    if not re.fullmatch(r'\d+(\.\d+)?', start): raise Refusal(f'starts at {start!r}, which is no number of seconds.')
+    if not re.fullmatch(r'\d+(\.\d+)?', start):
+        raise Refusal(f'starts at {start!r}, which is no number of seconds.')
     s = int(float(start))
-    for tail in (f'_{s:06d}', f'_{s}', f'_{s}000', f'_{s}_{s + 10}', f'_{s}000_{s + 10}000', f'_{s}.000_{s + 10}.000', ''): yield from (film + tail, f'Y{film}{tail}')
+    for tail in (
+        f'_{s:06d}',
+        f'_{s}',
+        f'_{s}000',
+        f'_{s}_{s + 10}',
+        f'_{s}000_{s + 10}000',
+        f'_{s}.000_{s + 10}.000',
+        '',
+    ):
+        yield from (film + tail, f'Y{film}{tail}')
 
-def vggsound_rows(p:Published):
+# %% ../nbs/03_corpora.ipynb #4cef4902
+def vggsound_rows(p: Published):
     "(id, start, label, split), whichever tables there are."
-    if (p.folder/'vggsound.csv').exists():
-        for row in p.rows('vggsound.csv', 'id start label split', header=False): yield row.values()
+    if (p.folder / 'vggsound.csv').exists():
+        for row in p.rows('vggsound.csv', 'id start label split', header=False):
+            yield row.values()
         return
     for split in ('train', 'test'):
-        for row in p.rows([*sorted(p.folder.glob(f'{split}*.csv')), f'{split}.csv'], 'file label', header=False):
+        for row in p.rows(
+            [*sorted(p.folder.glob(f'{split}*.csv')), f'{split}.csv'],
+            'file label',
+            header=False,
+        ):
             name, _, start = re.sub(r'\.\w+$', '', row['file']).rpartition('_')
             yield name, start, row['label'], split
 
+# %% ../nbs/03_corpora.ipynb #697a4d93
 @reader('vggsound')
 def vggsound(params, root):
     "VGGSound, by its new or its older tables."
-    p = Published(params, root, DATASETS['vggsound'], 'vggsound.csv', 'train*.csv', 'test*.csv')
+    p = Published(
+        params, root, DATASETS['vggsound'], 'vggsound.csv', 'train*.csv', 'test*.csv'
+    )
     files = p.files()
-    for name, start, label, split in vggsound_rows(p): p.add(f'{name}_{start.zfill(6)}', clip_names(name, start), files, labels=[label], split=split)
+    for name, start, label, split in vggsound_rows(p):
+        p.add(
+            f'{name}_{start.zfill(6)}',
+            clip_names(name, start),
+            files,
+            labels=[label],
+            split=split,
+        )
     yield from p
 
 # %% ../nbs/03_corpora.ipynb #929bb509
 def stratified(
-    items,        # `Record`s and `Rejected`
-    n:int,        # clips kept of each split, at most
-    seed:int,
-) -> list:        # in the order they came; what was rejected stays
+    items,  # `Record`s and `Rejected`
+    n: int,  # clips kept of each split, at most
+    seed: int,
+) -> list:  # in the order they came; what was rejected stays
     "A smaller corpus in which every class keeps its share."
     items, groups, keep = list(items), {}, set()
     for r in items:
-        if isinstance(r, Record): groups.setdefault(r.split, {}).setdefault(r.label, []).append((named_seed(seed, 'stratified', r.clip), r.clip))
+        if isinstance(r, Record):
+            groups.setdefault(r.split, {}).setdefault(r.label, []).append(
+                (named_seed(seed, 'stratified', r.clip), r.clip)
+            )
     for split, classes in groups.items():
-        line = [(i/len(group), *who) for group in classes.values() for i, who in enumerate(sorted(group))]
+        line = [
+            (i / len(group), *who)
+            for group in classes.values()
+            for i, who in enumerate(sorted(group))
+        ]
         keep |= {(split, clip) for *_, clip in sorted(line)[:n]}
     return [r for r in items if isinstance(r, Rejected) or (r.split, r.clip) in keep]
 
@@ -502,28 +957,78 @@ def stratified(
 def tau(params, root):
     "TAU Urban Audio-Visual Scenes 2021, development set, by its one published fold."
     at = 'evaluation_setup/fold1'
-    p = Published(params, root, DATASETS['tau'], f'{at}_train.csv', f'{at}_evaluate.csv', f'{at}_test.csv')
-    scenes = {row['filename_audio']: row['scene_label'] for row in p.rows('meta.csv', 'filename_audio scene_label', '\t')}
+    p = Published(
+        params,
+        root,
+        DATASETS['tau'],
+        f'{at}_train.csv',
+        f'{at}_evaluate.csv',
+        f'{at}_test.csv',
+    )
+    scenes = {
+        row['filename_audio']: row['scene_label']
+        for row in p.rows('meta.csv', 'filename_audio scene_label', '\t')
+    }
     files = p.files('audio', 'video')
-    for split, paths in (('train', [f'{at}_train.csv']), ('test', [f'{at}_evaluate.csv', f'{at}_test.csv'])):
+    for split, paths in (
+        ('train', [f'{at}_train.csv']),
+        ('test', [f'{at}_evaluate.csv', f'{at}_test.csv']),
+    ):
         for row in p.rows(paths, 'filename_audio', '\t'):
             name = row['filename_audio']
-            p.add(Path(name).stem, name, files, labels=[row.get('scene_label') or scenes.get(name, '')], split=split)
+            p.add(
+                Path(name).stem,
+                name,
+                files,
+                labels=[row.get('scene_label') or scenes.get(name, '')],
+                split=split,
+            )
     yield from p
 
 # %% ../nbs/03_corpora.ipynb #45cc7e5b
-DESED = (('train/synthetic21_train/soundscapes', 'train', ''), ('train/audioset_strong', 'train', 'train/strong_label_real'),   # table, split, folder if not of the same name
-         ('validation/synthetic21_validation/soundscapes', 'valid', ''), ('validation/validation', 'test', 'validation'))
+DESED = (
+    ('train/synthetic21_train/soundscapes', 'train', ''),
+    (
+        'train/audioset_strong',
+        'train',
+        'train/strong_label_real',
+    ),  # table, split, folder if not of the same name
+    ('validation/synthetic21_validation/soundscapes', 'valid', ''),
+    ('validation/validation', 'test', 'validation'),
+)
 
+# %% ../nbs/03_corpora.ipynb #7a1e8a7b
 @reader('desed')
 def desed(params, root):
     "DESED: what happens when."
-    p = Published(params, root, DATASETS['desed'], *[f'metadata/{table}.tsv' for table, *_ in DESED], inner='dataset')
+    p = Published(
+        params,
+        root,
+        DATASETS['desed'],
+        *[f'metadata/{table}.tsv' for table, *_ in DESED],
+        inner='dataset',
+    )
     for table, split, other in DESED:
-        files = p.files(*[f'audio/{at}{rate}' for at in (table, other) if at for rate in ('', '_16k')])
-        for row in p.rows(f'metadata/{table}.tsv', 'filename onset offset event_label', '\t'):
+        files = p.files(
+            *[
+                f'audio/{at}{rate}'
+                for at in (table, other)
+                if at
+                for rate in ('', '_16k')
+            ]
+        )
+        for row in p.rows(
+            f'metadata/{table}.tsv', 'filename onset offset event_label', '\t'
+        ):
             label = row['event_label']
-            p.add(f"{split}/{Path(row['filename']).stem}", row['filename'], files, labels=[label], events=[(label, row['onset'], row['offset'])], split=split)
+            p.add(
+                f'{split}/{Path(row["filename"]).stem}',
+                row['filename'],
+                files,
+                labels=[label],
+                events=[(label, row['onset'], row['offset'])],
+                split=split,
+            )
     yield from p
 
 # %% ../nbs/03_corpora.ipynb #48891763
@@ -532,431 +1037,785 @@ def clotho(params, root):
     "Clotho: five captions a clip."
     p = Published(params, root, DATASETS['clotho'], 'clotho_captions_*.csv')
     for part in ('development', 'validation', 'evaluation'):
-        files, captions = p.files(part, f'clotho_audio_{part}'), [f'caption_{i}' for i in range(1, 6)]
-        for row in p.rows(f'clotho_captions_{part}.csv', f"file_name {' '.join(captions)}"):
-            p.add(f"{part}/{Path(row['file_name']).stem}", row['file_name'], files, captions=[row[c] for c in captions], split=dict(development='train').get(part, part))
+        files, captions = (
+            p.files(part, f'clotho_audio_{part}'),
+            [f'caption_{i}' for i in range(1, 6)],
+        )
+        for row in p.rows(
+            f'clotho_captions_{part}.csv', f'file_name {" ".join(captions)}'
+        ):
+            p.add(
+                f'{part}/{Path(row["file_name"]).stem}',
+                row['file_name'],
+                files,
+                captions=[row[c] for c in captions],
+                split=dict(development='train').get(part, part),
+            )
     yield from p
 
+# %% ../nbs/03_corpora.ipynb #77c864cb
 @reader('audiocaps')
 def audiocaps(params, root):
     "AudioCaps: one caption a clip in training, five elsewhere."
-    p = Published(params, root, DATASETS['audiocaps'], *[f'{at}{part}.csv' for at in ('', 'dataset/') for part in ('train', 'val', 'test')])
+    p = Published(
+        params,
+        root,
+        DATASETS['audiocaps'],
+        *[
+            f'{at}{part}.csv'
+            for at in ('', 'dataset/')
+            for part in ('train', 'val', 'test')
+        ],
+    )
     files = p.files()
     for split in ('train', 'val', 'test'):
         films = {}
-        for row in p.rows([f'{split}.csv', f'dataset/{split}.csv'], 'audiocap_id youtube_id start_time caption'):
-            films.setdefault((row['youtube_id'], row['start_time']), {})[row['audiocap_id'], row['caption']] = row['caption']
+        for row in p.rows(
+            [f'{split}.csv', f'dataset/{split}.csv'],
+            'audiocap_id youtube_id start_time caption',
+        ):
+            films.setdefault((row['youtube_id'], row['start_time']), {})[
+                row['audiocap_id'], row['caption']
+            ] = row['caption']
         for (film, start), said in films.items():
-            names = (n for ns in (clip_names(film, start), [i for i, _ in said if i]) for n in ns)
+            names = (
+                n
+                for ns in (clip_names(film, start), [i for i, _ in said if i])
+                for n in ns
+            )
             p.add(film, names, files, captions=list(said.values()), split=split)
     yield from p
 
 # %% ../nbs/03_corpora.ipynb #27b85057
 VEGAS = ('baby_cry', 'dog', 'rail_transport', 'fireworks', 'water_flowing')
 
+# %% ../nbs/03_corpora.ipynb #b4a6b69c
 @reader('vegas')
 def vegas(params, root):
     "VEGAS: the five classes of the papers."
-    p = Published(params, root, DATASETS['vegas'], *[at + c for at in ('', '*/', '*/*/') for c in VEGAS])
+    p = Published(
+        params,
+        root,
+        DATASETS['vegas'],
+        *[at + c for at in ('', '*/', '*/*/') for c in VEGAS],
+    )
     for c in VEGAS:
-        files = p.files(*[c + at for at in ('', '/videos', '/video', '/audios', '/audio', '/wavs', '/wav', '/img', '/images')])
-        if not files: p.refuse('', c, 'there is no clip of this class; going on with the others.')
-        for name in files: p.add(f'{c}/{name}', name, files, labels=[c])
+        files = p.files(
+            *[
+                c + at
+                for at in (
+                    '',
+                    '/videos',
+                    '/video',
+                    '/audios',
+                    '/audio',
+                    '/wavs',
+                    '/wav',
+                    '/img',
+                    '/images',
+                )
+            ]
+        )
+        if not files:
+            p.refuse('', c, 'there is no clip of this class; going on with the others.')
+        for name in files:
+            p.add(f'{c}/{name}', name, files, labels=[c])
     yield from p
 
 # %% ../nbs/03_corpora.ipynb #682276c1
 def fold_split(
-    r:Record,
-    params:CorpusParams,
-) -> str | None:           # train, valid, test; '': open; None: not used
+    r: Record,
+    params: CorpusParams,
+) -> str | None:  # train, valid, test; '': open; None: not used
     "The split that a record or its fold decides."
-    if r.split or not (params.train_folds or params.valid_folds or params.test_folds): return r.split
+    if r.split or not (params.train_folds or params.valid_folds or params.test_folds):
+        return r.split
     for split in ('test', 'valid', 'train'):
-        if r.fold in getattr(params, f'{split}_folds'): return split
+        if r.fold in getattr(params, f'{split}_folds'):
+            return split
     return None if params.train_folds else 'train'
 
+# %% ../nbs/03_corpora.ipynb #4ebbe739
 def share_split(
-    rows:list,     # dicts with clip, label, audio, split
-    split:str,     # that shall get a share of the training clips
-    share:float,
-    seed:int,
+    rows: list,  # dicts with clip, label, audio, split
+    split: str,  # that shall get a share of the training clips
+    share: float,
+    seed: int,
 ):
     "Move `share` of the training clips to `split`, class by class, by a hash of their names."
     groups = {}
     for r in rows:
-        if r['split'] == 'train': groups.setdefault((r['label'], r['audio'] is None), []).append(r)
+        if r['split'] == 'train':
+            groups.setdefault((r['label'], r['audio'] is None), []).append(r)
     for key, group in groups.items():
-        k = int(share*len(group) + named_seed(seed, split, key)/2**63)       # rounded up or down by the class's own coin
-        for r in sorted(group, key=lambda r: named_seed(seed, split, r['clip']))[:min(k, len(group) - 1)]: r['split'] = split
+        k = int(
+            share * len(group) + named_seed(seed, split, key) / 2**63
+        )  # rounded up or down by the class's own coin
+        for r in sorted(group, key=lambda r: named_seed(seed, split, r['clip']))[
+            : min(k, len(group) - 1)
+        ]:
+            r['split'] = split
 
 # %% ../nbs/03_corpora.ipynb #70de5a74
 def divide(
-    rows:list,              # dicts with clip, label, audio, split ('' open)
-    params:CorpusParams,
-    test_share:float=0.2,   # where the corpus says nothing of splits or folds
+    rows: list,  # dicts with clip, label, audio, split ('' open)
+    params: CorpusParams,
+    test_share: float = 0.2,  # where the corpus says nothing of splits or folds
 ):
     "Give every clip its split."
     untold = not any(r['split'] for r in rows) and not params.test_folds
-    for r in rows: r['split'] = r['split'] or 'train'
-    if untold: share_split(rows, 'test', test_share, params.seed)
-    if not params.valid_folds and not any(r['split'] == 'valid' for r in rows): share_split(rows, 'valid', params.valid_share, params.seed)
+    for r in rows:
+        r['split'] = r['split'] or 'train'
+    if untold:
+        share_split(rows, 'test', test_share, params.seed)
+    if not params.valid_folds and not any(r['split'] == 'valid' for r in rows):
+        share_split(rows, 'valid', params.valid_share, params.seed)
 
 # %% ../nbs/03_corpora.ipynb #f5354a41
 def write_sound(
-    x,         # [n] float32 at 16 kHz
+    x,  # [n] float32 at 16 kHz
     path,
-) -> str:      # a fingerprint of the samples
+) -> str:  # a fingerprint of the samples
     "Store samples as 16-bit FLAC."
     x = np.asarray(x, np.float64)
-    samples = np.round(x*32768/max(1., float(np.abs(x).max()))).clip(-32768, 32767).astype(np.int16)
-    flac = io.BytesIO()      # libsndfile does not say when a disk is full
+    samples = (
+        np.round(x * 32768 / max(1.0, float(np.abs(x).max())))
+        .clip(-32768, 32767)
+        .astype(np.int16)
+    )
+    flac = io.BytesIO()  # libsndfile does not say when a disk is full
     sf.write(flac, samples, SAMPLE_RATE, 'PCM_16', format='FLAC')
     Path(path).write_bytes(flac.getbuffer())
     return hashlib.sha1(samples.tobytes()).hexdigest() if samples.any() else ''
 
-def take(items, n:int) -> list:
+# %% ../nbs/03_corpora.ipynb #6d09256c
+def take(items, n: int) -> list:
     "At most `n` items, evenly chosen."
-    return [items[i] for i in np.linspace(0, max(0, len(items) - 1), min(n, len(items))).round().astype(int)]
+    return [
+        items[i]
+        for i in np.linspace(0, max(0, len(items) - 1), min(n, len(items)))
+        .round()
+        .astype(int)
+    ]
 
+# %% ../nbs/03_corpora.ipynb #be6820fc
 def open_pictures(
-    item,                  # file, film, function, array or PIL picture
-    params:CorpusParams,
-) -> list:                 # PIL pictures
+    item,  # file, film, function, array or PIL picture
+    params: CorpusParams,
+) -> list:  # PIL pictures
     "The pictures one entry of a record stands for. Raises `BadFile`."
     from PIL import Image
-    if callable(item): item = item()
+
+    if callable(item):
+        item = item()
     if isinstance(item, (str, Path)):
-        if Path(item).suffix.lower() in FILMS: return frames(item, params.frames, params.max_seconds)
+        if Path(item).suffix.lower() in FILMS:
+            return frames(item, params.frames, params.max_seconds)
         return [load_picture(item)]
-    return [item.convert('RGB') if hasattr(item, 'convert') else Image.fromarray(np.asarray(item, np.uint8)).convert('RGB')]
+    return [
+        item.convert('RGB')
+        if hasattr(item, 'convert')
+        else Image.fromarray(np.asarray(item, np.uint8)).convert('RGB')
+    ]
 
 # %% ../nbs/03_corpora.ipynb #e27ffadf
-def sound_of(r:Record, params:CorpusParams) -> np.ndarray:
+def sound_of(r: Record, params: CorpusParams) -> np.ndarray:
     "A record's samples. Raises `BadFile`."
-    if not callable(r.audio): return load_audio(r.audio, max_seconds=params.max_seconds)
-    return load_audio(np.asarray(r.audio(), np.float32), SAMPLE_RATE, params.max_seconds)
+    if not callable(r.audio):
+        return load_audio(r.audio, max_seconds=params.max_seconds)
+    return load_audio(
+        np.asarray(r.audio(), np.float32), SAMPLE_RATE, params.max_seconds
+    )
 
-def attempt(f, *args) -> tuple:   # result or None, reason or ''
+# %% ../nbs/03_corpora.ipynb #bda6f752
+def attempt(f, *args) -> tuple:  # result or None, reason or ''
     "Call `f`; turn whatever it raises into a reason."
-    try: return f(*args), ''
-    except BadFile as e: return None, e.reason
-    except Exception as e: return None, f'{type(e).__name__}: {e}'     # a reader's own function may raise anything
+    try:
+        return f(*args), ''
+    except BadFile as e:
+        return None, e.reason
+    except Exception as e:
+        return (
+            None,
+            f'{type(e).__name__}: {e}',
+        )  # a reader's own function may raise anything
 
 # %% ../nbs/03_corpora.ipynb #d0ebd777
-SLACK = 0.1    # s; an event may pass the end of its sound by so much before it is worth a sentence
+SLACK = 0.1  # s; an event may pass the end of its sound by so much before it is worth a sentence
 
+# %% ../nbs/03_corpora.ipynb #a567b39b
 def within(
-    r:Record,
-    seconds:float,   # length of its sound
-) -> tuple:          # its events, cut where the sound ends; list of `Rejected`
+    r: Record,
+    seconds: float,  # length of its sound
+) -> tuple:  # its events, cut where the sound ends; list of `Rejected`
     "Events that pass the end of the sound are cut, those that lie beyond it left out."
-    bad = [Rejected(r.clip, '', f"event {e['label']!r} runs from {e['onset']:g} to {e['offset']:g} s, and the sound that is kept ends at {seconds:.2f} s; " +
-                    ('it is cut there.' if e['onset'] < seconds else 'it is left out.')) for e in r.events if e['offset'] > seconds + SLACK or e['onset'] >= seconds]
-    return [dict(e, offset=min(e['offset'], seconds)) for e in r.events if e['onset'] < seconds], bad
+    bad = [
+        Rejected(
+            r.clip,
+            '',
+            f'event {e["label"]!r} runs from {e["onset"]:g} to {e["offset"]:g} s, and the sound that is kept ends at {seconds:.2f} s; '
+            + ('it is cut there.' if e['onset'] < seconds else 'it is left out.'),
+        )
+        for e in r.events
+        if e['offset'] > seconds + SLACK or e['onset'] >= seconds
+    ]
+    return [
+        dict(e, offset=min(e['offset'], seconds))
+        for e in r.events
+        if e['onset'] < seconds
+    ], bad
 
 # %% ../nbs/03_corpora.ipynb #989052e0
 def write_clip(
-    r:Record,
-    name:str,               # safe file name without suffix
-    params:CorpusParams,
-    out:Path,               # the corpus folder
-) -> tuple:                 # manifest row (None: nothing left), fingerprints of its files, list of `Rejected`
+    r: Record,
+    name: str,  # safe file name without suffix
+    params: CorpusParams,
+    out: Path,  # the corpus folder
+) -> (
+    tuple
+):  # manifest row (None: nothing left), fingerprints of its files, list of `Rejected`
     "Decode a clip and store it."
-    bad, prints, jpegs, audio, seconds, events = [], [], [], None, 0., r.events
+    bad, prints, jpegs, audio, seconds, events = [], [], [], None, 0.0, r.events
     title = lambda x, kind: str(x) if isinstance(x, (str, Path)) else kind
     if r.audio is not None:
         x, reason = attempt(sound_of, r, params)
-        if x is None: bad.append(Rejected(r.clip, title(r.audio, 'its sound'), reason))
+        if x is None:
+            bad.append(Rejected(r.clip, title(r.audio, 'its sound'), reason))
         else:
-            audio, seconds = f'audio/{name}.flac', len(x)/SAMPLE_RATE; prints.append(write_sound(x, out/audio))
-            events, past = within(r, seconds); bad += past
+            audio, seconds = f'audio/{name}.flac', len(x) / SAMPLE_RATE
+            prints.append(write_sound(x, out / audio))
+            events, past = within(r, seconds)
+            bad += past
     shown = []
     for k, p in enumerate(take(r.pictures, params.frames)):
         got, reason = attempt(open_pictures, p, params)
-        if got is None: bad.append(Rejected(r.clip, title(p, f'its picture {k}'), reason))
-        else: shown += got
+        if got is None:
+            bad.append(Rejected(r.clip, title(p, f'its picture {k}'), reason))
+        else:
+            shown += got
     for k, p in enumerate(take(shown, params.frames)):
         jpegs.append(f'frames/{name}-{k}.jpg')
-        square(p, params.crop, params.picture).save(out/jpegs[-1], quality=90)
-        prints.append(hashlib.sha1((out/jpegs[-1]).read_bytes()).hexdigest())
-    if not audio and not jpegs: return None, [], bad or [Rejected(r.clip, '', 'neither a sound nor a picture is given.')]
-    return dict(manifest_row(r), audio=audio, seconds=seconds, frames=jpegs, events=events), prints, bad
+        square(p, params.crop, params.picture).save(out / jpegs[-1], quality=90)
+        prints.append(hashlib.sha1((out / jpegs[-1]).read_bytes()).hexdigest())
+    if not audio and not jpegs:
+        return (
+            None,
+            [],
+            bad or [Rejected(r.clip, '', 'neither a sound nor a picture is given.')],
+        )
+    return (
+        dict(
+            manifest_row(r), audio=audio, seconds=seconds, frames=jpegs, events=events
+        ),
+        prints,
+        bad,
+    )
 
 # %% ../nbs/03_corpora.ipynb #0c16e587
-def manifest_row(r:Record) -> dict:
+def manifest_row(r: Record) -> dict:
     "The manifest's columns that come straight from the record."
     row = {f.name: getattr(r, f.name) for f in fields(r) if f.name != 'pictures'}
-    return row | dict(labels=list(r.labels) or [l for l in [r.label] if l], captions=[' '.join(c.split()) for c in r.captions if c.strip()])
+    return row | dict(
+        labels=list(r.labels) or [l for l in [r.label] if l],
+        captions=[' '.join(c.split()) for c in r.captions if c.strip()],
+    )
 
+# %% ../nbs/03_corpora.ipynb #949a33bc
 def schema():
     "Types of the manifest."
     import pyarrow as pa
-    span = lambda of: pa.list_(pa.struct([(of, pa.string()), ('onset', pa.float64()), ('offset', pa.float64())]))
-    text, texts, number = pa.string(), pa.list_(pa.string()), pa.float64()
-    return pa.schema(dict(clip=text, split=text, fold=pa.int64(), audio=text, seconds=number, frames=texts, captions=texts, gloss=texts, label=text, labels=texts,
-        events=span('label'), tokens=span('token'), attributes=pa.list_(pa.struct([('name', text), ('value', number)])),
-        mismatch_rank=number, mismatch_clip=text, source=text, licence=text).items())
 
-def write_manifest(rows:list, path):
+    span = lambda of: pa.list_(
+        pa.struct(
+            [(of, pa.string()), ('onset', pa.float64()), ('offset', pa.float64())]
+        )
+    )
+    text, texts, number = pa.string(), pa.list_(pa.string()), pa.float64()
+    return pa.schema(
+        dict(
+            clip=text,
+            split=text,
+            fold=pa.int64(),
+            audio=text,
+            seconds=number,
+            frames=texts,
+            captions=texts,
+            gloss=texts,
+            label=text,
+            labels=texts,
+            events=span('label'),
+            tokens=span('token'),
+            attributes=pa.list_(pa.struct([('name', text), ('value', number)])),
+            mismatch_rank=number,
+            mismatch_clip=text,
+            source=text,
+            licence=text,
+        ).items()
+    )
+
+# %% ../nbs/03_corpora.ipynb #e89495e5
+def write_manifest(rows: list, path):
     "Rows sorted by clip, as Parquet."
     import pyarrow as pa, pyarrow.parquet as pq
-    with whole(path) as tmp: pq.write_table(pa.Table.from_pylist(sorted(rows, key=lambda r: r['clip']), schema()), tmp)
+
+    with whole(path) as tmp:
+        pq.write_table(
+            pa.Table.from_pylist(sorted(rows, key=lambda r: r['clip']), schema()), tmp
+        )
 
 # %% ../nbs/03_corpora.ipynb #72905829
 def file_name(
-    clip:str,
-    taken:set,    # lower-case names in use; the new one is added
+    clip: str,
+    taken: set,  # lower-case names in use; the new one is added
 ) -> str:
     "A safe, unique file name for a clip."
-    plain = re.sub(r'[^A-Za-z0-9._-]+', '-', unicodedata.normalize('NFKD', clip).encode('ascii', 'ignore').decode())[:80].strip('.-') or 'clip'
-    name = plain if plain == clip and clip.lower() not in taken else f'{plain}-{hashlib.sha1(clip.encode()).hexdigest()[:8]}'
+    plain = (
+        re.sub(
+            r'[^A-Za-z0-9._-]+',
+            '-',
+            unicodedata.normalize('NFKD', clip).encode('ascii', 'ignore').decode(),
+        )[:80].strip('.-')
+        or 'clip'
+    )
+    name = (
+        plain
+        if plain == clip and clip.lower() not in taken
+        else f'{plain}-{hashlib.sha1(clip.encode()).hexdigest()[:8]}'
+    )
     taken.add(name.lower())
     return name
 
 # %% ../nbs/03_corpora.ipynb #acbdd6b8
 def survived(
-    tasks:list,     # arguments of `write_clip`
-    workers:int,
+    tasks: list,  # arguments of `write_clip`
+    workers: int,
 ) -> list:
     "Run tasks in processes; a task that kills its process is reported, the others are done."
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
+
     run = lambda ts, n: Parallel(n_jobs=n)(delayed(write_clip)(*t) for t in ts)
-    try: return run(tasks, workers)
-    except TerminatedWorkerError: pass
+    try:
+        return run(tasks, workers)
+    except TerminatedWorkerError:
+        pass
     out = []
     for t in tasks:
-        try: out += run([t], 2)
-        except TerminatedWorkerError: out.append((None, [], [Rejected(t[0].clip, str(t[0].audio or ''), 'the process that decoded it died; the file is damaged in a way its decoder does not survive, or too big for the memory.')]))
+        try:
+            out += run([t], 2)
+        except TerminatedWorkerError:
+            out.append(
+                (
+                    None,
+                    [],
+                    [
+                        Rejected(
+                            t[0].clip,
+                            str(t[0].audio or ''),
+                            'the process that decoded it died; the file is damaged in a way its decoder does not survive, or too big for the memory.',
+                        )
+                    ],
+                )
+            )
     return out
 
 # %% ../nbs/03_corpora.ipynb #7c60b459
 @contextmanager
 def whole_folder(
-    out:Path,   # where the folder shall be
-):              # yields the folder to build in
+    out: Path,  # where the folder shall be
+):  # yields the folder to build in
     "Build a folder under another name, move it into place on success, remove it on failure. Raises `BadFile` when the disk is full."
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out/'manifest.parquet').exists())):
-        raise BadInput(f'{out} exists and is not a prepared corpus; give another place or remove it.')
+    if out.exists() and (
+        not out.is_dir()
+        or (any(out.iterdir()) and not (out / 'manifest.parquet').exists())
+    ):
+        raise BadInput(
+            f'{out} exists and is not a prepared corpus; give another place or remove it.'
+        )
     part, old = out.with_name(f'.{out.name}.part'), out.with_name(f'.{out.name}.old')
-    for f in (part, old): shutil.rmtree(f, ignore_errors=True)
+    for f in (part, old):
+        shutil.rmtree(f, ignore_errors=True)
     part.mkdir(parents=True)
-    try: yield part
+    try:
+        yield part
     except BaseException as e:
         shutil.rmtree(part, ignore_errors=True)
-        if getattr(e, 'errno', None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
-        raise BadFile(out, 'cannot be written, the disk is full; make room, or give another place.') from e
-    if out.exists(): out.rename(old)
+        if getattr(e, 'errno', None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise BadFile(
+            out,
+            'cannot be written, the disk is full; make room, or give another place.',
+        ) from e
+    if out.exists():
+        out.rename(old)
     part.rename(out)
     shutil.rmtree(old, ignore_errors=True)
 
 # %% ../nbs/03_corpora.ipynb #b6d2d2c7
-def digest(r:Record) -> str:
+def digest(r: Record) -> str:
     "A fingerprint of what a record says; functions are not compared."
     said = [getattr(r, f.name) for f in fields(r)]
-    return hashlib.sha1(repr([[y for y in x if not callable(y)] if isinstance(x, list) else x for x in said if not callable(x)]).encode()).hexdigest()
+    return hashlib.sha1(
+        repr(
+            [
+                [y for y in x if not callable(y)] if isinstance(x, list) else x
+                for x in said
+                if not callable(x)
+            ]
+        ).encode()
+    ).hexdigest()
 
+# %% ../nbs/03_corpora.ipynb #6154b6b9
 class Gate:
     "Records on their way to the decoder; keeps what is refused and counts what is unused."
-    def __init__(self, params:CorpusParams, out:Path): self.params, self.out, self.seen, self.names, self.rejected, self.unused = params, out, {}, set(), [], 0
+
+    def __init__(self, params: CorpusParams, out: Path):
+        self.params, self.out, self.seen, self.names, self.rejected, self.unused = (
+            params,
+            out,
+            {},
+            set(),
+            [],
+            0,
+        )
 
     def __call__(self, items):
         "Arguments of `write_clip`, one tuple for each good record."
         for r in items:
-            if isinstance(r, Rejected): self.rejected.append(r); continue
+            if isinstance(r, Rejected):
+                self.rejected.append(r)
+                continue
             if r.clip in self.seen:
-                if self.seen[r.clip] != digest(r): self.rejected.append(Rejected(r.clip, str(r.audio or ''), 'another clip has the same name and other content; the first one counts.'))
+                if self.seen[r.clip] != digest(r):
+                    self.rejected.append(
+                        Rejected(
+                            r.clip,
+                            str(r.audio or ''),
+                            'another clip has the same name and other content; the first one counts.',
+                        )
+                    )
                 continue
             self.seen[r.clip] = digest(r)
             split = fold_split(r, self.params)
-            if split is None: self.unused += 1; continue
+            if split is None:
+                self.unused += 1
+                continue
             r.split = split
             yield r, file_name(r.clip, self.names), self.params, self.out
 
 # %% ../nbs/03_corpora.ipynb #55a82179
-def leaks(rows:list, prints:list) -> dict:
+def leaks(rows: list, prints: list) -> dict:
     "How many sounds and pictures of the test set, byte for byte, are in another split too; and of the validation set, in training."
     where = {}
     for r, ps in zip(rows, prints):
         for p in ps:
-            if p: where.setdefault(p, set()).add(r['split'])
-    return dict(test=sum('test' in s and len(s) > 1 for s in where.values()), valid=sum({'train', 'valid'} <= s for s in where.values()))
+            if p:
+                where.setdefault(p, set()).add(r['split'])
+    return dict(
+        test=sum('test' in s and len(s) > 1 for s in where.values()),
+        valid=sum({'train', 'valid'} <= s for s in where.values()),
+    )
 
-def unseen_labels(rows:list) -> list:
+# %% ../nbs/03_corpora.ipynb #4571c3a0
+def unseen_labels(rows: list) -> list:
     "Classes of the test set that training never saw."
     labels = lambda split: {l for r in rows if r['split'] == split for l in r['labels']}
     return sorted(labels('test') - labels('train'))
 
-def summarise(rows:list, prints:list, rejected:list, gate:Gate, params:CorpusParams) -> dict:
+# %% ../nbs/03_corpora.ipynb #47e7eda4
+def summarise(
+    rows: list, prints: list, rejected: list, gate: Gate, params: CorpusParams
+) -> dict:
     "The content of summary.json."
     of = lambda split: [r for r in rows if r['split'] == split]
     count = lambda f: {s: sum(map(f, of(s))) for s in SPLITS}
     seconds = {s: round(sum(r['seconds'] for r in of(s)), 3) for s in SPLITS}
-    labels = {l: {s: sum(r['label'] == l for r in of(s)) for s in SPLITS} for l in sorted({r['label'] for r in rows})}
-    return dict(clips=count(lambda r: True), sounds=count(lambda r: r['audio'] is not None), pictures=count(lambda r: len(r['frames'])), captions=count(lambda r: len(r['captions'])),
-                seconds=seconds, labels=labels, rejected=len(rejected), lost=len(gate.names) - len(rows), unused=gate.unused, unseen_labels=unseen_labels(rows),
-                leaks=leaks(rows, prints), params=params.model_dump(), print=hashlib.sha1(repr(sorted(p for ps in prints for p in ps)).encode()).hexdigest())
+    labels = {
+        l: {s: sum(r['label'] == l for r in of(s)) for s in SPLITS}
+        for l in sorted({r['label'] for r in rows})
+    }
+    return dict(
+        clips=count(lambda r: True),
+        sounds=count(lambda r: r['audio'] is not None),
+        pictures=count(lambda r: len(r['frames'])),
+        captions=count(lambda r: len(r['captions'])),
+        seconds=seconds,
+        labels=labels,
+        rejected=len(rejected),
+        lost=len(gate.names) - len(rows),
+        unused=gate.unused,
+        unseen_labels=unseen_labels(rows),
+        leaks=leaks(rows, prints),
+        params=params.model_dump(),
+        print=hashlib.sha1(
+            repr(sorted(p for ps in prints for p in ps)).encode()
+        ).hexdigest(),
+    )
 
 # %% ../nbs/03_corpora.ipynb #db1e5309
-def write_rejected(rejected:list, path, base):
+def write_rejected(rejected: list, path, base):
     "The table of what was refused; files are named relative to the corpus."
-    short = lambda f: Path(f).relative_to(base).as_posix() if Path(f).is_relative_to(base) else f
+    short = lambda f: (
+        Path(f).relative_to(base).as_posix() if Path(f).is_relative_to(base) else f
+    )
     rows = sorted({(r.clip, short(r.file), r.reason) for r in rejected})
     with whole(path) as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
-        csv.writer(f, lineterminator='\n').writerows([('clip', 'file', 'reason'), *rows])
+        csv.writer(f, lineterminator='\n').writerows(
+            [('clip', 'file', 'reason'), *rows]
+        )
     return rows
 
 # %% ../nbs/03_corpora.ipynb #4930ab7c
 def prepare(
-    params:CorpusParams,
-    out,                 # where the corpus folder shall be
-    root=None,           # folder that `params.source` is relative to; default: the lab
-    workers=None,        # processes; default: one a core, at most 8; 1: none
-) -> dict:               # summary.json
+    params: CorpusParams,
+    out,  # where the corpus folder shall be
+    root=None,  # folder that `params.source` is relative to; default: the lab
+    workers=None,  # processes; default: one a core, at most 8; 1: none
+) -> dict:  # summary.json
     "Read, decode, check, split and store a corpus. Raises `BadInput` when nothing is left."
     out, root = Path(out), Path(root) if root else find_root()
     workers = workers or min(8, os.cpu_count() or 1)
-    base = root/params.source
+    base = root / params.source
     with whole_folder(out) as part:
-        for d in ('audio', 'frames'): (part/d).mkdir()
+        for d in ('audio', 'frames'):
+            (part / d).mkdir()
         gate, done = Gate(params, part), []
         items = records(params, root)
-        tasks = gate(stratified(items, params.most, params.seed) if params.most else items)
-        while group := list(islice(tasks, 64*workers)): done += survived(group, workers)
+        tasks = gate(
+            stratified(items, params.most, params.seed) if params.most else items
+        )
+        while group := list(islice(tasks, 64 * workers)):
+            done += survived(group, workers)
         rows, prints = [d[0] for d in done if d[0]], [d[1] for d in done if d[0]]
         rejected = gate.rejected + [b for d in done for b in d[2]]
-        if not rows: raise BadInput(f"Nothing of corpus.source {params.source!r} can be used. " + ' '.join(f'{r.file or r.clip}: {r.reason}' for r in rejected[:3]))
+        if not rows:
+            raise BadInput(
+                f'Nothing of corpus.source {params.source!r} can be used. '
+                + ' '.join(f'{r.file or r.clip}: {r.reason}' for r in rejected[:3])
+            )
         divide(rows, params, params.test_share)
-        if new := unseen_labels(rows): rejected.append(Rejected('', '', f"kept, but training never sees these classes of the test set: {', '.join(new)}."))
-        rejected = write_rejected(rejected, part/'rejected.csv', base if base.is_dir() else base.parent)
+        if new := unseen_labels(rows):
+            rejected.append(
+                Rejected(
+                    '',
+                    '',
+                    f'kept, but training never sees these classes of the test set: {", ".join(new)}.',
+                )
+            )
+        rejected = write_rejected(
+            rejected, part / 'rejected.csv', base if base.is_dir() else base.parent
+        )
         summary = summarise(rows, prints, rejected, gate, params)
-        write_json(summary, part/'summary.json')
-        write_manifest(rows, part/'manifest.parquet')
+        write_json(summary, part / 'summary.json')
+        write_manifest(rows, part / 'manifest.parquet')
     return summary
 
 # %% ../nbs/03_corpora.ipynb #e21bb188
 class Corpus:
     "A prepared corpus: its manifest, its sounds and its pictures. Raises `BadInput` when there is none."
-    def __init__(self,
-        folder,   # as written by `prepare`
+
+    def __init__(
+        self,
+        folder,  # as written by `prepare`
     ):
         import pyarrow as pa, pyarrow.parquet as pq
+
         self.folder = Path(folder)
-        path = self.folder/'manifest.parquet'
-        if not path.exists(): raise BadInput(f'There is no corpus in {folder} (no manifest.parquet); the stage `corpus` makes it: dvc repro corpus, or prepare(load_params().corpus, folder).')
-        try: rows = pq.read_table(path).to_pydict()
-        except (pa.ArrowException, OSError) as e: raise BadFile(path, f'not a manifest ({e}); make the corpus again.') from None
+        path = self.folder / 'manifest.parquet'
+        if not path.exists():
+            raise BadInput(
+                f'There is no corpus in {folder} (no manifest.parquet); the stage `corpus` makes it: dvc repro corpus, or prepare(load_params().corpus, folder).'
+            )
+        try:
+            rows = pq.read_table(path).to_pydict()
+        except (pa.ArrowException, OSError) as e:
+            raise BadFile(
+                path, f'not a manifest ({e}); make the corpus again.'
+            ) from None
         plain = dict(fold='int64', seconds='float64', mismatch_rank='float64')
-        self.table = pd.DataFrame({c: pd.Series(v, dtype=plain.get(c, object)) for c, v in rows.items()})
-        self.summary = read_json(self.folder/'summary.json')
+        self.table = pd.DataFrame(
+            {c: pd.Series(v, dtype=plain.get(c, object)) for c, v in rows.items()}
+        )
+        self.summary = read_json(self.folder / 'summary.json')
 
     @property
-    def labels(self) -> list: return sorted({l for row in self.table.labels for l in row})
+    def labels(self) -> list:
+        return sorted({l for row in self.table.labels for l in row})
+
     @property
-    def class_captions(self) -> dict: return {l: class_caption(l) for l in self.labels}
+    def class_captions(self) -> dict:
+        return {l: class_caption(l) for l in self.labels}
+
     @property
-    def rejected(self) -> pd.DataFrame: return pd.read_csv(self.folder/'rejected.csv', dtype=str, keep_default_na=False)
+    def rejected(self) -> pd.DataFrame:
+        return pd.read_csv(
+            self.folder / 'rejected.csv', dtype=str, keep_default_na=False
+        )
+
     @property
     def print(self) -> str:
         "Changes when any sound, picture or word of the corpus does."
-        return hashlib.sha1((self.folder/'manifest.parquet').read_bytes() + self.summary['print'].encode()).hexdigest()
+        return hashlib.sha1(
+            (self.folder / 'manifest.parquet').read_bytes()
+            + self.summary['print'].encode()
+        ).hexdigest()
 
 # %% ../nbs/03_corpora.ipynb #427b8a85
 @patch
-def split(self:Corpus,
-    name:str,         # train, valid, test
-) -> pd.DataFrame:    # rows of the manifest, numbered from 0
+def split(
+    self: Corpus,
+    name: str,  # train, valid, test
+) -> pd.DataFrame:  # rows of the manifest, numbered from 0
     "The clips of a split. (Write `table['clip']`: `table.clip` is a method of pandas.)"
-    if name not in SPLITS: raise BadInput(f"There is no split {name!r}; take one of {', '.join(SPLITS)}.")
+    if name not in SPLITS:
+        raise BadInput(f'There is no split {name!r}; take one of {", ".join(SPLITS)}.')
     return self.table[self.table.split == name].reset_index(drop=True)
 
+# %% ../nbs/03_corpora.ipynb #b0bcfa48
 @patch
-def audio(self:Corpus,
-    clip,            # a row of the table, or the path in its `audio`
-) -> np.ndarray:     # [n] float32 at 16 kHz
+def audio(
+    self: Corpus,
+    clip,  # a row of the table, or the path in its `audio`
+) -> np.ndarray:  # [n] float32 at 16 kHz
     "The sound of a clip. Raises `BadFile`."
-    path = self.folder/(clip if isinstance(clip, str) else clip.audio)
-    try: return sf.read(content(path), dtype='float32')[0]
-    except (sf.LibsndfileError, TypeError) as e: raise BadFile(path, f'the corpus is damaged ({e}); make it again.') from None
+    path = self.folder / (clip if isinstance(clip, str) else clip.audio)
+    try:
+        return sf.read(content(path), dtype='float32')[0]
+    except (sf.LibsndfileError, TypeError) as e:
+        raise BadFile(path, f'the corpus is damaged ({e}); make it again.') from None
 
+# %% ../nbs/03_corpora.ipynb #1921054f
 @patch
-def picture(self:Corpus,
-    path:str,        # one of a row's `frames`
-) -> np.ndarray:     # [S, S, 3] uint8
+def picture(
+    self: Corpus,
+    path: str,  # one of a row's `frames`
+) -> np.ndarray:  # [S, S, 3] uint8
     "A picture. Raises `BadFile`."
-    return np.asarray(load_picture(self.folder/path))
+    return np.asarray(load_picture(self.folder / path))
 
 # %% ../nbs/03_corpora.ipynb #12614db2
 @patch
-def sheet(self:Corpus,
-    table,            # rows of the table
-    side:int=96,      # px
-):                    # PIL picture: a clip a column, its frames below each other
+def sheet(
+    self: Corpus,
+    table,  # rows of the table
+    side: int = 96,  # px
+):  # PIL picture: a clip a column, its frames below each other
     "The pictures of some clips on one sheet."
     from PIL import Image, ImageDraw
+
     deep = max([len(f) for f in table.frames] + [1])
-    page = Image.new('RGB', (side*max(1, len(table)), side*deep + 14), 'white')
+    page = Image.new('RGB', (side * max(1, len(table)), side * deep + 14), 'white')
     for x, row in enumerate(table.itertuples()):
-        ImageDraw.Draw(page).text((side*x + 2, 1), row.label or row.clip, fill='black')
-        for y, f in enumerate(row.frames): page.paste(Image.fromarray(self.picture(f)).resize((side, side)), (side*x, side*y + 14))
+        ImageDraw.Draw(page).text(
+            (side * x + 2, 1), row.label or row.clip, fill='black'
+        )
+        for y, f in enumerate(row.frames):
+            page.paste(
+                Image.fromarray(self.picture(f)).resize((side, side)),
+                (side * x, side * y + 14),
+            )
     return page
 
 # %% ../nbs/03_corpora.ipynb #403376a9
 def pairs(
-    table:pd.DataFrame,   # training clips
-    rate:float,           # share mismatched, 0..1
-) -> list:                # for each row, the clip whose pictures it is trained with
+    table: pd.DataFrame,  # training clips
+    rate: float,  # share mismatched, 0..1
+) -> list:  # for each row, the clip whose pictures it is trained with
     "Which clip's pictures each clip gets."
-    if not 0 <= rate <= 1: raise BadInput(f'A mismatch rate of {rate:g} is outside 0..1.')
+    if not 0 <= rate <= 1:
+        raise BadInput(f'A mismatch rate of {rate:g} is outside 0..1.')
     there = {c for c, f in zip(table['clip'], table['frames']) if len(f)}
     wrong = (table['mismatch_rank'] < rate) & table['mismatch_clip'].isin(there)
     return list(table['clip'].where(~wrong, table['mismatch_clip']))
 
 # %% ../nbs/03_corpora.ipynb #d7701e1e
 def deal(
-    pictures:list,
-    folds:list,        # all folds, training folds first
+    pictures: list,
+    folds: list,  # all folds, training folds first
     rng,
-) -> dict:             # fold -> its pictures
+) -> dict:  # fold -> its pictures
     "Divide pictures over folds, none twice."
     order = [pictures[i] for i in rng.permutation(len(pictures))]
-    return {f: order[i::len(folds)] for i, f in enumerate(folds)}
+    return {f: order[i :: len(folds)] for i, f in enumerate(folds)}
 
+# %% ../nbs/03_corpora.ipynb #374756a3
 def pair_by_class(
-    sounds:pd.DataFrame,     # path, label, fold
-    pictures:pd.DataFrame,   # path, image_class
-    class_map:dict,          # label -> image classes, such as {'clock_tick': ['clock', 'stopwatch']}
-    out_csv,                 # the table to write; all paths are relative to its folder
-    seed:int=0,
-    k:int=4,                 # pictures for each sound
-    train_folds=None,        # default: all but the last
-) -> pd.DataFrame:           # what was written
+    sounds: pd.DataFrame,  # path, label, fold
+    pictures: pd.DataFrame,  # path, image_class
+    class_map: dict,  # label -> image classes, such as {'clock_tick': ['clock', 'stopwatch']}
+    out_csv,  # the table to write; all paths are relative to its folder
+    seed: int = 0,
+    k: int = 4,  # pictures for each sound
+    train_folds=None,  # default: all but the last
+) -> pd.DataFrame:  # what was written
     "Pair sounds with pictures of their class and write the table for reader `folder`."
-    for t, need in ((sounds, {'path', 'label', 'fold'}), (pictures, {'path', 'image_class'})):
-        if lost := need - set(t.columns): raise BadInput(f"The table has no column {', '.join(sorted(lost))}; it has {', '.join(t.columns)}.")
+    for t, need in (
+        (sounds, {'path', 'label', 'fold'}),
+        (pictures, {'path', 'image_class'}),
+    ):
+        if lost := need - set(t.columns):
+            raise BadInput(
+                f'The table has no column {", ".join(sorted(lost))}; it has {", ".join(t.columns)}.'
+            )
     folds = sorted(set(sounds.fold))
     train = sorted(train_folds or folds[:-1] or folds)
     folds = train + [f for f in folds if f not in train]
-    hands = {c: deal(sorted(g.path), folds, stream(seed, 'deal', c)) for c, g in pictures.groupby('image_class')}
+    hands = {
+        c: deal(sorted(g.path), folds, stream(seed, 'deal', c))
+        for c, g in pictures.groupby('image_class')
+    }
     rows, used = [], set()
     for (label, fold), group in sounds.sort_values('path').groupby(['label', 'fold']):
-        hand = [p for c in class_map.get(label, []) for p in hands.get(c, {}).get(fold, [])]
-        hand = [hand[i] for i in stream(seed, 'hand', label, int(fold)).permutation(len(hand))]
+        hand = [
+            p for c in class_map.get(label, []) for p in hands.get(c, {}).get(fold, [])
+        ]
+        hand = [
+            hand[i]
+            for i in stream(seed, 'hand', label, int(fold)).permutation(len(hand))
+        ]
         for i, path in enumerate(group.path):
-            mine = [hand[(i*k + j) % len(hand)] for j in range(min(k, len(hand)))] or ['']
+            mine = [
+                hand[(i * k + j) % len(hand)] for j in range(min(k, len(hand)))
+            ] or ['']
             used |= set(mine)
-            rows += [dict(audio=path, image=p, caption=class_caption(label), label=label, fold=int(fold)) for p in mine]
+            rows += [
+                dict(
+                    audio=path,
+                    image=p,
+                    caption=class_caption(label),
+                    label=label,
+                    fold=int(fold),
+                )
+                for p in mine
+            ]
     rows += left_over(pictures, class_map, hands, train, used)
     table = pd.DataFrame(rows, columns=['audio', 'image', 'caption', 'label', 'fold'])
-    with whole(out_csv) as tmp: table.to_csv(tmp, index=False, lineterminator='\n')
+    with whole(out_csv) as tmp:
+        table.to_csv(tmp, index=False, lineterminator='\n')
     return table
 
 # %% ../nbs/03_corpora.ipynb #18c006bd
-def left_over(pictures, class_map:dict, hands:dict, train:list, used:set) -> list:
+def left_over(pictures, class_map: dict, hands: dict, train: list, used: set) -> list:
     "Rows for the pictures that no sound took: of training folds, with the class they show as caption."
     labels = {}
     for label, classes in class_map.items():
-        for c in classes: labels.setdefault(c, []).append(label)
-    rest = [(c, p) for c in sorted(labels) for f in sorted(hands.get(c, {})) for p in hands[c][f] if p not in used]
+        for c in classes:
+            labels.setdefault(c, []).append(label)
+    rest = [
+        (c, p)
+        for c in sorted(labels)
+        for f in sorted(hands.get(c, {}))
+        for p in hands[c][f]
+        if p not in used
+    ]
     name = lambda c: labels[c][0] if len(labels[c]) == 1 else ''
-    return [dict(audio='', image=p, caption=class_caption(c), label=name(c), fold=int(train[i % len(train)])) for i, (c, p) in enumerate(rest)]
+    return [
+        dict(
+            audio='',
+            image=p,
+            caption=class_caption(c),
+            label=name(c),
+            fold=int(train[i % len(train)]),
+        )
+        for i, (c, p) in enumerate(rest)
+    ]

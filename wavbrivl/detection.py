@@ -12,7 +12,6 @@ __all__ = ['SLACK', 'WIDTHS', 'THRESHOLDS', 'AIMS', 'mend', 'clean_events', 'Spa
 # %% ../nbs/32_detection.ipynb #2fcd250b
 import difflib, math
 from typing import NamedTuple
-
 import numpy as np
 import torch
 import torch.nn as nn
@@ -22,82 +21,129 @@ import torch.nn.functional as F
 from .core import BadInput
 
 # %% ../nbs/32_detection.ipynb #b437360b
-SLACK = 0.02   # s: an event may pass the end of its clip by a frame before anyone is told
+SLACK = (
+    0.02  # s: an event may pass the end of its clip by a frame before anyone is told
+)
 
+# %% ../nbs/32_detection.ipynb #99f17933
 def mend(
-    e,                # dict(label, onset, offset), seconds
-    seconds:float,    # length of its clip
-    classes,          # known names; None: any
-) -> tuple:           # the event, or None where it cannot be used; what was wrong, '' for nothing
+    e,  # dict(label, onset, offset), seconds
+    seconds: float,  # length of its clip
+    classes,  # known names; None: any
+) -> (
+    tuple
+):  # the event, or None where it cannot be used; what was wrong, '' for nothing
     "Put one event right."
-    try: label, on, off = e['label'], float(e['onset']), float(e['offset'])
-    except (KeyError, TypeError, ValueError): return None, 'needs a label, and an onset and an offset in seconds'
+    try:
+        label, on, off = e['label'], float(e['onset']), float(e['offset'])
+    except (KeyError, TypeError, ValueError):
+        return None, 'needs a label, and an onset and an offset in seconds'
     if classes is not None and label not in classes:
         near = difflib.get_close_matches(str(label), list(classes), 1)
-        return None, 'is of no known class' + (f' (did you mean {near[0]}?)' if near else '')
-    if not (math.isfinite(on) and math.isfinite(off)): return None, 'has no onset or no offset'
-    if off <= on: return None, 'ends before it begins' if off < on else 'has no length'
-    if off <= 0 or on >= seconds: return None, f'lies outside the clip, which lasts {seconds:g} s'
-    said = ['begins before the clip']*(on < 0) + [f'ends after the clip, which lasts {seconds:g} s']*(off > seconds + SLACK)
-    return dict(label=label, onset=max(on, 0.), offset=min(off, float(seconds))), ' and '.join(said)
+        return None, 'is of no known class' + (
+            f' (did you mean {near[0]}?)' if near else ''
+        )
+    if not (math.isfinite(on) and math.isfinite(off)):
+        return None, 'has no onset or no offset'
+    if off <= on:
+        return None, 'ends before it begins' if off < on else 'has no length'
+    if off <= 0 or on >= seconds:
+        return None, f'lies outside the clip, which lasts {seconds:g} s'
+    said = ['begins before the clip'] * (on < 0) + [
+        f'ends after the clip, which lasts {seconds:g} s'
+    ] * (off > seconds + SLACK)
+    return dict(
+        label=label, onset=max(on, 0.0), offset=min(off, float(seconds))
+    ), ' and '.join(said)
 
 # %% ../nbs/32_detection.ipynb #0ce576cf
 def clean_events(
-    events,          # for each clip a list of dict(label, onset, offset), or None
-    seconds,         # [N] length of each clip; None: unknown
-    classes=None,    # known names; None: any
-    clips=None,      # [N] names of the clips, for the sentences
-) -> tuple:          # the events that can be used, clip by clip; a sentence for each that was cut or left out
+    events,  # for each clip a list of dict(label, onset, offset), or None
+    seconds,  # [N] length of each clip; None: unknown
+    classes=None,  # known names; None: any
+    clips=None,  # [N] names of the clips, for the sentences
+) -> tuple:  # the events that can be used, clip by clip; a sentence for each that was cut or left out
     "Leave out or cut what cannot be: times in the wrong order or outside the clip, unknown classes, blanks, the same event twice."
-    lengths = [math.inf]*len(events) if seconds is None else [float(s) if s is not None and s > 0 else math.inf for s in seconds]
-    if len(lengths) != len(events): raise BadInput(f'Events of {len(events)} clips, lengths of {len(lengths)}; each clip needs both.')
+    lengths = (
+        [math.inf] * len(events)
+        if seconds is None
+        else [float(s) if s is not None and s > 0 else math.inf for s in seconds]
+    )
+    if len(lengths) != len(events):
+        raise BadInput(
+            f'Events of {len(events)} clips, lengths of {len(lengths)}; each clip needs both.'
+        )
     out, said = [], []
     for k, (own, length) in enumerate(zip(events, lengths)):
         out.append([])
         for e in own if own is not None else ():
             good, wrong = mend(e, length, classes)
-            if good in out[-1]: good, wrong = None, 'is written twice'
-            if good: out[-1].append(good)
-            what = f"{e.get('label')} from {e.get('onset')} to {e.get('offset')} s" if isinstance(e, dict) else repr(e)
-            if wrong: said.append(f"{clips[k] if clips is not None else f'clip {k}'}: {what} {wrong}; {'cut' if good else 'left out'}.")
+            if good in out[-1]:
+                good, wrong = None, 'is written twice'
+            if good:
+                out[-1].append(good)
+            what = (
+                f'{e.get("label")} from {e.get("onset")} to {e.get("offset")} s'
+                if isinstance(e, dict)
+                else repr(e)
+            )
+            if wrong:
+                said.append(
+                    f'{clips[k] if clips is not None else f"clip {k}"}: {what} {wrong}; {"cut" if good else "left out"}.'
+                )
     return out, said
 
 # %% ../nbs/32_detection.ipynb #4698a987
 class Spans(NamedTuple):
     "Events of many clips as flat arrays."
-    clip: np.ndarray      # [E] int, counted from 0
-    label: np.ndarray     # [E] int, index into the classes
-    onset: np.ndarray     # [E] seconds
-    offset: np.ndarray    # [E] seconds
+
+    clip: np.ndarray  # [E] int, counted from 0
+    label: np.ndarray  # [E] int, index into the classes
+    onset: np.ndarray  # [E] seconds
+    offset: np.ndarray  # [E] seconds
+
     def only(self, keep):
         "Some of the events, by mask or index."
         return Spans(*(a[keep] for a in self))
 
+# %% ../nbs/32_detection.ipynb #ababb645
 def spans(
-    events,        # for each clip a list of dict(label, onset, offset)
-    classes,       # [C] names
-    name:str,      # what to call the events when they cannot be used
+    events,  # for each clip a list of dict(label, onset, offset)
+    classes,  # [C] names
+    name: str,  # what to call the events when they cannot be used
 ) -> Spans:
     "Event lists as arrays. Raises `BadInput` for an unknown class or an impossible time."
     at = {c: i for i, c in enumerate(classes)}
-    if not at or len(at) < len(classes): raise BadInput(f'Classes are told apart by name; there are {len(classes)} and {len(at)} different ones.')
-    rows = [(k, at.get(e.get('label'), -1), e.get('onset'), e.get('offset')) for k, own in enumerate(events) for e in (own if own is not None else ())]
+    if not at or len(at) < len(classes):
+        raise BadInput(
+            f'Classes are told apart by name; there are {len(classes)} and {len(at)} different ones.'
+        )
+    rows = [
+        (k, at.get(e.get('label'), -1), e.get('onset'), e.get('offset'))
+        for k, own in enumerate(events)
+        for e in (own if own is not None else ())
+    ]
     clip, label, onset, offset = np.array(rows, float).reshape(-1, 4).T
-    bad = np.flatnonzero((label < 0) | ~(onset >= 0) | ~(offset >= onset) | ~np.isfinite(offset))
-    if len(bad): raise BadInput(f'{name}: {len(bad)} of {len(rows)} events are of an unknown class or at an impossible time, the first in clip {rows[bad[0]][0]} from {rows[bad[0]][2]} to {rows[bad[0]][3]} s; clean_events says what is wrong with each.')
+    bad = np.flatnonzero(
+        (label < 0) | ~(onset >= 0) | ~(offset >= onset) | ~np.isfinite(offset)
+    )
+    if len(bad):
+        raise BadInput(
+            f'{name}: {len(bad)} of {len(rows)} events are of an unknown class or at an impossible time, the first in clip {rows[bad[0]][0]} from {rows[bad[0]][2]} to {rows[bad[0]][3]} s; clean_events says what is wrong with each.'
+        )
     return Spans(clip.astype(int), label.astype(int), onset, offset)
 
 # %% ../nbs/32_detection.ipynb #7c4688d0
 def roll(
-    s:Spans,
-    size:np.ndarray,     # [N] segments (or frames) of each clip; what lies beyond is not counted
-    classes:int,         # C
-    resolution:float,    # seconds a segment
-) -> np.ndarray:         # bool [sum(size), C]
+    s: Spans,
+    size: np.ndarray,  # [N] segments (or frames) of each clip; what lies beyond is not counted
+    classes: int,  # C
+    resolution: float,  # seconds a segment
+) -> np.ndarray:  # bool [sum(size), C]
     "Which class touches which segment, the clips one behind the other."
     base = np.concatenate([[0], np.cumsum(size)])
-    start = np.minimum(np.floor(s.onset/resolution), size[s.clip]).astype(int)
-    stop = np.minimum(np.ceil(s.offset/resolution), size[s.clip]).astype(int)
+    start = np.minimum(np.floor(s.onset / resolution), size[s.clip]).astype(int)
+    stop = np.minimum(np.ceil(s.offset / resolution), size[s.clip]).astype(int)
     edge = np.zeros((base[-1] + 1, classes), np.int16)
     np.add.at(edge, (base[s.clip] + start, s.label), 1)
     np.add.at(edge, (base[s.clip] + np.maximum(start, stop), s.label), -1)
@@ -105,69 +151,120 @@ def roll(
 
 # %% ../nbs/32_detection.ipynb #874990cf
 def f1_of(
-    tp, claimed, true,    # counts, arrays of one shape
-    silent:float=0.,      # precision where nothing is claimed
-) -> tuple:               # f1, precision, recall; NaN where they do not exist
+    tp,
+    claimed,
+    true,  # counts, arrays of one shape
+    silent: float = 0.0,  # precision where nothing is claimed
+) -> tuple:  # f1, precision, recall; NaN where they do not exist
     "F1, precision and recall from counts."
     tp, claimed, true = (np.asarray(a, float) for a in (tp, claimed, true))
     with np.errstate(invalid='ignore', divide='ignore'):
-        p, r = np.where(claimed > 0, tp/claimed, silent), np.where(true > 0, tp/true, np.nan)
-        return np.where((p == 0) & (r == 0), 0., 2*p*r/(p + r)), p, r
+        p, r = (
+            np.where(claimed > 0, tp / claimed, silent),
+            np.where(true > 0, tp / true, np.nan),
+        )
+        return np.where((p == 0) & (r == 0), 0.0, 2 * p * r / (p + r)), p, r
 
+# %% ../nbs/32_detection.ipynb #bbbbe7dd
 def _scores(tp, claimed, true, wrong, classes, silent) -> dict:
     "Counts of each class [C] and the errors of each kind -> the numbers to report."
     each = dict(zip(('f1', 'precision', 'recall'), f1_of(tp, claimed, true, silent)))
-    with np.errstate(invalid='ignore', divide='ignore'): each['error_rate'] = np.where(true > 0, (true + claimed - 2*tp)/true, np.nan)
-    table = {c: {k: float(v[i]) for k, v in each.items()} | dict(tp=int(tp[i]), claimed=int(claimed[i]), true=int(true[i])) for i, c in enumerate(classes)}
+    with np.errstate(invalid='ignore', divide='ignore'):
+        each['error_rate'] = np.where(
+            true > 0, (true + claimed - 2 * tp) / true, np.nan
+        )
+    table = {
+        c: {k: float(v[i]) for k, v in each.items()}
+        | dict(tp=int(tp[i]), claimed=int(claimed[i]), true=int(true[i]))
+        for i, c in enumerate(classes)
+    }
     f1, p, r = map(float, f1_of(tp.sum(), claimed.sum(), true.sum(), silent))
     known = each['f1'][~np.isnan(each['f1'])]
-    counts = dict(tp=int(tp.sum()), claimed=int(claimed.sum()), true=int(true.sum())) | {k: int(v) for k, v in wrong.items()}
-    rate = sum(wrong[k] for k in ('substitutions', 'deletions', 'insertions'))/true.sum() if true.any() else np.nan
-    return dict(f1=f1, precision=p, recall=r, error_rate=float(rate), f1_macro=float(known.mean()) if len(known) else np.nan, classes=table, counts=counts)
+    counts = dict(
+        tp=int(tp.sum()), claimed=int(claimed.sum()), true=int(true.sum())
+    ) | {k: int(v) for k, v in wrong.items()}
+    rate = (
+        sum(wrong[k] for k in ('substitutions', 'deletions', 'insertions')) / true.sum()
+        if true.any()
+        else np.nan
+    )
+    return dict(
+        f1=f1,
+        precision=p,
+        recall=r,
+        error_rate=float(rate),
+        f1_macro=float(known.mean()) if len(known) else np.nan,
+        classes=table,
+        counts=counts,
+    )
 
 # %% ../nbs/32_detection.ipynb #d2fde4a9
 def segment_scores(
-    reference,              # for each clip a list of dict(label, onset, offset)
-    estimated,              # the same, as detected
-    classes,                # [C] names
-    resolution:float=1.,    # seconds a segment
-    seconds=None,           # [N] or one length; None: up to the last offset of each clip
-    silent:float=0.,        # precision of a class that is never claimed; nan: it leaves the macro mean
-) -> dict:                  # f1, precision, recall, error_rate (micro), f1_macro, classes (a table), counts; NaN without reference
+    reference,  # for each clip a list of dict(label, onset, offset)
+    estimated,  # the same, as detected
+    classes,  # [C] names
+    resolution: float = 1.0,  # seconds a segment
+    seconds=None,  # [N] or one length; None: up to the last offset of each clip
+    silent: float = 0.0,  # precision of a class that is never claimed; nan: it leaves the macro mean
+) -> dict:  # f1, precision, recall, error_rate (micro), f1_macro, classes (a table), counts; NaN without reference
     "Segment-based scores, equal to sed_eval's."
-    if len(reference) != len(estimated): raise BadInput(f'{len(reference)} reference and {len(estimated)} estimated clips; a clip without events has an empty list.')
-    ref, est = spans(reference, classes, 'reference'), spans(estimated, classes, 'estimated')
+    if len(reference) != len(estimated):
+        raise BadInput(
+            f'{len(reference)} reference and {len(estimated)} estimated clips; a clip without events has an empty list.'
+        )
+    ref, est = (
+        spans(reference, classes, 'reference'),
+        spans(estimated, classes, 'estimated'),
+    )
     if seconds is None:
         seconds = np.zeros(len(reference))
-        for s in (ref, est): np.maximum.at(seconds, s.clip, s.offset)
+        for s in (ref, est):
+            np.maximum.at(seconds, s.clip, s.offset)
     seconds = np.asarray(seconds, float)
-    if seconds.shape not in ((), (len(reference),)) or not ((seconds >= 0) & (seconds < np.inf)).all() or not resolution > 0:
-        raise BadInput(f'{len(reference)} clips need one length each, in seconds (given: {seconds.shape}), and segments longer than 0 s (given: {resolution}).')
-    size = np.ceil(np.broadcast_to(seconds, len(reference))/resolution).astype(int)
+    if (
+        seconds.shape not in ((), (len(reference),))
+        or not ((seconds >= 0) & (seconds < np.inf)).all()
+        or not resolution > 0
+    ):
+        raise BadInput(
+            f'{len(reference)} clips need one length each, in seconds (given: {seconds.shape}), and segments longer than 0 s (given: {resolution}).'
+        )
+    size = np.ceil(np.broadcast_to(seconds, len(reference)) / resolution).astype(int)
     a, b = (roll(s, size, len(classes), resolution) for s in (ref, est))
     true, claimed, both = a.sum(1), b.sum(1), (a & b).sum(1)
-    wrong = dict(substitutions=(np.minimum(true, claimed) - both).sum(), deletions=np.maximum(true - claimed, 0).sum(),
-                 insertions=np.maximum(claimed - true, 0).sum(), tn=(~a & ~b).sum())
+    wrong = dict(
+        substitutions=(np.minimum(true, claimed) - both).sum(),
+        deletions=np.maximum(true - claimed, 0).sum(),
+        insertions=np.maximum(claimed - true, 0).sum(),
+        tn=(~a & ~b).sum(),
+    )
     return _scores((a & b).sum(0), b.sum(0), a.sum(0), wrong, classes, silent)
 
 # %% ../nbs/32_detection.ipynb #19d04026
 def close_pairs(
-    ref:Spans, est:Spans,
-    of_ref, of_est,          # group of each event; only events of one group are paired
-    collar:float,            # seconds
-    share:float,             # of the reference event's length
-) -> tuple:                  # indices into ref and est, [P] each, in the order of ref
+    ref: Spans,
+    est: Spans,
+    of_ref,
+    of_est,  # group of each event; only events of one group are paired
+    collar: float,  # seconds
+    share: float,  # of the reference event's length
+) -> tuple:  # indices into ref and est, [P] each, in the order of ref
     "All pairs of one group whose onsets and offsets are near enough."
-    reach = collar + 1e-3                                           # a little too far; the exact conditions follow
-    width = max(ref.onset.max(initial=0), est.onset.max(initial=0)) + 3*reach
-    key = of_est*width + est.onset
+    reach = collar + 1e-3  # a little too far; the exact conditions follow
+    width = max(ref.onset.max(initial=0), est.onset.max(initial=0)) + 3 * reach
+    key = of_est * width + est.onset
     order = np.argsort(key, kind='stable')
-    low, high = (np.searchsorted(key[order], of_ref*width + ref.onset + d) for d in (-reach, reach))
+    low, high = (
+        np.searchsorted(key[order], of_ref * width + ref.onset + d)
+        for d in (-reach, reach)
+    )
     many = high - low
     i = np.repeat(np.arange(len(many)), many)
     j = order[np.arange(len(i)) + np.repeat(high - np.cumsum(many), many)]
     near = abs(ref.onset[i] - est.onset[j]) <= collar
-    near &= abs(ref.offset[i] - est.offset[j]) <= np.maximum(collar, share*(ref.offset - ref.onset)[i])
+    near &= abs(ref.offset[i] - est.offset[j]) <= np.maximum(
+        collar, share * (ref.offset - ref.onset)[i]
+    )
     by = np.lexsort((j[near], i[near]))
     return i[near][by], j[near][by]
 
@@ -178,47 +275,73 @@ def _augment(r, match, came, back):
     while way:
         step = way[-1]
         step[2] = next((e for e in step[1] if e in came), None)
-        if step[2] is None: way.pop(); continue
+        if step[2] is None:
+            way.pop()
+            continue
         before = came.pop(step[2])
-        if before is None: return match.update({r: e for r, _, e in way})
+        if before is None:
+            return match.update({r: e for r, _, e in way})
         way.append([before, iter(back.pop(before, ())), None])
 
 # %% ../nbs/32_detection.ipynb #3c8a7a4c
 def matching(
-    pairs,     # of (reference, estimate) indices
-) -> dict:     # reference -> estimate
+    pairs,  # of (reference, estimate) indices
+) -> dict:  # reference -> estimate
     "A largest one-to-one matching."
     edges, match = {}, {}
-    for r, e in pairs: edges.setdefault(e, []).append(r)
+    for r, e in pairs:
+        edges.setdefault(e, []).append(r)
     for e, near in edges.items():
         free = next((r for r in near if r not in match), None)
-        if free is not None: match[free] = e
+        if free is not None:
+            match[free] = e
     while True:
         taken = set(match.values())
-        came, back, free = {e: None for e in edges if e not in taken}, {}, []    # how the layers reached an estimate, a reference
+        came, back, free = (
+            {e: None for e in edges if e not in taken},
+            {},
+            [],
+        )  # how the layers reached an estimate, a reference
         layer = list(came)
         while layer and not free:
             reached = {}
             for e in layer:
                 for r in edges[e]:
-                    if r not in back: reached.setdefault(r, []).append(e)
+                    if r not in back:
+                        reached.setdefault(r, []).append(e)
             back |= reached
-            free, held = [r for r in reached if r not in match], [r for r in reached if r in match]
+            free, held = (
+                [r for r in reached if r not in match],
+                [r for r in reached if r in match],
+            )
             layer = [match[r] for r in held]
             came |= {match[r]: r for r in held}
-        if not free: return match
-        for r in free: _augment(r, match, came, back)
+        if not free:
+            return match
+        for r in free:
+            _augment(r, match, came, back)
 
 # %% ../nbs/32_detection.ipynb #cde8659b
 def match_events(
-    ref:Spans, est:Spans,
-    classes:int,               # C
-    collar:float, share:float,
-) -> tuple:                    # bool: which reference events are found, which estimates are right
+    ref: Spans,
+    est: Spans,
+    classes: int,  # C
+    collar: float,
+    share: float,
+) -> tuple:  # bool: which reference events are found, which estimates are right
     "Match events of the same clip and class."
-    i, j = close_pairs(ref, est, ref.clip*classes + ref.label, est.clip*classes + est.label, collar, share)
+    i, j = close_pairs(
+        ref,
+        est,
+        ref.clip * classes + ref.label,
+        est.clip * classes + est.label,
+        collar,
+        share,
+    )
     found, right = np.zeros(len(ref.clip), bool), np.zeros(len(est.clip), bool)
-    lone = (np.bincount(i, minlength=len(found))[i] == 1) & (np.bincount(j, minlength=len(right))[j] == 1)
+    lone = (np.bincount(i, minlength=len(found))[i] == 1) & (
+        np.bincount(j, minlength=len(right))[j] == 1
+    )
     found[i[lone]] = right[j[lone]] = True
     rest = matching(zip(i[~lone].tolist(), j[~lone].tolist()))
     found[list(rest)] = right[list(rest.values())] = True
@@ -226,211 +349,329 @@ def match_events(
 
 # %% ../nbs/32_detection.ipynb #725f1183
 def event_scores(
-    reference,           # for each clip a list of dict(label, onset, offset)
-    estimated,           # the same, as detected
-    classes,             # [C] names
-    collar:float=.2,     # seconds that an onset or offset may be off
-    share:float=.2,      # of the event's length that its offset may be off, if that is more
-    silent:float=0.,     # precision of a class that is never claimed; nan: it leaves the macro mean
-) -> dict:               # as `segment_scores`, events being counted
+    reference,  # for each clip a list of dict(label, onset, offset)
+    estimated,  # the same, as detected
+    classes,  # [C] names
+    collar: float = 0.2,  # seconds that an onset or offset may be off
+    share: float = 0.2,  # of the event's length that its offset may be off, if that is more
+    silent: float = 0.0,  # precision of a class that is never claimed; nan: it leaves the macro mean
+) -> dict:  # as `segment_scores`, events being counted
     "Event-based scores, equal to sed_eval's with optimal matching."
-    if len(reference) != len(estimated): raise BadInput(f'{len(reference)} reference and {len(estimated)} estimated clips; a clip without events has an empty list.')
-    ref, est = spans(reference, classes, 'reference'), spans(estimated, classes, 'estimated')
+    if len(reference) != len(estimated):
+        raise BadInput(
+            f'{len(reference)} reference and {len(estimated)} estimated clips; a clip without events has an empty list.'
+        )
+    ref, est = (
+        spans(reference, classes, 'reference'),
+        spans(estimated, classes, 'estimated'),
+    )
     found, right = match_events(ref, est, len(classes), collar, share)
     missed, extra, a, b = ref.only(~found), est.only(~right), set(), set()
-    for i, j in zip(*map(np.ndarray.tolist, close_pairs(missed, extra, missed.clip, extra.clip, collar, share))):
-        if i not in a and j not in b: a.add(i); b.add(j)                 # at the right time under the wrong name
-    wrong = dict(substitutions=len(a), deletions=len(missed.clip) - len(a), insertions=len(extra.clip) - len(a))
+    for i, j in zip(
+        *map(
+            np.ndarray.tolist,
+            close_pairs(missed, extra, missed.clip, extra.clip, collar, share),
+        )
+    ):
+        if i not in a and j not in b:
+            a.add(i)
+            b.add(j)  # at the right time under the wrong name
+    wrong = dict(
+        substitutions=len(a),
+        deletions=len(missed.clip) - len(a),
+        insertions=len(extra.clip) - len(a),
+    )
     count = lambda label: np.bincount(label, minlength=len(classes))
-    return _scores(count(ref.label[found]), count(est.label), count(ref.label), wrong, classes, silent)
+    return _scores(
+        count(ref.label[found]),
+        count(est.label),
+        count(ref.label),
+        wrong,
+        classes,
+        silent,
+    )
 
 # %% ../nbs/32_detection.ipynb #48939452
 def draw_timeline(
-    ax,                     # matplotlib axes
-    reference, estimated,   # the events of one clip
-    seconds:float,          # its length
-    classes,                # names, in the order of the rows; only those that occur are drawn
+    ax,  # matplotlib axes
+    reference,
+    estimated,  # the events of one clip
+    seconds: float,  # its length
+    classes,  # names, in the order of the rows; only those that occur are drawn
 ):
     "Draw the true events of a clip above the detected ones."
-    rows = [c for c in classes if any(e['label'] == c for e in [*reference, *estimated])]
-    for events, low, colour, name in ((reference, .02, '#0173b2', 'true'), (estimated, -.38, '#de8f05', 'detected')):
+    rows = [
+        c for c in classes if any(e['label'] == c for e in [*reference, *estimated])
+    ]
+    for events, low, colour, name in (
+        (reference, 0.02, '#0173b2', 'true'),
+        (estimated, -0.38, '#de8f05', 'detected'),
+    ):
         for k, c in enumerate(rows):
-            ax.broken_barh([(e['onset'], e['offset'] - e['onset']) for e in events if e['label'] == c], (len(rows) - 1 - k + low, .36), color=colour, lw=0)
+            ax.broken_barh(
+                [
+                    (e['onset'], e['offset'] - e['onset'])
+                    for e in events
+                    if e['label'] == c
+                ],
+                (len(rows) - 1 - k + low, 0.36),
+                color=colour,
+                lw=0,
+            )
         ax.plot([], [], color=colour, lw=6, label=name)
-    ax.set(xlim=(0, seconds), ylim=(-.5, max(len(rows), 1) - .5), xlabel='time [s]', yticks=range(len(rows))[::-1], yticklabels=[str(c).replace('_', ' ') for c in rows])
-    if not rows: ax.text(seconds/2, 0, 'no events', ha='center', va='center', color='grey')
-    ax.grid(axis='x', lw=.4, color='#cccccc'); ax.set_axisbelow(True); ax.spines[['top', 'right']].set_visible(False)
+    ax.set(
+        xlim=(0, seconds),
+        ylim=(-0.5, max(len(rows), 1) - 0.5),
+        xlabel='time [s]',
+        yticks=range(len(rows))[::-1],
+        yticklabels=[str(c).replace('_', ' ') for c in rows],
+    )
+    if not rows:
+        ax.text(seconds / 2, 0, 'no events', ha='center', va='center', color='grey')
+    ax.grid(axis='x', lw=0.4, color='#cccccc')
+    ax.set_axisbelow(True)
+    ax.spines[['top', 'right']].set_visible(False)
 
 # %% ../nbs/32_detection.ipynb #8e660054
 class DetectionHead(nn.Module):
     "Frames to the probability of each class; with thresholds and filter lengths, a detector."
-    def __init__(self,
-        dim:int,               # H
-        classes,               # [C] names
-        hidden:int=128,
-        context:int=9,         # frames that the output layer sees, odd
-        dropout:float=0.1,     # 0..1
-        seed:int=0,
-        hop:float=0.02,        # seconds a frame
+
+    def __init__(
+        self,
+        dim: int,  # H
+        classes,  # [C] names
+        hidden: int = 128,
+        context: int = 9,  # frames that the output layer sees, odd
+        dropout: float = 0.1,  # 0..1
+        seed: int = 0,
+        hop: float = 0.02,  # seconds a frame
     ):
         super().__init__()
-        self.classes, self.dropout, self.hop, self.remarks = list(classes), dropout, hop, []
+        self.classes, self.dropout, self.hop, self.remarks = (
+            list(classes),
+            dropout,
+            hop,
+            [],
+        )
         self.draws, C = torch.Generator().manual_seed(int(seed)), len(classes)
-        uniform = lambda *shape: nn.Parameter((2*torch.rand(*shape, generator=self.draws) - 1)/math.prod(shape[1:])**.5)
+        uniform = lambda *shape: nn.Parameter(
+            (2 * torch.rand(*shape, generator=self.draws) - 1)
+            / math.prod(shape[1:]) ** 0.5
+        )
         self.w1, self.b1 = uniform(hidden, dim), nn.Parameter(torch.zeros(hidden))
-        self.w2, self.b2 = uniform(C, hidden, context), nn.Parameter(torch.full((C,), -3.))       # most classes are silent most of the time
-        self.register_buffer('mean', torch.zeros(dim)); self.register_buffer('std', torch.ones(dim))
-        self.register_buffer('threshold', torch.full((C,), .5)); self.register_buffer('width', torch.ones(C, dtype=torch.long))
+        self.w2, self.b2 = (
+            uniform(C, hidden, context),
+            nn.Parameter(torch.full((C,), -3.0)),
+        )  # most classes are silent most of the time
+        self.register_buffer('mean', torch.zeros(dim))
+        self.register_buffer('std', torch.ones(dim))
+        self.register_buffer('threshold', torch.full((C,), 0.5))
+        self.register_buffer('width', torch.ones(C, dtype=torch.long))
 
-    def forward(self,
-        x,        # [B, T, H]
-        real,     # bool [B, T], False where padded
-    ):            # [B, T, C] logits
+    def forward(
+        self,
+        x,  # [B, T, H]
+        real,  # bool [B, T], False where padded
+    ):  # [B, T, C] logits
         "Logits of every frame."
-        h = F.linear((x - self.mean)/self.std, self.w1, self.b1).relu()
+        h = F.linear((x - self.mean) / self.std, self.w1, self.b1).relu()
         if self.training and self.dropout:
-            h = h*((torch.rand(len(h), 1, h.shape[2], generator=self.draws) >= self.dropout)/(1 - self.dropout)).to(h)
-        return F.conv1d((h*real[..., None]).mT, self.w2, self.b2, padding=self.w2.shape[2]//2).mT
+            h = h * (
+                (
+                    torch.rand(len(h), 1, h.shape[2], generator=self.draws)
+                    >= self.dropout
+                )
+                / (1 - self.dropout)
+            ).to(h)
+        return F.conv1d(
+            (h * real[..., None]).mT, self.w2, self.b2, padding=self.w2.shape[2] // 2
+        ).mT
 
 # %% ../nbs/32_detection.ipynb #f3ab2545
 def padded(
-    clips,       # arrays [T_i, K]
-) -> tuple:      # float32 [B, max T, K], bool [B, max T]
+    clips,  # arrays [T_i, K]
+) -> tuple:  # float32 [B, max T, K], bool [B, max T]
     "Clips of any length as one batch, and which frames of it are real."
     x = np.zeros((len(clips), max(map(len, clips)), clips[0].shape[1]), np.float32)
-    for row, c in zip(x, clips): row[:len(c)] = c
-    return torch.from_numpy(x), torch.arange(x.shape[1]) < torch.tensor([len(c) for c in clips])[:, None]
+    for row, c in zip(x, clips):
+        row[: len(c)] = c
+    return torch.from_numpy(x), torch.arange(x.shape[1]) < torch.tensor(
+        [len(c) for c in clips]
+    )[:, None]
 
+# %% ../nbs/32_detection.ipynb #31a1da1e
 @torch.inference_mode()
 def frame_scores(
-    detector:DetectionHead,
-    frames,                # arrays [T_i, H]
-    batch:int=32,
-) -> list:                 # arrays [T_i, C], 0..1
+    detector: DetectionHead,
+    frames,  # arrays [T_i, H]
+    batch: int = 32,
+) -> list:  # arrays [T_i, C], 0..1
     "How likely each class sounds in each frame."
     detector.eval()
     device, out = detector.w1.device, []
     for i in range(0, len(frames), batch):
-        x, real = padded(frames[i:i+batch])
-        out += [p[:len(f)] for p, f in zip(detector(x.to(device), real.to(device)).sigmoid().cpu().numpy(), frames[i:i+batch])]
+        x, real = padded(frames[i : i + batch])
+        out += [
+            p[: len(f)]
+            for p, f in zip(
+                detector(x.to(device), real.to(device)).sigmoid().cpu().numpy(),
+                frames[i : i + batch],
+            )
+        ]
     return out
 
 # %% ../nbs/32_detection.ipynb #9644d256
 def frame_targets(
-    s:Spans,
-    size:np.ndarray,     # [N] frames of each clip
-    classes:int,         # C
-    hop:float,           # seconds a frame
-) -> list:               # bool arrays [T_i, C]
+    s: Spans,
+    size: np.ndarray,  # [N] frames of each clip
+    classes: int,  # C
+    hop: float,  # seconds a frame
+) -> list:  # bool arrays [T_i, C]
     "Which classes sound in each frame."
-    s = s._replace(onset=np.round(s.onset/hop, 6), offset=np.round(s.offset/hop, 6))
-    return np.split(roll(s, size, classes, 1.), np.cumsum(size)[:-1])
+    s = s._replace(onset=np.round(s.onset / hop, 6), offset=np.round(s.offset / hop, 6))
+    return np.split(roll(s, size, classes, 1.0), np.cumsum(size)[:-1])
 
+# %% ../nbs/32_detection.ipynb #c5f2be85
 def standardise(
-    frames,       # arrays [T_i, H]
-) -> tuple:       # mean [H], deviation [H], float32
+    frames,  # arrays [T_i, H]
+) -> tuple:  # mean [H], deviation [H], float32
     "Mean and deviation over all frames, a clip at a time."
     n = sum(map(len, frames))
-    mean = sum(f.sum(0, dtype=np.float64) for f in frames)/n
-    var = sum(((f - mean)**2).sum(0) for f in frames)/n
-    return torch.from_numpy(mean).float(), torch.from_numpy(var**.5 + 1e-5).float()
+    mean = sum(f.sum(0, dtype=np.float64) for f in frames) / n
+    var = sum(((f - mean) ** 2).sum(0) for f in frames) / n
+    return torch.from_numpy(mean).float(), torch.from_numpy(var**0.5 + 1e-5).float()
 
+# %% ../nbs/32_detection.ipynb #fe369e1b
 def _loss(head, frames, targets):
     "Summed binary cross entropy of a batch, and how many numbers it is a sum of."
     (x, real), (y, _) = padded(frames), padded(targets)
     device = head.w1.device
     real = real.to(device)
-    each = F.binary_cross_entropy_with_logits(head(x.to(device), real), y.to(device), reduction='none')
-    return (each*real[..., None]).sum(), real.sum()*y.shape[2]
+    each = F.binary_cross_entropy_with_logits(
+        head(x.to(device), real), y.to(device), reduction='none'
+    )
+    return (each * real[..., None]).sum(), real.sum() * y.shape[2]
 
 # %% ../nbs/32_detection.ipynb #83334a3e
 def fit_head(
-    head:DetectionHead,
-    frames, targets,          # arrays [T_i, H], bool [T_i, C]
-    train, valid,             # clips to learn from, to watch
-    epochs:int=20,
-    patience:int=4,           # epochs without a lower validation loss; 0: never stop early
-    batch:int=32,             # clips
-    lr:float=3e-3,
-) -> list:                    # validation loss of each epoch; the head keeps the best
+    head: DetectionHead,
+    frames,
+    targets,  # arrays [T_i, H], bool [T_i, C]
+    train,
+    valid,  # clips to learn from, to watch
+    epochs: int = 20,
+    patience: int = 4,  # epochs without a lower validation loss; 0: never stop early
+    batch: int = 32,  # clips
+    lr: float = 3e-3,
+) -> list:  # validation loss of each epoch; the head keeps the best
     "Train a head with Adam."
     mean, std = standardise([frames[i] for i in train])
     head.mean.copy_(mean), head.std.copy_(std)
-    loss = lambda rows: _loss(head, [frames[i] for i in rows], [targets[i] for i in rows])
+    loss = lambda rows: _loss(
+        head, [frames[i] for i in rows], [targets[i] for i in rows]
+    )
     adam, seen, best = torch.optim.Adam(head.parameters(), lr), [], {}
     for epoch in range(epochs):
         head.train()
         for rows in torch.randperm(len(train), generator=head.draws).split(batch):
             total, n = loss(np.asarray(train)[rows.numpy()])
-            adam.zero_grad(), (total/n).backward(), adam.step()
+            adam.zero_grad(), (total / n).backward(), adam.step()
         head.eval()
-        with torch.no_grad(): parts = [loss(valid[i:i+batch]) for i in range(0, len(valid), batch)]
-        seen.append(float(sum(p[0] for p in parts)/sum(p[1] for p in parts)))
-        if seen[-1] <= min(seen): best = {k: v.clone() for k, v in head.state_dict().items()}
-        if patience and epoch - int(np.argmin(seen)) >= patience: break
-    if best: head.load_state_dict(best)
+        with torch.no_grad():
+            parts = [loss(valid[i : i + batch]) for i in range(0, len(valid), batch)]
+        seen.append(float(sum(p[0] for p in parts) / sum(p[1] for p in parts)))
+        if seen[-1] <= min(seen):
+            best = {k: v.clone() for k, v in head.state_dict().items()}
+        if patience and epoch - int(np.argmin(seen)) >= patience:
+            break
+    if best:
+        head.load_state_dict(best)
     return seen
 
 # %% ../nbs/32_detection.ipynb #7353864f
 def smooth(
-    scores,        # arrays [T_i, C]
-    width,         # frames of the median filter, odd: one, or [C] for each class
+    scores,  # arrays [T_i, C]
+    width,  # frames of the median filter, odd: one, or [C] for each class
 ) -> list:
     "Median filter over time; the first and last frame are repeated beyond the ends."
     from scipy.ndimage import median_filter
-    width, out = np.broadcast_to(np.asarray(width), scores[0].shape[1] if scores else 0), [s.copy() for s in scores]
+
+    width, out = (
+        np.broadcast_to(np.asarray(width), scores[0].shape[1] if scores else 0),
+        [s.copy() for s in scores],
+    )
     for w in set(width.tolist()) - {1}:
-        for s, o in zip(scores, out): o[:, width == w] = median_filter(s[:, width == w], size=(w, 1), mode='nearest')
+        for s, o in zip(scores, out):
+            o[:, width == w] = median_filter(
+                s[:, width == w], size=(w, 1), mode='nearest'
+            )
     return out
 
+# %% ../nbs/32_detection.ipynb #854180c3
 def runs(
-    active,        # bool arrays [T_i, C]
-    hop:float,     # seconds a frame
+    active,  # bool arrays [T_i, C]
+    hop: float,  # seconds a frame
 ) -> Spans:
     "Runs of frames that are on, as events."
     size = np.array([len(a) for a in active])
-    base = np.cumsum(size + 1) - size                              # a row of silence before every clip
+    base = np.cumsum(size + 1) - size  # a row of silence before every clip
     x = np.zeros((size.sum() + len(size) + 1, active[0].shape[1]), np.int8)
-    for a, b in zip(active, base): x[b:b+len(a)] = a
+    for a, b in zip(active, base):
+        x[b : b + len(a)] = a
     step = np.diff(x, axis=0).T
     label, start = np.nonzero(step == 1)
-    clip, stop = np.searchsorted(base, start + 1, 'right') - 1, np.nonzero(step == -1)[1]
-    return Spans(clip, label, *(np.round((t + 1 - base[clip])*hop, 6) for t in (start, stop)))   # 35 * .02 would be more than .7
+    clip, stop = (
+        np.searchsorted(base, start + 1, 'right') - 1,
+        np.nonzero(step == -1)[1],
+    )
+    return Spans(
+        clip, label, *(np.round((t + 1 - base[clip]) * hop, 6) for t in (start, stop))
+    )  # 35 * .02 would be more than .7
 
 # %% ../nbs/32_detection.ipynb #e7b42904
-WIDTHS = (1, 3, 5, 9, 15, 25)                        # frames; 25 are half a second
-THRESHOLDS = np.linspace(.05, .95, 19).round(2)
+WIDTHS = (1, 3, 5, 9, 15, 25)  # frames; 25 are half a second
+THRESHOLDS = np.linspace(0.05, 0.95, 19).round(2)
 
+# %% ../nbs/32_detection.ipynb #b1e92c15
 def segment_peaks(
-    scores,               # arrays [T_i, C]
-    size,                 # [N] segments of each clip, an array
-    hop:float,            # seconds a frame
-    resolution:float=1.,  # seconds a segment
-) -> np.ndarray:          # [sum(size), C]
+    scores,  # arrays [T_i, C]
+    size,  # [N] segments of each clip, an array
+    hop: float,  # seconds a frame
+    resolution: float = 1.0,  # seconds a segment
+) -> np.ndarray:  # [sum(size), C]
     "Highest score in every segment; a frame on a border belongs to both."
-    base, out = np.cumsum(size) - size, np.zeros((size.sum(), scores[0].shape[1]), np.float32)
+    base, out = (
+        np.cumsum(size) - size,
+        np.zeros((size.sum(), scores[0].shape[1]), np.float32),
+    )
     for s, b, n in zip(scores, base, size):
-        edge = np.round(np.arange(len(s) + 1)*hop/resolution, 6)
+        edge = np.round(np.arange(len(s) + 1) * hop / resolution, 6)
         for at in (np.floor(edge[:-1]).astype(int), np.ceil(edge[1:]).astype(int) - 1):
             np.maximum.at(out, b + at[at < n], s[at < n])
     return out
 
 # %% ../nbs/32_detection.ipynb #ac4a7ca0
 def count_grid(
-    scores,               # arrays [T_i, C]
-    ref:Spans,            # what is true
-    seconds,              # [N] lengths of the clips
-    hop:float,
-) -> np.ndarray:          # [2, widths, thresholds, 3, C]: of segments and of events, tp, claimed and true
+    scores,  # arrays [T_i, C]
+    ref: Spans,  # what is true
+    seconds,  # [N] lengths of the clips
+    hop: float,
+) -> (
+    np.ndarray
+):  # [2, widths, thresholds, 3, C]: of segments and of events, tp, claimed and true
     "Counts of both metrics at every filter and threshold."
     C, size = scores[0].shape[1], np.ceil(np.asarray(seconds)).astype(int)
-    truth, count, out = roll(ref, size, C, 1.), lambda l: np.bincount(l, minlength=C), np.zeros((2, len(WIDTHS), len(THRESHOLDS), 3, C), int)
+    truth, count, out = (
+        roll(ref, size, C, 1.0),
+        lambda l: np.bincount(l, minlength=C),
+        np.zeros((2, len(WIDTHS), len(THRESHOLDS), 3, C), int),
+    )
     for i, w in enumerate(WIDTHS):
         soft = smooth(scores, w)
         peaks = segment_peaks(soft, size, hop)
         for j, level in enumerate(THRESHOLDS):
             claim, est = peaks >= level, runs([s >= level for s in soft], hop)
-            found, _ = match_events(ref, est, C, .2, .2)
+            found, _ = match_events(ref, est, C, 0.2, 0.2)
             out[0, i, j] = (claim & truth).sum(0), claim.sum(0), truth.sum(0)
             out[1, i, j] = count(ref.label[found]), count(est.label), count(ref.label)
     return out
@@ -438,136 +679,257 @@ def count_grid(
 # %% ../nbs/32_detection.ipynb #6febe5d6
 AIMS = dict(segment=[0], event=[1], both=[0, 1])
 
+# %% ../nbs/32_detection.ipynb #a667a811
 def choose(
-    counts:np.ndarray,    # [2, widths, thresholds, 3, C] from `count_grid`
-    aim:str='both',       # segment, event or both
-) -> tuple:               # threshold [C] float, width [C] int
+    counts: np.ndarray,  # [2, widths, thresholds, 3, C] from `count_grid`
+    aim: str = 'both',  # segment, event or both
+) -> tuple:  # threshold [C] float, width [C] int
     "The best filter and threshold of each class; a class that does not occur takes what is best for the others."
     tp, claimed, true = np.moveaxis(counts[AIMS[aim]], 3, 0)
-    f1 = f1_of(tp, claimed, true)[0].sum(0)                                              # [widths, thresholds, C]
+    f1 = f1_of(tp, claimed, true)[0].sum(0)  # [widths, thresholds, C]
     edge = np.concatenate([f1[:, :1], f1, f1[:, -1:]], 1)
-    f1 = (edge[:, :-2] + edge[:, 1:-1] + edge[:, 2:])/3
+    f1 = (edge[:, :-2] + edge[:, 1:-1] + edge[:, 2:]) / 3
     there = ~np.isnan(f1).any((0, 1))
-    if there.any(): f1[..., ~there] = f1[..., there].mean(2, keepdims=True)
+    if there.any():
+        f1[..., ~there] = f1[..., there].mean(2, keepdims=True)
     best = np.nan_to_num(f1).reshape(-1, f1.shape[2]).argmax(0)
-    return THRESHOLDS[best % len(THRESHOLDS)], np.array(WIDTHS)[best//len(THRESHOLDS)]
+    return THRESHOLDS[best % len(THRESHOLDS)], np.array(WIDTHS)[best // len(THRESHOLDS)]
 
 # %% ../nbs/32_detection.ipynb #954d352e
 def always(
-    on,            # names of classes
-    seconds,       # [N] lengths of the clips
-) -> list:         # for each clip a list of dict(label, onset, offset)
+    on,  # names of classes
+    seconds,  # [N] lengths of the clips
+) -> list:  # for each clip a list of dict(label, onset, offset)
     "The given classes from beginning to end of every clip."
-    return [[dict(label=c, onset=0., offset=float(s)) for c in on] for s in seconds]
+    return [[dict(label=c, onset=0.0, offset=float(s)) for c in on] for s in seconds]
 
+# %% ../nbs/32_detection.ipynb #f969e81a
 def constant_classes(
-    events, seconds,    # of the training clips
-    classes,            # [C] names
-) -> dict:              # name of a metric -> classes that are always on
+    events,
+    seconds,  # of the training clips
+    classes,  # [C] names
+) -> dict:  # name of a metric -> classes that are always on
     "The best answer that never listens, for each metric."
     out = dict(f1_macro=list(classes), event_f1_macro=list(classes))
     for name, score in dict(f1=segment_scores, event_f1=event_scores).items():
         table = score(events, always(classes, seconds), classes)['classes']
         order = sorted(classes, key=lambda c: -table[c]['tp'])
-        tp, claimed = (np.cumsum([table[c][k] for c in order]) for k in ('tp', 'claimed'))
-        out[name] = order[:int(np.argmax(2*tp/(claimed + sum(r['true'] for r in table.values())))) + 1]
+        tp, claimed = (
+            np.cumsum([table[c][k] for c in order]) for k in ('tp', 'claimed')
+        )
+        out[name] = order[
+            : int(
+                np.argmax(2 * tp / (claimed + sum(r['true'] for r in table.values())))
+            )
+            + 1
+        ]
     return out
 
 # %% ../nbs/32_detection.ipynb #fcd94086
 def check_frames(
-    frames,           # arrays [T_i, H]
-    rows,             # the clips that are used
-    seconds,          # [N] lengths of the clips; None: unknown
-    hop:float,        # seconds a frame
-    dim=None,         # H; None: that of the first
+    frames,  # arrays [T_i, H]
+    rows,  # the clips that are used
+    seconds,  # [N] lengths of the clips; None: unknown
+    hop: float,  # seconds a frame
+    dim=None,  # H; None: that of the first
 ):
     "Raises `BadInput` where frames are missing, broken, of different width or of another length than their clips."
-    if seconds is not None and len(seconds) != len(frames): raise BadInput(f'Frames of {len(frames)} clips, lengths of {len(seconds)}; each clip needs both.')
+    if seconds is not None and len(seconds) != len(frames):
+        raise BadInput(
+            f'Frames of {len(frames)} clips, lengths of {len(seconds)}; each clip needs both.'
+        )
     for i in rows:
         f = frames[i]
-        if np.ndim(f) != 2 or 0 in np.shape(f): raise BadInput(f'Clip {i} has no frames (shape {np.shape(f)}); leave it out.')
+        if np.ndim(f) != 2 or 0 in np.shape(f):
+            raise BadInput(
+                f'Clip {i} has no frames (shape {np.shape(f)}); leave it out.'
+            )
         dim = dim or f.shape[1]
-        if f.shape[1] != dim: raise BadInput(f'Clip {i} has frames of {f.shape[1]} numbers, not of {dim}; they are not of one tower.')
-        if not np.isfinite(f).all(): raise BadInput(f'Clip {i} has frames that are not finite; leave it out or embed it again.')
-    if seconds is None: return
-    heard, length = sum(len(frames[i]) for i in rows)*hop, sum(float(seconds[i]) for i in rows)
-    if not .75*length - len(rows)*.1 <= heard <= 1.25*length + len(rows)*.1:
-        raise BadInput(f'At {hop:g} s a frame the frames last {heard:.1f} s, their clips {length:.1f} s; is hop right?')
+        if f.shape[1] != dim:
+            raise BadInput(
+                f'Clip {i} has frames of {f.shape[1]} numbers, not of {dim}; they are not of one tower.'
+            )
+        if not np.isfinite(f).all():
+            raise BadInput(
+                f'Clip {i} has frames that are not finite; leave it out or embed it again.'
+            )
+    if seconds is None:
+        return
+    heard, length = (
+        sum(len(frames[i]) for i in rows) * hop,
+        sum(float(seconds[i]) for i in rows),
+    )
+    if not 0.75 * length - len(rows) * 0.1 <= heard <= 1.25 * length + len(rows) * 0.1:
+        raise BadInput(
+            f'At {hop:g} s a frame the frames last {heard:.1f} s, their clips {length:.1f} s; is hop right?'
+        )
 
 # %% ../nbs/32_detection.ipynb #94221023
-def watched_clips(train, valid, events, seed:int) -> tuple:
+def watched_clips(train, valid, events, seed: int) -> tuple:
     "Clips to learn from, to watch while training, to choose thresholds on; and a remark for each that had to be found. Raises `BadInput`."
-    train, valid, said = np.asarray(train, int), np.asarray([] if valid is None else valid, int), []
-    if not len(train): raise BadInput('There are no training clips.')
-    if len(both := np.intersect1d(train, valid)): raise BadInput(f'{len(both)} clips are trained on and validated on, the first is clip {both[0]}.')
-    if not any(len(events[i]) for i in train): raise BadInput(f'None of the {len(train)} training clips has an event; there is nothing to learn.')
+    train, valid, said = (
+        np.asarray(train, int),
+        np.asarray([] if valid is None else valid, int),
+        [],
+    )
+    if not len(train):
+        raise BadInput('There are no training clips.')
+    if len(both := np.intersect1d(train, valid)):
+        raise BadInput(
+            f'{len(both)} clips are trained on and validated on, the first is clip {both[0]}.'
+        )
+    if not any(len(events[i]) for i in train):
+        raise BadInput(
+            f'None of the {len(train)} training clips has an event; there is nothing to learn.'
+        )
     if not len(valid) and len(train) >= 10:
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(int(seed))).numpy()
-        train, valid = np.sort(train[order[len(train)//10:]]), np.sort(train[order[:len(train)//10]])
-        said.append(f'There are no validation clips; {len(valid)} of the training clips serve.')
-    if not len(valid): valid = train; said.append('There are no validation clips and few to train on; the training clips serve as both.')
+        order = torch.randperm(
+            len(train), generator=torch.Generator().manual_seed(int(seed))
+        ).numpy()
+        train, valid = (
+            np.sort(train[order[len(train) // 10 :]]),
+            np.sort(train[order[: len(train) // 10]]),
+        )
+        said.append(
+            f'There are no validation clips; {len(valid)} of the training clips serve.'
+        )
+    if not len(valid):
+        valid = train
+        said.append(
+            'There are no validation clips and few to train on; the training clips serve as both.'
+        )
     tune = valid if any(len(events[i]) for i in valid) else train
-    if tune is not valid: said.append('The validation clips have no events; thresholds are chosen on the training clips.')
+    if tune is not valid:
+        said.append(
+            'The validation clips have no events; thresholds are chosen on the training clips.'
+        )
     return train, valid, tune, said
 
 # %% ../nbs/32_detection.ipynb #19413ac1
 def fit_detector(
-    frames,                 # arrays [T_i, H] of all clips, one frame each `hop` seconds
-    events,                 # for each clip a list of dict(label, onset, offset)
-    seconds,                # [N] lengths of the clips
-    classes,                # [C] names
-    train, valid=None,      # clips to learn from, to choose by; None: a tenth of the training clips
-    seed:int=0, hop:float=0.02,
-    hidden:int=128, context:int=9, dropout:float=0.1, aim:str='both', device:str='cpu',
-    **settings,             # epochs, patience, batch, lr: see `fit_head`
-) -> DetectionHead:         # with threshold, width, constant, history and remarks
+    frames,  # arrays [T_i, H] of all clips, one frame each `hop` seconds
+    events,  # for each clip a list of dict(label, onset, offset)
+    seconds,  # [N] lengths of the clips
+    classes,  # [C] names
+    train,
+    valid=None,  # clips to learn from, to choose by; None: a tenth of the training clips
+    seed: int = 0,
+    hop: float = 0.02,
+    hidden: int = 128,
+    context: int = 9,
+    dropout: float = 0.1,
+    aim: str = 'both',
+    device: str = 'cpu',
+    **settings,  # epochs, patience, batch, lr: see `fit_head`
+) -> DetectionHead:  # with threshold, width, constant, history and remarks
     "Train a head, then choose its thresholds and filters. Raises `BadInput`."
-    if not len(frames) == len(events) == len(seconds): raise BadInput(f'Frames of {len(frames)} clips, events of {len(events)}, lengths of {len(seconds)}; each clip needs all three.')
-    if aim not in AIMS or context % 2 == 0: raise BadInput(f'Thresholds are chosen by {", ".join(AIMS)} (given: {aim}), and context is an odd number of frames (given: {context}).')
+    if not len(frames) == len(events) == len(seconds):
+        raise BadInput(
+            f'Frames of {len(frames)} clips, events of {len(events)}, lengths of {len(seconds)}; each clip needs all three.'
+        )
+    if aim not in AIMS or context % 2 == 0:
+        raise BadInput(
+            f'Thresholds are chosen by {", ".join(AIMS)} (given: {aim}), and context is an odd number of frames (given: {context}).'
+        )
     events, classes = [list(e) if e is not None else [] for e in events], list(classes)
     train, valid, tune, said = watched_clips(train, valid, events, seed)
     some = lambda rows: [events[i] for i in rows]
     ref, size = spans(events, classes, 'events'), np.array([len(f) for f in frames])
     check_frames(frames, np.union1d(train, valid).tolist(), seconds, hop)
-    head = DetectionHead(frames[train[0]].shape[1], classes, hidden, context, dropout, seed, hop).to(device)
-    head.history = fit_head(head, frames, frame_targets(ref, size, len(classes), hop), train, valid, **settings)
-    counts = count_grid(frame_scores(head, [frames[i] for i in tune]), spans(some(tune), classes, 'events'), [seconds[i] for i in tune], hop)
+    head = DetectionHead(
+        frames[train[0]].shape[1], classes, hidden, context, dropout, seed, hop
+    ).to(device)
+    head.history = fit_head(
+        head,
+        frames,
+        frame_targets(ref, size, len(classes), hop),
+        train,
+        valid,
+        **settings,
+    )
+    counts = count_grid(
+        frame_scores(head, [frames[i] for i in tune]),
+        spans(some(tune), classes, 'events'),
+        [seconds[i] for i in tune],
+        hop,
+    )
     threshold, width = choose(counts, aim)
-    unseen = [c for c in classes if not any(e['label'] == c for own in some(train) for e in own)]
+    unseen = [
+        c
+        for c in classes
+        if not any(e['label'] == c for own in some(train) for e in own)
+    ]
     threshold = np.where(np.isin(classes, unseen), np.inf, threshold)
-    head.threshold.copy_(torch.from_numpy(threshold)), head.width.copy_(torch.from_numpy(width))
-    head.remarks = said + ([f"No training clip has {', '.join(unseen)}; never claimed."] if unseen else [])
+    (
+        head.threshold.copy_(torch.from_numpy(threshold)),
+        head.width.copy_(torch.from_numpy(width)),
+    )
+    head.remarks = said + (
+        [f'No training clip has {", ".join(unseen)}; never claimed.'] if unseen else []
+    )
     head.constant = constant_classes(some(train), [seconds[i] for i in train], classes)
     return head
 
 # %% ../nbs/32_detection.ipynb #68f72d0c
 def detect(
-    detector:DetectionHead,
-    frames,                 # arrays [T_i, H]
-    seconds=None,           # [N] lengths of the clips; events end there at the latest
-) -> list:                  # for each clip a list of dict(label, onset, offset), by onset
+    detector: DetectionHead,
+    frames,  # arrays [T_i, H]
+    seconds=None,  # [N] lengths of the clips; events end there at the latest
+) -> list:  # for each clip a list of dict(label, onset, offset), by onset
     "What sounds when."
     out = [[] for _ in frames]
-    if not out: return out
+    if not out:
+        return out
     check_frames(frames, range(len(out)), seconds, detector.hop, len(detector.mean))
     level = detector.threshold.cpu().numpy()
-    s = runs([p >= level for p in smooth(frame_scores(detector, frames), detector.width.cpu().numpy())], detector.hop)
+    s = runs(
+        [
+            p >= level
+            for p in smooth(
+                frame_scores(detector, frames), detector.width.cpu().numpy()
+            )
+        ],
+        detector.hop,
+    )
     ends = np.full(len(out), np.inf) if seconds is None else np.asarray(seconds, float)
-    s = s._replace(offset=np.minimum(s.offset, ends[s.clip])).only(np.lexsort((s.label, s.onset)))
+    s = s._replace(offset=np.minimum(s.offset, ends[s.clip])).only(
+        np.lexsort((s.label, s.onset))
+    )
     for k, label, onset, offset in zip(*map(np.ndarray.tolist, s)):
-        if onset < offset: out[k].append(dict(label=detector.classes[label], onset=onset, offset=offset))
+        if onset < offset:
+            out[k].append(
+                dict(label=detector.classes[label], onset=onset, offset=offset)
+            )
     return out
 
+# %% ../nbs/32_detection.ipynb #5a6068fe
 def detection_scores(
-    estimated, reference,    # for each test clip a list of dict(label, onset, offset)
-    seconds,                 # [N] lengths of the clips
-    classes,                 # [C] names
-    constant=None,           # a detector's `constant`, what to answer without listening; None: every class always
-) -> dict:                   # f1, f1_macro (segments of 1 s), event_f1, event_f1_macro, chance of each, pool = C, n clips
+    estimated,
+    reference,  # for each test clip a list of dict(label, onset, offset)
+    seconds,  # [N] lengths of the clips
+    classes,  # [C] names
+    constant=None,  # a detector's `constant`, what to answer without listening; None: every class always
+) -> dict:  # f1, f1_macro (segments of 1 s), event_f1, event_f1_macro, chance of each, pool = C, n clips
     "Both scores, and what an answer that never listens gets. Raises `BadInput` where nothing sounds."
-    if not any(len(e) for e in reference): raise BadInput(f'None of the {len(reference)} clips has an event; there is nothing to score.')
+    if not any(len(e) for e in reference):
+        raise BadInput(
+            f'None of the {len(reference)} clips has an event; there is nothing to score.'
+        )
+
     def score(found):
-        seg, evt = segment_scores(reference, found, classes, seconds=seconds), event_scores(reference, found, classes)
-        return dict(f1=seg['f1'], f1_macro=seg['f1_macro'], event_f1=evt['f1'], event_f1_macro=evt['f1_macro'])
-    luck = {k: score(always((constant or {}).get(k, classes), seconds))[k] for k in ('f1', 'f1_macro', 'event_f1', 'event_f1_macro')}
+        seg, evt = (
+            segment_scores(reference, found, classes, seconds=seconds),
+            event_scores(reference, found, classes),
+        )
+        return dict(
+            f1=seg['f1'],
+            f1_macro=seg['f1_macro'],
+            event_f1=evt['f1'],
+            event_f1_macro=evt['f1_macro'],
+        )
+
+    luck = {
+        k: score(always((constant or {}).get(k, classes), seconds))[k]
+        for k in ('f1', 'f1_macro', 'event_f1', 'event_f1_macro')
+    }
     return score(estimated) | dict(chance=luck, pool=len(classes), n=len(reference))

@@ -10,7 +10,6 @@ __all__ = ['LOUD', 'SPREAD', 'MIDDLE', 'ANYWHERE', 'RENEWED', 'NEAREST', 'TAU', 
 # %% ../nbs/44_diffusion.ipynb #b299cc8d
 import copy, shutil
 from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn as nn
@@ -19,337 +18,634 @@ from fastcore.basics import patch
 
 # %% ../nbs/44_diffusion.ipynb #e9d0e8de
 from .brivl import load_exactly
-from .core import BadFile, BadInput, DiffusionParams, Params, named_seed, pick_device, read_json, read_tensors, write_model
+from wavbrivl.core import (
+    BadFile,
+    BadInput,
+    DiffusionParams,
+    Params,
+    named_seed,
+    pick_device,
+    read_json,
+    read_tensors,
+    write_model,
+)
 from .corpora import Corpus
 from .losses import ema_update, process_mean
-from .training import Fit, Lesson, Recordings, Targets, accelerator, save_history
+from wavbrivl.training import (
+    Fit,
+    Lesson,
+    Recordings,
+    Targets,
+    accelerator,
+    save_history,
+)
 from .vqgan import VQGAN, as_bytes, as_pixels, frames_at
 from .wavlm import level_db
 
 # %% ../nbs/44_diffusion.ipynb #a28e62b5
-def noising(steps:int):
+def noising(steps: int):
     "The process and its sampler: cosine schedule, zero signal at the end, velocity. Sources: diffusers; Lin et al. 2024."
     from diffusers import DDIMScheduler
-    return DDIMScheduler(steps, beta_schedule='squaredcos_cap_v2', prediction_type='v_prediction', rescale_betas_zero_snr=True,
-                         timestep_spacing='trailing', clip_sample=False, set_alpha_to_one=True)
+
+    return DDIMScheduler(
+        steps,
+        beta_schedule='squaredcos_cap_v2',
+        prediction_type='v_prediction',
+        rescale_betas_zero_snr=True,
+        timestep_spacing='trailing',
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
 
 # %% ../nbs/44_diffusion.ipynb #f81b55dc
-def unet(p:DiffusionParams, channels:int, side:int) -> nn.Module:
+def unet(p: DiffusionParams, channels: int, side: int) -> nn.Module:
     "The U-Net of `diffusers` for latents [N, channels, side, side]; self-attention at the coarsest level."
     from diffusers import UNet2DModel
     from diffusers.models.attention_processor import Attention, AttnProcessor
+
     n = len(p.ch)
-    if side % (p.patch*2**(n - 1)): raise BadInput(f'diffusion.ch has {n} levels and diffusion.patch is {p.patch}; a latent grid of {side} does not divide into {p.patch*2**(n - 1)}; name fewer levels.')
-    net = UNet2DModel(sample_size=side//p.patch, in_channels=channels*p.patch**2 + p.sketch, out_channels=channels*p.patch**2,
-                       block_out_channels=p.ch, layers_per_block=p.res_blocks, norm_num_groups=16, resnet_time_scale_shift='scale_shift',
-                       down_block_types=['DownBlock2D']*(n - 1) + ['AttnDownBlock2D'], up_block_types=['AttnUpBlock2D'] + ['UpBlock2D']*(n - 1),
-                       attention_head_dim=min(32, p.ch[-1]), class_embed_type='identity')
+    if side % (p.patch * 2 ** (n - 1)):
+        raise BadInput(
+            f'diffusion.ch has {n} levels and diffusion.patch is {p.patch}; a latent grid of {side} does not divide into {p.patch * 2 ** (n - 1)}; name fewer levels.'
+        )
+    net = UNet2DModel(
+        sample_size=side // p.patch,
+        in_channels=channels * p.patch**2 + p.sketch,
+        out_channels=channels * p.patch**2,
+        block_out_channels=p.ch,
+        layers_per_block=p.res_blocks,
+        norm_num_groups=16,
+        resnet_time_scale_shift='scale_shift',
+        down_block_types=['DownBlock2D'] * (n - 1) + ['AttnDownBlock2D'],
+        up_block_types=['AttnUpBlock2D'] + ['UpBlock2D'] * (n - 1),
+        attention_head_dim=min(32, p.ch[-1]),
+        class_embed_type='identity',
+    )
     for m in net.modules():
-        if isinstance(m, Attention): m.set_processor(AttnProcessor())      # a few cells: plain products beat the fused kernel, whose backward is slow on a CPU
+        if isinstance(m, Attention):
+            m.set_processor(
+                AttnProcessor()
+            )  # a few cells: plain products beat the fused kernel, whose backward is slow on a CPU
     return net
 
 # %% ../nbs/44_diffusion.ipynb #41f42b48
 class LatentDiffusion(nn.Module):
     "Draws VQGAN latents for points of the joint space."
-    def __init__(self,
-        params:DiffusionParams,
-        dim:int,               # of the joint space
-        channels:int,          # of a latent
-        side:int,              # of the latent grid
+
+    def __init__(
+        self,
+        params: DiffusionParams,
+        dim: int,  # of the joint space
+        channels: int,  # of a latent
+        side: int,  # of the latent grid
     ):
         super().__init__()
-        if any(c % 16 for c in params.ch): raise BadInput(f'diffusion.ch is {params.ch}; every number must be a multiple of 16.')
-        if params.sampling > params.steps: raise BadInput(f'diffusion.sampling is {params.sampling}, more than the {params.steps} steps of the process; lower it.')
+        if any(c % 16 for c in params.ch):
+            raise BadInput(
+                f'diffusion.ch is {params.ch}; every number must be a multiple of 16.'
+            )
+        if params.sampling > params.steps:
+            raise BadInput(
+                f'diffusion.sampling is {params.sampling}, more than the {params.steps} steps of the process; lower it.'
+            )
         self.params, self.dim, self.channels, self.side = params, dim, channels, side
-        self.unet, width = unet(params, channels, side), 4*params.ch[0]
-        self.condition = nn.Sequential(nn.Linear(dim + 2, width), nn.SiLU(), nn.Linear(width, width))
+        self.unet, width = unet(params, channels, side), 4 * params.ch[0]
+        self.condition = nn.Sequential(
+            nn.Linear(dim + 2, width), nn.SiLU(), nn.Linear(width, width)
+        )
         self.anything = nn.Parameter(torch.zeros(width))
-        self.grid = side//params.patch
-        self.sketch = nn.Sequential(nn.SiLU(), nn.Linear(width, params.sketch*self.grid**2))
-        self.register_buffer('mean', torch.zeros(channels, 1, 1)); self.register_buffer('deviation', torch.ones(channels, 1, 1))
+        self.grid = side // params.patch
+        self.sketch = nn.Sequential(
+            nn.SiLU(), nn.Linear(width, params.sketch * self.grid**2)
+        )
+        self.register_buffer('mean', torch.zeros(channels, 1, 1))
+        self.register_buffer('deviation', torch.ones(channels, 1, 1))
 
-    def forward(self,
-        x:torch.Tensor,               # [N, channels, side, side], noised
-        step:torch.Tensor,            # [N] int64
-        wanted:torch.Tensor|None,     # [N, dim + 2], from `told`; None: anything
-        drop:torch.Tensor|None=None,  # [N] bool: those that are to be anything
-    ) -> torch.Tensor:                # velocity, as `x`
+    def forward(
+        self,
+        x: torch.Tensor,  # [N, channels, side, side], noised
+        step: torch.Tensor,  # [N] int64
+        wanted: torch.Tensor | None,  # [N, dim + 2], from `told`; None: anything
+        drop: torch.Tensor | None = None,  # [N] bool: those that are to be anything
+    ) -> torch.Tensor:  # velocity, as `x`
         "One look at noised latents."
-        c = self.anything.expand(len(x), -1) if wanted is None else self.condition(wanted)
-        if drop is not None: c = torch.where(drop[:, None], self.anything.to(c.dtype), c)
-        x, sketch = F.pixel_unshuffle(x, self.params.patch), self.sketch(c).view(len(x), self.params.sketch, self.grid, self.grid)
-        return F.pixel_shuffle(self.unet(torch.cat((x, sketch.to(x.dtype)), 1), step, class_labels=c).sample, self.params.patch)
+        c = (
+            self.anything.expand(len(x), -1)
+            if wanted is None
+            else self.condition(wanted)
+        )
+        if drop is not None:
+            c = torch.where(drop[:, None], self.anything.to(c.dtype), c)
+        x, sketch = (
+            F.pixel_unshuffle(x, self.params.patch),
+            self.sketch(c).view(len(x), self.params.sketch, self.grid, self.grid),
+        )
+        return F.pixel_shuffle(
+            self.unet(
+                torch.cat((x, sketch.to(x.dtype)), 1), step, class_labels=c
+            ).sample,
+            self.params.patch,
+        )
 
 # %% ../nbs/44_diffusion.ipynb #396265a4
-LOUD, SPREAD = -40., 12.   # dBFS at which a level enters as 0, and dB that count as 1
+LOUD, SPREAD = -40.0, 12.0  # dBFS at which a level enters as 0, and dB that count as 1
 
+# %% ../nbs/44_diffusion.ipynb #8419934d
 @patch
-def told(self:LatentDiffusion,
-    wanted:torch.Tensor,              # [N, dim]
-    level:torch.Tensor|None=None,     # [N] dBFS, NaN where unknown; None: unknown
-) -> torch.Tensor:                    # [N, dim + 2]
+def told(
+    self: LatentDiffusion,
+    wanted: torch.Tensor,  # [N, dim]
+    level: torch.Tensor | None = None,  # [N] dBFS, NaN where unknown; None: unknown
+) -> torch.Tensor:  # [N, dim + 2]
     "The condition of some pictures."
-    level = torch.full((len(wanted),), torch.nan) if level is None or not self.params.level else torch.as_tensor(level).float()
+    level = (
+        torch.full((len(wanted),), torch.nan)
+        if level is None or not self.params.level
+        else torch.as_tensor(level).float()
+    )
     level, known = level.to(wanted.device), ~level.isnan().to(wanted.device)
-    return torch.cat((F.normalize(wanted.float(), dim=1)*self.dim**.5, ((level - LOUD)/SPREAD).nan_to_num()[:, None], known.float()[:, None]), 1)
+    return torch.cat(
+        (
+            F.normalize(wanted.float(), dim=1) * self.dim**0.5,
+            ((level - LOUD) / SPREAD).nan_to_num()[:, None],
+            known.float()[:, None],
+        ),
+        1,
+    )
 
 # %% ../nbs/44_diffusion.ipynb #f4db200c
-MIDDLE, ANYWHERE = .2, .2   # centre of the steps taught, in logits, and the share that is taught evenly
+MIDDLE, ANYWHERE = (
+    0.2,
+    0.2,
+)  # centre of the steps taught, in logits, and the share that is taught evenly
 
-def middling(n:int, generator) -> torch.Tensor:
+
+def middling(n: int, generator) -> torch.Tensor:
     "[n] of 0 .. 1, mostly around the middle: logit-normal, as in Esser et al. 2024."
     u = torch.sigmoid(torch.randn(n, generator=generator) + MIDDLE)
-    return torch.where(torch.rand(n, generator=generator) < ANYWHERE, torch.rand(n, generator=generator), u).clamp(max=1 - 1e-6)
+    return torch.where(
+        torch.rand(n, generator=generator) < ANYWHERE,
+        torch.rand(n, generator=generator),
+        u,
+    ).clamp(max=1 - 1e-6)
 
+# %% ../nbs/44_diffusion.ipynb #80ac324c
 class DiffusionLesson(Lesson):
     "Latents and the embeddings of the pictures they came from."
+
     divided = True
-    def __init__(self,
-        model:LatentDiffusion,
-        latents:torch.Tensor,      # [N, channels, side, side]
-        wanted:torch.Tensor,       # [N, views, dim] unit norm
-        level=None,                # [N] dBFS of the picture's sound, NaN where it has none
+
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        latents: torch.Tensor,  # [N, channels, side, side]
+        wanted: torch.Tensor,  # [N, views, dim] unit norm
+        level=None,  # [N] dBFS of the picture's sound, NaN where it has none
     ):
         super().__init__()
-        self.model, self.average, self.items = model, copy.deepcopy(model).requires_grad_(False), len(latents)
-        self.latents, self.wanted, self.process = latents, wanted, noising(model.params.steps)
-        self.level = torch.full((len(latents),), torch.nan) if level is None else torch.as_tensor(level).float()
-        self.register_buffer('taught', torch.zeros((), dtype=torch.long))      # batches so far
+        self.model, self.average, self.items = (
+            model,
+            copy.deepcopy(model).requires_grad_(False),
+            len(latents),
+        )
+        self.latents, self.wanted, self.process = (
+            latents,
+            wanted,
+            noising(model.params.steps),
+        )
+        self.level = (
+            torch.full((len(latents),), torch.nan)
+            if level is None
+            else torch.as_tensor(level).float()
+        )
+        self.register_buffer(
+            'taught', torch.zeros((), dtype=torch.long)
+        )  # batches so far
 
     def batch(self, index, rng):
-        p, g, n = self.model.params, torch.Generator().manual_seed(int(rng.integers(2**62))), len(index)
+        p, g, n = (
+            self.model.params,
+            torch.Generator().manual_seed(int(rng.integers(2**62))),
+            len(index),
+        )
         rows = torch.from_numpy(np.asarray(index))
-        wanted = self.wanted[rows, torch.randint(self.wanted.shape[1], (n,), generator=g)]
-        away = F.normalize(torch.randn(wanted.shape, generator=g), dim=1)*p.jitter*torch.rand(n, 1, generator=g)
-        level = self.level[rows].where(torch.rand(n, generator=g) < .7, torch.nan)      # a level is not always known
-        return dict(latents=self.latents[rows].float(), wanted=self.model.told(wanted + away, level), noise=torch.randn(n, *self.latents.shape[1:], generator=g),
-                    step=(middling(n, g)*p.steps).long(), drop=torch.rand(n, generator=g) < p.unguided)
+        wanted = self.wanted[
+            rows, torch.randint(self.wanted.shape[1], (n,), generator=g)
+        ]
+        away = (
+            F.normalize(torch.randn(wanted.shape, generator=g), dim=1)
+            * p.jitter
+            * torch.rand(n, 1, generator=g)
+        )
+        level = self.level[rows].where(
+            torch.rand(n, generator=g) < 0.7, torch.nan
+        )  # a level is not always known
+        return dict(
+            latents=self.latents[rows].float(),
+            wanted=self.model.told(wanted + away, level),
+            noise=torch.randn(n, *self.latents.shape[1:], generator=g),
+            step=(middling(n, g) * p.steps).long(),
+            drop=torch.rand(n, generator=g) < p.unguided,
+        )
 
     def forward(self, latents, wanted, noise, step, drop):
         m = self.model
         n = self.taught.add_(1).item()
-        ema_update(m, self.average, min(m.params.average, n/(n + 9)))
-        clean = (latents - m.mean)/m.deviation
+        ema_update(m, self.average, min(m.params.average, n / (n + 9)))
+        clean = (latents - m.mean) / m.deviation
         found = m(self.process.add_noise(clean, noise, step), step, wanted, drop)
-        return process_mean(F.mse_loss(found.float(), self.process.get_velocity(clean, noise, step)), len(latents))
+        return process_mean(
+            F.mse_loss(found.float(), self.process.get_velocity(clean, noise, step)),
+            len(latents),
+        )
 
 # %% ../nbs/44_diffusion.ipynb #2bd398b7
 def own_noise(shape, names) -> torch.Tensor:
     "[len(names), *shape], each row from a generator of its own name."
-    return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(named_seed('noise', *(n if isinstance(n, tuple) else (n,))))) for n in names])
+    return torch.stack(
+        [
+            torch.randn(
+                *shape,
+                generator=torch.Generator().manual_seed(
+                    named_seed('noise', *(n if isinstance(n, tuple) else (n,)))
+                ),
+            )
+            for n in names
+        ]
+    )
 
-RENEWED = .33   # of the process that a picture to begin with is set back by
 
+RENEWED = 0.33  # of the process that a picture to begin with is set back by
+
+# %% ../nbs/44_diffusion.ipynb #972f08d7
 @patch
 @torch.inference_mode()
-def latents(self:LatentDiffusion,
-    wanted:torch.Tensor,      # [N, dim] unit norm
-    names,                    # [N]: what each is drawn for; a tuple, a string or a number
-    level=None,               # [N] dBFS of the sounds; None: unknown
-    guidance:float|None=None, # default: the trained model's `guidance`
-    sampling:int|None=None,   # steps; default: its `sampling`
-    start:torch.Tensor|None=None,   # [N, channels, side, side] latents to begin with; None: noise
-    share:float=RENEWED,      # of the process that `start` is set back by, 0 .. 1
-) -> torch.Tensor:            # [N, channels, side, side]
+def latents(
+    self: LatentDiffusion,
+    wanted: torch.Tensor,  # [N, dim] unit norm
+    names,  # [N]: what each is drawn for; a tuple, a string or a number
+    level=None,  # [N] dBFS of the sounds; None: unknown
+    guidance: float | None = None,  # default: the trained model's `guidance`
+    sampling: int | None = None,  # steps; default: its `sampling`
+    start: torch.Tensor
+    | None = None,  # [N, channels, side, side] latents to begin with; None: noise
+    share: float = RENEWED,  # of the process that `start` is set back by, 0 .. 1
+) -> torch.Tensor:  # [N, channels, side, side]
     "Draw latents, or draw on from given ones."
     p, process, device = self.params, noising(self.params.steps), self.mean.device
     process.set_timesteps(sampling or p.sampling)
-    x, wanted, w = own_noise((self.channels, self.side, self.side), names).to(device), self.told(wanted.to(device), level), p.guidance if guidance is None else guidance
+    x, wanted, w = (
+        own_noise((self.channels, self.side, self.side), names).to(device),
+        self.told(wanted.to(device), level),
+        p.guidance if guidance is None else guidance,
+    )
     times = process.timesteps
     if start is not None:
-        times = times[-max(1, round(share*len(times))):]
-        x = process.add_noise((start.to(device) - self.mean)/self.deviation, x, times[:1].expand(len(x)))
+        times = times[-max(1, round(share * len(times))) :]
+        x = process.add_noise(
+            (start.to(device) - self.mean) / self.deviation, x, times[:1].expand(len(x))
+        )
     for t in times:
         step = t.to(device).expand(len(x))
         v = self(x, step, wanted)
-        if w != 1: v = self(x, step, None).lerp(v, w)
+        if w != 1:
+            v = self(x, step, None).lerp(v, w)
         x = process.step(v, t, x).prev_sample
-    return x*self.deviation + self.mean
+    return x * self.deviation + self.mean
 
 # %% ../nbs/44_diffusion.ipynb #93db7912
-def points_given(wanted, dim:int, names, **beside) -> tuple:
+def points_given(wanted, dim: int, names, **beside) -> tuple:
     "Embeddings as float32 [N, dim], and what each is drawn for. Raises `BadInput`."
-    wanted = torch.as_tensor(wanted if isinstance(wanted, torch.Tensor) else np.asarray(wanted)).detach().float()
-    if wanted.ndim != 2 or wanted.shape[1] != dim: raise BadInput(f'embeddings of shape {list(wanted.shape)}; this model draws for [N, {dim}].')
+    wanted = (
+        torch.as_tensor(
+            wanted if isinstance(wanted, torch.Tensor) else np.asarray(wanted)
+        )
+        .detach()
+        .float()
+    )
+    if wanted.ndim != 2 or wanted.shape[1] != dim:
+        raise BadInput(
+            f'embeddings of shape {list(wanted.shape)}; this model draws for [N, {dim}].'
+        )
     bad = torch.nonzero(~torch.isfinite(wanted).all(1))[:, 0].tolist()
-    if bad: raise BadInput(f'row {bad[0]} of the embeddings is not finite; leave out what could not be embedded.')
+    if bad:
+        raise BadInput(
+            f'row {bad[0]} of the embeddings is not finite; leave out what could not be embedded.'
+        )
     names = list(range(len(wanted)) if names is None else names)
     for what, given in dict(names=names, **beside).items():
-        if given is not None and len(given) != len(wanted): raise BadInput(f'{len(given)} {what} for {len(wanted)} embeddings; give one each.')
+        if given is not None and len(given) != len(wanted):
+            raise BadInput(
+                f'{len(given)} {what} for {len(wanted)} embeddings; give one each.'
+            )
     return wanted, names
 
-def decoded(vqgan:VQGAN, latents:list) -> tuple:
+# %% ../nbs/44_diffusion.ipynb #e72b7c24
+def decoded(vqgan: VQGAN, latents: list) -> tuple:
     "Batches of latents as pictures uint8 [N, 3, S, S] and codes [N, h, w]."
-    if not latents: return torch.zeros(0, 3, *[vqgan.config.size]*2, dtype=torch.uint8), torch.zeros(0, vqgan.side, vqgan.side, dtype=torch.long)
+    if not latents:
+        return torch.zeros(
+            0, 3, *[vqgan.config.size] * 2, dtype=torch.uint8
+        ), torch.zeros(0, vqgan.side, vqgan.side, dtype=torch.long)
     zq, at, _ = zip(*map(vqgan.quantise, latents))
     return torch.cat([as_bytes(vqgan.decode(z)) for z in zq]), torch.cat(at).cpu()
 
 # %% ../nbs/44_diffusion.ipynb #3a3490ab
 @patch
 @torch.inference_mode()
-def draw(self:LatentDiffusion,
-    vqgan:VQGAN,
-    wanted,              # [N, dim] embeddings of sounds, sentences or pictures
-    names=None,          # what each is drawn for; default: its row number
-    level=None,          # [N] dBFS of the sounds; None: unknown
-    batch:int=64,
-    start=None,          # uint8 [N, 3, H, W] pictures to begin with; None: noise
-    **how,               # guidance, sampling, share
-) -> tuple:              # pictures uint8 [N, 3, S, S], codes [N, h, w]
+def draw(
+    self: LatentDiffusion,
+    vqgan: VQGAN,
+    wanted,  # [N, dim] embeddings of sounds, sentences or pictures
+    names=None,  # what each is drawn for; default: its row number
+    level=None,  # [N] dBFS of the sounds; None: unknown
+    batch: int = 64,
+    start=None,  # uint8 [N, 3, H, W] pictures to begin with; None: noise
+    **how,  # guidance, sampling, share
+) -> tuple:  # pictures uint8 [N, 3, S, S], codes [N, h, w]
     "Draw pictures. Raises `BadInput` for what is no point of this space."
-    wanted, names = points_given(wanted, self.dim, names, levels=level, **{'pictures to begin with': start})
-    some = lambda x, i: None if x is None else x[i:i+batch]
-    begin = lambda i: None if start is None else encode_pictures(vqgan, start[i:i+batch])
-    return decoded(vqgan, [self.latents(wanted[i:i+batch], names[i:i+batch], some(level, i), start=begin(i), **how) for i in range(0, len(wanted), batch)])
+    wanted, names = points_given(
+        wanted, self.dim, names, levels=level, **{'pictures to begin with': start}
+    )
+    some = lambda x, i: None if x is None else x[i : i + batch]
+    begin = lambda i: (
+        None if start is None else encode_pictures(vqgan, start[i : i + batch])
+    )
+    return decoded(
+        vqgan,
+        [
+            self.latents(
+                wanted[i : i + batch],
+                names[i : i + batch],
+                some(level, i),
+                start=begin(i),
+                **how,
+            )
+            for i in range(0, len(wanted), batch)
+        ],
+    )
 
 # %% ../nbs/44_diffusion.ipynb #da1c58ba
 @patch
 @torch.no_grad()
-def likely(self:LatentDiffusion,
-    z:torch.Tensor,        # [N, channels, side, side]
-    share:float,           # of the process, 0 .. 1: how much of z gives way to noise
-    noise:torch.Tensor,    # as z
-) -> torch.Tensor:         # as z
+def likely(
+    self: LatentDiffusion,
+    z: torch.Tensor,  # [N, channels, side, side]
+    share: float,  # of the process, 0 .. 1: how much of z gives way to noise
+    noise: torch.Tensor,  # as z
+) -> torch.Tensor:  # as z
     "What z is taken for, noised so far and seen once."
     process = noising(self.params.steps)
-    step = torch.full((len(z),), round(share*(self.params.steps - 1)), device=z.device)
-    x = process.add_noise((z - self.mean)/self.deviation, noise, step)
-    v, keep = self(x, step, None), process.alphas_cumprod.to(z.device)[step[:, None, None, None]]
-    return (keep.sqrt()*x - (1 - keep).sqrt()*v)*self.deviation + self.mean
+    step = torch.full(
+        (len(z),), round(share * (self.params.steps - 1)), device=z.device
+    )
+    x = process.add_noise((z - self.mean) / self.deviation, noise, step)
+    v, keep = (
+        self(x, step, None),
+        process.alphas_cumprod.to(z.device)[step[:, None, None, None]],
+    )
+    return (keep.sqrt() * x - (1 - keep).sqrt() * v) * self.deviation + self.mean
 
 # %% ../nbs/44_diffusion.ipynb #e15cd9d6
-NEAREST, TAU, NARROW, MOSAIC = 64, .03, 3, 12   # pictures that take part, temperature of their weights, cells of the last window, steps
+NEAREST, TAU, NARROW, MOSAIC = (
+    64,
+    0.03,
+    3,
+    12,
+)  # pictures that take part, temperature of their weights, cells of the last window, steps
 
+# %% ../nbs/44_diffusion.ipynb #47a330c2
 class Mosaic(nn.Module):
     "Draws with the pieces of the pictures nearest to a point: the closed-form denoiser, window by window."
-    def __init__(self,
-        codes:torch.Tensor,    # [M, h, w] of the codec
-        points:torch.Tensor,   # [M, dim] where the image tower put those pictures
+
+    def __init__(
+        self,
+        codes: torch.Tensor,  # [M, h, w] of the codec
+        points: torch.Tensor,  # [M, dim] where the image tower put those pictures
     ):
         super().__init__()
-        if len(codes) != len(points) or not len(codes): raise BadInput(f'{len(points)} points for {len(codes)} pictures; a mosaic needs at least one picture, and a point for each.')
+        if len(codes) != len(points) or not len(codes):
+            raise BadInput(
+                f'{len(points)} points for {len(codes)} pictures; a mosaic needs at least one picture, and a point for each.'
+            )
         self.dim = points.shape[1]
-        self.register_buffer('codes', codes.to(torch.int32)); self.register_buffer('points', F.normalize(points.float(), dim=1).half())
+        self.register_buffer('codes', codes.to(torch.int32))
+        self.register_buffer('points', F.normalize(points.float(), dim=1).half())
 
-    def scale(self, vqgan:VQGAN) -> tuple:
+    def scale(self, vqgan: VQGAN) -> tuple:
         "Mean and deviation of its latents: [C, 1, 1] each. Raises `BadInput` for codes of another codec."
         low, high = self.codes.aminmax()
-        if low < 0 or high >= len(vqgan.codebook): raise BadInput(f'the codes of this mosaic run from {low} to {high}; the codebook has 0 to {len(vqgan.codebook) - 1}.')
-        share = torch.bincount(self.codes.flatten().long(), minlength=len(vqgan.codebook))[:, None]/self.codes.numel()
-        mean = (share*vqgan.codebook).sum(0)
-        return mean[:, None, None], (share*(vqgan.codebook - mean).square()).sum(0).sqrt().clamp(min=1e-6)[:, None, None]
+        if low < 0 or high >= len(vqgan.codebook):
+            raise BadInput(
+                f'the codes of this mosaic run from {low} to {high}; the codebook has 0 to {len(vqgan.codebook) - 1}.'
+            )
+        share = (
+            torch.bincount(self.codes.flatten().long(), minlength=len(vqgan.codebook))[
+                :, None
+            ]
+            / self.codes.numel()
+        )
+        mean = (share * vqgan.codebook).sum(0)
+        return mean[:, None, None], (share * (vqgan.codebook - mean).square()).sum(
+            0
+        ).sqrt().clamp(min=1e-6)[:, None, None]
 
-def window_distance(x, z, width:int) -> torch.Tensor:
+# %% ../nbs/44_diffusion.ipynb #6940372d
+def window_distance(x, z, width: int) -> torch.Tensor:
     "Squared distance of x [N, C, s, s] from every z [N, K, C, s, s] in the window around each place: [N, K, s, s]."
     d, s = (x[:, None] - z).square().sum(2), x.shape[-1]
-    if width >= 2*s - 1: return d.sum((2, 3), keepdim=True).expand_as(d)
-    return F.avg_pool2d(d, width, 1, width//2, count_include_pad=False)*min(width, s)**2
+    if width >= 2 * s - 1:
+        return d.sum((2, 3), keepdim=True).expand_as(d)
+    return (
+        F.avg_pool2d(d, width, 1, width // 2, count_include_pad=False)
+        * min(width, s) ** 2
+    )
 
 # %% ../nbs/44_diffusion.ipynb #f69c0ea6
 @patch
 @torch.inference_mode()
-def latents(self:Mosaic,
-    vqgan:VQGAN,
-    wanted:torch.Tensor,   # [N, dim]
-    names,                 # [N]: what each is drawn for
-    sampling:int=MOSAIC,   # steps
-) -> torch.Tensor:         # [N, C, s, s]
+def latents(
+    self: Mosaic,
+    vqgan: VQGAN,
+    wanted: torch.Tensor,  # [N, dim]
+    names,  # [N]: what each is drawn for
+    sampling: int = MOSAIC,  # steps
+) -> torch.Tensor:  # [N, C, s, s]
     "Draw latents."
     process, (mean, deviation) = noising(1000), self.scale(vqgan)
     process.set_timesteps(sampling)
-    cosine, at = (F.normalize(wanted.to(self.points.device), dim=1) @ self.points.float().T).topk(min(NEAREST, len(self.points)))
-    z = (vqgan.entry(self.codes[at].flatten(0, 1).long()).unflatten(0, at.shape) - mean)/deviation
+    cosine, at = (
+        F.normalize(wanted.to(self.points.device), dim=1) @ self.points.float().T
+    ).topk(min(NEAREST, len(self.points)))
+    z = (
+        vqgan.entry(self.codes[at].flatten(0, 1).long()).unflatten(0, at.shape) - mean
+    ) / deviation
     x, side = own_noise(z.shape[2:], names).to(z.device), z.shape[-1]
     for t in process.timesteps:
         keep = process.alphas_cumprod[t]
         signal, noise = keep.sqrt(), (1 - keep).sqrt()
-        width = int(NARROW + (2*side - 1 - NARROW)*(t + 1)/1000)//2*2 + 1
-        p = ((cosine/TAU)[..., None, None] - window_distance(x, signal*z, width)/(2*noise**2)).softmax(1)
-        found = (p[:, :, None]*z).sum(1)
-        x = process.step((signal*x - found)/noise, t, x).prev_sample
-    return x*deviation + mean
+        width = int(NARROW + (2 * side - 1 - NARROW) * (t + 1) / 1000) // 2 * 2 + 1
+        p = (
+            (cosine / TAU)[..., None, None]
+            - window_distance(x, signal * z, width) / (2 * noise**2)
+        ).softmax(1)
+        found = (p[:, :, None] * z).sum(1)
+        x = process.step((signal * x - found) / noise, t, x).prev_sample
+    return x * deviation + mean
 
+# %% ../nbs/44_diffusion.ipynb #5496abaf
 @patch
 @torch.inference_mode()
-def draw(self:Mosaic,
-    vqgan:VQGAN,
-    wanted,          # [N, dim] embeddings of sounds, sentences or pictures
-    names=None,      # what each is drawn for; default: its row number
-    batch:int=16,
-    **how,           # sampling
-) -> tuple:          # pictures uint8 [N, 3, S, S], codes [N, h, w]
+def draw(
+    self: Mosaic,
+    vqgan: VQGAN,
+    wanted,  # [N, dim] embeddings of sounds, sentences or pictures
+    names=None,  # what each is drawn for; default: its row number
+    batch: int = 16,
+    **how,  # sampling
+) -> tuple:  # pictures uint8 [N, 3, S, S], codes [N, h, w]
     "Draw pictures. Raises `BadInput` for what is no point of this space."
     wanted, names = points_given(wanted, self.dim, names)
-    return decoded(vqgan, [self.latents(vqgan, wanted[i:i+batch], names[i:i+batch], **how) for i in range(0, len(wanted), batch)])
+    return decoded(
+        vqgan,
+        [
+            self.latents(vqgan, wanted[i : i + batch], names[i : i + batch], **how)
+            for i in range(0, len(wanted), batch)
+        ],
+    )
 
 # %% ../nbs/44_diffusion.ipynb #3682021b
 @patch
-def save(self:Mosaic, folder):
+def save(self: Mosaic, folder):
     "Write config.json and model.safetensors."
     write_model(folder, dict(pictures=len(self.codes), dim=self.dim), self.state_dict())
 
+# %% ../nbs/44_diffusion.ipynb #66f25fe1
 @patch(cls_method=True)
-def load(cls:Mosaic, folder) -> Mosaic:
+def load(cls: Mosaic, folder) -> Mosaic:
     "Read what `save` wrote. Raises `BadInput` or `BadFile`."
     folder = Path(folder)
-    if not (folder/'config.json').exists(): raise BadInput(f'{folder} holds no mosaic; the stage `diffusion` makes one: run `dvc repro diffusion`.')
-    found = read_tensors(folder/'model.safetensors')
-    if set(found) != {'codes', 'points'}: raise BadFile(folder/'model.safetensors', f"a mosaic holds codes and points; this file holds {', '.join(sorted(found)[:6])}.")
+    if not (folder / 'config.json').exists():
+        raise BadInput(
+            f'{folder} holds no mosaic; the stage `diffusion` makes one: run `dvc repro diffusion`.'
+        )
+    found = read_tensors(folder / 'model.safetensors')
+    if set(found) != {'codes', 'points'}:
+        raise BadFile(
+            folder / 'model.safetensors',
+            f'a mosaic holds codes and points; this file holds {", ".join(sorted(found)[:6])}.',
+        )
     return cls(found['codes'], found['points'])
 
-def gather_mosaic(corpus:Corpus, targets:Targets, vqgan:VQGAN) -> Mosaic:
+# %% ../nbs/44_diffusion.ipynb #6b1dcddf
+def gather_mosaic(corpus: Corpus, targets: Targets, vqgan: VQGAN) -> Mosaic:
     "The training split's pictures as codes, and their stored embeddings."
     of = [targets.frames_of[targets.row[c]] for c in corpus.split('train')['clip']]
-    with torch.inference_mode(): numbers = [vqgan.quantise(z)[1].cpu() for z in encode_pictures(vqgan, frames_at(corpus, 'train', vqgan.config.size)).to(vqgan.codebook.device).split(256)]
-    return Mosaic(torch.cat(numbers), targets.frames[np.concatenate(of)].float().mean(1))
+    with torch.inference_mode():
+        numbers = [
+            vqgan.quantise(z)[1].cpu()
+            for z in encode_pictures(
+                vqgan, frames_at(corpus, 'train', vqgan.config.size)
+            )
+            .to(vqgan.codebook.device)
+            .split(256)
+        ]
+    return Mosaic(
+        torch.cat(numbers), targets.frames[np.concatenate(of)].float().mean(1)
+    )
 
 # %% ../nbs/44_diffusion.ipynb #372e44c2
 @patch
-def save(self:LatentDiffusion, folder):
+def save(self: LatentDiffusion, folder):
     "Write config.json and model.safetensors."
-    write_model(folder, dict(diffusion=self.params.model_dump(), dim=self.dim, channels=self.channels, side=self.side), self.state_dict())
+    write_model(
+        folder,
+        dict(
+            diffusion=self.params.model_dump(),
+            dim=self.dim,
+            channels=self.channels,
+            side=self.side,
+        ),
+        self.state_dict(),
+    )
 
+# %% ../nbs/44_diffusion.ipynb #6df5579d
 @patch(cls_method=True)
-def load(cls:LatentDiffusion, folder) -> LatentDiffusion:
+def load(cls: LatentDiffusion, folder) -> LatentDiffusion:
     "Read what `save` wrote. Raises `BadInput` or `BadFile`."
     folder = Path(folder)
-    if not (folder/'config.json').exists(): raise BadInput(f'{folder} holds no diffusion model; the stage `diffusion` makes one: run `dvc repro diffusion`.')
-    c = read_json(folder/'config.json')
+    if not (folder / 'config.json').exists():
+        raise BadInput(
+            f'{folder} holds no diffusion model; the stage `diffusion` makes one: run `dvc repro diffusion`.'
+        )
+    c = read_json(folder / 'config.json')
     model = cls(DiffusionParams(**c['diffusion']), c['dim'], c['channels'], c['side'])
-    load_exactly(model, read_tensors(folder/'model.safetensors'), folder/'model.safetensors')
+    load_exactly(
+        model, read_tensors(folder / 'model.safetensors'), folder / 'model.safetensors'
+    )
     return model.eval()
 
 # %% ../nbs/44_diffusion.ipynb #bcea4084
 @torch.inference_mode()
-def encode_pictures(vqgan:VQGAN, pictures, batch:int=64) -> torch.Tensor:
+def encode_pictures(vqgan: VQGAN, pictures, batch: int = 64) -> torch.Tensor:
     "uint8 [N, 3, S, S] at the codec's size -> latents before quantisation, [N, e, s, s]"
     device = vqgan.codebook.device
-    return torch.cat([vqgan.encode(as_pixels(pictures[i:i+batch], vqgan.config.size).to(device)).float().cpu() for i in range(0, len(pictures), batch)])
+    return torch.cat(
+        [
+            vqgan.encode(
+                as_pixels(pictures[i : i + batch], vqgan.config.size).to(device)
+            )
+            .float()
+            .cpu()
+            for i in range(0, len(pictures), batch)
+        ]
+    )
 
-def sound_levels(corpus:Corpus, table) -> np.ndarray:
+# %% ../nbs/44_diffusion.ipynb #6a020d6c
+def sound_levels(corpus: Corpus, table) -> np.ndarray:
     "[N] dBFS of the clips of a table, NaN for those without a sound."
     sounds, heard = Recordings(corpus, table), table.audio.notna().to_numpy()
-    return np.array([level_db(torch.from_numpy(sounds[i])[None]).item() if heard[i] else np.nan for i in range(len(table))])
+    return np.array(
+        [
+            level_db(torch.from_numpy(sounds[i])[None]).item() if heard[i] else np.nan
+            for i in range(len(table))
+        ]
+    )
 
+# %% ../nbs/44_diffusion.ipynb #ddab73f9
 def train_diffusion(
-    params:Params,
-    corpus:Corpus,
-    targets:Targets,
-    vqgan:VQGAN,
-    out,              # folder for config.json, model.safetensors, history.csv
-    state,            # folder of the resumable state
-):                    # history
+    params: Params,
+    corpus: Corpus,
+    targets: Targets,
+    vqgan: VQGAN,
+    out,  # folder for config.json, model.safetensors, history.csv
+    state,  # folder of the resumable state
+):  # history
     "Teach the model to draw the training split's pictures for their stored embeddings, and for the level of their sounds."
     p, table = params.diffusion, corpus.split('train')
     of = [targets.frames_of[targets.row[c]] for c in table['clip']]
-    if sum(map(len, of)) < 2: raise BadInput('Fewer than two training pictures; there is nothing to learn drawing from.')
-    level = np.repeat(sound_levels(corpus, table) if p.level else np.full(len(table), np.nan), list(map(len, of)))
-    latents = encode_pictures(vqgan.to(pick_device(params.device)).eval(), frames_at(corpus, 'train', vqgan.config.size))
+    if sum(map(len, of)) < 2:
+        raise BadInput(
+            'Fewer than two training pictures; there is nothing to learn drawing from.'
+        )
+    level = np.repeat(
+        sound_levels(corpus, table) if p.level else np.full(len(table), np.nan),
+        list(map(len, of)),
+    )
+    latents = encode_pictures(
+        vqgan.to(pick_device(params.device)).eval(),
+        frames_at(corpus, 'train', vqgan.config.size),
+    )
     torch.manual_seed(named_seed(p.seed, 'diffusion'))
     model = LatentDiffusion(p, targets.dim, *latents.shape[1:3])
-    model.mean.copy_(latents.mean((0, 2, 3))[:, None, None]); model.deviation.copy_(latents.std((0, 2, 3)).clamp(min=1e-6)[:, None, None])
+    model.mean.copy_(latents.mean((0, 2, 3))[:, None, None])
+    model.deviation.copy_(latents.std((0, 2, 3)).clamp(min=1e-6)[:, None, None])
     lesson = DiffusionLesson(model, latents, targets.frames[np.concatenate(of)], level)
-    facts = (p.model_dump(exclude={'guidance', 'sampling'}), corpus.print, latents.sum().item())
+    facts = (
+        p.model_dump(exclude={'guidance', 'sampling'}),
+        corpus.print,
+        latents.sum().item(),
+    )
     history = Fit(lesson, p.optim, p.seed, state, accelerator(params), facts).run()
     lesson.average.cpu().eval().save(out)
     save_history(history, out)

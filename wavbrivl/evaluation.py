@@ -8,13 +8,21 @@ __all__ = ['Exam', 'class_numbers', 'probe_task', 'name_task', 'retrieval_tasks'
 
 # %% ../nbs/45_evaluation.ipynb #99f7947f
 from pathlib import Path
-
 import numpy as np
 import torch
 
 # %% ../nbs/45_evaluation.ipynb #1cbb8c49
 from .captioning import captioning_scores
-from .classification import accuracy_at, class_embeddings, fold_splits, hold_out, linear_probe, mean_average_precision, probe, zero_shot
+from wavbrivl.classification import (
+    accuracy_at,
+    class_embeddings,
+    fold_splits,
+    hold_out,
+    linear_probe,
+    mean_average_precision,
+    probe,
+    zero_shot,
+)
 from .core import BadInput, EvaluateParams, Params, log
 from .corpora import Corpus, class_caption
 from .detection import clean_events, detect, detection_scores, fit_detector
@@ -25,143 +33,259 @@ from .wavlm import embed_clips, embed_frames
 # %% ../nbs/45_evaluation.ipynb #c4dd6fac
 class Exam:
     "The clips of a corpus that have a sound, their classes, and who is trained on and who is tested."
-    def __init__(self,
-        corpus:Corpus,
-        folds:bool=False,   # test each published fold in turn, instead of the split?
-        multi:bool=False,   # may a clip have several classes at once?
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        folds: bool = False,  # test each published fold in turn, instead of the split?
+        multi: bool = False,  # may a clip have several classes at once?
     ):
         t = corpus.table
         order = {'train': 0, 'valid': 1, 'test': 2}
-        t = t[t.audio.notna()].sort_values('split', key=lambda s: s.map(order), kind='stable').reset_index(drop=True)
-        self.corpus, self.table, self.multi, self.labels = corpus, t, multi, t.label.to_numpy()
-        self.sounds, self.seen = Recordings(corpus, t), (t.frames.str.len() > 0).to_numpy()
-        self.names = sorted({l for row in t.labels for l in row} if multi else set(self.labels) - {''})
+        t = (
+            t[t.audio.notna()]
+            .sort_values('split', key=lambda s: s.map(order), kind='stable')
+            .reset_index(drop=True)
+        )
+        self.corpus, self.table, self.multi, self.labels = (
+            corpus,
+            t,
+            multi,
+            t.label.to_numpy(),
+        )
+        self.sounds, self.seen = (
+            Recordings(corpus, t),
+            (t.frames.str.len() > 0).to_numpy(),
+        )
+        self.names = sorted(
+            {l for row in t.labels for l in row} if multi else set(self.labels) - {''}
+        )
         self.y = class_numbers(t.labels if multi else self.labels, self.names, multi)
         rows = [np.flatnonzero(t.split == s) for s in order]
-        self.splits = fold_splits(t.fold) if folds else [(rows[0], rows[1] if len(rows[1]) else None, rows[2])]
+        self.splits = (
+            fold_splits(t.fold)
+            if folds
+            else [(rows[0], rows[1] if len(rows[1]) else None, rows[2])]
+        )
         self.test = np.unique(np.concatenate([s[2] for s in self.splits]))
-    def __len__(self): return len(self.table)
-    def clips(self, rows=None): return (self.sounds[i] for i in (range(len(self)) if rows is None else rows))
+
+    def __len__(self):
+        return len(self.table)
+
+    def clips(self, rows=None):
+        return (self.sounds[i] for i in (range(len(self)) if rows is None else rows))
 
     @property
-    def labelled(self): return self.y.any(1) if self.multi else self.y >= 0
+    def labelled(self):
+        return self.y.any(1) if self.multi else self.y >= 0
+
     @property
     def told(self) -> bool:
         "Has anybody written sentences, beyond the class's name?"
-        return any(list(c) not in ([], [class_caption(l)]) for c, l in zip(self.table.captions, self.labels))
-    @property
-    def timed(self) -> bool: return bool(self.table.events.str.len().gt(0).any())
+        return any(
+            list(c) not in ([], [class_caption(l)])
+            for c, l in zip(self.table.captions, self.labels)
+        )
 
-def class_numbers(labels, names, multi:bool) -> np.ndarray:
+    @property
+    def timed(self) -> bool:
+        return bool(self.table.events.str.len().gt(0).any())
+
+# %% ../nbs/45_evaluation.ipynb #a87b81bc
+def class_numbers(labels, names, multi: bool) -> np.ndarray:
     "[N] index of the class, -1 where there is none; or bool [N, C]."
     at = {n: i for i, n in enumerate(names)}
-    if not multi: return np.array([at.get(l, -1) for l in labels], int)
+    if not multi:
+        return np.array([at.get(l, -1) for l in labels], int)
     y = np.zeros((len(labels), len(names)), bool)
-    for row, ls in zip(y, labels): row[[at[l] for l in ls]] = True
+    for row, ls in zip(y, labels):
+        row[[at[l] for l in ls]] = True
     return y
 
 # %% ../nbs/45_evaluation.ipynb #3fff742d
-def probe_task(z, exam:Exam, seeds) -> dict:
+def probe_task(z, exam: Exam, seeds) -> dict:
     "An MLP on frozen embeddings over the corpus's own splits: [N, D] -> accuracy, map."
     known = exam.labelled
     keep = lambda rows: None if rows is None else rows[known[rows]]
-    found = probe(z, exam.y, [tuple(map(keep, s)) for s in exam.splits], len(exam.names), seeds)
-    return found | {k: float(np.mean(found[k])) for k in ('accuracy', 'map') if k in found}
+    found = probe(
+        z, exam.y, [tuple(map(keep, s)) for s in exam.splits], len(exam.names), seeds
+    )
+    return found | {
+        k: float(np.mean(found[k])) for k in ('accuracy', 'map') if k in found
+    }
 
-def name_task(audio, exam:Exam, embed_text, templates:str) -> dict:
+# %% ../nbs/45_evaluation.ipynb #d5177698
+def name_task(audio, exam: Exam, embed_text, templates: str) -> dict:
     "Each test sound named by the nearest class prompt."
     rows = exam.test[exam.labelled[exam.test]]
-    return zero_shot(audio[rows], class_embeddings(embed_text, exam.names, templates), exam.y[rows]) | dict(rows=rows)
+    return zero_shot(
+        audio[rows], class_embeddings(embed_text, exam.names, templates), exam.y[rows]
+    ) | dict(rows=rows)
 
 # %% ../nbs/45_evaluation.ipynb #1957e9c0
 def retrieval_tasks(
-    audio,              # [N, D] joint embeddings of the test clips
-    exam:Exam,
-    targets:Targets,
-    rows=None,          # the test clips' rows; default: those of the exam
-) -> dict:              # task -> `scores`
+    audio,  # [N, D] joint embeddings of the test clips
+    exam: Exam,
+    targets: Targets,
+    rows=None,  # the test clips' rows; default: those of the exam
+) -> dict:  # task -> `scores`
     "Sounds, pictures and captions of the test clips, each looked for by the others."
     rows = exam.test if rows is None else rows
-    clips, seen, y, out = exam.table['clip'].to_numpy()[rows], exam.seen[rows], exam.labels[rows], {}
+    clips, seen, y, out = (
+        exam.table['clip'].to_numpy()[rows],
+        exam.seen[rows],
+        exam.labels[rows],
+        {},
+    )
     if seen.sum() > 1:
         a, v = audio[seen], targets.picture(clips[seen])
         out |= both_ways(a, v)
-        if (y[seen] != '').all(): out['audio_to_image_class'] = class_scores(a, v, (y[seen], y[seen]))
+        if (y[seen] != '').all():
+            out['audio_to_image_class'] = class_scores(a, v, (y[seen], y[seen]))
     own = [targets.captions_of[targets.row[c]] for c in clips]
     if exam.told and len(audio) > 1 and sum(map(len, own)):
-        out |= both_ways(audio, targets.captions[np.concatenate(own)], (np.arange(len(audio)), np.repeat(np.arange(len(own)), [len(o) for o in own])), ('audio_to_text', 'text_to_audio'))
+        out |= both_ways(
+            audio,
+            targets.captions[np.concatenate(own)],
+            (
+                np.arange(len(audio)),
+                np.repeat(np.arange(len(own)), [len(o) for o in own]),
+            ),
+            ('audio_to_text', 'text_to_audio'),
+        )
     return out
 
 # %% ../nbs/45_evaluation.ipynb #1b8ce6ec
-def detection_task(frames, exam:Exam, e:EvaluateParams, seed:int) -> tuple[dict, dict]:
+def detection_task(
+    frames, exam: Exam, e: EvaluateParams, seed: int
+) -> tuple[dict, dict]:
     "Events of the test clips from frozen frames: scores, and what was detected in each test clip."
     t, (train, valid, test) = exam.table, exam.splits[0]
     seconds, names = t.seconds.to_numpy(), t['clip'].to_numpy()
     events, said = clean_events(list(t.events), seconds, clips=names)
-    for s in said[:5]: log(s)
+    for s in said[:5]:
+        log(s)
     classes = sorted({v['label'] for own in events for v in own})
-    head = fit_detector(frames, events, seconds, classes, train, valid, seed, epochs=e.detection.epochs, patience=e.detection.patience)
+    head = fit_detector(
+        frames,
+        events,
+        seconds,
+        classes,
+        train,
+        valid,
+        seed,
+        epochs=e.detection.epochs,
+        patience=e.detection.patience,
+    )
     found = detect(head, [frames[i] for i in test], seconds[test])
-    return detection_scores(found, [events[i] for i in test], seconds[test], classes, head.constant), dict(zip(names[test], found))
+    return detection_scores(
+        found, [events[i] for i in test], seconds[test], classes, head.constant
+    ), dict(zip(names[test], found))
 
-def captioning_task(frames, exam:Exam, e:EvaluateParams, seed:int) -> tuple[dict, dict]:
+# %% ../nbs/45_evaluation.ipynb #90da63a0
+def captioning_task(
+    frames, exam: Exam, e: EvaluateParams, seed: int
+) -> tuple[dict, dict]:
     "Sentences for the test clips from frozen frames: scores, and the sentence for each test clip."
     train, valid, test = exam.splits[0]
-    if valid is None: valid, train = train[::10], np.delete(train, np.s_[::10])
-    scores, said = captioning_scores(frames, list(exam.table.captions), train, valid, test, seed, beam=e.beam, epochs=e.captioning.epochs, patience=e.captioning.patience)
+    if valid is None:
+        valid, train = train[::10], np.delete(train, np.s_[::10])
+    scores, said = captioning_scores(
+        frames,
+        list(exam.table.captions),
+        train,
+        valid,
+        test,
+        seed,
+        beam=e.beam,
+        epochs=e.captioning.epochs,
+        patience=e.captioning.patience,
+    )
     return scores, dict(zip(exam.table['clip'].to_numpy()[test], said))
 
 # %% ../nbs/45_evaluation.ipynb #ca557d10
-def attempted(tasks:dict, where:str, name:str, ask, *args):
+def attempted(tasks: dict, where: str, name: str, ask, *args):
     "Ask one question; its answer goes to `tasks`, what stands in its way to the log."
-    try: tasks[name] = ask(*args)
-    except BadInput as error: log(f'{where}: no {name}: {error}')
+    try:
+        tasks[name] = ask(*args)
+    except BadInput as error:
+        log(f'{where}: no {name}: {error}')
 
+# %% ../nbs/45_evaluation.ipynb #0c1db653
 def examine(
-    tower,               # an audio tower
-    embed_text,          # list of sentences -> [len, dim]
-    exam:Exam,
-    targets:Targets,
-    e:EvaluateParams,
-    seed:int,
-    where:str='',        # what to call it in the log
-    embedded=None,       # (z, a) of every clip, where they are known
-) -> tuple:              # tasks {name: scores}, heard {clip: ...} by task, z [N, embed], a [N, dim]
+    tower,  # an audio tower
+    embed_text,  # list of sentences -> [len, dim]
+    exam: Exam,
+    targets: Targets,
+    e: EvaluateParams,
+    seed: int,
+    where: str = '',  # what to call it in the log
+    embedded=None,  # (z, a) of every clip, where they are known
+) -> tuple:  # tasks {name: scores}, heard {clip: ...} by task, z [N, embed], a [N, dim]
     "Ask a tower everything the corpus has an answer for."
     z, a = embedded or embed_clips(tower, exam.clips(), e.batch)
     tasks, heard, found = {}, {}, {}
-    if len(exam.names) > 1 and 'zero_shot' in e.tasks: attempted(tasks, where, 'zero_shot', name_task, a, exam, embed_text, e.templates)
-    if len(exam.names) > 1 and 'probe' in e.tasks: attempted(tasks, where, 'probe', probe_task, z, exam, range(e.probe_seeds))
+    if len(exam.names) > 1 and 'zero_shot' in e.tasks:
+        attempted(
+            tasks, where, 'zero_shot', name_task, a, exam, embed_text, e.templates
+        )
+    if len(exam.names) > 1 and 'probe' in e.tasks:
+        attempted(tasks, where, 'probe', probe_task, z, exam, range(e.probe_seeds))
     if 'retrieval' in e.tasks:
-        attempted(found, where, 'retrieval', retrieval_tasks, a[exam.test], exam, targets)
+        attempted(
+            found, where, 'retrieval', retrieval_tasks, a[exam.test], exam, targets
+        )
         tasks |= found.pop('retrieval', {})
-    slow = dict(detection=(detection_task, exam.timed), captioning=(captioning_task, exam.told))
-    slow = {k: ask for k, (ask, there) in slow.items() if there and k in e.tasks and len(exam.splits) == 1}
+    slow = dict(
+        detection=(detection_task, exam.timed), captioning=(captioning_task, exam.told)
+    )
+    slow = {
+        k: ask
+        for k, (ask, there) in slow.items()
+        if there and k in e.tasks and len(exam.splits) == 1
+    }
     frames = embed_frames(tower, exam.clips(), e.batch) if slow else None
     for name, ask in slow.items():
         attempted(found, where, name, ask, frames, exam, e, seed)
-        if name in found: tasks[name], heard[name] = found[name]
+        if name in found:
+            tasks[name], heard[name] = found[name]
     return tasks, heard, z, a
 
 # %% ../nbs/45_evaluation.ipynb #332b5659
-def feature_task(x, exam:Exam) -> dict:
+def feature_task(x, exam: Exam) -> dict:
     "Logistic regression on features [N, F] over the corpus's own splits: accuracy and map, or map alone where a clip has several classes."
     known = exam.labelled
     parts = [(s[0][known[s[0]]], s[2][known[s[2]]]) for s in exam.splits]
-    found = [several_classes(x[a], exam.y[a], x[b], exam.y[b]) if exam.multi else linear_probe(x[a], exam.y[a], x[b], exam.y[b]) for a, b in parts]
+    found = [
+        several_classes(x[a], exam.y[a], x[b], exam.y[b])
+        if exam.multi
+        else linear_probe(x[a], exam.y[a], x[b], exam.y[b])
+        for a, b in parts
+    ]
     mean = lambda k: float(np.mean([f[k] for f in found]))
-    chance = dict(map=mean('chance_map')) | ({} if exam.multi else dict(accuracy=1/len(exam.names)))
-    return {k: mean(k) for k in chance} | dict(chance=chance, pool=len(exam.names), n=sum(f['n'] for f in found))
+    chance = dict(map=mean('chance_map')) | (
+        {} if exam.multi else dict(accuracy=1 / len(exam.names))
+    )
+    return {k: mean(k) for k in chance} | dict(
+        chance=chance, pool=len(exam.names), n=sum(f['n'] for f in found)
+    )
 
+# %% ../nbs/45_evaluation.ipynb #5ea9c7ce
 def several_classes(train_x, train_y, test_x, test_y) -> dict:
     "One logistic regression a class: [N, F], bool [N, C] -> map."
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+
     there = train_y.any(0) & ~train_y.all(0)
-    if not there.any(): raise BadInput('No class is in some training clips and missing from others; there is nothing to tell apart.')
-    model = make_pipeline(StandardScaler(), OneVsRestClassifier(LogisticRegression(max_iter=1000))).fit(train_x, train_y[:, there])
+    if not there.any():
+        raise BadInput(
+            'No class is in some training clips and missing from others; there is nothing to tell apart.'
+        )
+    model = make_pipeline(
+        StandardScaler(), OneVsRestClassifier(LogisticRegression(max_iter=1000))
+    ).fit(train_x, train_y[:, there])
     scores = np.zeros(test_y.shape)
     scores[:, there] = model.predict_proba(test_x)
     found, luck = mean_average_precision(scores, test_y)
@@ -172,10 +296,15 @@ def label_scores(logits, y) -> dict:
     "Scores of a classifier's answers: [n, C] logits, [n] class index or bool [n, C]."
     found, luck = mean_average_precision(logits, y)
     out = dict(map=found, chance=dict(map=luck), pool=logits.shape[1], n=len(y))
-    if y.ndim == 1: out['accuracy'], out['chance']['accuracy'] = accuracy_at(logits, y), 1/logits.shape[1]
+    if y.ndim == 1:
+        out['accuracy'], out['chance']['accuracy'] = (
+            accuracy_at(logits, y),
+            1 / logits.shape[1],
+        )
     return out
 
-def supervised_task(params:Params, exam:Exam, seed:int, state) -> dict:
+# %% ../nbs/45_evaluation.ipynb #45039595
+def supervised_task(params: Params, exam: Exam, seed: int, state) -> dict:
     "The tower trained from scratch on every split's labels: accuracy and map, means over the splits."
     known, found = exam.labelled, []
     for k, split in enumerate(exam.splits):
@@ -183,7 +312,23 @@ def supervised_task(params:Params, exam:Exam, seed:int, state) -> dict:
         if valid is None:
             held = hold_out(exam.y[train], params.corpus.valid_share, seed, k)
             train, valid = train[~held], train[held]
-        lesson, _ = train_classifier(params, seed, exam.sounds, exam.y, len(exam.names), train, valid, Path(state)/f'split-{k}', facts=(exam.corpus.print, k))
-        found.append(label_scores(lesson.logits(test, params.evaluate.batch), exam.y[test]))
+        lesson, _ = train_classifier(
+            params,
+            seed,
+            exam.sounds,
+            exam.y,
+            len(exam.names),
+            train,
+            valid,
+            Path(state) / f'split-{k}',
+            facts=(exam.corpus.print, k),
+        )
+        found.append(
+            label_scores(lesson.logits(test, params.evaluate.batch), exam.y[test])
+        )
     keys, n = found[0]['chance'], sum(f['n'] for f in found)
-    return {k: float(np.mean([f[k] for f in found])) for k in keys} | dict(chance={k: float(np.mean([f['chance'][k] for f in found])) for k in keys}, pool=found[0]['pool'], n=n)
+    return {k: float(np.mean([f[k] for f in found])) for k in keys} | dict(
+        chance={k: float(np.mean([f['chance'][k] for f in found])) for k in keys},
+        pool=found[0]['pool'],
+        n=n,
+    )

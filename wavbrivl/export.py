@@ -10,39 +10,57 @@ __all__ = ['PARTS', 'AXES', 'FORMAT', 'frozen', 'plain_attention', 'masked_frame
 import copy, functools, json, warnings
 from contextlib import contextmanager
 from pathlib import Path
-
 import numpy as np
 
 # %% ../nbs/64_export.ipynb #ed14f2ed
 from .core import BadFile, BadInput, read_json, whole, write_json
-from .media import SAMPLE_RATE, load_audio, load_picture, square, window_weights, windows
+from wavbrivl.media import (
+    SAMPLE_RATE,
+    load_audio,
+    load_picture,
+    square,
+    window_weights,
+    windows,
+)
 
 # %% ../nbs/64_export.ipynb #887bba31
 def frozen(tower):
     "A float32 copy on the CPU whose parametrised weights are plain tensors."
     import torch
     from torch.nn.utils import parametrize
+
     tower = copy.deepcopy(tower).cpu().float().eval()
     for m in filter(parametrize.is_parametrized, list(tower.modules())):
-        weights = {name: getattr(m, name).detach().clone() for name in m.parametrizations}
-        m.__class__ = parametrize.type_before_parametrizations(m)      # `remove_parametrizations` would change the class, which the original shares
+        weights = {
+            name: getattr(m, name).detach().clone() for name in m.parametrizations
+        }
+        m.__class__ = parametrize.type_before_parametrizations(
+            m
+        )  # `remove_parametrizations` would change the class, which the original shares
         del m.parametrizations
-        for name, w in weights.items(): m.register_parameter(name, torch.nn.Parameter(w))
+        for name, w in weights.items():
+            m.register_parameter(name, torch.nn.Parameter(w))
     return tower.requires_grad_(False)
 
+# %% ../nbs/64_export.ipynb #5fc71ac5
 @contextmanager
 def plain_attention():
     "Within: torch's transformer layers do without their shortcut."
     from torch.backends import mha
+
     before = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)
-    try: yield
-    finally: mha.set_fastpath_enabled(before)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(before)
 
+# %% ../nbs/64_export.ipynb #d41e67b1
 def masked_frames(tower, wave, lengths):
     "Frames of a Wav2CLIP tower, masked whether or not a clip is padded: x [N, T, H], real [N, T]."
     import torch
     from wavbrivl.peers import log_spectrogram
+
     x, end = tower.encoder(*log_spectrogram(wave, lengths, tower.standardise))
     x = x.mean(2).transpose(1, 2)
     return x, torch.arange(x.shape[1]) < end[:, None]
@@ -53,17 +71,21 @@ def hear(tower, wave, lengths):
     z = tower.embed(wave, lengths)
     return z, tower.joint(z)
 
+
 def see(tower, pixels):
     "uint8 [N, 3, S, S] -> joint [N, D]."
     import torch.nn.functional as F
     from wavbrivl.brivl import to_pixels
+
     return F.normalize(tower(to_pixels(pixels, tower.config.image_size)), dim=-1)
 
+# %% ../nbs/64_export.ipynb #0da477f4
 def read(tower, ids, lengths):
     "[N, L], [N] -> joint [N, D]; as `BriVL.encode_text`."
     import torch
     import torch.nn.functional as F
     from wavbrivl.brivl import attend, masked_mean
+
     at = torch.arange(tower.config.text.max_length)
     valid = at < lengths[:, None]
     ids = ids[:, at.clamp(max=ids.shape[1] - 1)].masked_fill(~valid, 0)
@@ -74,223 +96,407 @@ def read(tower, ids, lengths):
 def as_module(tower, forward):
     "A module that holds a tower and computes `forward(tower, *inputs)`."
     import torch
+
     class Graph(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.tower = tower
-        def forward(self, *inputs): return forward(self.tower, *inputs)
+
+        def forward(self, *inputs):
+            return forward(self.tower, *inputs)
+
     return Graph()
 
-def graph_of(model, part:str):
+# %% ../nbs/64_export.ipynb #d41283b3
+def graph_of(model, part: str):
     "What one part of a `WavBriVL` computes, as a module. Raises `BadInput` for a part it has not."
     from wavbrivl.peers import Wav2CLIPTower
-    if part == 'image': return as_module(frozen(model.brivl.image.for_inference()), see)
+
+    if part == 'image':
+        return as_module(frozen(model.brivl.image.for_inference()), see)
     if part == 'text':
-        if model.brivl.text is None or model.tokenizer is None: raise BadInput('This model has no text tower or no tokenizer; export its audio and image parts only.')
+        if model.brivl.text is None or model.tokenizer is None:
+            raise BadInput(
+                'This model has no text tower or no tokenizer; export its audio and image parts only.'
+            )
         return as_module(frozen(model.brivl.text), read)
     tower = frozen(model.audio)
-    if isinstance(tower, Wav2CLIPTower): tower.frames = functools.partial(masked_frames, tower)
+    if isinstance(tower, Wav2CLIPTower):
+        tower.frames = functools.partial(masked_frames, tower)
     return as_module(tower, hear)
 
 # %% ../nbs/64_export.ipynb #6168088f
-PARTS = dict(audio=('task', 'joint'), image=('joint',), text=('joint',))            # part -> what it gives
-AXES = dict(wave=('N', 'n'), lengths=('N',), pixels=('N',), ids=('N', 'L'))         # input -> names of its free axes
+PARTS = dict(
+    audio=('task', 'joint'), image=('joint',), text=('joint',)
+)  # part -> what it gives
 
+AXES = dict(
+    wave=('N', 'n'), lengths=('N',), pixels=('N',), ids=('N', 'L')
+)  # input -> names of its free axes
+
+# %% ../nbs/64_export.ipynb #3dcfa391
 def example(
     model,
-    part:str,
-    n:int,          # rows
-    share:float,    # of the window, or of the longest sentence
-) -> dict:          # name -> tensor
+    part: str,
+    n: int,  # rows
+    share: float,  # of the window, or of the longest sentence
+) -> dict:  # name -> tensor
     "Inputs of a part: noise of random lengths, the last sound silent."
     import torch
+
     g = torch.Generator().manual_seed(n)
     draw = lambda high, *size: torch.randint(0, high, size, generator=g)
-    if part == 'image': return dict(pixels=draw(256, n, 3, *[picture_side(model)]*2).to(torch.uint8))
+    if part == 'image':
+        return dict(pixels=draw(256, n, 3, *[picture_side(model)] * 2).to(torch.uint8))
     text = model.brivl.config.text
-    size = max(2, round(share*text.max_length)) if part == 'text' else max(400, round(share*model.audio.window*SAMPLE_RATE))
-    loud = .1*(torch.arange(n) < n - 1)[:, None]
-    x = dict(ids=draw(text.vocab, n, size)) if part == 'text' else dict(wave=loud*torch.randn(n, size, generator=g))
+    size = (
+        max(2, round(share * text.max_length))
+        if part == 'text'
+        else max(400, round(share * model.audio.window * SAMPLE_RATE))
+    )
+    loud = 0.1 * (torch.arange(n) < n - 1)[:, None]
+    x = (
+        dict(ids=draw(text.vocab, n, size))
+        if part == 'text'
+        else dict(wave=loud * torch.randn(n, size, generator=g))
+    )
     return x | dict(lengths=1 + draw(size, n))
 
-def picture_side(model) -> int: return model.info.get('picture', model.brivl.config.image_size)
+# %% ../nbs/64_export.ipynb #32c296eb
+def picture_side(model) -> int:
+    return model.info.get('picture', model.brivl.config.image_size)
 
 # %% ../nbs/64_export.ipynb #7950da7f
 def write_graph(
-    graph,           # as from `graph_of`
-    inputs:dict,     # an example
-    others:dict,     # another, of other sizes
-    outputs:tuple,   # names
+    graph,  # as from `graph_of`
+    inputs: dict,  # an example
+    others: dict,  # another, of other sizes
+    outputs: tuple,  # names
     path,
-    facts:dict,      # kept in the file as its metadata
-) -> float:          # largest difference from torch, relative to the largest number
+    facts: dict,  # kept in the file as its metadata
+) -> float:  # largest difference from torch, relative to the largest number
     "Write one graph, whole or not at all. Raises whatever the exporter raises, and `BadInput` where the graph computes something else."
     import torch
+
     axes = {k: dict(enumerate(AXES[k])) for k in inputs}
     with plain_attention(), warnings.catch_warnings(), whole(path) as tmp:
         warnings.simplefilter('ignore')
-        program = torch.onnx.export(graph, tuple(inputs.values()), input_names=list(inputs), output_names=list(outputs), dynamic_shapes=(tuple(axes.values()),),
-            dynamo=True, optimize=False, verbose=False)
-        program.model.metadata_props.update({k: json.dumps(v) for k, v in facts.items()})
+        program = torch.onnx.export(
+            graph,
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=(tuple(axes.values()),),
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+        program.model.metadata_props.update(
+            {k: json.dumps(v) for k, v in facts.items()}
+        )
         program.save(tmp, external_data=False)
         made = session(tmp).run(None, {k: v.numpy() for k, v in others.items()})
-        with torch.inference_mode(): meant = graph(*others.values())
+        with torch.inference_mode():
+            meant = graph(*others.values())
         meant = [x.numpy() for x in (meant if isinstance(meant, tuple) else (meant,))]
-        error = float(np.max([np.abs(a - b).max()/np.abs(a).max() for a, b in zip(meant, made)]))
-        if not error < 1e-4: raise BadInput(f'the graph differs from torch by {error:.1g}')
+        error = float(
+            np.max([np.abs(a - b).max() / np.abs(a).max() for a, b in zip(meant, made)])
+        )
+        if not error < 1e-4:
+            raise BadInput(f'the graph differs from torch by {error:.1g}')
     return error
 
 # %% ../nbs/64_export.ipynb #fd90c1cc
 def session(
     path,
-    threads:int=0,                          # 0: all cores
-    providers=('CPUExecutionProvider',),    # of ONNX Runtime, the preferred first
+    threads: int = 0,  # 0: all cores
+    providers=('CPUExecutionProvider',),  # of ONNX Runtime, the preferred first
 ):
     "A graph ready to run. Raises `BadFile`, and `BadInput` where the runtime is missing."
-    try: import onnxruntime as ort
-    except ImportError: raise BadInput("ONNX graphs are run by the package onnxruntime; install it with: pip install 'wavbrivl[onnx]'") from None
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise BadInput(
+            "ONNX graphs are run by the package onnxruntime; install it with: pip install 'wavbrivl[onnx]'"
+        ) from None
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    if not Path(path).is_file(): raise BadFile(path, 'the file does not exist; export the model again.')
-    try: return ort.InferenceSession(str(path), options, list(providers))
-    except Exception as e: raise BadFile(path, f'not a graph that can be run ({str(e).strip()[:120]}).') from None
+    if not Path(path).is_file():
+        raise BadFile(path, 'the file does not exist; export the model again.')
+    try:
+        return ort.InferenceSession(str(path), options, list(providers))
+    except Exception as e:
+        raise BadFile(
+            path, f'not a graph that can be run ({str(e).strip()[:120]}).'
+        ) from None
 
 # %% ../nbs/64_export.ipynb #50296381
 FORMAT = 1
 
+# %% ../nbs/64_export.ipynb #78407a9a
 def facts_of(model) -> dict:
     "What a caller without torch has to know of a `WavBriVL`."
     from wavbrivl.brivl import MEAN, STD
-    c = model.brivl.config
-    return dict(format=FORMAT, model=model.print, sample_rate=SAMPLE_RATE, window=model.audio.window, dim=model.dim, embed=model.audio.params.embed,
-                crop=model.info.get('crop', 480), picture=picture_side(model), image_size=c.image_size, mean=MEAN, std=STD,
-                max_length=c.text.max_length, temperature=c.temperature, info=model.info)
 
+    c = model.brivl.config
+    return dict(
+        format=FORMAT,
+        model=model.print,
+        sample_rate=SAMPLE_RATE,
+        window=model.audio.window,
+        dim=model.dim,
+        embed=model.audio.params.embed,
+        crop=model.info.get('crop', 480),
+        picture=picture_side(model),
+        image_size=c.image_size,
+        mean=MEAN,
+        std=STD,
+        max_length=c.text.max_length,
+        temperature=c.temperature,
+        info=model.info,
+    )
+
+# %% ../nbs/64_export.ipynb #ea27bbff
 def export_onnx(
-    model,           # a `WavBriVL`
-    folder,          # made if missing
-    parts=None,      # of audio, image, text; None: all it has
-) -> list[dict]:     # part, file, bytes, error: largest difference from torch on noise, relative
+    model,  # a `WavBriVL`
+    folder,  # made if missing
+    parts=None,  # of audio, image, text; None: all it has
+) -> list[
+    dict
+]:  # part, file, bytes, error: largest difference from torch on noise, relative
     "Write a model as ONNX graphs, config.json and tokenizer.json. Raises `BadInput` naming the part that cannot be written."
     folder, facts, rows = Path(folder), facts_of(model), []
     parts = list(PARTS if parts is None else dict.fromkeys(parts))
-    if parts == list(PARTS) and (model.tokenizer is None or model.brivl.text is None): parts.remove('text')
-    if unknown := set(parts) - set(PARTS): raise BadInput(f"no part is named {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
-    if not parts: raise BadInput(f"no part was asked for; there are {', '.join(PARTS)}.")
-    try: import onnxruntime, onnxscript
-    except ImportError as e: raise BadInput(f"Writing ONNX needs the package {e.name}; install it with: pip install 'wavbrivl[onnx]'") from None
+    if parts == list(PARTS) and (model.tokenizer is None or model.brivl.text is None):
+        parts.remove('text')
+    if unknown := set(parts) - set(PARTS):
+        raise BadInput(
+            f'no part is named {", ".join(sorted(unknown))}; there are {", ".join(PARTS)}.'
+        )
+    if not parts:
+        raise BadInput(f'no part was asked for; there are {", ".join(PARTS)}.')
+    try:
+        import onnxruntime, onnxscript
+    except ImportError as e:
+        raise BadInput(
+            f"Writing ONNX needs the package {e.name}; install it with: pip install 'wavbrivl[onnx]'"
+        ) from None
     for part in parts:
-        path, graph = folder/f'{part}.onnx', graph_of(model, part)
-        try: error = write_graph(graph, example(model, part, 3, 1.), example(model, part, 2, .3), PARTS[part], path, facts | dict(part=part))
-        except Exception as e: raise BadInput(f"The {part} part cannot be written as ONNX ({type(e).__name__}: {(str(e).strip() or '?').splitlines()[0][:200]}); leave it out with parts.") from e
-        rows.append(dict(part=part, file=str(path), bytes=path.stat().st_size, error=error))
+        path, graph = folder / f'{part}.onnx', graph_of(model, part)
+        try:
+            error = write_graph(
+                graph,
+                example(model, part, 3, 1.0),
+                example(model, part, 2, 0.3),
+                PARTS[part],
+                path,
+                facts | dict(part=part),
+            )
+        except Exception as e:
+            raise BadInput(
+                f'The {part} part cannot be written as ONNX ({type(e).__name__}: {(str(e).strip() or "?").splitlines()[0][:200]}); leave it out with parts.'
+            ) from e
+        rows.append(
+            dict(part=part, file=str(path), bytes=path.stat().st_size, error=error)
+        )
     if 'text' in parts:
-        with whole(folder/'tokenizer.json') as tmp: model.tokenizer.save(str(tmp))
-    write_json(facts | dict(parts=parts), folder/'config.json')
+        with whole(folder / 'tokenizer.json') as tmp:
+            model.tokenizer.save(str(tmp))
+    write_json(facts | dict(parts=parts), folder / 'config.json')
     return rows
 
 # %% ../nbs/64_export.ipynb #65d26c6e
 class OnnxModel:
     "An exported folder, run by ONNX Runtime; torch is not imported."
-    def __init__(self, folder, config:dict, sessions:dict, tokenizer=None):
-        self.folder, self.config, self.sessions, self.tokenizer, self.rejected = Path(folder), config, sessions, tokenizer, []
+
+    def __init__(self, folder, config: dict, sessions: dict, tokenizer=None):
+        self.folder, self.config, self.sessions, self.tokenizer, self.rejected = (
+            Path(folder),
+            config,
+            sessions,
+            tokenizer,
+            [],
+        )
 
     @classmethod
-    def open(cls,
-        folder,                                 # as written by `export_onnx`
-        threads:int=0,                          # 0: all cores
-        providers=('CPUExecutionProvider',),    # of ONNX Runtime, the preferred first
+    def open(
+        cls,
+        folder,  # as written by `export_onnx`
+        threads: int = 0,  # 0: all cores
+        providers=('CPUExecutionProvider',),  # of ONNX Runtime, the preferred first
     ) -> 'OnnxModel':
         "Open a folder. Raises `BadInput` or `BadFile` with what is missing or does not fit."
         folder = Path(folder)
-        config, tokenizer = read_json(folder/'config.json'), None
-        if 'parts' not in config: raise BadFile(folder/'config.json', 'names no parts; make the folder with `wavbrivl export`.')
-        if config['format'] > FORMAT: raise BadInput(f"{folder}: written by a newer version (format {config['format']}); update wavbrivl.")
-        sessions = {part: session(folder/f'{part}.onnx', threads, providers) for part in config['parts']}
+        config, tokenizer = read_json(folder / 'config.json'), None
+        if 'parts' not in config:
+            raise BadFile(
+                folder / 'config.json',
+                'names no parts; make the folder with `wavbrivl export`.',
+            )
+        if config['format'] > FORMAT:
+            raise BadInput(
+                f'{folder}: written by a newer version (format {config["format"]}); update wavbrivl.'
+            )
+        sessions = {
+            part: session(folder / f'{part}.onnx', threads, providers)
+            for part in config['parts']
+        }
         for part, s in sessions.items():
-            if json.loads(s.get_modelmeta().custom_metadata_map.get('model', 'null')) != config['model']:
-                raise BadFile(folder/f'{part}.onnx', 'belongs to another model than config.json; export the model again.')
+            if (
+                json.loads(s.get_modelmeta().custom_metadata_map.get('model', 'null'))
+                != config['model']
+            ):
+                raise BadFile(
+                    folder / f'{part}.onnx',
+                    'belongs to another model than config.json; export the model again.',
+                )
         if 'text' in sessions:
             from tokenizers import Tokenizer
-            try: tokenizer = Tokenizer.from_file(str(folder/'tokenizer.json'))
-            except Exception as e: raise BadFile(folder/'tokenizer.json', f'not a tokenizer ({e}).') from None
+
+            try:
+                tokenizer = Tokenizer.from_file(str(folder / 'tokenizer.json'))
+            except Exception as e:
+                raise BadFile(
+                    folder / 'tokenizer.json', f'not a tokenizer ({e}).'
+                ) from None
         return cls(folder, config, sessions, tokenizer)
 
 # %% ../nbs/64_export.ipynb #58bc0020
 from fastcore.basics import patch
 
+# %% ../nbs/64_export.ipynb #dd2a762e
 @patch
-def run(self:OnnxModel,
-    part:str,
-    output:str,   # its name
-    **inputs,     # arrays
+def run(
+    self: OnnxModel,
+    part: str,
+    output: str,  # its name
+    **inputs,  # arrays
 ) -> np.ndarray:
     "Run one graph. Raises `BadInput` for a part that was not exported."
-    if part not in self.sessions: raise BadInput(f'{self.folder} holds no {part} part; export the model again with it.')
+    if part not in self.sessions:
+        raise BadInput(
+            f'{self.folder} holds no {part} part; export the model again with it.'
+        )
     return self.sessions[part].run([output], inputs)[0]
 
+# %% ../nbs/64_export.ipynb #8572c838
 @patch
-def loaded(self:OnnxModel, items, load) -> tuple:
+def loaded(self: OnnxModel, items, load) -> tuple:
     "What could be loaded, its positions, and how many there were; the rest is named in `rejected`."
-    one = isinstance(items, (str, Path)) or isinstance(items, np.ndarray) and items.ndim in (1, 3) or hasattr(items, 'mode')
+    one = (
+        isinstance(items, (str, Path))
+        or isinstance(items, np.ndarray)
+        and items.ndim in (1, 3)
+        or hasattr(items, 'mode')
+    )
     items, good, where, self.rejected = [items] if one else list(items), [], [], []
     for i, x in enumerate(items):
-        try: good.append(load(x)); where.append(i)
-        except BadFile as e: self.rejected.append(dict(index=i, file=e.path, reason=e.reason))
-    if self.rejected: warnings.warn(f'{len(self.rejected)} of {len(items)} could not be read: ' + '; '.join(f"{r['file']}: {r['reason']}" for r in self.rejected[:5]))
+        try:
+            good.append(load(x))
+            where.append(i)
+        except BadFile as e:
+            self.rejected.append(dict(index=i, file=e.path, reason=e.reason))
+    if self.rejected:
+        warnings.warn(
+            f'{len(self.rejected)} of {len(items)} could not be read: '
+            + '; '.join(f'{r["file"]}: {r["reason"]}' for r in self.rejected[:5])
+        )
     return good, where, len(items)
 
 # %% ../nbs/64_export.ipynb #f9c7ea68
 @patch
-def embed_audio(self:OnnxModel,
-    sounds,              # files or float arrays: one or many
-    sample_rate=None,    # of arrays, Hz
-    batch:int=32,        # windows at once
-    kind:str='joint',    # 'joint' [N, D] unit norm; 'task' [N, embed], the embedding before the joint space
+def embed_audio(
+    self: OnnxModel,
+    sounds,  # files or float arrays: one or many
+    sample_rate=None,  # of arrays, Hz
+    batch: int = 32,  # windows at once
+    kind: str = 'joint',  # 'joint' [N, D] unit norm; 'task' [N, embed], the embedding before the joint space
 ) -> np.ndarray:
     "Embed sounds of any length: float32 [N, D]."
     clips, where, n = self.loaded(sounds, lambda x: load_audio(x, sample_rate))
-    size, c = round(self.config['window']*SAMPLE_RATE), self.config
-    pieces = [(i, x[a:b], w) for i, x in zip(where, clips) for (a, b), w in zip(windows(len(x), size), window_weights(len(x), size))]
-    total, weight = np.zeros((2, n, c['dim'] if kind == 'joint' else c['embed']), np.float32)
+    size, c = round(self.config['window'] * SAMPLE_RATE), self.config
+    pieces = [
+        (i, x[a:b], w)
+        for i, x in zip(where, clips)
+        for (a, b), w in zip(windows(len(x), size), window_weights(len(x), size))
+    ]
+    total, weight = np.zeros(
+        (2, n, c['dim'] if kind == 'joint' else c['embed']), np.float32
+    )
     for k in range(0, len(pieces), batch):
-        owner, cut, w = zip(*pieces[k:k+batch])
+        owner, cut, w = zip(*pieces[k : k + batch])
         wave = np.stack([np.pad(x, (0, size - len(x))) for x in cut])
-        rows, w = self.run('audio', kind, wave=wave, lengths=np.array([len(x) for x in cut])), np.array(w, np.float32)[:, None]
-        np.add.at(total, list(owner), w*rows); np.add.at(weight, list(owner), w)
-    with np.errstate(invalid='ignore'): mean = total/weight           # 0/0: a file that could not be read
-    return mean/np.linalg.norm(mean, axis=1, keepdims=True) if kind == 'joint' else mean
+        rows, w = (
+            self.run('audio', kind, wave=wave, lengths=np.array([len(x) for x in cut])),
+            np.array(w, np.float32)[:, None],
+        )
+        np.add.at(total, list(owner), w * rows)
+        np.add.at(weight, list(owner), w)
+    with np.errstate(invalid='ignore'):
+        mean = total / weight  # 0/0: a file that could not be read
+    return (
+        mean / np.linalg.norm(mean, axis=1, keepdims=True) if kind == 'joint' else mean
+    )
 
 # %% ../nbs/64_export.ipynb #4d1c61ab
 @patch
-def embed_image(self:OnnxModel,
-    pictures,            # files, PIL images or uint8 arrays [H, W, 3]: one or many
-    batch:int=64,
+def embed_image(
+    self: OnnxModel,
+    pictures,  # files, PIL images or uint8 arrays [H, W, 3]: one or many
+    batch: int = 64,
 ) -> np.ndarray:
     "Embed pictures: float32 [N, D], unit norm."
     from PIL import Image
+
     def load(x):
-        picture = load_picture(x) if isinstance(x, (str, Path)) else x if hasattr(x, 'convert') else Image.fromarray(np.asarray(x, np.uint8))
-        return np.asarray(square(picture.convert('RGB'), self.config['crop'], self.config['picture'])).transpose(2, 0, 1)
+        picture = (
+            load_picture(x)
+            if isinstance(x, (str, Path))
+            else x
+            if hasattr(x, 'convert')
+            else Image.fromarray(np.asarray(x, np.uint8))
+        )
+        return np.asarray(
+            square(picture.convert('RGB'), self.config['crop'], self.config['picture'])
+        ).transpose(2, 0, 1)
+
     good, where, n = self.loaded(pictures, load)
     out = np.full((n, self.config['dim']), np.nan, np.float32)
-    for k in range(0, len(good), batch): out[where[k:k+batch]] = self.run('image', 'joint', pixels=np.stack(good[k:k+batch]))
+    for k in range(0, len(good), batch):
+        out[where[k : k + batch]] = self.run(
+            'image', 'joint', pixels=np.stack(good[k : k + batch])
+        )
     return out
 
+# %% ../nbs/64_export.ipynb #21050e93
 @patch
-def embed_text(self:OnnxModel,
-    sentences,           # one or many
-    batch:int=256,
+def embed_text(
+    self: OnnxModel,
+    sentences,  # one or many
+    batch: int = 256,
 ) -> np.ndarray:
     "Embed sentences: float32 [N, D], unit norm."
-    sentences, most, out = [sentences] if isinstance(sentences, str) else list(sentences), self.config['max_length'], []
-    if 'text' not in self.sessions: self.run('text', 'joint')
+    sentences, most, out = (
+        [sentences] if isinstance(sentences, str) else list(sentences),
+        self.config['max_length'],
+        [],
+    )
+    if 'text' not in self.sessions:
+        self.run('text', 'joint')
     for i, s in enumerate(sentences):
-        if not isinstance(s, str): raise BadInput(f'text {i} is {s!r}; a string is needed.')
-    rows = [e.ids if len(e.ids) <= most else e.ids[:most-1] + e.ids[-1:] for e in self.tokenizer.encode_batch(sentences)]
+        if not isinstance(s, str):
+            raise BadInput(f'text {i} is {s!r}; a string is needed.')
+    rows = [
+        e.ids if len(e.ids) <= most else e.ids[: most - 1] + e.ids[-1:]
+        for e in self.tokenizer.encode_batch(sentences)
+    ]
     for k in range(0, len(rows), batch):
-        part = rows[k:k+batch]
-        ids, lengths = np.zeros((len(part), max(map(len, part))), np.int64), np.array([len(r) for r in part])
-        for row, r in zip(ids, part): row[:len(r)] = r
+        part = rows[k : k + batch]
+        ids, lengths = (
+            np.zeros((len(part), max(map(len, part))), np.int64),
+            np.array([len(r) for r in part]),
+        )
+        for row, r in zip(ids, part):
+            row[: len(r)] = r
         out.append(self.run('text', 'joint', ids=ids, lengths=lengths))
     return np.concatenate(out) if out else np.zeros((0, self.config['dim']), np.float32)

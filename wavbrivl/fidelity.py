@@ -11,7 +11,6 @@ __all__ = ['check_pictures', 'resized', 'Judge', 'shown_attributes', 'JudgedFram
 # %% ../nbs/47_fidelity.ipynb #304ba59c
 import math, shutil, warnings
 from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
@@ -22,393 +21,609 @@ from torch import nn
 # %% ../nbs/47_fidelity.ipynb #ee3615f0
 from .brivl import augment, load_exactly, normalise, timm_backbone
 from .classification import accuracy_at, check_labels
-from .core import BadFile, BadInput, JudgeParams, Params, named_seed, read_json, read_tensors, stream, write_model
+from wavbrivl.core import (
+    BadFile,
+    BadInput,
+    JudgeParams,
+    Params,
+    named_seed,
+    read_json,
+    read_tensors,
+    stream,
+    write_model,
+)
 from .corpora import Corpus
 from .evaluation import class_numbers
 from .retrieval import place, scores
-from .training import Fit, Lesson, accelerator, clip_rows, load_pictures, save_history
+from wavbrivl.training import (
+    Fit,
+    Lesson,
+    accelerator,
+    clip_rows,
+    load_pictures,
+    save_history,
+)
 
 # %% ../nbs/47_fidelity.ipynb #866edd4e
-def check_pictures(pictures, name:str='pictures') -> torch.Tensor:
+def check_pictures(pictures, name: str = 'pictures') -> torch.Tensor:
     "Bytes [N, 3, H, W] as a tensor. Raises `BadInput` for anything else: bytes cannot be NaN."
     x = torch.as_tensor(pictures)
-    if x.dtype != torch.uint8: raise BadInput(f'{name} must be bytes (uint8, 0 .. 255), these are {x.dtype}; clamp to 0 .. 1, times 255, round.')
-    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape[2:]: raise BadInput(f'{name} must be [N, 3, H, W], these are {list(x.shape)}.')
+    if x.dtype != torch.uint8:
+        raise BadInput(
+            f'{name} must be bytes (uint8, 0 .. 255), these are {x.dtype}; clamp to 0 .. 1, times 255, round.'
+        )
+    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape[2:]:
+        raise BadInput(f'{name} must be [N, 3, H, W], these are {list(x.shape)}.')
     return x
 
+# %% ../nbs/47_fidelity.ipynb #bb0eb806
 def resized(
-    pictures:torch.Tensor,   # uint8 [N, 3, H, W]
-    size:int,                # px
-) -> torch.Tensor:           # [N, 3, size, size] of 0 .. 1
+    pictures: torch.Tensor,  # uint8 [N, 3, H, W]
+    size: int,  # px
+) -> torch.Tensor:  # [N, 3, size, size] of 0 .. 1
     "Bilinear and antialiased: without the filter, the score of a picture depends on the size it was stored at. Source: Parmar et al. 2022."
-    x = pictures.float()/255
-    return x if x.shape[-2:] == (size, size) else F.interpolate(x, (size, size), mode='bilinear', antialias=True, align_corners=False)
+    x = pictures.float() / 255
+    return (
+        x
+        if x.shape[-2:] == (size, size)
+        else F.interpolate(
+            x, (size, size), mode='bilinear', antialias=True, align_corners=False
+        )
+    )
 
 # %% ../nbs/47_fidelity.ipynb #23195b93
 class Judge(nn.Module):
     "A CNN with two heads: which class, and how much of each attribute."
-    def __init__(self,
-        cnn:str,          # any convolutional timm model
-        size:int,         # side of what it looks at, px
-        classes,          # names [C]
-        attributes=(),    # names [A] of attributes of 0 .. 1
+
+    def __init__(
+        self,
+        cnn: str,  # any convolutional timm model
+        size: int,  # side of what it looks at, px
+        classes,  # names [C]
+        attributes=(),  # names [A] of attributes of 0 .. 1
     ):
         super().__init__()
-        self.config = dict(cnn=cnn, size=size, classes=list(classes), attributes=list(attributes))
-        self.cnn, self.size, self.classes, self.attribute_names = timm_backbone(cnn, num_classes=0), size, list(classes), list(attributes)
+        self.config = dict(
+            cnn=cnn, size=size, classes=list(classes), attributes=list(attributes)
+        )
+        self.cnn, self.size, self.classes, self.attribute_names = (
+            timm_backbone(cnn, num_classes=0),
+            size,
+            list(classes),
+            list(attributes),
+        )
         self.dim = getattr(self.cnn, 'head_hidden_size', None) or self.cnn.num_features
         self.class_head = nn.Linear(self.dim, len(self.classes))
-        self.attribute_head = nn.Linear(self.dim, len(self.attribute_names)) if attributes else None
+        self.attribute_head = (
+            nn.Linear(self.dim, len(self.attribute_names)) if attributes else None
+        )
 
     @property
-    def name(self) -> str: return f"judge ({self.config['cnn']}, {self.size} px, {self.dim} features)"
+    def name(self) -> str:
+        return f'judge ({self.config["cnn"]}, {self.size} px, {self.dim} features)'
 
-    def forward(self,
-        pixels:torch.Tensor,   # [N, 3, size, size] normalised
-    ) -> tuple:                # features [N, F], class logits [N, C], attributes [N, A] as logits
+    def forward(
+        self,
+        pixels: torch.Tensor,  # [N, 3, size, size] normalised
+    ) -> tuple:  # features [N, F], class logits [N, C], attributes [N, A] as logits
         f = self.cnn(pixels)
-        return f, self.class_head(f), self.attribute_head(f) if self.attribute_head else f[:, :0]
+        return (
+            f,
+            self.class_head(f),
+            self.attribute_head(f) if self.attribute_head else f[:, :0],
+        )
 
 # %% ../nbs/47_fidelity.ipynb #464a6141
 @patch
 @torch.inference_mode()
-def look(self:Judge,
-    pictures,          # uint8 [N, 3, H, W]
-    batch:int=128,     # pictures at once
-) -> tuple:            # features [N, F], logits [N, C], attributes [N, A] of 0 .. 1; on the CPU
+def look(
+    self: Judge,
+    pictures,  # uint8 [N, 3, H, W]
+    batch: int = 128,  # pictures at once
+) -> tuple:  # features [N, F], logits [N, C], attributes [N, A] of 0 .. 1; on the CPU
     "All that the judge has to say. Raises `BadInput` for anything but bytes, and when its weights give no numbers."
     self.eval()
     x, device = check_pictures(pictures), self.class_head.weight.device
-    if not len(x): return tuple(torch.zeros(0, n) for n in (self.dim, len(self.classes), len(self.attribute_names)))
+    if not len(x):
+        return tuple(
+            torch.zeros(0, n)
+            for n in (self.dim, len(self.classes), len(self.attribute_names))
+        )
     parts = [self(normalise(resized(p.to(device), self.size))) for p in x.split(batch)]
     f, c, a = (torch.cat(p).float().cpu() for p in zip(*parts))
-    if not (f.isfinite().all() and c.isfinite().all()): raise BadInput(f'{self.name}: the weights give NaN or infinity; train it again.')
+    if not (f.isfinite().all() and c.isfinite().all()):
+        raise BadInput(
+            f'{self.name}: the weights give NaN or infinity; train it again.'
+        )
     return f, c, a.sigmoid()
 
+# %% ../nbs/47_fidelity.ipynb #f48c32b0
 @patch
-def features(self:Judge, pictures, batch:int=128) -> torch.Tensor:
+def features(self: Judge, pictures, batch: int = 128) -> torch.Tensor:
     "uint8 [N, 3, H, W] -> [N, F]"
     return self.look(pictures, batch)[0]
 
+
 @patch
-def logits(self:Judge, pictures, batch:int=128) -> torch.Tensor:
+def logits(self: Judge, pictures, batch: int = 128) -> torch.Tensor:
     "uint8 [N, 3, H, W] -> [N, C]"
     return self.look(pictures, batch)[1]
 
+
 @patch
-def attributes(self:Judge, pictures, batch:int=128) -> torch.Tensor:
+def attributes(self: Judge, pictures, batch: int = 128) -> torch.Tensor:
     "uint8 [N, 3, H, W] -> [N, A] of 0 .. 1, in the order of `attribute_names`"
     return self.look(pictures, batch)[2]
 
 # %% ../nbs/47_fidelity.ipynb #bbf27334
 @patch
-def numbers(self:Judge,
-    labels,          # [N] names, or numbers of classes
-) -> np.ndarray:     # int64 [N]
+def numbers(
+    self: Judge,
+    labels,  # [N] names, or numbers of classes
+) -> np.ndarray:  # int64 [N]
     "Labels as this judge numbers them. Raises `BadInput` for a class it has not learnt."
     y = np.asarray(labels)
     if y.dtype.kind in 'UO' and len(y):
         strange = sorted(set(map(str, y)) - set(self.classes))
-        if strange: raise BadInput(f'the judge has not learnt {strange[0]!r}; it knows {len(self.classes)} classes: {", ".join(self.classes[:5])} ...')
+        if strange:
+            raise BadInput(
+                f'the judge has not learnt {strange[0]!r}; it knows {len(self.classes)} classes: {", ".join(self.classes[:5])} ...'
+            )
         y = class_numbers(y, self.classes, False)
     return check_labels(y, len(y), len(self.classes))
 
 # %% ../nbs/47_fidelity.ipynb #79194df7
 @patch
-def save(self:Judge,
-    folder,      # made if need be
+def save(
+    self: Judge,
+    folder,  # made if need be
 ):
     "Write `config.json` and `model.safetensors`."
     write_model(folder, self.config, self.state_dict())
 
+# %% ../nbs/47_fidelity.ipynb #e3d15ef3
 @patch(cls_method=True)
-def load(cls:Judge,
-    folder,      # what `save` wrote
+def load(
+    cls: Judge,
+    folder,  # what `save` wrote
 ) -> Judge:
     "A saved judge, in eval mode. Raises `BadFile`, `BadInput`."
-    config, weights = read_json(Path(folder)/'config.json'), Path(folder)/'model.safetensors'
-    if not isinstance(config, dict) or config.keys() != {'cnn', 'size', 'classes', 'attributes'}:
-        raise BadFile(Path(folder)/'config.json', 'this describes no judge; name the folder that the judge was saved to.')
+    config, weights = (
+        read_json(Path(folder) / 'config.json'),
+        Path(folder) / 'model.safetensors',
+    )
+    if not isinstance(config, dict) or config.keys() != {
+        'cnn',
+        'size',
+        'classes',
+        'attributes',
+    }:
+        raise BadFile(
+            Path(folder) / 'config.json',
+            'this describes no judge; name the folder that the judge was saved to.',
+        )
     found, judge = read_tensors(weights), cls(**config)
     load_exactly(judge, found, weights)
     return judge.eval()
 
 # %% ../nbs/47_fidelity.ipynb #254d197f
 def shown_attributes(
-    table:pd.DataFrame,   # clips; `attributes` is a list of {name, value}
-) -> list:                # names
+    table: pd.DataFrame,  # clips; `attributes` is a list of {name, value}
+) -> list:  # names
     "Attributes that run within 0 .. 1 and that most clips have."
-    values = pd.DataFrame([{a['name']: a['value'] for a in row} for row in table.attributes], dtype=float)
-    fits = lambda v: v.notna().mean() > .5 and v.min() >= 0 and v.max() <= 1 and v.nunique() > 1
+    values = pd.DataFrame(
+        [{a['name']: a['value'] for a in row} for row in table.attributes], dtype=float
+    )
+    fits = lambda v: (
+        v.notna().mean() > 0.5 and v.min() >= 0 and v.max() <= 1 and v.nunique() > 1
+    )
     return [name for name in values if fits(values[name])]
 
+# %% ../nbs/47_fidelity.ipynb #1d447de9
 class JudgedFrames:
     "The pictures of a split whose clip has one of the classes; the clip's class and attributes with each."
-    def __init__(self,
-        corpus:Corpus,
-        split:str,
-        classes:list,       # names [C]
-        attributes:list,    # names [A]
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str,
+        classes: list,  # names [C]
+        attributes: list,  # names [A]
     ):
         t = corpus.split(split)
         t = t[(t.frames.str.len() > 0) & t.label.isin(classes)]
         paths, owner = clip_rows(t, 'frames')
-        self.pictures = load_pictures(corpus, paths)                                    # uint8 [N, 3, S, S]
-        self.y = class_numbers(t.label, classes, False)[owner] if len(t) else owner     # [N]
+        self.pictures = load_pictures(corpus, paths)  # uint8 [N, 3, S, S]
+        self.y = (
+            class_numbers(t.label, classes, False)[owner] if len(t) else owner
+        )  # [N]
         told = [{a['name']: a['value'] for a in row} for row in t.attributes]
-        values = np.array([[d.get(a, np.nan) for a in attributes] for d in told], np.float32).reshape(len(t), len(attributes))
-        self.values = values[owner]                                                     # [N, A]; NaN: the clip has none
-    def __len__(self): return len(self.y)
+        values = np.array(
+            [[d.get(a, np.nan) for a in attributes] for d in told], np.float32
+        ).reshape(len(t), len(attributes))
+        self.values = values[owner]  # [N, A]; NaN: the clip has none
+
+    def __len__(self):
+        return len(self.y)
 
 # %% ../nbs/47_fidelity.ipynb #6635b5b4
 def soften(
-    x:torch.Tensor,                # [N, 3, S, S]
-    generator:torch.Generator,
-    p:float=.5,                    # share of the pictures
-    least:float=.4,                # smallest side they are reduced to, share of their own
-) -> torch.Tensor:                 # the same shape
+    x: torch.Tensor,  # [N, 3, S, S]
+    generator: torch.Generator,
+    p: float = 0.5,  # share of the pictures
+    least: float = 0.4,  # smallest side they are reduced to, share of their own
+) -> torch.Tensor:  # the same shape
     "Reduce some pictures and enlarge them again: one draw of the side for the batch, of the strength for each picture."
     draw = lambda *shape: torch.rand(*shape, generator=generator)
     size = x.shape[-1]
-    small = max(1, round(size*(least + (1 - least)*draw(1).item())))
-    resize = lambda y, s: F.interpolate(y, (s, s), mode='bilinear', antialias=True, align_corners=False)
-    strength = (draw(len(x))*(draw(len(x)) < p)).view(-1, 1, 1, 1).to(x)
+    small = max(1, round(size * (least + (1 - least) * draw(1).item())))
+    resize = lambda y, s: F.interpolate(
+        y, (s, s), mode='bilinear', antialias=True, align_corners=False
+    )
+    strength = (draw(len(x)) * (draw(len(x)) < p)).view(-1, 1, 1, 1).to(x)
     return torch.lerp(x, resize(resize(x, small), size), strength)
 
 # %% ../nbs/47_fidelity.ipynb #21931d7f
 def rank_correlation(x, y) -> float:
     "Spearman's rho of two sequences [N]; NaN where one of them is constant."
     from scipy.stats import rankdata
+
     a, b = (rankdata(v) for v in (x, y))
     a, b = a - a.mean(), b - b.mean()
-    length = math.sqrt((a @ a)*(b @ b))
-    return float(a @ b/length) if length > 0 else math.nan
+    length = math.sqrt((a @ a) * (b @ b))
+    return float(a @ b / length) if length > 0 else math.nan
 
 # %% ../nbs/47_fidelity.ipynb #adca66d5
 class JudgeLesson(Lesson):
     "Name the class and tell the attributes of pictures that are cropped, mirrored, recoloured and softened a little."
-    def __init__(self, judge:Judge, train:JudgedFrames, valid:JudgedFrames):
+
+    def __init__(self, judge: Judge, train: JudgedFrames, valid: JudgedFrames):
         super().__init__()
-        self.judge, self.train_set, self.valid_set, self.items = judge, train, valid, len(train)
+        self.judge, self.train_set, self.valid_set, self.items = (
+            judge,
+            train,
+            valid,
+            len(train),
+        )
 
     def batch(self, index, rng):
         d, g = self.train_set, torch.Generator().manual_seed(int(rng.integers(2**62)))
-        x = augment(resized(d.pictures[index], self.judge.size), g, jitter=(.2, .2, .2, .03), grey=.05, area=.8, flip=True)
-        return dict(pixels=normalise(soften(x, g)), y=torch.from_numpy(d.y[index]), values=torch.from_numpy(d.values[index]))
+        x = augment(
+            resized(d.pictures[index], self.judge.size),
+            g,
+            jitter=(0.2, 0.2, 0.2, 0.03),
+            grey=0.05,
+            area=0.8,
+            flip=True,
+        )
+        return dict(
+            pixels=normalise(soften(x, g)),
+            y=torch.from_numpy(d.y[index]),
+            values=torch.from_numpy(d.values[index]),
+        )
 
     def forward(self, pixels, y, values):
         _, c, a = self.judge(pixels)
         known = ~values.isnan()
-        told = F.binary_cross_entropy_with_logits(a.float()[known], values[known]) if known.any() else 0.
+        told = (
+            F.binary_cross_entropy_with_logits(a.float()[known], values[known])
+            if known.any()
+            else 0.0
+        )
         return F.cross_entropy(c.float(), y) + told
 
     def score(self):
         "Top-1 on the plain validation pictures, and Spearman's rho of each attribute."
         d = self.valid_set
-        if not len(d): return {}
+        if not len(d):
+            return {}
         _, c, a = self.judge.look(d.pictures)
         found = dict(score=accuracy_at(c.numpy(), d.y))
         for k, name in enumerate(self.judge.attribute_names):
             known = ~np.isnan(d.values[:, k])
-            if known.sum() > 2: found[name] = rank_correlation(a[known, k].numpy(), d.values[known, k])
+            if known.sum() > 2:
+                found[name] = rank_correlation(a[known, k].numpy(), d.values[known, k])
         return found
 
 # %% ../nbs/47_fidelity.ipynb #1fc6243d
-def new_judge(p:JudgeParams, corpus:Corpus) -> Judge:
+def new_judge(p: JudgeParams, corpus: Corpus) -> Judge:
     "An untrained judge for the classes and attributes of the corpus's training pictures. Raises `BadInput` where there is nothing to tell apart."
     t = corpus.split('train')
     t = t[(t.frames.str.len() > 0) & (t.label != '')]
     classes = sorted(set(t.label))
     if len(classes) < 2:
-        raise BadInput(f'{len(t)} training clips have a picture and a label, of {len(classes)} classes; the judge needs two classes or more: give labels, or leave pictures unjudged.')
+        raise BadInput(
+            f'{len(t)} training clips have a picture and a label, of {len(classes)} classes; the judge needs two classes or more: give labels, or leave pictures unjudged.'
+        )
     torch.manual_seed(named_seed(p.seed, 'judge'))
     return Judge(p.cnn, p.size, classes, shown_attributes(t))
 
+# %% ../nbs/47_fidelity.ipynb #2786d308
 def train_judge(
-    params:Params,
-    corpus:Corpus,
-    out,              # folder for config.json, model.safetensors, history.csv
-    state,            # folder of the resumable state
-) -> pd.DataFrame:    # history
+    params: Params,
+    corpus: Corpus,
+    out,  # folder for config.json, model.safetensors, history.csv
+    state,  # folder of the resumable state
+) -> pd.DataFrame:  # history
     "Train the judge on the corpus's training pictures and freeze it in `out`. Raises `BadInput` for a corpus without labels."
     p, judge = params.judge, new_judge(params.judge, corpus)
-    train, valid = (JudgedFrames(corpus, s, judge.classes, judge.attribute_names) for s in ('train', 'valid'))
+    train, valid = (
+        JudgedFrames(corpus, s, judge.classes, judge.attribute_names)
+        for s in ('train', 'valid')
+    )
     lesson = JudgeLesson(judge, train, valid)
-    history = Fit(lesson, p.optim, p.seed, state, accelerator(params), facts=(p.model_dump(), corpus.print)).run()
+    history = Fit(
+        lesson,
+        p.optim,
+        p.seed,
+        state,
+        accelerator(params),
+        facts=(p.model_dump(), corpus.print),
+    ).run()
     judge.cpu().save(out)
     save_history(history, out)
     shutil.rmtree(state, ignore_errors=True)
     return history
 
 # %% ../nbs/47_fidelity.ipynb #7fc02c0c
-def passed(dim:int) -> nn.Module:
+def passed(dim: int) -> nn.Module:
     "What torchmetrics takes for an extractor, when features are given in place of pictures."
     module = nn.Identity()
     module.num_features = dim
     return module
 
-def both_sides(a, b, name:str) -> tuple:
+# %% ../nbs/47_fidelity.ipynb #99d53335
+def both_sides(a, b, name: str) -> tuple:
     "Two sets of features in double precision. Raises `BadInput` when one has fewer than two rows, or some are not finite."
-    if min(len(a), len(b)) < 2: raise BadInput(f'{name} needs two pictures on either side, there are {len(a)} and {len(b)}; give more.')
+    if min(len(a), len(b)) < 2:
+        raise BadInput(
+            f'{name} needs two pictures on either side, there are {len(a)} and {len(b)}; give more.'
+        )
     a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
-    if not (a.isfinite().all() and b.isfinite().all()): raise BadInput(f'{name}: some features are not finite; train the judge again.')
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise BadInput(f'{name}: some features are not finite; train the judge again.')
     return a, b
 
+# %% ../nbs/47_fidelity.ipynb #f44d7bcf
 def frechet_distance(
-    a:torch.Tensor,    # [N, F] features
-    b:torch.Tensor,    # [M, F]
-) -> float:            # 0 or more
+    a: torch.Tensor,  # [N, F] features
+    b: torch.Tensor,  # [M, F]
+) -> float:  # 0 or more
     "FID: torchmetrics' `FrechetInceptionDistance` on features, in double precision. Raises `BadInput` below two pictures."
     from torchmetrics.image.fid import FrechetInceptionDistance
+
     a, b = both_sides(a, b, 'FID')
     metric = FrechetInceptionDistance(feature=passed(a.shape[1]))
-    metric.update(b, real=True); metric.update(a, real=False)
-    return max(0., metric.compute().item())
+    metric.update(b, real=True)
+    metric.update(a, real=False)
+    return max(0.0, metric.compute().item())
 
 # %% ../nbs/47_fidelity.ipynb #faef345d
 def kernel_distance(
-    a:torch.Tensor,     # [N, F] features
-    b:torch.Tensor,     # [M, F]
-    subsets:int=20,     # draws from the larger side, each as large as the smaller
-    seed:int=0,
-) -> float:             # around 0 for two draws from one source; may be below
+    a: torch.Tensor,  # [N, F] features
+    b: torch.Tensor,  # [M, F]
+    subsets: int = 20,  # draws from the larger side, each as large as the smaller
+    seed: int = 0,
+) -> float:  # around 0 for two draws from one source; may be below
     "KID: torchmetrics' `KernelInceptionDistance` on features, in double precision. Raises `BadInput` below two pictures."
     from torchmetrics.image.kid import KernelInceptionDistance
+
     a, b = both_sides(a, b, 'KID')
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter('ignore')     # it says that it keeps what it was given
+        warnings.simplefilter('ignore')  # it says that it keeps what it was given
         torch.manual_seed(named_seed(seed, 'kid'))
-        metric = KernelInceptionDistance(feature=passed(a.shape[1]), subsets=subsets if len(a) != len(b) else 1, subset_size=min(len(a), len(b)))
-        metric.update(b, real=True); metric.update(a, real=False)
+        metric = KernelInceptionDistance(
+            feature=passed(a.shape[1]),
+            subsets=subsets if len(a) != len(b) else 1,
+            subset_size=min(len(a), len(b)),
+        )
+        metric.update(b, real=True)
+        metric.update(a, real=False)
         return metric.compute()[0].item()
 
 # %% ../nbs/47_fidelity.ipynb #6753388a
 def inception_score(
-    logits:torch.Tensor,    # [N, C]
-) -> float:                 # 1 .. C
+    logits: torch.Tensor,  # [N, C]
+) -> float:  # 1 .. C
     "IS: torchmetrics' `InceptionScore` on logits, over all pictures at once (no splits), in double precision."
     from torchmetrics.image.inception import InceptionScore
+
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter('ignore')     # it says that it keeps what it was given, and that one split has no deviation
+        warnings.simplefilter(
+            'ignore'
+        )  # it says that it keeps what it was given, and that one split has no deviation
         metric = InceptionScore(feature=passed(logits.shape[1]), splits=1)
         x = torch.as_tensor(logits).double()
-        metric.update((x - x.amax(1, keepdim=True)).clamp(min=-500))     # below that a share is 0, and 0 times its logarithm NaN
+        metric.update(
+            (x - x.amax(1, keepdim=True)).clamp(min=-500)
+        )  # below that a share is 0, and 0 times its logarithm NaN
         return metric.compute()[0].item()
 
 # %% ../nbs/47_fidelity.ipynb #593cc955
 def class_spread(
-    features:torch.Tensor,   # [N, F]
-    y:np.ndarray,            # [N] classes
-) -> dict:                   # class -> 0 .. 2, of classes with two pictures or more
+    features: torch.Tensor,  # [N, F]
+    y: np.ndarray,  # [N] classes
+) -> dict:  # class -> 0 .. 2, of classes with two pictures or more
     "Mean of 1 - cosine over the pairs of pictures of a class."
     u, found = F.normalize(features.double(), dim=1), {}
     for c in np.unique(y):
         own = u[torch.from_numpy(y == c)]
         n, length = len(own), own.square().sum()
-        if n > 1: found[int(c)] = 1 - ((own.sum(0).square().sum() - length)/(n*(n - 1))).item()
+        if n > 1:
+            found[int(c)] = (
+                1 - ((own.sum(0).square().sum() - length) / (n * (n - 1))).item()
+            )
     return found
 
+# %% ../nbs/47_fidelity.ipynb #28827acd
 def diversity(
-    features, y,             # [N, F] and [N], generated
-    real, real_y,            # [M, F] and [M], real
-) -> float:                  # 0: all of a class alike; 1: as the real ones
+    features,
+    y,  # [N, F] and [N], generated
+    real,
+    real_y,  # [M, F] and [M], real
+) -> float:  # 0: all of a class alike; 1: as the real ones
     "Spread within the classes, relative to the real pictures' over the same classes. Raises `BadInput` without two of a class on either side."
     ours, theirs = class_spread(features, y), class_spread(real, real_y)
     both = ours.keys() & theirs.keys()
-    if not both: raise BadInput('no class has two pictures among the generated and two among the real ones; give more of a class.')
+    if not both:
+        raise BadInput(
+            'no class has two pictures among the generated and two among the real ones; give more of a class.'
+        )
     whole = sum(theirs[c] for c in both)
-    if whole < 1e-9*len(both): raise BadInput('the real pictures of a class are all alike; nothing can be as diverse as they.')
-    return sum(ours[c] for c in both)/whole
+    if whole < 1e-9 * len(both):
+        raise BadInput(
+            'the real pictures of a class are all alike; nothing can be as diverse as they.'
+        )
+    return sum(ours[c] for c in both) / whole
 
 # %% ../nbs/47_fidelity.ipynb #73b9f564
 def tried(measure, *args) -> tuple:
     "A number and '', or NaN and the sentence that says why there is none."
-    try: return measure(*args), ''
-    except BadInput as e: return math.nan, str(e)
+    try:
+        return measure(*args), ''
+    except BadInput as e:
+        return math.nan, str(e)
 
+# %% ../nbs/47_fidelity.ipynb #0b0f454f
 def picture_scores(
-    judge:Judge,
-    pictures,            # uint8 [N, 3, H, W], generated
-    labels,              # [N] classes they were meant to show: names or numbers
-    real,                # uint8 [M, 3, H, W], what FID, KID and diversity compare with
-    real_labels=None,    # [M] their classes; None: what the judge sees in them
-    seed:int=0,          # of KID's draws
-) -> dict:               # r1, r5, fid, kid, is, diversity, chance, pool, n, extractor, reasons
+    judge: Judge,
+    pictures,  # uint8 [N, 3, H, W], generated
+    labels,  # [N] classes they were meant to show: names or numbers
+    real,  # uint8 [M, 3, H, W], what FID, KID and diversity compare with
+    real_labels=None,  # [M] their classes; None: what the judge sees in them
+    seed: int = 0,  # of KID's draws
+) -> dict:  # r1, r5, fid, kid, is, diversity, chance, pool, n, extractor, reasons
     "What generated pictures show. A measure that cannot be taken is NaN, and `reasons` says why. Raises `BadInput` without a picture."
-    (f, c, _), (g, d, _) = judge.look(pictures), judge.look(check_pictures(real, 'real pictures'))
-    if not len(f): raise BadInput('there is no picture to judge; generate some.')
+    (f, c, _), (g, d, _) = (
+        judge.look(pictures),
+        judge.look(check_pictures(real, 'real pictures')),
+    )
+    if not len(f):
+        raise BadInput('there is no picture to judge; generate some.')
     y = check_labels(judge.numbers(labels), len(f), len(judge.classes))
-    real_y = d.argmax(1).numpy() if real_labels is None else check_labels(judge.numbers(real_labels), len(g), len(judge.classes))
-    found = dict(fid=tried(frechet_distance, f, g), kid=tried(kernel_distance, f, g, 20, seed), diversity=tried(diversity, f, y, g, real_y))
+    real_y = (
+        d.argmax(1).numpy()
+        if real_labels is None
+        else check_labels(judge.numbers(real_labels), len(g), len(judge.classes))
+    )
+    found = dict(
+        fid=tried(frechet_distance, f, g),
+        kid=tried(kernel_distance, f, g, 20, seed),
+        diversity=tried(diversity, f, y, g, real_y),
+    )
     n = len(judge.classes)
-    return {k: v for k, (v, _) in found.items()} | {'r1': accuracy_at(c.numpy(), y), 'r5': accuracy_at(c.numpy(), y, 5), 'is': inception_score(c),
-        'chance': dict(r1=1/n, r5=min(1., 5/n)), 'pool': n, 'n': len(f), 'extractor': judge.name, 'reasons': {k: why for k, (_, why) in found.items() if why}}
+    return {k: v for k, (v, _) in found.items()} | {
+        'r1': accuracy_at(c.numpy(), y),
+        'r5': accuracy_at(c.numpy(), y, 5),
+        'is': inception_score(c),
+        'chance': dict(r1=1 / n, r5=min(1.0, 5 / n)),
+        'pool': n,
+        'n': len(f),
+        'extractor': judge.name,
+        'reasons': {k: why for k, (_, why) in found.items() if why},
+    }
 
 # %% ../nbs/47_fidelity.ipynb #e8814eef
 def random_rows(
-    sounds:int,       # N
-    pool:int,         # M, real pictures
-    seed:int=0,
-) -> np.ndarray:      # [N] of 0 .. M-1; none twice before every one came once
+    sounds: int,  # N
+    pool: int,  # M, real pictures
+    seed: int = 0,
+) -> np.ndarray:  # [N] of 0 .. M-1; none twice before every one came once
     "Which real picture stands in for each sound at random; it may be the right one by luck. Raises `BadInput` without a picture."
-    if pool < 1: raise BadInput('there is no real picture to draw from.')
+    if pool < 1:
+        raise BadInput('there is no real picture to draw from.')
     rng = stream(seed, 'random pictures')
-    return np.concatenate([rng.permutation(pool) for _ in range(-(-sounds//pool))] or [np.zeros(0, int)])[:sounds]
+    return np.concatenate(
+        [rng.permutation(pool) for _ in range(-(-sounds // pool))] or [np.zeros(0, int)]
+    )[:sounds]
 
 # %% ../nbs/47_fidelity.ipynb #1b680fa7
 def retrieval_r1(
-    judge:Judge,
-    generated,        # uint8 [N, 3, H, W]
-    labels,           # [N] classes they were meant to show
-    real,             # uint8 [M, 3, H, W]
-    real_labels,      # [M]
-    at:tuple=(1, 5),  # the k of R@k
-) -> dict:            # `scores`: r1, r5, mrr, median_rank, chance, pool, n, unanswered
+    judge: Judge,
+    generated,  # uint8 [N, 3, H, W]
+    labels,  # [N] classes they were meant to show
+    real,  # uint8 [M, 3, H, W]
+    real_labels,  # [M]
+    at: tuple = (1, 5),  # the k of R@k
+) -> dict:  # `scores`: r1, r5, mrr, median_rank, chance, pool, n, unanswered
     "Class-level retrieval: does the real picture nearest to a generated one, by the judge's features, show the right class? Raises `BadInput`."
-    found = place(judge.features(generated), judge.features(real), (judge.numbers(labels), judge.numbers(real_labels)))
+    found = place(
+        judge.features(generated),
+        judge.features(real),
+        (judge.numbers(labels), judge.numbers(real_labels)),
+    )
     return scores(found, at=at)
 
 # %% ../nbs/47_fidelity.ipynb #77e21596
 def code_usage(
-    indices,       # whole numbers [N, h, w], each 0 .. codes-1
-    codes:int,     # size of the codebook
-) -> dict:         # usage 0 .. 1, perplexity 1 .. codes
+    indices,  # whole numbers [N, h, w], each 0 .. codes-1
+    codes: int,  # size of the codebook
+) -> dict:  # usage 0 .. 1, perplexity 1 .. codes
     "Share of the codebook that is used, and how many codes used equally often would be as unpredictable. Raises `BadInput`."
     at = np.asarray(torch.as_tensor(indices).cpu()).ravel()
     if not len(at) or at.dtype.kind not in 'iu' or at.min() < 0 or at.max() >= codes:
-        raise BadInput(f'codes must be whole numbers from 0 to {codes - 1}, at least one; found {len(at)} of type {at.dtype}' + (f', {at.min()} to {at.max()}.' if len(at) else '.'))
-    share = np.bincount(at)/len(at)
+        raise BadInput(
+            f'codes must be whole numbers from 0 to {codes - 1}, at least one; found {len(at)} of type {at.dtype}'
+            + (f', {at.min()} to {at.max()}.' if len(at) else '.')
+        )
+    share = np.bincount(at) / len(at)
     share = share[share > 0]
-    return dict(usage=len(share)/codes, perplexity=float(np.exp(-(share*np.log(share)).sum())))
+    return dict(
+        usage=len(share) / codes,
+        perplexity=float(np.exp(-(share * np.log(share)).sum())),
+    )
 
 # %% ../nbs/47_fidelity.ipynb #5733541c
 def check_pairs(x, y, groups=None) -> tuple:
     "x and y as float64 [N], and the rows of each group. Raises `BadInput` for fewer than three pairs, or values that are not finite."
     x, y = (np.asarray(v, np.float64) for v in (x, y))
-    if x.ndim != 1 or x.shape != y.shape or len(x) < 3: raise BadInput(f'a correlation needs three pairs or more; the shapes are {x.shape} and {y.shape}.')
-    if not (np.isfinite(x).all() and np.isfinite(y).all()): raise BadInput('some values are not finite; leave their pairs out.')
-    if groups is None: return x, y, [np.array([i]) for i in range(len(x))]
+    if x.ndim != 1 or x.shape != y.shape or len(x) < 3:
+        raise BadInput(
+            f'a correlation needs three pairs or more; the shapes are {x.shape} and {y.shape}.'
+        )
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise BadInput('some values are not finite; leave their pairs out.')
+    if groups is None:
+        return x, y, [np.array([i]) for i in range(len(x))]
     own = np.asarray(groups)
-    if own.shape != x.shape: raise BadInput(f'{len(x)} pairs and {len(own)} groups; give each pair the group it belongs to.')
+    if own.shape != x.shape:
+        raise BadInput(
+            f'{len(x)} pairs and {len(own)} groups; give each pair the group it belongs to.'
+        )
     return x, y, [np.flatnonzero(own == g) for g in np.unique(own)]
 
 # %% ../nbs/47_fidelity.ipynb #4c0bfdb8
 def attribute_correlation(
-    x,                      # [N] what was heard
-    y,                      # [N] what is seen
-    resamples:int=1000,     # of the bootstrap
-    seed:int=0,
-    level:float=.95,        # confidence
-    groups=None,            # [N] pairs of one group (one sound at several gains) are drawn together; None: each for itself
-) -> dict:                  # rho, low, high, n, reason
+    x,  # [N] what was heard
+    y,  # [N] what is seen
+    resamples: int = 1000,  # of the bootstrap
+    seed: int = 0,
+    level: float = 0.95,  # confidence
+    groups=None,  # [N] pairs of one group (one sound at several gains) are drawn together; None: each for itself
+) -> dict:  # rho, low, high, n, reason
     "Spearman's rho with a percentile bootstrap interval; NaN and a `reason` where a side is constant. Raises `BadInput` below three pairs."
     x, y, rows = check_pairs(x, y, groups)
     nothing = dict(rho=math.nan, low=math.nan, high=math.nan, n=len(x))
     for name, v in dict(x=x, y=y).items():
-        if np.ptp(v) == 0: return nothing | dict(reason=f'{name} is {v[0]:g} throughout; a constant does not correlate.')
+        if np.ptp(v) == 0:
+            return nothing | dict(
+                reason=f'{name} is {v[0]:g} throughout; a constant does not correlate.'
+            )
     rng, rho = stream(seed, 'bootstrap'), rank_correlation(x, y)
-    if len(rows) < 3: return nothing | dict(rho=rho, reason=f'{len(rows)} groups are too few for an interval.')
-    draws = (np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for _ in range(resamples))
-    again = [r for r in (rank_correlation(x[d], y[d]) for d in draws) if not math.isnan(r)]     # a draw may be constant
-    low, high = np.quantile(again, [(1 - level)/2, (1 + level)/2]).tolist() if again else (math.nan, math.nan)
+    if len(rows) < 3:
+        return nothing | dict(
+            rho=rho, reason=f'{len(rows)} groups are too few for an interval.'
+        )
+    draws = (
+        np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
+        for _ in range(resamples)
+    )
+    again = [
+        r for r in (rank_correlation(x[d], y[d]) for d in draws) if not math.isnan(r)
+    ]  # a draw may be constant
+    low, high = (
+        np.quantile(again, [(1 - level) / 2, (1 + level) / 2]).tolist()
+        if again
+        else (math.nan, math.nan)
+    )
     return dict(rho=rho, low=low, high=high, n=len(x), reason='')

@@ -24,7 +24,6 @@ import colorsys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
-
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.signal import butter, fftconvolve, lfilter, sosfilt
@@ -36,57 +35,319 @@ from .core import BadInput, FoleyParams, stream
 @dataclass(frozen=True)
 class Kind:
     "One class: its words, its places, its events in time, its attributes."
-    noun: str                    # one of them, in markup
-    nouns: str                   # several of them; '' where they are not counted
-    verbs: tuple                 # each 'barks|BARK bark|BARK barking|BARK': one does, several do, doing
-    places: str                  # where it may be met
-    hz: tuple = (1., 1.)         # events per second at rate 0 and rate 1
-    length: tuple = (0., 0.)     # seconds of one event, shortest and longest; 0: it lasts
-    jitter: float = 0.           # irregularity of the events, share of the interval
-    group: int = 0               # events come in groups of so many, with rests; 0: no groups
-    soft: tuple = ()             # adjectives for low intensity; (): quiet, faint
-    loud: tuple = ()             # adjectives for high intensity; (): loud
-    low: tuple = ('large|', 'big|')      # adjectives for low pitch, of the thing or of its sound
+
+    noun: str  # one of them, in markup
+    nouns: str  # several of them; '' where they are not counted
+    verbs: (
+        tuple  # each 'barks|BARK bark|BARK barking|BARK': one does, several do, doing
+    )
+    places: str  # where it may be met
+    hz: tuple = (1.0, 1.0)  # events per second at rate 0 and rate 1
+    length: tuple = (
+        0.0,
+        0.0,
+    )  # seconds of one event, shortest and longest; 0: it lasts
+    jitter: float = 0.0  # irregularity of the events, share of the interval
+    group: int = 0  # events come in groups of so many, with rests; 0: no groups
+    soft: tuple = ()  # adjectives for low intensity; (): quiet, faint
+    loud: tuple = ()  # adjectives for high intensity; (): loud
+    low: tuple = (
+        'large|',
+        'big|',
+    )  # adjectives for low pitch, of the thing or of its sound
     high: tuple = ('small|', 'little|')  # adjectives for high pitch
-    pitch: bool = True           # does pitch apply?
-    rate: bool = True            # does rate apply?
-    count: int = 1               # individuals, at most
-    article: str = 'a'           # 'a', 'the' or '' (a mass or a plural)
-    plural: bool = False         # takes a plural verb even alone (footsteps)
-    counted: bool = False        # its events number exactly `count` (claps of thunder)
-    air: bool = False            # drawn in the sky
-    wide: bool = False           # drawn as large as the picture allows
+    pitch: bool = True  # does pitch apply?
+    rate: bool = True  # does rate apply?
+    count: int = 1  # individuals, at most
+    article: str = 'a'  # 'a', 'the' or '' (a mass or a plural)
+    plural: bool = False  # takes a plural verb even alone (footsteps)
+    counted: bool = False  # its events number exactly `count` (claps of thunder)
+    air: bool = False  # drawn in the sky
+    wide: bool = False  # drawn as large as the picture allows
 
 # %% ../nbs/02_foley.ipynb #9c7bd5f9
-_LAND, _WATER, _HOME = 'park street forest field yard', 'beach lake harbour', 'room office hall'
+_LAND, _WATER, _HOME = (
+    'park street forest field yard',
+    'beach lake harbour',
+    'room office hall',
+)
+
 _OUT = f'{_LAND} {_WATER}'
 
+# %% ../nbs/02_foley.ipynb #d062568a
 KINDS = dict(
-    dog=Kind('dog|', 'dogs|DOG', ('barks|BARK bark|BARK barking|BARK',), f'{_OUT} room hall', (1.2, 4.5), (.14, .24), .35, count=3),
-    cat=Kind('cat|', 'cats|CAT', ('meows|MEOW meow|MEOW meowing|MEOW', 'cries|CRY cry|CRY crying|CRY'), f'{_LAND} {_HOME}', (.7, 1.6), (.4, .75), .3, count=2),
-    crow=Kind('crow|', 'crows|CROW', ('caws|CAW caw|CAW cawing|CAW', 'calls|CALL call|CALL calling|CALL'), _OUT, (1., 3.), (.2, .34), .3, count=3),
-    songbird=Kind('songbird|', 'songbirds|SONGBIRD', ('sings|SING sing|SING singing|SING', 'chirps|CHIRP chirp|CHIRP chirping|CHIRP'), _OUT, (1., 3.), (.2, .45), .35, count=3),
-    frog=Kind('frog|', 'frogs|FROG', ('croaks|CROAK croak|CROAK croaking|CROAK',), 'park forest field yard lake beach', (1., 3.5), (.16, .3), .25, count=3),
-    cricket=Kind('cricket|', 'crickets|CRICKET', ('chirps|CHIRP chirp|CHIRP chirping|CHIRP',), f'{_LAND} lake hall', (1.8, 5.), (.1, .17), .06, count=2),
-    rain=Kind('rain|', '', ('falls|FALL _ falling|FALL', 'pours|POUR _ pouring|POUR'), _OUT, soft=('light|', 'soft|'), loud=('heavy|', 'strong|'), low=('thick|',), high=('fine|',), rate=False, article='', wide=True),
-    waves=Kind('waves|WAVE', '', ('_ break|BREAK breaking|BREAK', '_ roll|ROLL rolling|ROLL'), _WATER, (.5, 1.6), soft=('small|', 'gentle|'), loud=('huge|', 'big|'), pitch=False, article='', plural=True, wide=True),
-    wind=Kind('wind|', '', ('blows|BLOW _ blowing|BLOW', 'howls|HOWL _ howling|HOWL'), _OUT, (.6, 2.4), soft=('gentle|', 'light|'), loud=('strong|', 'fierce|'), low=('deep|', 'low|'), high=('shrill|', 'whistling|'), article='the', wide=True),
-    thunder=Kind('thunder|', '', ('rumbles|RUMBLE _ rumbling|RUMBLE', 'rolls|ROLL _ rolling|ROLL'), _OUT, (.5, 1.), (.9, 1.6), .3, soft=('distant|',), loud=('close|', 'loud|'), pitch=False, rate=False, count=3, article='', counted=True, air=True, wide=True),
-    fire=Kind('fire|', '', ('crackles|CRACKLE _ crackling|CRACKLE', 'burns|BURN _ burning|BURN'), f'{_OUT} room hall', (7., 40.), soft=('low|', 'dying|'), loud=('roaring|', 'great|'), pitch=False, wide=True),
-    bell=Kind('bell|', 'bells|BELL', ('rings|RING ring|RING ringing|RING', 'tolls|TOLL toll|TOLL tolling|TOLL'), f'{_OUT} {_HOME}', (.8, 3.), (.6, 1.2), .04, count=2),
-    clock=Kind('clock|', '', ('ticks|TICK _ ticking|TICK',), f'{_HOME} street park', (1.6, 5.), (.06, .1), .005),
-    footsteps=Kind('footsteps|FOOTSTEP', '', ('_ pass|PASS passing|PASS', '_ echo|ECHO echoing|ECHO'), f'{_OUT} {_HOME}', (1.5, 3.6), (.16, .24), .06, low=('dull|', 'deep|'), high=('sharp|', 'hard|'), article='', plural=True),
-    knocking=Kind('knocking|KNOCK', '', ('comes|COME _ coming|COME from a door|', 'sounds|SOUND _ sounding|SOUND on a door|'), f'{_HOME} street yard', (3., 7.), (.08, .14), .12, group=4, low=('dull|', 'deep|'), high=('sharp|', 'high|'), article=''),
-    hammer=Kind('hammer|', 'hammers|HAMMER', ('pounds|POUND pound|POUND pounding|POUND a nail|', 'hits|HIT hit|HIT hitting|HIT a nail|'), f'{_HOME} street yard harbour', (1.3, 4.), (.12, .22), .1, count=2),
-    engine=Kind('car| engine|', '', ('runs|RUN _ running|RUN', 'hums|HUM _ humming|HUM'), 'street park forest field yard beach harbour', rate=False),
-    siren=Kind('ambulance| siren|', '', ('wails|WAIL _ wailing|WAIL', 'sounds|SOUND _ sounding|SOUND'), 'street park field yard beach harbour', (.5, 2.6), article='an'),
-    helicopter=Kind('helicopter|', 'helicopters|HELICOPTER', ('hovers|HOVER hover|HOVER hovering|HOVER', 'flies|FLY fly|FLY flying|FLY'), _OUT, (8., 20.), count=2, air=True),
-    train=Kind('train|', '', ('passes|PASS _ passing|PASS', 'puffs|PUFF _ puffing|PUFF'), 'street forest field yard lake harbour', (2., 7.)),
-    horn=Kind('ship| horn|', '', ('blows|BLOW _ blowing|BLOW', 'sounds|SOUND _ sounding|SOUND'), _WATER, (.5, 1.3), (.5, 1.1), .1),
-    fireworks=Kind('fireworks|FIREWORK', '', ('_ explode|EXPLODE exploding|EXPLODE', '_ burst|BURST bursting|BURST'), _OUT, (.8, 2.), (.6, 1.), .3, rate=False, pitch=False, count=3, article='', plural=True, counted=True, air=True, wide=True),
-    keyboard=Kind('keyboard|', '', ('clatters|CLATTER _ clattering|CLATTER', 'clicks|CLICK _ clicking|CLICK'), f'{_HOME} yard park', (4., 11.), (.05, .09), .5, group=6),
-    phone=Kind('phone|', 'phones|PHONE', ('rings|RING ring|RING ringing|RING',), f'{_HOME} street yard', (.8, 2.2), (.3, .5), .03, count=2),
+    dog=Kind(
+        'dog|',
+        'dogs|DOG',
+        ('barks|BARK bark|BARK barking|BARK',),
+        f'{_OUT} room hall',
+        (1.2, 4.5),
+        (0.14, 0.24),
+        0.35,
+        count=3,
+    ),
+    cat=Kind(
+        'cat|',
+        'cats|CAT',
+        ('meows|MEOW meow|MEOW meowing|MEOW', 'cries|CRY cry|CRY crying|CRY'),
+        f'{_LAND} {_HOME}',
+        (0.7, 1.6),
+        (0.4, 0.75),
+        0.3,
+        count=2,
+    ),
+    crow=Kind(
+        'crow|',
+        'crows|CROW',
+        ('caws|CAW caw|CAW cawing|CAW', 'calls|CALL call|CALL calling|CALL'),
+        _OUT,
+        (1.0, 3.0),
+        (0.2, 0.34),
+        0.3,
+        count=3,
+    ),
+    songbird=Kind(
+        'songbird|',
+        'songbirds|SONGBIRD',
+        (
+            'sings|SING sing|SING singing|SING',
+            'chirps|CHIRP chirp|CHIRP chirping|CHIRP',
+        ),
+        _OUT,
+        (1.0, 3.0),
+        (0.2, 0.45),
+        0.35,
+        count=3,
+    ),
+    frog=Kind(
+        'frog|',
+        'frogs|FROG',
+        ('croaks|CROAK croak|CROAK croaking|CROAK',),
+        'park forest field yard lake beach',
+        (1.0, 3.5),
+        (0.16, 0.3),
+        0.25,
+        count=3,
+    ),
+    cricket=Kind(
+        'cricket|',
+        'crickets|CRICKET',
+        ('chirps|CHIRP chirp|CHIRP chirping|CHIRP',),
+        f'{_LAND} lake hall',
+        (1.8, 5.0),
+        (0.1, 0.17),
+        0.06,
+        count=2,
+    ),
+    rain=Kind(
+        'rain|',
+        '',
+        ('falls|FALL _ falling|FALL', 'pours|POUR _ pouring|POUR'),
+        _OUT,
+        soft=('light|', 'soft|'),
+        loud=('heavy|', 'strong|'),
+        low=('thick|',),
+        high=('fine|',),
+        rate=False,
+        article='',
+        wide=True,
+    ),
+    waves=Kind(
+        'waves|WAVE',
+        '',
+        ('_ break|BREAK breaking|BREAK', '_ roll|ROLL rolling|ROLL'),
+        _WATER,
+        (0.5, 1.6),
+        soft=('small|', 'gentle|'),
+        loud=('huge|', 'big|'),
+        pitch=False,
+        article='',
+        plural=True,
+        wide=True,
+    ),
+    wind=Kind(
+        'wind|',
+        '',
+        ('blows|BLOW _ blowing|BLOW', 'howls|HOWL _ howling|HOWL'),
+        _OUT,
+        (0.6, 2.4),
+        soft=('gentle|', 'light|'),
+        loud=('strong|', 'fierce|'),
+        low=('deep|', 'low|'),
+        high=('shrill|', 'whistling|'),
+        article='the',
+        wide=True,
+    ),
+    thunder=Kind(
+        'thunder|',
+        '',
+        ('rumbles|RUMBLE _ rumbling|RUMBLE', 'rolls|ROLL _ rolling|ROLL'),
+        _OUT,
+        (0.5, 1.0),
+        (0.9, 1.6),
+        0.3,
+        soft=('distant|',),
+        loud=('close|', 'loud|'),
+        pitch=False,
+        rate=False,
+        count=3,
+        article='',
+        counted=True,
+        air=True,
+        wide=True,
+    ),
+    fire=Kind(
+        'fire|',
+        '',
+        ('crackles|CRACKLE _ crackling|CRACKLE', 'burns|BURN _ burning|BURN'),
+        f'{_OUT} room hall',
+        (7.0, 40.0),
+        soft=('low|', 'dying|'),
+        loud=('roaring|', 'great|'),
+        pitch=False,
+        wide=True,
+    ),
+    bell=Kind(
+        'bell|',
+        'bells|BELL',
+        ('rings|RING ring|RING ringing|RING', 'tolls|TOLL toll|TOLL tolling|TOLL'),
+        f'{_OUT} {_HOME}',
+        (0.8, 3.0),
+        (0.6, 1.2),
+        0.04,
+        count=2,
+    ),
+    clock=Kind(
+        'clock|',
+        '',
+        ('ticks|TICK _ ticking|TICK',),
+        f'{_HOME} street park',
+        (1.6, 5.0),
+        (0.06, 0.1),
+        0.005,
+    ),
+    footsteps=Kind(
+        'footsteps|FOOTSTEP',
+        '',
+        ('_ pass|PASS passing|PASS', '_ echo|ECHO echoing|ECHO'),
+        f'{_OUT} {_HOME}',
+        (1.5, 3.6),
+        (0.16, 0.24),
+        0.06,
+        low=('dull|', 'deep|'),
+        high=('sharp|', 'hard|'),
+        article='',
+        plural=True,
+    ),
+    knocking=Kind(
+        'knocking|KNOCK',
+        '',
+        (
+            'comes|COME _ coming|COME from a door|',
+            'sounds|SOUND _ sounding|SOUND on a door|',
+        ),
+        f'{_HOME} street yard',
+        (3.0, 7.0),
+        (0.08, 0.14),
+        0.12,
+        group=4,
+        low=('dull|', 'deep|'),
+        high=('sharp|', 'high|'),
+        article='',
+    ),
+    hammer=Kind(
+        'hammer|',
+        'hammers|HAMMER',
+        (
+            'pounds|POUND pound|POUND pounding|POUND a nail|',
+            'hits|HIT hit|HIT hitting|HIT a nail|',
+        ),
+        f'{_HOME} street yard harbour',
+        (1.3, 4.0),
+        (0.12, 0.22),
+        0.1,
+        count=2,
+    ),
+    engine=Kind(
+        'car| engine|',
+        '',
+        ('runs|RUN _ running|RUN', 'hums|HUM _ humming|HUM'),
+        'street park forest field yard beach harbour',
+        rate=False,
+    ),
+    siren=Kind(
+        'ambulance| siren|',
+        '',
+        ('wails|WAIL _ wailing|WAIL', 'sounds|SOUND _ sounding|SOUND'),
+        'street park field yard beach harbour',
+        (0.5, 2.6),
+        article='an',
+    ),
+    helicopter=Kind(
+        'helicopter|',
+        'helicopters|HELICOPTER',
+        ('hovers|HOVER hover|HOVER hovering|HOVER', 'flies|FLY fly|FLY flying|FLY'),
+        _OUT,
+        (8.0, 20.0),
+        count=2,
+        air=True,
+    ),
+    train=Kind(
+        'train|',
+        '',
+        ('passes|PASS _ passing|PASS', 'puffs|PUFF _ puffing|PUFF'),
+        'street forest field yard lake harbour',
+        (2.0, 7.0),
+    ),
+    horn=Kind(
+        'ship| horn|',
+        '',
+        ('blows|BLOW _ blowing|BLOW', 'sounds|SOUND _ sounding|SOUND'),
+        _WATER,
+        (0.5, 1.3),
+        (0.5, 1.1),
+        0.1,
+    ),
+    fireworks=Kind(
+        'fireworks|FIREWORK',
+        '',
+        ('_ explode|EXPLODE exploding|EXPLODE', '_ burst|BURST bursting|BURST'),
+        _OUT,
+        (0.8, 2.0),
+        (0.6, 1.0),
+        0.3,
+        rate=False,
+        pitch=False,
+        count=3,
+        article='',
+        plural=True,
+        counted=True,
+        air=True,
+        wide=True,
+    ),
+    keyboard=Kind(
+        'keyboard|',
+        '',
+        ('clatters|CLATTER _ clattering|CLATTER', 'clicks|CLICK _ clicking|CLICK'),
+        f'{_HOME} yard park',
+        (4.0, 11.0),
+        (0.05, 0.09),
+        0.5,
+        group=6,
+    ),
+    phone=Kind(
+        'phone|',
+        'phones|PHONE',
+        ('rings|RING ring|RING ringing|RING',),
+        f'{_HOME} street yard',
+        (0.8, 2.2),
+        (0.3, 0.5),
+        0.03,
+        count=2,
+    ),
 )
+
+# %% ../nbs/02_foley.ipynb #e259d5c5
 CLASSES = tuple(KINDS)
 INDOORS = tuple(_HOME.split())
 PLACES = tuple(_OUT.split()) + INDOORS
@@ -94,27 +355,31 @@ HOURS = ('morning', 'day', 'evening', 'night')
 SPLITS = ('train', 'valid', 'test')
 
 # %% ../nbs/02_foley.ipynb #1c81e088
-SAMPLE_RATE = 16000            # Hz
-SOFTEST, RANGE = -54., 24.     # dBFS (RMS) at intensity 0, and what intensity 1 adds
+SAMPLE_RATE = 16000  # Hz
+SOFTEST, RANGE = -54.0, 24.0  # dBFS (RMS) at intensity 0, and what intensity 1 adds
 
 # %% ../nbs/02_foley.ipynb #6ce13642
 @dataclass(frozen=True)
 class Source:
     "Something that sounds: its class, its attributes, and when."
+
     label: str
-    intensity: float   # 0..1
-    pitch: float       # 0..1
-    rate: float        # 0..1
-    count: int         # individuals
-    times: tuple       # (onset, offset) of each event, seconds
-    verb: int          # which of the class's verbs
+    intensity: float  # 0..1
+    pitch: float  # 0..1
+    rate: float  # 0..1
+    count: int  # individuals
+    times: tuple  # (onset, offset) of each event, seconds
+    verb: int  # which of the class's verbs
 
     @property
-    def kind(self) -> Kind: return KINDS[self.label]
+    def kind(self) -> Kind:
+        return KINDS[self.label]
+
     @property
     def hz(self) -> float:
         "Events per second."
         return between(self.rate, *self.kind.hz)
+
     @property
     def span(self) -> tuple:
         "First onset and last offset, seconds."
@@ -122,160 +387,257 @@ class Source:
 
 # %% ../nbs/02_foley.ipynb #44b5e105
 def between(
-    share,        # 0..1
-    low, high,    # positive
+    share,  # 0..1
+    low,
+    high,  # positive
 ):
     "Geometric interpolation, since pitch and tempo are heard as ratios."
-    return low*(high/low)**share
+    return low * (high / low) ** share
 
 # %% ../nbs/02_foley.ipynb #5548cdcd
 @dataclass(frozen=True)
 class Scene:
     "All that is needed to render a clip."
+
     seed: int
     split: str
     index: int
     seconds: float
     main: Source
-    behind: Source | None   # the second source
-    behind_db: float        # its level below the first
+    behind: Source | None  # the second source
+    behind_db: float  # its level below the first
     place: str
     hour: str
-    noise: float            # share of the randomisation applied, 0..1
-    snr: float              # dB, sources over background noise
-    colour: float           # background noise falls by 3*colour dB an octave
-    tilt: float             # dB an octave, of the recording chain
-    reverb: float           # T60, seconds; 0: none
-    wet: float              # reverberated share, 0..1
+    noise: float  # share of the randomisation applied, 0..1
+    snr: float  # dB, sources over background noise
+    colour: float  # background noise falls by 3*colour dB an octave
+    tilt: float  # dB an octave, of the recording chain
+    reverb: float  # T60, seconds; 0: none
+    wet: float  # reverberated share, 0..1
 
     @property
-    def clip(self) -> str: return f'{self.split}-{self.index:05d}'
+    def clip(self) -> str:
+        return f'{self.split}-{self.index:05d}'
+
     @property
-    def label(self) -> str: return self.main.label
+    def label(self) -> str:
+        return self.main.label
+
     @property
-    def labels(self) -> list: return [s.label for s in self.sources]
+    def labels(self) -> list:
+        return [s.label for s in self.sources]
+
     @property
-    def sources(self) -> tuple: return (self.main,) + ((self.behind,) if self.behind else ())
+    def sources(self) -> tuple:
+        return (self.main,) + ((self.behind,) if self.behind else ())
+
     @property
     def level(self) -> float:
         "RMS of the clip, dBFS."
-        return SOFTEST + RANGE*self.main.intensity
+        return SOFTEST + RANGE * self.main.intensity
+
     def stream(self, *purpose) -> np.random.Generator:
         "The random numbers of this clip for one purpose."
         return stream('foley', self.seed, self.split, self.index, *purpose)
 
 # %% ../nbs/02_foley.ipynb #2d6b341c
-def plan_span(rng, start:float, seconds:float, free:float) -> tuple:
+def plan_span(rng, start: float, seconds: float, free: float) -> tuple:
     "One long event inside `start`..`seconds`; `free` (0..1) lets it begin late and end early."
     room = seconds - start
-    late, early = free*rng.uniform(0, .35), free*rng.choice([0, rng.uniform(0, .3)])
-    return ((round(float(start + late*room), 3), round(float(seconds - early*room), 3)),)
+    late, early = (
+        free * rng.uniform(0, 0.35),
+        free * rng.choice([0, rng.uniform(0, 0.3)]),
+    )
+    return (
+        (round(float(start + late * room), 3), round(float(seconds - early * room), 3)),
+    )
 
 # %% ../nbs/02_foley.ipynb #1ddbd2be
 def plan_events(
-    rng, kind:Kind,
-    hz:float,        # events per second
-    count:int,       # individuals: more of them, more events
-    start:float, seconds:float,
-    free:float=1.,   # 0..1, how late the first may come
-) -> tuple:          # (onset, offset) of each event
+    rng,
+    kind: Kind,
+    hz: float,  # events per second
+    count: int,  # individuals: more of them, more events
+    start: float,
+    seconds: float,
+    free: float = 1.0,  # 0..1, how late the first may come
+) -> tuple:  # (onset, offset) of each event
     "Lay out single events at rate `hz` with the class's jitter and groups, inside `start`..`seconds`."
-    step, length = 1/hz/(1 + .3*(count - 1)), rng.uniform(*kind.length)
-    t = start + .03 + free*rng.uniform(0, min(.6, .25*(seconds - start)))
+    step, length = 1 / hz / (1 + 0.3 * (count - 1)), rng.uniform(*kind.length)
+    t = start + 0.03 + free * rng.uniform(0, min(0.6, 0.25 * (seconds - start)))
     times, left = [], rng.integers(2, kind.group + 1) if kind.group else -1
-    while t + .6*length < seconds or not times:
-        times.append((round(float(t), 3), round(float(min(t + length*rng.uniform(.9, 1.1), seconds)), 3)))
-        t, left = t + step*(1 + kind.jitter*rng.uniform(-1, 1)), left - 1
-        if left == 0: t, left = t + rng.uniform(.25, .6), rng.integers(2, kind.group + 1)
+    while t + 0.6 * length < seconds or not times:
+        times.append(
+            (
+                round(float(t), 3),
+                round(float(min(t + length * rng.uniform(0.9, 1.1), seconds)), 3),
+            )
+        )
+        t, left = t + step * (1 + kind.jitter * rng.uniform(-1, 1)), left - 1
+        if left == 0:
+            t, left = t + rng.uniform(0.25, 0.6), rng.integers(2, kind.group + 1)
     return tuple(times)
 
 # %% ../nbs/02_foley.ipynb #63e08695
-def plan_counted(rng, kind:Kind, count:int, start:float, seconds:float, free:float) -> tuple:
+def plan_counted(
+    rng, kind: Kind, count: int, start: float, seconds: float, free: float
+) -> tuple:
     "Exactly `count` events, spread over the time there is."
     room, length = seconds - start, rng.uniform(*kind.length)
-    onsets = start + .03 + (np.arange(count) + free*rng.uniform(0, .5, count))*max(room - .5*length, .2)/count
-    return tuple((round(float(t), 3), round(float(min(t + length, seconds)), 3)) for t in onsets)
+    onsets = (
+        start
+        + 0.03
+        + (np.arange(count) + free * rng.uniform(0, 0.5, count))
+        * max(room - 0.5 * length, 0.2)
+        / count
+    )
+    return tuple(
+        (round(float(t), 3), round(float(min(t + length, seconds)), 3)) for t in onsets
+    )
 
-def plan(rng, kind:Kind, rate:float, count:int, start:float, seconds:float, free:float) -> tuple:
+# %% ../nbs/02_foley.ipynb #7ee2845f
+def plan(
+    rng, kind: Kind, rate: float, count: int, start: float, seconds: float, free: float
+) -> tuple:
     "Lay out the events of a source in the way of its class."
-    if kind.counted: return plan_counted(rng, kind, count, start, seconds, free)
-    if not kind.length[1]: return plan_span(rng, start, seconds, free)
+    if kind.counted:
+        return plan_counted(rng, kind, count, start, seconds, free)
+    if not kind.length[1]:
+        return plan_span(rng, start, seconds, free)
     return plan_events(rng, kind, between(rate, *kind.hz), count, start, seconds, free)
 
 # %% ../nbs/02_foley.ipynb #9ba8311d
 def make_source(
-    rng, label:str,
-    seconds:float,        # of the clip
-    start:float=0.,       # it begins after this
-    free:float=1.,        # 0..1, freedom of the onset
+    rng,
+    label: str,
+    seconds: float,  # of the clip
+    start: float = 0.0,  # it begins after this
+    free: float = 1.0,  # 0..1, freedom of the onset
 ) -> Source:
     "Draw a source of class `label`: attributes first, then its events."
     kind = KINDS[label]
     intensity, pitch, rate = (round(float(u), 3) for u in rng.uniform(size=3))
-    pitch, rate = pitch if kind.pitch else .5, rate if kind.rate else .5
-    count, verb = int(min(rng.choice([1, 1, 1, 2, 2, 3]), kind.count)), int(rng.integers(len(kind.verbs)))
-    return Source(label, intensity, pitch, rate, count, plan(rng, kind, rate, count, start, seconds, free), verb)
+    pitch, rate = pitch if kind.pitch else 0.5, rate if kind.rate else 0.5
+    count, verb = (
+        int(min(rng.choice([1, 1, 1, 2, 2, 3]), kind.count)),
+        int(rng.integers(len(kind.verbs))),
+    )
+    return Source(
+        label,
+        intensity,
+        pitch,
+        rate,
+        count,
+        plan(rng, kind, rate, count, start, seconds, free),
+        verb,
+    )
 
 # %% ../nbs/02_foley.ipynb #5988b0ee
 def make_scene(
-    params:FoleyParams,
-    seed:int,            # of the corpus
-    split:str,           # train, valid or test
-    index:int,           # of the clip in its split
+    params: FoleyParams,
+    seed: int,  # of the corpus
+    split: str,  # train, valid or test
+    index: int,  # of the clip in its split
 ) -> Scene:
     "Draw scene `index` of a split; its class is `index` modulo 24. Raises `BadInput` for an unknown split or an index below 0."
-    if split not in SPLITS: raise BadInput(f"There is no split {split!r} in Foley; take one of {', '.join(SPLITS)}.")
-    if index < 0: raise BadInput(f"Scene index {index} is below 0; scenes count from 0.")
+    if split not in SPLITS:
+        raise BadInput(
+            f'There is no split {split!r} in Foley; take one of {", ".join(SPLITS)}.'
+        )
+    if index < 0:
+        raise BadInput(f'Scene index {index} is below 0; scenes count from 0.')
     if params.max_seconds < params.min_seconds:
-        raise BadInput(f"corpus.foley.max_seconds ({params.max_seconds:g}) is below min_seconds ({params.min_seconds:g}); raise one or lower the other.")
+        raise BadInput(
+            f'corpus.foley.max_seconds ({params.max_seconds:g}) is below min_seconds ({params.min_seconds:g}); raise one or lower the other.'
+        )
     rng, wild = stream('foley', seed, split, index, 'scene'), params.noise
     seconds = round(float(rng.uniform(params.min_seconds, params.max_seconds)), 3)
     main = make_source(rng, CLASSES[index % len(CLASSES)], seconds, free=wild)
     place = str(rng.choice(main.kind.places.split()))
-    others = [c for c in CLASSES if c != main.label and place in KINDS[c].places.split()]
-    late = rng.choice([0., .35])*seconds
+    others = [
+        c for c in CLASSES if c != main.label and place in KINDS[c].places.split()
+    ]
+    late = rng.choice([0.0, 0.35]) * seconds
     second = make_source(rng, str(rng.choice(others)), seconds, late, wild)
     indoors = place in INDOORS
-    return Scene(seed, split, index, seconds, main, second if rng.uniform() < params.overlap else None, behind_db=float(rng.uniform(4, 12)),
-                 place=place, hour=str(rng.choice(HOURS)), noise=wild, snr=float(45 - wild*rng.uniform(15, 55) + 10*(main.intensity - .5)),
-                 colour=float(rng.uniform(0, 2)), tilt=float(wild*rng.uniform(-8, 8)),
-                 reverb=float(rng.uniform(.15, .25 + .5*wild) if indoors else rng.uniform(.05, .3)), wet=float(wild*rng.uniform(.1, .6 if indoors else .3)))
+    return Scene(
+        seed,
+        split,
+        index,
+        seconds,
+        main,
+        second if rng.uniform() < params.overlap else None,
+        behind_db=float(rng.uniform(4, 12)),
+        place=place,
+        hour=str(rng.choice(HOURS)),
+        noise=wild,
+        snr=float(45 - wild * rng.uniform(15, 55) + 10 * (main.intensity - 0.5)),
+        colour=float(rng.uniform(0, 2)),
+        tilt=float(wild * rng.uniform(-8, 8)),
+        reverb=float(
+            rng.uniform(0.15, 0.25 + 0.5 * wild) if indoors else rng.uniform(0.05, 0.3)
+        ),
+        wet=float(wild * rng.uniform(0.1, 0.6 if indoors else 0.3)),
+    )
 
 # %% ../nbs/02_foley.ipynb #5ed13f47
 def scenes(
-    params:FoleyParams,
-    seed:int,
-    split:str,
+    params: FoleyParams,
+    seed: int,
+    split: str,
 ) -> Iterator[Scene]:
     "All scenes of a split, in order."
-    if split not in SPLITS: raise BadInput(f"There is no split {split!r} in Foley; take one of {', '.join(SPLITS)}.")
+    if split not in SPLITS:
+        raise BadInput(
+            f'There is no split {split!r} in Foley; take one of {", ".join(SPLITS)}.'
+        )
     return (make_scene(params, seed, split, i) for i in range(getattr(params, split)))
 
 # %% ../nbs/02_foley.ipynb #3c6a1187
 def altered(
-    scene:Scene,
-    **values,       # intensity, pitch, rate (0..1) or count of the main source
+    scene: Scene,
+    **values,  # intensity, pitch, rate (0..1) or count of the main source
 ) -> Scene:
     "The scene with other attributes; events are laid out anew where rate or count change. Raises `BadInput` for one the class does not have."
     s, kind = scene.main, scene.main.kind
     has = dict(intensity=True, pitch=kind.pitch, rate=kind.rate, count=kind.count > 1)
     for name, v in values.items():
-        if not has.get(name): raise BadInput(f"The class {s.label} has no attribute {name!r}; it has {', '.join(k for k, ok in has.items() if ok)}.")
-        if not (1 <= v <= kind.count if name == 'count' else 0 <= v <= 1): raise BadInput(f"{name} of {s.label} is {v}; it must be {f'1 to {kind.count}' if name == 'count' else 'between 0 and 1'}.")
+        if not has.get(name):
+            raise BadInput(
+                f'The class {s.label} has no attribute {name!r}; it has {", ".join(k for k, ok in has.items() if ok)}.'
+            )
+        if not (1 <= v <= kind.count if name == 'count' else 0 <= v <= 1):
+            raise BadInput(
+                f'{name} of {s.label} is {v}; it must be {f"1 to {kind.count}" if name == "count" else "between 0 and 1"}.'
+            )
     s = replace(s, **values)
-    if {'rate', 'count'} & set(values): s = replace(s, times=plan(scene.stream('events'), kind, s.rate, s.count, 0., scene.seconds, scene.noise))
+    if {'rate', 'count'} & set(values):
+        s = replace(
+            s,
+            times=plan(
+                scene.stream('events'),
+                kind,
+                s.rate,
+                s.count,
+                0.0,
+                scene.seconds,
+                scene.noise,
+            ),
+        )
     return replace(scene, main=s)
 
 # %% ../nbs/02_foley.ipynb #1287582d
 class Word(NamedTuple):
     "A word of a caption."
-    text: str
-    gloss: str   # '' when it carries no content
-    of: int      # 0: the main source, 1: the one behind
 
+    text: str
+    gloss: str  # '' when it carries no content
+    of: int  # 0: the main source, 1: the one behind
+
+# %% ../nbs/02_foley.ipynb #4541f012
 def words(
-    markup:str,   # 'a dog| barks|BARK'
-    of:int=0,
+    markup: str,  # 'a dog| barks|BARK'
+    of: int = 0,
 ) -> list[Word]:
     "Read the markup of the class table."
     out = []
@@ -287,49 +649,88 @@ def words(
 # %% ../nbs/02_foley.ipynb #10e041f1
 _NUMBERS = {2: 'two|', 3: 'three|'}
 
-def third(value:float) -> int:
-    "-1, 0 or 1: which third of 0..1."
-    return -1 if value < 1/3 else 1 if value > 2/3 else 0
 
-def adjectives(rng, s:Source, say:float) -> list[str]:
+def third(value: float) -> int:
+    "-1, 0 or 1: which third of 0..1."
+    return -1 if value < 1 / 3 else 1 if value > 2 / 3 else 0
+
+# %% ../nbs/02_foley.ipynb #1300cb6d
+def adjectives(rng, s: Source, say: float) -> list[str]:
     "Adjectives for size and, where the class has its own, intensity; each remarkable one is said with probability `say`."
     out = []
-    if s.kind.loud and third(s.intensity) and rng.uniform() < say: out.append(str(rng.choice(s.kind.loud if third(s.intensity) > 0 else s.kind.soft)))
+    if s.kind.loud and third(s.intensity) and rng.uniform() < say:
+        out.append(
+            str(rng.choice(s.kind.loud if third(s.intensity) > 0 else s.kind.soft))
+        )
     if s.kind.pitch and third(s.pitch) and rng.uniform() < say:
         out.append(str(rng.choice(s.kind.high if third(s.pitch) > 0 else s.kind.low)))
     return out
 
 # %% ../nbs/02_foley.ipynb #64687ef1
-def adverbs(rng, s:Source, say:float) -> str:
+def adverbs(rng, s: Source, say: float) -> str:
     "Adverbs for intensity and rate."
     out = []
     if not s.kind.loud and third(s.intensity) and rng.uniform() < say:
-        out.append(str(rng.choice(['loudly|LOUD', 'noisily|NOISY'] if third(s.intensity) > 0 else ['quietly|QUIET', 'softly|SOFT', 'faintly|FAINT'])))
+        out.append(
+            str(
+                rng.choice(
+                    ['loudly|LOUD', 'noisily|NOISY']
+                    if third(s.intensity) > 0
+                    else ['quietly|QUIET', 'softly|SOFT', 'faintly|FAINT']
+                )
+            )
+        )
     if s.kind.rate and third(s.rate) and rng.uniform() < say:
-        out.append(str(rng.choice(['quickly|QUICK', 'rapidly|RAPID'] if third(s.rate) > 0 else ['slowly|SLOW'])))
+        out.append(
+            str(
+                rng.choice(
+                    ['quickly|QUICK', 'rapidly|RAPID']
+                    if third(s.rate) > 0
+                    else ['slowly|SLOW']
+                )
+            )
+        )
     return ' and '.join(out)
 
 # %% ../nbs/02_foley.ipynb #18412490
-def noun_phrase(rng, s:Source, say:float=1.) -> str:
+def noun_phrase(rng, s: Source, say: float = 1.0) -> str:
     "'two| large| dogs|DOG', 'a small| bell|', 'the wind|', 'heavy| rain|'."
     many = s.count > 1 and s.kind.nouns
     parts = adjectives(rng, s, say) + [s.kind.nouns if many else s.kind.noun]
-    if many: return ' '.join([_NUMBERS[s.count], *parts])
-    if s.kind.article not in ('a', 'an'): return ' '.join([s.kind.article, *parts]).strip()
-    return f"{'an' if parts[0][0] in 'aeiou' else 'a'} {' '.join(parts)}"
+    if many:
+        return ' '.join([_NUMBERS[s.count], *parts])
+    if s.kind.article not in ('a', 'an'):
+        return ' '.join([s.kind.article, *parts]).strip()
+    return f'{"an" if parts[0][0] in "aeiou" else "a"} {" ".join(parts)}'
 
-def verb_phrase(s:Source, ing:bool=False) -> str:
+
+def verb_phrase(s: Source, ing: bool = False) -> str:
     "The scene's verb in the form its subject takes, with the object that belongs to it."
     one, several, doing, *rest = s.kind.verbs[s.verb].split()
     plural = s.kind.plural or (s.count > 1 and s.kind.nouns)
     return ' '.join([doing if ing else several if plural else one, *rest])
 
 # %% ../nbs/02_foley.ipynb #a8df4c54
-_WHERE = dict(park='in a park|', street='on a street|', forest='in a forest|', field='in a field|', yard='in a yard|', beach='on a beach|', lake='by a lake|',
-              harbour='in a harbour|', room='in a room|', office='in an office|', hall='in a hall|')
-_WHEN = dict(morning='in the morning|', day='', evening='in the evening|', night='at night|')
+_WHERE = dict(
+    park='in a park|',
+    street='on a street|',
+    forest='in a forest|',
+    field='in a field|',
+    yard='in a yard|',
+    beach='on a beach|',
+    lake='by a lake|',
+    harbour='in a harbour|',
+    room='in a room|',
+    office='in an office|',
+    hall='in a hall|',
+)
 
-_TEMPLATES = (   # {np} who, {v} does, {ving} doing, {how} adverbs, {where}, {when}
+# %% ../nbs/02_foley.ipynb #1c6f730a
+_WHEN = dict(
+    morning='in the morning|', day='', evening='in the evening|', night='at night|'
+)
+
+_TEMPLATES = (  # {np} who, {v} does, {ving} doing, {how} adverbs, {where}, {when}
     '{np} {v} {how} {where} {when}',
     'there {be} {np} {ving} {how} {where}',
     '{where} , {np} {v} {how}',
@@ -339,170 +740,243 @@ _TEMPLATES = (   # {np} who, {v} does, {ving} doing, {how} adverbs, {where}, {wh
     '{when} , {np} {v} {where}',
     'somewhere {where} {np} {v} {how}',
 )
-_JOINS = ('while {np} {v}', 'and {np} {v} behind|', 'as {np} {v} {how}', 'with {np} {ving} in the background|')
+
+# %% ../nbs/02_foley.ipynb #7a4996a1
+_JOINS = (
+    'while {np} {v}',
+    'and {np} {v} behind|',
+    'as {np} {v} {how}',
+    'with {np} {ving} in the background|',
+)
+
 _THEN = ('and then| {np} {v}', 'and later| {np} {v} {how}')
 
 # %% ../nbs/02_foley.ipynb #0d722750
-PLACE_SAID, HOUR_SAID = .35, .2   # share of the sentences that would have room for it
+PLACE_SAID, HOUR_SAID = 0.35, 0.2  # share of the sentences that would have room for it
 
-def fill(rng, template:str, scene:Scene, of:int, say:float) -> list[Word]:
+# %% ../nbs/02_foley.ipynb #d9e24728
+def fill(rng, template: str, scene: Scene, of: int, say: float) -> list[Word]:
     "Fill a template about source `of`."
     s = scene.sources[of]
     plural = s.kind.plural or (s.count > 1 and s.kind.nouns)
-    where, when = (x if rng.uniform() < p else '' for x, p in ((_WHERE[scene.place], PLACE_SAID), (_WHEN[scene.hour], HOUR_SAID)))
-    text = template.format(np=noun_phrase(rng, s, say), v=verb_phrase(s), ving=verb_phrase(s, True), how=adverbs(rng, s, say),
-                           where=where, when=when, be='are' if plural else 'is')
+    where, when = (
+        x if rng.uniform() < p else ''
+        for x, p in ((_WHERE[scene.place], PLACE_SAID), (_WHEN[scene.hour], HOUR_SAID))
+    )
+    text = template.format(
+        np=noun_phrase(rng, s, say),
+        v=verb_phrase(s),
+        ving=verb_phrase(s, True),
+        how=adverbs(rng, s, say),
+        where=where,
+        when=when,
+        be='are' if plural else 'is',
+    )
     return words(text, of)
 
 # %% ../nbs/02_foley.ipynb #7ed02dab
-def caption(rng, scene:Scene, template:int, say:float, both:bool) -> list[Word]:
+def caption(rng, scene: Scene, template: int, say: float, both: bool) -> list[Word]:
     "One caption as words; `both`: mention the second source too."
     out = fill(rng, _TEMPLATES[template], scene, 0, say)
     if both and scene.behind:
-        later = scene.behind.span[0] > scene.main.span[0] + .3
-        out += fill(rng, str(rng.choice(_THEN if later else _JOINS)), scene, 1, .5*say)
-    while out[0].text == ',': out = out[1:]
+        later = scene.behind.span[0] > scene.main.span[0] + 0.3
+        out += fill(
+            rng, str(rng.choice(_THEN if later else _JOINS)), scene, 1, 0.5 * say
+        )
+    while out[0].text == ',':
+        out = out[1:]
     return out
 
-def captions(scene:Scene) -> list[list[Word]]:
+# %% ../nbs/02_foley.ipynb #fba66471
+def captions(scene: Scene) -> list[list[Word]]:
     "Two to five captions of a scene, all different."
     rng = scene.stream('captions')
     want, said = rng.integers(2, 6), {}
     for k, template in enumerate([0, *(1 + rng.permutation(len(_TEMPLATES) - 1))]):
-        ws = caption(rng, scene, int(template), 1. if not k else .6, not k or rng.uniform() < .5)
+        ws = caption(
+            rng,
+            scene,
+            int(template),
+            1.0 if not k else 0.6,
+            not k or rng.uniform() < 0.5,
+        )
         said.setdefault(sentence(ws), ws)
-        if len(said) == want: break
+        if len(said) == want:
+            break
     return list(said.values())
 
-def sentence(ws:list[Word]) -> str:
+# %% ../nbs/02_foley.ipynb #ec675016
+def sentence(ws: list[Word]) -> str:
     "Capital letter, full stop."
     s = ' '.join(w.text for w in ws).replace(' ,', ',')
     return s[0].upper() + s[1:] + '.'
 
-def gloss(ws:list[Word]) -> str:
+
+def gloss(ws: list[Word]) -> str:
     "The content words, in order."
     return ' '.join(w.gloss for w in ws if w.gloss)
 
 # %% ../nbs/02_foley.ipynb #430d7057
 def describe(
-    scene:Scene,
-) -> dict:         # the manifest's columns that speak of content
+    scene: Scene,
+) -> dict:  # the manifest's columns that speak of content
     "Captions, gloss, labels, events, token times and attributes of a scene."
     said, s = captions(scene), scene.main
     at = lambda span: dict(onset=span[0], offset=span[1])
     truth = dict(intensity=s.intensity, level=round(scene.level, 3))
-    if s.kind.pitch: truth['pitch'] = s.pitch
-    if s.kind.rate: truth['rate'] = s.rate
-    if s.kind.count > 1: truth['count'] = s.count
+    if s.kind.pitch:
+        truth['pitch'] = s.pitch
+    if s.kind.rate:
+        truth['rate'] = s.rate
+    if s.kind.count > 1:
+        truth['count'] = s.count
     return dict(
-        clip=scene.clip, split=scene.split, seconds=scene.seconds, captions=[sentence(ws) for ws in said], gloss=[gloss(ws) for ws in said],
-        label=scene.label, labels=scene.labels,
-        events=[dict(label=src.label, **at(t)) for src in scene.sources for t in src.times],
-        tokens=[dict(token=w.gloss, **at(scene.sources[w.of].span)) for w in said[0] if w.gloss],
-        attributes=[dict(name=k, value=float(v)) for k, v in truth.items()])
+        clip=scene.clip,
+        split=scene.split,
+        seconds=scene.seconds,
+        captions=[sentence(ws) for ws in said],
+        gloss=[gloss(ws) for ws in said],
+        label=scene.label,
+        labels=scene.labels,
+        events=[
+            dict(label=src.label, **at(t)) for src in scene.sources for t in src.times
+        ],
+        tokens=[
+            dict(token=w.gloss, **at(scene.sources[w.of].span))
+            for w in said[0]
+            if w.gloss
+        ],
+        attributes=[dict(name=k, value=float(v)) for k, v in truth.items()],
+    )
 
 # %% ../nbs/02_foley.ipynb #b74171e0
-def clock_of(n:int) -> np.ndarray:
+def clock_of(n: int) -> np.ndarray:
     "Time of each of `n` samples, seconds."
-    return np.arange(n)/SAMPLE_RATE
+    return np.arange(n) / SAMPLE_RATE
 
+# %% ../nbs/02_foley.ipynb #62b8fccb
 def coloured(
-    rng, n:int,
-    slope:float=0.,   # 0 white, 1 pink, 2 brown: falls by 3*slope dB an octave
-) -> np.ndarray:      # [n], unit RMS
+    rng,
+    n: int,
+    slope: float = 0.0,  # 0 white, 1 pink, 2 brown: falls by 3*slope dB an octave
+) -> np.ndarray:  # [n], unit RMS
     "Coloured noise, shaped in the frequency domain."
     m = max(1 << (int(n) - 1).bit_length(), 64)
-    f = np.maximum(np.arange(m//2 + 1)/m, 40/SAMPLE_RATE)
-    spectrum = (rng.standard_normal(m//2 + 1) + 1j*rng.standard_normal(m//2 + 1))*f**(-slope/2)
+    f = np.maximum(np.arange(m // 2 + 1) / m, 40 / SAMPLE_RATE)
+    spectrum = (
+        rng.standard_normal(m // 2 + 1) + 1j * rng.standard_normal(m // 2 + 1)
+    ) * f ** (-slope / 2)
     return unit(np.fft.irfft(spectrum, m)[:n])
 
 # %% ../nbs/02_foley.ipynb #3965d25a
-def unit(x:np.ndarray) -> np.ndarray:
+def unit(x: np.ndarray) -> np.ndarray:
     "Scale to unit RMS; silence stays silence."
-    return x/max(np.sqrt(np.mean(x*x)), 1e-9) if len(x) else x
+    return x / max(np.sqrt(np.mean(x * x)), 1e-9) if len(x) else x
 
+# %% ../nbs/02_foley.ipynb #12d98159
 def band(
-    x:np.ndarray,
-    low:float, high:float,   # Hz; low 0: low-pass
+    x: np.ndarray,
+    low: float,
+    high: float,  # Hz; low 0: low-pass
 ) -> np.ndarray:
     "Second-order Butterworth band, unit RMS."
-    high = min(high, 7800.)
-    sos = butter(2, [low, high], 'band', fs=SAMPLE_RATE, output='sos') if low else butter(2, high, fs=SAMPLE_RATE, output='sos')
+    high = min(high, 7800.0)
+    sos = (
+        butter(2, [low, high], 'band', fs=SAMPLE_RATE, output='sos')
+        if low
+        else butter(2, high, fs=SAMPLE_RATE, output='sos')
+    )
     return unit(sosfilt(sos, x))
 
 # %% ../nbs/02_foley.ipynb #7347ea17
 def modes(
-    n:int,
-    hz,          # [k] frequencies
-    t60,         # [k] or a number: seconds to fall by 60 dB
-    gain=1.,     # [k]
+    n: int,
+    hz,  # [k] frequencies
+    t60,  # [k] or a number: seconds to fall by 60 dB
+    gain=1.0,  # [k]
 ) -> np.ndarray:
     "A struck body: the sum of its decaying modes."
     hz, t60, gain = np.broadcast_arrays(np.atleast_1d(hz).astype(float), t60, gain)
-    keep = hz < .48*SAMPLE_RATE
-    w = 2j*np.pi*hz[keep] - 6.91/t60[keep]
-    return (np.exp(w[:, None]*clock_of(n)).imag*gain[keep, None]).sum(0)
+    keep = hz < 0.48 * SAMPLE_RATE
+    w = 2j * np.pi * hz[keep] - 6.91 / t60[keep]
+    return (np.exp(w[:, None] * clock_of(n)).imag * gain[keep, None]).sum(0)
+
 
 def phase(hz) -> np.ndarray:
     "Running phase of a frequency contour, radians."
-    return 2*np.pi*np.cumsum(hz)/SAMPLE_RATE
+    return 2 * np.pi * np.cumsum(hz) / SAMPLE_RATE
 
 # %% ../nbs/02_foley.ipynb #c3929cef
 def buzz(
-    hz:np.ndarray,   # [n] fundamental
-    r:float=.8,      # each harmonic is r times the one before; nearer 1 is brighter
+    hz: np.ndarray,  # [n] fundamental
+    r: float = 0.8,  # each harmonic is r times the one before; nearer 1 is brighter
 ) -> np.ndarray:
     "All harmonics at once: the closed form of sum r^k cos(k phase)."
     c = np.cos(phase(hz))
-    return unit((r*c - r*r)/(1 - 2*r*c + r*r))
+    return unit((r * c - r * r) / (1 - 2 * r * c + r * r))
 
 # %% ../nbs/02_foley.ipynb #70d6135f
 def formants(
-    x:np.ndarray,
-    *peaks:tuple,    # (Hz, bandwidth Hz, gain)
+    x: np.ndarray,
+    *peaks: tuple,  # (Hz, bandwidth Hz, gain)
 ) -> np.ndarray:
     "Parallel two-pole resonators: a throat, a pipe, a box."
     y = 0
     for hz, width, gain in peaks:
-        r, w = np.exp(-np.pi*width/SAMPLE_RATE), 2*np.pi*min(hz, 7600.)/SAMPLE_RATE
-        y = y + gain*lfilter([1 - r, 0, -(1 - r)], [1, -2*r*np.cos(w), r*r], x)
+        r, w = (
+            np.exp(-np.pi * width / SAMPLE_RATE),
+            2 * np.pi * min(hz, 7600.0) / SAMPLE_RATE,
+        )
+        y = y + gain * lfilter([1 - r, 0, -(1 - r)], [1, -2 * r * np.cos(w), r * r], x)
     return y
 
 # %% ../nbs/02_foley.ipynb #2fe8164e
 def contour(
-    n:int, *values,   # reached at equal distances
+    n: int,
+    *values,  # reached at equal distances
 ) -> np.ndarray:
     "A curve through `values`."
     return np.interp(np.linspace(0, len(values) - 1, n), np.arange(len(values)), values)
 
+
 def swell(
-    n:int,
-    attack:float=.01,    # seconds
-    release:float=.1,    # seconds
+    n: int,
+    attack: float = 0.01,  # seconds
+    release: float = 0.1,  # seconds
 ) -> np.ndarray:
     "Envelope that rises, stays and falls."
     t = clock_of(n)
-    return np.clip(t/attack, 0, 1)*np.clip((t[-1] - t)/release, 0, 1) if n else t
+    return np.clip(t / attack, 0, 1) * np.clip((t[-1] - t) / release, 0, 1) if n else t
 
 # %% ../nbs/02_foley.ipynb #ec7303d1
-def fading(n:int, t60:float) -> np.ndarray:
+def fading(n: int, t60: float) -> np.ndarray:
     "Exponential decay."
-    return np.exp(-6.91/t60*clock_of(n))
+    return np.exp(-6.91 / t60 * clock_of(n))
 
-def wander(rng, n:int, hz:float, depth:float) -> np.ndarray:
+
+def wander(rng, n: int, hz: float, depth: float) -> np.ndarray:
     "A slow random factor around 1: `hz` turns a second, `depth` in log units."
-    k = max(int(n/SAMPLE_RATE*hz) + 3, 4)
-    return np.exp(depth*np.interp(np.linspace(0, k - 1, n), np.arange(k), rng.standard_normal(k)))
+    k = max(int(n / SAMPLE_RATE * hz) + 3, 4)
+    return np.exp(
+        depth
+        * np.interp(np.linspace(0, k - 1, n), np.arange(k), rng.standard_normal(k))
+    )
 
-def impulses(rng, n:int, hz:float) -> np.ndarray:
+# %% ../nbs/02_foley.ipynb #b159c529
+def impulses(rng, n: int, hz: float) -> np.ndarray:
     "Poisson impulses, `hz` a second, of random sign and size."
     x = np.zeros(n)
-    k = rng.poisson(hz*n/SAMPLE_RATE)
-    np.add.at(x, rng.integers(0, max(n, 1), k), rng.standard_normal(k)*rng.exponential(1., k))
+    k = rng.poisson(hz * n / SAMPLE_RATE)
+    np.add.at(
+        x,
+        rng.integers(0, max(n, 1), k),
+        rng.standard_normal(k) * rng.exponential(1.0, k),
+    )
     return x
 
 # %% ../nbs/02_foley.ipynb #286322e4
 VOICES = {}
+
 
 def voice(f):
     "Enter `hear_NAME` in the table of voices under NAME."
@@ -513,887 +987,1958 @@ def voice(f):
 @voice
 def hear_dog(rng, n, s, k):
     "A bark: buzz and breath through a throat."
-    f0 = between(s.pitch, 180, 800)*contour(n, .75, 1.2, 1.05, .6)*rng.uniform(.93, 1.07)
-    throat = between(s.pitch, .75, 1.6)
-    x = buzz(f0, .8 + .12*s.intensity) + .5*coloured(rng, n)
-    return formants(x, (600*throat, 250, 1), (1300*throat, 350, .8), (2700*throat, 600, .3))*swell(n, .012, .7*n/SAMPLE_RATE)
+    f0 = (
+        between(s.pitch, 180, 800)
+        * contour(n, 0.75, 1.2, 1.05, 0.6)
+        * rng.uniform(0.93, 1.07)
+    )
+    throat = between(s.pitch, 0.75, 1.6)
+    x = buzz(f0, 0.8 + 0.12 * s.intensity) + 0.5 * coloured(rng, n)
+    return formants(
+        x, (600 * throat, 250, 1), (1300 * throat, 350, 0.8), (2700 * throat, 600, 0.3)
+    ) * swell(n, 0.012, 0.7 * n / SAMPLE_RATE)
 
 # %% ../nbs/02_foley.ipynb #f99a7740
 @voice
 def hear_cat(rng, n, s, k):
     "A meow: rising and falling buzz, mouth opening and closing."
-    f0 = between(s.pitch, 330, 950)*contour(n, .85, 1.15, 1.1, .95, .7)*wander(rng, n, 8, .02)
-    x, mouth = buzz(f0, .85), contour(n, 0, .7, 1, .6, .1)
-    open_, shut = formants(x, (1100, 300, 1), (2600, 400, .6)), formants(x, (500, 200, 1), (1700, 300, .3))
-    return (mouth*open_ + (1 - mouth)*shut)*swell(n, .08, .2)
+    f0 = (
+        between(s.pitch, 330, 950)
+        * contour(n, 0.85, 1.15, 1.1, 0.95, 0.7)
+        * wander(rng, n, 8, 0.02)
+    )
+    x, mouth = buzz(f0, 0.85), contour(n, 0, 0.7, 1, 0.6, 0.1)
+    open_, shut = (
+        formants(x, (1100, 300, 1), (2600, 400, 0.6)),
+        formants(x, (500, 200, 1), (1700, 300, 0.3)),
+    )
+    return (mouth * open_ + (1 - mouth) * shut) * swell(n, 0.08, 0.2)
 
 # %% ../nbs/02_foley.ipynb #95668637
 @voice
 def hear_crow(rng, n, s, k):
     "A caw: a rough, noisy buzz."
-    f0 = between(s.pitch, 260, 650)*contour(n, .9, 1.1, 1, .8)*wander(rng, n, 90, .12)
-    rough = 1 + .8*np.sin(phase(np.full(n, rng.uniform(50, 90))))
-    x = (buzz(f0, .93) + .6*coloured(rng, n, .5))*rough
-    return formants(x, (1300, 400, 1), (1900, 500, .8), (3200, 700, .3))*swell(n, .03, .12)
+    f0 = (
+        between(s.pitch, 260, 650)
+        * contour(n, 0.9, 1.1, 1, 0.8)
+        * wander(rng, n, 90, 0.12)
+    )
+    rough = 1 + 0.8 * np.sin(phase(np.full(n, rng.uniform(50, 90))))
+    x = (buzz(f0, 0.93) + 0.6 * coloured(rng, n, 0.5)) * rough
+    return formants(x, (1300, 400, 1), (1900, 500, 0.8), (3200, 700, 0.3)) * swell(
+        n, 0.03, 0.12
+    )
 
 # %% ../nbs/02_foley.ipynb #1580cc96
 @voice
 def hear_songbird(rng, n, s, k):
     "A phrase of whistled syllables, the same one whenever this bird sings."
-    tune = np.random.default_rng(int(1e6*s.pitch) + 7)
+    tune = np.random.default_rng(int(1e6 * s.pitch) + 7)
     parts, centre = tune.integers(2, 5), between(s.pitch, 1900, 5200)
-    f = np.concatenate([centre*contour(n//parts + 1, *tune.uniform(.75, 1.3, 3)) for _ in range(parts)])[:n]
-    gate = np.abs(np.sin(np.pi*np.arange(n)*parts/n))**.6
-    return (np.sin(phase(f)) + .15*np.sin(2*phase(f)))*gate*swell(n, .01, .03)
+    f = np.concatenate(
+        [
+            centre * contour(n // parts + 1, *tune.uniform(0.75, 1.3, 3))
+            for _ in range(parts)
+        ]
+    )[:n]
+    gate = np.abs(np.sin(np.pi * np.arange(n) * parts / n)) ** 0.6
+    return (
+        (np.sin(phase(f)) + 0.15 * np.sin(2 * phase(f))) * gate * swell(n, 0.01, 0.03)
+    )
 
 # %% ../nbs/02_foley.ipynb #36c52f03
 @voice
 def hear_frog(rng, n, s, k):
     "A croak: pulses in the resonance of a throat sac."
-    pulses = np.maximum(np.sin(phase(between(s.pitch, 22, 60)*contour(n, 1, 1.2, .9))), 0)**3
+    pulses = (
+        np.maximum(np.sin(phase(between(s.pitch, 22, 60) * contour(n, 1, 1.2, 0.9))), 0)
+        ** 3
+    )
     f = between(s.pitch, 420, 1900)
-    return formants(pulses*(coloured(rng, n) + buzz(np.full(n, f/3), .8)), (f, 120, 1), (2.1*f, 250, .6))*swell(n, .02, .05)
+    return formants(
+        pulses * (coloured(rng, n) + buzz(np.full(n, f / 3), 0.8)),
+        (f, 120, 1),
+        (2.1 * f, 250, 0.6),
+    ) * swell(n, 0.02, 0.05)
 
 # %% ../nbs/02_foley.ipynb #df22eb1c
 @voice
 def hear_cricket(rng, n, s, k):
     "Three or four wing strokes of nearly pure tone."
-    f, strokes = between(s.pitch, 2900, 6200), 3 + int(s.pitch > .5)
-    return np.sin(phase(f*contour(n, 1.01, .99)))*np.maximum(np.sin(np.pi*strokes*np.arange(n)/n)**2 - .15, 0)
+    f, strokes = between(s.pitch, 2900, 6200), 3 + int(s.pitch > 0.5)
+    return np.sin(phase(f * contour(n, 1.01, 0.99))) * np.maximum(
+        np.sin(np.pi * strokes * np.arange(n) / n) ** 2 - 0.15, 0
+    )
 
 # %% ../nbs/02_foley.ipynb #3523d6ef
 @voice
 def hear_rain(rng, n, s, k):
     "Poisson drops, each a short ringing bubble, over the hiss of those too many to count."
     f = between(s.pitch, 900, 4000)
-    drops = sum(fftconvolve(impulses(rng, n, between(s.intensity, 40, 500)/3), modes(400, f*q, .02))[:n] for q in (.7, 1.1, 1.9))
-    return unit(drops) + between(s.intensity, .25, 1.2)*band(coloured(rng, n, .6), 300, 2.5*f)
+    drops = sum(
+        fftconvolve(
+            impulses(rng, n, between(s.intensity, 40, 500) / 3), modes(400, f * q, 0.02)
+        )[:n]
+        for q in (0.7, 1.1, 1.9)
+    )
+    return unit(drops) + between(s.intensity, 0.25, 1.2) * band(
+        coloured(rng, n, 0.6), 300, 2.5 * f
+    )
 
 # %% ../nbs/02_foley.ipynb #a0eccc3d
 @voice
 def hear_waves(rng, n, s, k):
     "Noise that rises slowly, breaks brightly and draws back."
-    turn = (s.hz*clock_of(n) + rng.uniform()) % 1
-    height = np.where(turn < .6, (turn/.6)**2, ((1 - turn)/.4)**1.5)
+    turn = (s.hz * clock_of(n) + rng.uniform()) % 1
+    height = np.where(turn < 0.6, (turn / 0.6) ** 2, ((1 - turn) / 0.4) ** 1.5)
     x = coloured(rng, n, 1)
-    return (.15 + height)*band(x, 0, 700) + (.5 + .7*s.intensity)*height**2*band(x, 800, 5000)
+    return (0.15 + height) * band(x, 0, 700) + (
+        0.5 + 0.7 * s.intensity
+    ) * height**2 * band(x, 800, 5000)
 
 # %% ../nbs/02_foley.ipynb #44022d2a
 @voice
 def hear_wind(rng, n, s, k):
     "Bands of noise whose levels wander: the resonances of whatever is in its way."
     centre = between(s.pitch, 180, 900)
-    out = .5*band(coloured(rng, n, 1.5), 0, 400)
+    out = 0.5 * band(coloured(rng, n, 1.5), 0, 400)
     for q in (1, 1.7, 2.8, 4.5):
-        out = out + q**-.7*band(coloured(rng, n), .85*q*centre, 1.15*q*centre)*wander(rng, n, 1.5*s.hz, .4 + .5*s.intensity)
+        out = out + q**-0.7 * band(
+            coloured(rng, n), 0.85 * q * centre, 1.15 * q * centre
+        ) * wander(rng, n, 1.5 * s.hz, 0.4 + 0.5 * s.intensity)
     return out
 
 # %% ../nbs/02_foley.ipynb #d7f3c22c
 @voice
 def hear_thunder(rng, n, s, k):
     "A crack, bright when it is close, and the rumble of its many paths."
-    paths = impulses(rng, n, 25)*fading(n, .8*n/SAMPLE_RATE)
-    rumble = fftconvolve(np.abs(paths), fading(3000, .25))[:n]*coloured(rng, n, 1.6)
-    crack = coloured(rng, n, .7)*fading(n, .25)*wander(rng, n, 60, .6)
-    return (unit(rumble) + 1.5*s.intensity**2*crack)*swell(n, .01, .3)
+    paths = impulses(rng, n, 25) * fading(n, 0.8 * n / SAMPLE_RATE)
+    rumble = fftconvolve(np.abs(paths), fading(3000, 0.25))[:n] * coloured(rng, n, 1.6)
+    crack = coloured(rng, n, 0.7) * fading(n, 0.25) * wander(rng, n, 60, 0.6)
+    return (unit(rumble) + 1.5 * s.intensity**2 * crack) * swell(n, 0.01, 0.3)
 
 # %% ../nbs/02_foley.ipynb #ce7735a4
 @voice
 def hear_fire(rng, n, s, k):
     "Crackles, each a click with a pitch of its own, over a low roar."
-    x = .6*s.intensity*coloured(rng, n, 1.3)*wander(rng, n, 6, .3) + .12*coloured(rng, n, .5)
-    for t in rng.integers(0, max(n - 200, 1), 1 + rng.poisson(s.hz*n/SAMPLE_RATE)).tolist():
+    x = 0.6 * s.intensity * coloured(rng, n, 1.3) * wander(
+        rng, n, 6, 0.3
+    ) + 0.12 * coloured(rng, n, 0.5)
+    for t in rng.integers(
+        0, max(n - 200, 1), 1 + rng.poisson(s.hz * n / SAMPLE_RATE)
+    ).tolist():
         m = min(int(rng.uniform(80, 400)), n - t)
-        x[t:t+m] += rng.exponential(2.5)*coloured(rng, m, rng.uniform(-.5, 1))*fading(m, .012)
+        x[t : t + m] += (
+            rng.exponential(2.5)
+            * coloured(rng, m, rng.uniform(-0.5, 1))
+            * fading(m, 0.012)
+        )
     return x
 
 # %% ../nbs/02_foley.ipynb #71b9f551
 @voice
 def hear_bell(rng, n, s, k):
     "Hum, prime, tierce, quint, nominal and above, higher ones dying sooner."
-    ratio = np.array([.5, 1, 1.19, 1.5, 2, 2.51, 2.66, 3.01, 4.17])
-    return modes(n, between(s.pitch, 220, 1700)*ratio*rng.uniform(.995, 1.005, 9), 1.6/ratio**.7, .3 + rng.uniform(.3, 1, 9)/ratio**(1 - .6*s.intensity))*swell(n, .002, .05)
+    ratio = np.array([0.5, 1, 1.19, 1.5, 2, 2.51, 2.66, 3.01, 4.17])
+    return modes(
+        n,
+        between(s.pitch, 220, 1700) * ratio * rng.uniform(0.995, 1.005, 9),
+        1.6 / ratio**0.7,
+        0.3 + rng.uniform(0.3, 1, 9) / ratio ** (1 - 0.6 * s.intensity),
+    ) * swell(n, 0.002, 0.05)
 
 # %% ../nbs/02_foley.ipynb #f85b21db
 @voice
 def hear_clock(rng, n, s, k):
     "Tick, tock: a small case struck from two sides."
-    f = between(s.pitch, 900, 3200)*(1 if k % 2 else 1.25)
-    return modes(n, f*np.array([1, 1.63, 2.7]), [.06, .04, .02], [1, .7, .5]) + .3*coloured(rng, n)*fading(n, .008)
+    f = between(s.pitch, 900, 3200) * (1 if k % 2 else 1.25)
+    return modes(
+        n, f * np.array([1, 1.63, 2.7]), [0.06, 0.04, 0.02], [1, 0.7, 0.5]
+    ) + 0.3 * coloured(rng, n) * fading(n, 0.008)
 
 # %% ../nbs/02_foley.ipynb #35258534
 @voice
 def hear_footsteps(rng, n, s, k):
     "Heel, then sole; the other foot sounds a little different."
-    foot = between(s.pitch, 150, 900)*(1.12 if k % 2 else 1)
-    x = modes(n, foot*np.array([1, 1.9, 3.1]), .05, [1, .5, .3]) + between(s.pitch, .2, 1.)*coloured(rng, n, .5)*fading(n, .03)
-    lag = min(int(rng.uniform(.06, .09)*SAMPLE_RATE), n)
-    x[lag:] += .45*band(coloured(rng, n, .3), foot, 8*foot)[:n-lag]*fading(n - lag, .09)
+    foot = between(s.pitch, 150, 900) * (1.12 if k % 2 else 1)
+    x = modes(n, foot * np.array([1, 1.9, 3.1]), 0.05, [1, 0.5, 0.3]) + between(
+        s.pitch, 0.2, 1.0
+    ) * coloured(rng, n, 0.5) * fading(n, 0.03)
+    lag = min(int(rng.uniform(0.06, 0.09) * SAMPLE_RATE), n)
+    x[lag:] += (
+        0.45
+        * band(coloured(rng, n, 0.3), foot, 8 * foot)[: n - lag]
+        * fading(n - lag, 0.09)
+    )
     return x
 
 # %% ../nbs/02_foley.ipynb #78e2bf02
 @voice
 def hear_knocking(rng, n, s, k):
     "Knuckles on a wooden panel."
-    f = between(s.pitch, 130, 700)*rng.uniform(.97, 1.03)
-    return modes(n, f*np.array([1, 1.58, 2.24, 3.4]), [.11, .08, .06, .04], [1, .8, .6, .4]) + .4*coloured(rng, n)*fading(n, .01)
+    f = between(s.pitch, 130, 700) * rng.uniform(0.97, 1.03)
+    return modes(
+        n,
+        f * np.array([1, 1.58, 2.24, 3.4]),
+        [0.11, 0.08, 0.06, 0.04],
+        [1, 0.8, 0.6, 0.4],
+    ) + 0.4 * coloured(rng, n) * fading(n, 0.01)
 
 # %% ../nbs/02_foley.ipynb #a713f1ba
 @voice
 def hear_hammer(rng, n, s, k):
     "Steel on a nail: a click, a ring, and the thud of the wood."
-    f = between(s.pitch, 700, 2600)*(1 + .01*min(k, 8))
-    ring = modes(n, f*np.array([1, 2.76, 5.4]), [.16, .1, .05], [.6, .6, .4])
-    return ring + modes(n, rng.uniform(150, 220), .07) + .8*coloured(rng, n)*fading(n, .012 + .012*s.intensity)
+    f = between(s.pitch, 700, 2600) * (1 + 0.01 * min(k, 8))
+    ring = modes(n, f * np.array([1, 2.76, 5.4]), [0.16, 0.1, 0.05], [0.6, 0.6, 0.4])
+    return (
+        ring
+        + modes(n, rng.uniform(150, 220), 0.07)
+        + 0.8 * coloured(rng, n) * fading(n, 0.012 + 0.012 * s.intensity)
+    )
 
 # %% ../nbs/02_foley.ipynb #d2b454e4
 @voice
 def hear_keyboard(rng, n, s, k):
     "A key goes down and comes up."
-    f = between(s.pitch, 800, 3000)*rng.uniform(.8, 1.25)
-    press = lambda m: modes(m, f*np.array([1, 1.7, 2.9]), [.03, .02, .015]) + .5*coloured(rng, m)*fading(m, .01)
-    x, up = press(n), min(int(rng.uniform(.03, .05)*SAMPLE_RATE), n)
-    x[up:] += .4*press(n - up) if up < n else 0
-    return x*rng.uniform(.6, 1.2)
+    f = between(s.pitch, 800, 3000) * rng.uniform(0.8, 1.25)
+    press = lambda m: (
+        modes(m, f * np.array([1, 1.7, 2.9]), [0.03, 0.02, 0.015])
+        + 0.5 * coloured(rng, m) * fading(m, 0.01)
+    )
+    x, up = press(n), min(int(rng.uniform(0.03, 0.05) * SAMPLE_RATE), n)
+    x[up:] += 0.4 * press(n - up) if up < n else 0
+    return x * rng.uniform(0.6, 1.2)
 
 # %% ../nbs/02_foley.ipynb #a03b744c
 @voice
 def hear_engine(rng, n, s, k):
     "A jittery pulse train through an exhaust pipe."
-    f0 = between(s.pitch, 28, 120)*wander(rng, n, 2, .08)*wander(rng, n, 25, .03)
-    x = buzz(f0, .75 + .2*s.intensity)*wander(rng, n, 40, .15)
-    return x + formants(x, (between(s.pitch, 140, 420), 90, 2), (between(s.pitch, 700, 1500), 300, 1)) + .12*coloured(rng, n, 1.)
+    f0 = between(s.pitch, 28, 120) * wander(rng, n, 2, 0.08) * wander(rng, n, 25, 0.03)
+    x = buzz(f0, 0.75 + 0.2 * s.intensity) * wander(rng, n, 40, 0.15)
+    return (
+        x
+        + formants(
+            x,
+            (between(s.pitch, 140, 420), 90, 2),
+            (between(s.pitch, 700, 1500), 300, 1),
+        )
+        + 0.12 * coloured(rng, n, 1.0)
+    )
 
 # %% ../nbs/02_foley.ipynb #7e5c894a
 @voice
 def hear_siren(rng, n, s, k):
     "A wail between two pitches, a shade higher coming and lower going."
-    where = np.linspace(-1, 1, n)*20 + rng.uniform(-8, 8)                      # metres along the road
-    doppler = 1 - .05*where/np.hypot(where, 6.)                                # the car at about 60 km/h
-    turn = np.abs((s.hz*clock_of(n) + rng.uniform()) % 1*2 - 1)
-    f = between(s.pitch, 420, 1000)*(1 + .9*(np.round(turn) if rng.uniform() < .4 else turn))*doppler
-    return (buzz(f, .55) + .3*formants(buzz(f, .8), (2200, 600, 1)))*(.35 + .65/np.hypot(1, where/12))
+    where = np.linspace(-1, 1, n) * 20 + rng.uniform(-8, 8)  # metres along the road
+    doppler = 1 - 0.05 * where / np.hypot(where, 6.0)  # the car at about 60 km/h
+    turn = np.abs((s.hz * clock_of(n) + rng.uniform()) % 1 * 2 - 1)
+    f = (
+        between(s.pitch, 420, 1000)
+        * (1 + 0.9 * (np.round(turn) if rng.uniform() < 0.4 else turn))
+        * doppler
+    )
+    return (buzz(f, 0.55) + 0.3 * formants(buzz(f, 0.8), (2200, 600, 1))) * (
+        0.35 + 0.65 / np.hypot(1, where / 12)
+    )
 
 # %% ../nbs/02_foley.ipynb #ea38610c
 @voice
 def hear_helicopter(rng, n, s, k):
     "Blades that chop low noise, and a turbine."
-    chop = np.maximum(np.cos(phase(np.full(n, s.hz))), 0)**4
+    chop = np.maximum(np.cos(phase(np.full(n, s.hz))), 0) ** 4
     low = between(s.pitch, 120, 420)
-    return (.12 + chop)*band(coloured(rng, n, .8), .4*low, 6*low) + .15*buzz(between(s.pitch, 500, 1400)*wander(rng, n, 2, .01), .5)
+    return (0.12 + chop) * band(
+        coloured(rng, n, 0.8), 0.4 * low, 6 * low
+    ) + 0.15 * buzz(between(s.pitch, 500, 1400) * wander(rng, n, 2, 0.01), 0.5)
 
 # %% ../nbs/02_foley.ipynb #4fa8010d
 @voice
 def hear_train(rng, n, s, k):
     "Puffs of steam, every fourth stronger, over rolling wheels."
-    turn = s.hz*clock_of(n)
-    puff = np.exp(-5*(turn % 1))*np.where(np.floor(turn) % 4 == 0, 1.4, 1)
+    turn = s.hz * clock_of(n)
+    puff = np.exp(-5 * (turn % 1)) * np.where(np.floor(turn) % 4 == 0, 1.4, 1)
     f = between(s.pitch, 250, 1100)
-    return (puff + .08)*band(coloured(rng, n, .3), .5*f, 4*f) + .35*coloured(rng, n, 1.6)
+    return (puff + 0.08) * band(
+        coloured(rng, n, 0.3), 0.5 * f, 4 * f
+    ) + 0.35 * coloured(rng, n, 1.6)
 
 # %% ../nbs/02_foley.ipynb #806229cd
 @voice
 def hear_horn(rng, n, s, k):
     "Two low reeds that beat."
-    f = between(s.pitch, 75, 330)*contour(n, .96, 1, 1, 1, .98)
-    return formants(buzz(f, .85 + .1*s.intensity) + buzz(1.26*f, .85), (420, 250, 1), (1100, 400, .5))*swell(n, .06, .12) + .02*coloured(rng, n)
+    f = between(s.pitch, 75, 330) * contour(n, 0.96, 1, 1, 1, 0.98)
+    return formants(
+        buzz(f, 0.85 + 0.1 * s.intensity) + buzz(1.26 * f, 0.85),
+        (420, 250, 1),
+        (1100, 400, 0.5),
+    ) * swell(n, 0.06, 0.12) + 0.02 * coloured(rng, n)
 
 # %% ../nbs/02_foley.ipynb #8032b89b
 @voice
 def hear_fireworks(rng, n, s, k):
     "A whistle climbs, a bang, a shower of sparks."
-    up = int(.3*n)
+    up = int(0.3 * n)
     x = np.zeros(n)
-    x[:up] = .12*np.sin(phase(contour(up, 1200, 2800)))*swell(up, .03, .02)
-    x[up:] = 2.5*band(coloured(rng, n - up, 1.2), 0, between(s.intensity, 400, 2500))*fading(n - up, .35)
-    spark = impulses(rng, n - up, 90)*contour(n - up, 0, 1, .6, 0)
-    x[up:] += .8*fftconvolve(spark, coloured(rng, 120)*fading(120, .01))[:n-up]
-    return x*swell(n, .01, .05)
+    x[:up] = 0.12 * np.sin(phase(contour(up, 1200, 2800))) * swell(up, 0.03, 0.02)
+    x[up:] = (
+        2.5
+        * band(coloured(rng, n - up, 1.2), 0, between(s.intensity, 400, 2500))
+        * fading(n - up, 0.35)
+    )
+    spark = impulses(rng, n - up, 90) * contour(n - up, 0, 1, 0.6, 0)
+    x[up:] += 0.8 * fftconvolve(spark, coloured(rng, 120) * fading(120, 0.01))[: n - up]
+    return x * swell(n, 0.01, 0.05)
 
 # %% ../nbs/02_foley.ipynb #2133dafa
 @voice
 def hear_phone(rng, n, s, k):
     "A clapper between two small gongs, twenty times a second."
-    f, every = between(s.pitch, 800, 2400), SAMPLE_RATE//20
-    strike = lambda g: modes(3*every, g*np.array([1, 2.1, 3.4]), [.3, .15, .08], [1, .5, .25])
-    x = np.zeros(n + 4*every)
-    for i, t in enumerate(range(0, n, every)): x[t:t+3*every] += strike(f*(1 if i % 2 else 1.18))
-    return x[:n]*swell(n, .005, .04)
+    f, every = between(s.pitch, 800, 2400), SAMPLE_RATE // 20
+    strike = lambda g: modes(
+        3 * every, g * np.array([1, 2.1, 3.4]), [0.3, 0.15, 0.08], [1, 0.5, 0.25]
+    )
+    x = np.zeros(n + 4 * every)
+    for i, t in enumerate(range(0, n, every)):
+        x[t : t + 3 * every] += strike(f * (1 if i % 2 else 1.18))
+    return x[:n] * swell(n, 0.005, 0.04)
 
 # %% ../nbs/02_foley.ipynb #0bb9d147
 def play(
-    scene:Scene,
-    of:int=0,       # 0: the main source, 1: the one behind
-) -> np.ndarray:    # [n], unit RMS, dry
+    scene: Scene,
+    of: int = 0,  # 0: the main source, 1: the one behind
+) -> np.ndarray:  # [n], unit RMS, dry
     "Render the events of one source."
-    s, n = scene.sources[of], round(scene.seconds*SAMPLE_RATE)
+    s, n = scene.sources[of], round(scene.seconds * SAMPLE_RATE)
     x, who = np.zeros(n), scene.stream('individuals', of)
-    shift, gain = who.uniform(-.12, .12, s.count), who.uniform(-1, 1, 64)*4*scene.noise
+    shift, gain = (
+        who.uniform(-0.12, 0.12, s.count),
+        who.uniform(-1, 1, 64) * 4 * scene.noise,
+    )
     for k, (onset, offset) in enumerate(s.times):
-        i, j = round(onset*SAMPLE_RATE), min(round(offset*SAMPLE_RATE), n)
-        one = replace(s, pitch=float(np.clip(s.pitch + shift[k % s.count], 0, 1))) if s.count > 1 else s
-        y = VOICES[s.label](scene.stream('voice', of, k), j - i, one, k)*swell(j - i, .002, .008)
-        if s.kind.length[1]: y = unit(y)*10**(gain[k % 64]/20)*np.sqrt(len(y))
-        else: y = y*swell(j - i, .05, .08)
+        i, j = round(onset * SAMPLE_RATE), min(round(offset * SAMPLE_RATE), n)
+        one = (
+            replace(s, pitch=float(np.clip(s.pitch + shift[k % s.count], 0, 1)))
+            if s.count > 1
+            else s
+        )
+        y = VOICES[s.label](scene.stream('voice', of, k), j - i, one, k) * swell(
+            j - i, 0.002, 0.008
+        )
+        if s.kind.length[1]:
+            y = unit(y) * 10 ** (gain[k % 64] / 20) * np.sqrt(len(y))
+        else:
+            y = y * swell(j - i, 0.05, 0.08)
         x[i:j] += y
     return unit(x)
 
 # %% ../nbs/02_foley.ipynb #16791185
-def reverberate(rng, x:np.ndarray, t60:float, wet:float) -> np.ndarray:
+def reverberate(rng, x: np.ndarray, t60: float, wet: float) -> np.ndarray:
     "Add a room: a few early echoes and an exponentially fading diffuse tail."
-    if not wet: return x
-    m = int(t60*SAMPLE_RATE)
-    room = rng.standard_normal(m)*fading(m, t60)
+    if not wet:
+        return x
+    m = int(t60 * SAMPLE_RATE)
+    room = rng.standard_normal(m) * fading(m, t60)
     room[:80] = 0
-    room[rng.integers(80, max(m//3, 81), 5)] += rng.uniform(-4, 4, 5)
-    return unit(x*(1 - wet) + wet*unit(fftconvolve(x, room)[:len(x)]))
+    room[rng.integers(80, max(m // 3, 81), 5)] += rng.uniform(-4, 4, 5)
+    return unit(x * (1 - wet) + wet * unit(fftconvolve(x, room)[: len(x)]))
 
-def tilt(x:np.ndarray, db:float) -> np.ndarray:
+
+def tilt(x: np.ndarray, db: float) -> np.ndarray:
     "Tilt the spectrum by `db` an octave around 1 kHz."
     spectrum = np.fft.rfft(x)
-    f = np.clip(np.fft.rfftfreq(len(x), 1/SAMPLE_RATE), 100, None)/1000
-    return np.fft.irfft(spectrum*f**(db/6.02), len(x))
+    f = np.clip(np.fft.rfftfreq(len(x), 1 / SAMPLE_RATE), 100, None) / 1000
+    return np.fft.irfft(spectrum * f ** (db / 6.02), len(x))
 
 # %% ../nbs/02_foley.ipynb #315e7f80
-def set_level(x:np.ndarray, db:float, ceiling:float=.89) -> np.ndarray:
+def set_level(x: np.ndarray, db: float, ceiling: float = 0.89) -> np.ndarray:
     "Bring RMS to `db` dBFS, with peaks rounded off below `ceiling`."
     for _ in range(3):
-        x = unit(x)*10**(db/20)
-        if np.abs(x).max() < ceiling: break
-        x = ceiling*np.tanh(x/ceiling)
-    return np.clip(x, -.99, .99).astype(np.float32)
+        x = unit(x) * 10 ** (db / 20)
+        if np.abs(x).max() < ceiling:
+            break
+        x = ceiling * np.tanh(x / ceiling)
+    return np.clip(x, -0.99, 0.99).astype(np.float32)
 
 # %% ../nbs/02_foley.ipynb #afcbed12
 def hear(
-    scene:Scene,
-) -> np.ndarray:   # [n] float32 at 16 kHz, peak below 1, RMS at `scene.level` dBFS
+    scene: Scene,
+) -> np.ndarray:  # [n] float32 at 16 kHz, peak below 1, RMS at `scene.level` dBFS
     "Render the sound of a scene."
     x = reverberate(scene.stream('room'), play(scene), scene.reverb, scene.wet)
-    if scene.behind: x = x + 10**(-scene.behind_db/20)*play(scene, 1)
+    if scene.behind:
+        x = x + 10 ** (-scene.behind_db / 20) * play(scene, 1)
     x = unit(tilt(x, scene.tilt))
-    if scene.noise: x = x + 10**(-scene.snr/20)*coloured(scene.stream('noise'), len(x), scene.colour)
+    if scene.noise:
+        x = x + 10 ** (-scene.snr / 20) * coloured(
+            scene.stream('noise'), len(x), scene.colour
+        )
     return set_level(x, scene.level)
 
 # %% ../nbs/02_foley.ipynb #4de62a2d
-def tint(rng, saturation=(.2, .9), value=(.3, .95)) -> tuple:
+def tint(rng, saturation=(0.2, 0.9), value=(0.3, 0.95)) -> tuple:
     "A random colour."
     h, s, v = rng.uniform(), rng.uniform(*saturation), rng.uniform(*value)
-    return tuple(int(255*c) for c in colorsys.hsv_to_rgb(h, s, v))
+    return tuple(int(255 * c) for c in colorsys.hsv_to_rgb(h, s, v))
 
-def shade(colour:tuple, by:float) -> tuple:
+
+def shade(colour: tuple, by: float) -> tuple:
     "Darker (`by` < 1) or lighter (`by` > 1)."
     c = np.asarray(colour, float)
-    return tuple(int(v) for v in (c*by if by <= 1 else 255 - (255 - c)/by))
+    return tuple(int(v) for v in (c * by if by <= 1 else 255 - (255 - c) / by))
 
 # %% ../nbs/02_foley.ipynb #6a5481db
 def _spline():
     "Basis of a Catmull-Rom segment at six points, [6, 4]."
-    t = np.arange(6)/6
-    return np.stack([-t + 2*t**2 - t**3, 2 - 5*t**2 + 3*t**3, t + 4*t**2 - 3*t**3, -t**2 + t**3], 1)/2
+    t = np.arange(6) / 6
+    return (
+        np.stack(
+            [
+                -t + 2 * t**2 - t**3,
+                2 - 5 * t**2 + 3 * t**3,
+                t + 4 * t**2 - 3 * t**3,
+                -(t**2) + t**3,
+            ],
+            1,
+        )
+        / 2
+    )
 
+# %% ../nbs/02_foley.ipynb #66abd3ee
 _BASIS = _spline()
 
 # %% ../nbs/02_foley.ipynb #fd0d956b
 def smooth(
-    points,             # [k, 2]
-    closed:bool=True,
-) -> np.ndarray:        # [6k, 2]
+    points,  # [k, 2]
+    closed: bool = True,
+) -> np.ndarray:  # [6k, 2]
     "A smooth curve through `points`."
     p = np.asarray(points, float)
     q = np.concatenate([p[-1:], p, p[:2]] if closed else [p[:1], p, p[-1:]])
-    corners = np.stack([q[i:len(q) - 3 + i] for i in range(4)], 1)
-    return np.concatenate([np.einsum('tc,kcd->ktd', _BASIS, corners).reshape(-1, 2), q[-2:-1]])
+    corners = np.stack([q[i : len(q) - 3 + i] for i in range(4)], 1)
+    return np.concatenate(
+        [np.einsum('tc,kcd->ktd', _BASIS, corners).reshape(-1, 2), q[-2:-1]]
+    )
 
 # %% ../nbs/02_foley.ipynb #0c88bdd4
 class Pen:
     "Draws in an object's own box: x right, y up, -1 to 1."
-    def __init__(self, image, x:float, y:float, scale:float,   # centre and half side of the box, pixels
-                 flip:int=1, tilt:float=0., rng=None, ink=(30, 30, 35)):
-        self.image, self.draw, self.x, self.y, self.scale, self.flip, self.ink, self.rng = image, ImageDraw.Draw(image), x, y, scale, flip, ink, rng
-        self.turn = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
-        self.body, self.other, self.extra = tint(rng, (.1, .8), (.35, .95)), tint(rng, (.1, .9), (.25, .95)), tint(rng, (.5, 1), (.6, 1))
+
+    def __init__(
+        self,
+        image,
+        x: float,
+        y: float,
+        scale: float,  # centre and half side of the box, pixels
+        flip: int = 1,
+        tilt: float = 0.0,
+        rng=None,
+        ink=(30, 30, 35),
+    ):
+        (
+            self.image,
+            self.draw,
+            self.x,
+            self.y,
+            self.scale,
+            self.flip,
+            self.ink,
+            self.rng,
+        ) = image, ImageDraw.Draw(image), x, y, scale, flip, ink, rng
+        self.turn = np.array(
+            [[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]]
+        )
+        self.body, self.other, self.extra = (
+            tint(rng, (0.1, 0.8), (0.35, 0.95)),
+            tint(rng, (0.1, 0.9), (0.25, 0.95)),
+            tint(rng, (0.5, 1), (0.6, 1)),
+        )
 
     def pixels(self, points) -> list:
-        p = np.asarray(points, float).reshape(-1, 2)@self.turn*[self.flip, -1]*self.scale + [self.x, self.y]
+        p = np.asarray(points, float).reshape(-1, 2) @ self.turn * [
+            self.flip,
+            -1,
+        ] * self.scale + [self.x, self.y]
         return [tuple(q) for q in p.tolist()]
 
-    def width(self, w:float) -> int: return max(int(round(w*self.scale)), 1)
+    def width(self, w: float) -> int:
+        return max(int(round(w * self.scale)), 1)
 
     def shape(self, points, fill, ink=True):
         "A filled polygon with an outline."
-        self.draw.polygon(self.pixels(points), fill=fill, outline=self.ink if ink else None, width=self.width(.035) if ink else 1)
+        self.draw.polygon(
+            self.pixels(points),
+            fill=fill,
+            outline=self.ink if ink else None,
+            width=self.width(0.035) if ink else 1,
+        )
 
-    def blob(self, points, fill, ink=True): self.shape(smooth(points), fill, ink)
+    def blob(self, points, fill, ink=True):
+        self.shape(smooth(points), fill, ink)
 
     def disc(self, x, y, rx, ry=None, fill=None, ink=True):
-        a = np.linspace(0, 2*np.pi, 22)[:-1]
-        self.shape(np.stack([x + rx*np.cos(a), y + (ry or rx)*np.sin(a)], 1), fill or self.body, ink)
+        a = np.linspace(0, 2 * np.pi, 22)[:-1]
+        self.shape(
+            np.stack([x + rx * np.cos(a), y + (ry or rx) * np.sin(a)], 1),
+            fill or self.body,
+            ink,
+        )
 
-    def box(self, x0, y0, x1, y1, fill, ink=True): self.shape([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], fill, ink)
+    def box(self, x0, y0, x1, y1, fill, ink=True):
+        self.shape([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], fill, ink)
 
-    def line(self, points, w=.06, fill=None, bend=False):
-        self.draw.line(self.pixels(smooth(points, False) if bend else points), fill=fill or self.ink, width=self.width(w), joint='curve')
+    def line(self, points, w=0.06, fill=None, bend=False):
+        self.draw.line(
+            self.pixels(smooth(points, False) if bend else points),
+            fill=fill or self.ink,
+            width=self.width(w),
+            joint='curve',
+        )
 
     def limb(self, points, w, fill):
         "A thick line with an outline."
-        self.line(points, w + .06, bend=True), self.line(points, w, fill, bend=True)
+        self.line(points, w + 0.06, bend=True), self.line(points, w, fill, bend=True)
 
 # %% ../nbs/02_foley.ipynb #61eb1006
-def marks(rate:float, low:int=1, high:int=5) -> int:
+def marks(rate: float, low: int = 1, high: int = 5) -> int:
     "How many marks stand for a rate."
-    return int(round(low + (high - low)*rate))
+    return int(round(low + (high - low) * rate))
 
+# %% ../nbs/02_foley.ipynb #73b179ac
 def arcs(pen, x, y, towards, s):
     "Sound leaving (x, y) in direction `towards` (degrees)."
-    k, reach, a = marks(s.rate, 1, 4) if s.kind.rate else 2, .12 + .5*s.intensity, np.radians(towards + np.linspace(-38, 38, 9))
-    for r in np.linspace(.35, 1, k) if k > 1 else [1.]:
-        path = np.stack([x + (.1 + r*reach)*np.cos(a), y + (.1 + r*reach)*np.sin(a)], 1)
-        pen.line(path, .1), pen.line(path, .05, (250, 248, 230))
+    k, reach, a = (
+        marks(s.rate, 1, 4) if s.kind.rate else 2,
+        0.12 + 0.5 * s.intensity,
+        np.radians(towards + np.linspace(-38, 38, 9)),
+    )
+    for r in np.linspace(0.35, 1, k) if k > 1 else [1.0]:
+        path = np.stack(
+            [x + (0.1 + r * reach) * np.cos(a), y + (0.1 + r * reach) * np.sin(a)], 1
+        )
+        pen.line(path, 0.1), pen.line(path, 0.05, (250, 248, 230))
 
 # %% ../nbs/02_foley.ipynb #add6e516
-def star(pen, x, y, s, size=1.):
+def star(pen, x, y, s, size=1.0):
     "A blow at (x, y)."
-    a, r = np.linspace(0, 2*np.pi, 17)[:-1], size*(.12 + .36*s.intensity)
-    rr = np.where(np.arange(16) % 2, .45*r, r)
-    pen.shape(np.stack([x + rr*np.cos(a), y + rr*np.sin(a)], 1), (250, 225, 80))
+    a, r = np.linspace(0, 2 * np.pi, 17)[:-1], size * (0.12 + 0.36 * s.intensity)
+    rr = np.where(np.arange(16) % 2, 0.45 * r, r)
+    pen.shape(np.stack([x + rr * np.cos(a), y + rr * np.sin(a)], 1), (250, 225, 80))
 
-def strokes(pen, x, y, towards, s, gap=.12):
+# %% ../nbs/02_foley.ipynb #0f6dba28
+def strokes(pen, x, y, towards, s, gap=0.12):
     "Motion lines at (x, y), as many as the rate is high."
     d, k = np.radians(towards), marks(s.rate)
-    side, along = np.array([-np.sin(d), np.cos(d)])*gap, np.array([np.cos(d), np.sin(d)])*.3
+    side, along = (
+        np.array([-np.sin(d), np.cos(d)]) * gap,
+        np.array([np.cos(d), np.sin(d)]) * 0.3,
+    )
     for i in range(k):
-        p = np.array([x, y]) + side*(i - (k - 1)/2)
-        pen.line([p, p + along], .085), pen.line([p, p + along], .04, (250, 248, 230))
+        p = np.array([x, y]) + side * (i - (k - 1) / 2)
+        pen.line([p, p + along], 0.085), pen.line([p, p + along], 0.04, (250, 248, 230))
 
 # %% ../nbs/02_foley.ipynb #023b0cda
 def puff(pen, x, y, r, fill=(235, 235, 235)):
     "A cloud of steam."
-    a, lump = np.linspace(0, 2*np.pi, 13)[:-1], r*(1 + .1*(-1)**np.arange(12))
-    pen.blob(np.stack([x + lump*np.cos(a), y + .85*lump*np.sin(a)], 1), fill)
+    a, lump = np.linspace(0, 2 * np.pi, 13)[:-1], r * (1 + 0.1 * (-1) ** np.arange(12))
+    pen.blob(np.stack([x + lump * np.cos(a), y + 0.85 * lump * np.sin(a)], 1), fill)
 
+# %% ../nbs/02_foley.ipynb #a07d79f2
 def cloud(pen, x, y, w, fill):
     "A cloud with a flat foot."
-    pen.blob([(x - w, y - .12), (x - .95*w, y + .1), (x - .55*w, y + .2), (x - .3*w, y + .42), (x + .2*w, y + .42), (x + .5*w, y + .22), (x + .95*w, y + .12),
-              (x + w, y - .12), (x, y - .16)], fill)
+    pen.blob(
+        [
+            (x - w, y - 0.12),
+            (x - 0.95 * w, y + 0.1),
+            (x - 0.55 * w, y + 0.2),
+            (x - 0.3 * w, y + 0.42),
+            (x + 0.2 * w, y + 0.42),
+            (x + 0.5 * w, y + 0.22),
+            (x + 0.95 * w, y + 0.12),
+            (x + w, y - 0.12),
+            (x, y - 0.16),
+        ],
+        fill,
+    )
 
 # %% ../nbs/02_foley.ipynb #9ee07c31
 DRAWINGS = {}
+
 
 def drawing(f):
     "Enter `see_NAME` in the table of drawings under NAME."
     DRAWINGS[f.__name__.removeprefix('see_')] = f
     return f
 
-def going(stage:float) -> float:
+
+def going(stage: float) -> float:
     "0 at rest, 1 at the height of the action."
-    return .5 - .5*np.cos(2*np.pi*(stage + .25))
+    return 0.5 - 0.5 * np.cos(2 * np.pi * (stage + 0.25))
 
 # %% ../nbs/02_foley.ipynb #e636c85f
 @drawing
 def see_dog(pen, s, stage):
     "Floppy ear, long snout, four legs; the mouth opens with the bark."
-    dark, gape = shade(pen.body, .6), (.12 + .22*s.intensity)*(.4 + .6*going(stage))
-    pen.limb([(-.62, .05), (-.9, .25), (-.95, .55 + .15*going(stage))], .1, pen.body)
-    for x, c in ((-.42, dark), (.38, dark), (-.58, pen.body), (.22, pen.body)): pen.shape([(x - .08, -.2), (x - .07, -.88), (x - .07, -1), (x + .16, -1), (x + .14, -.9), (x + .07, -.88), (x + .1, -.2)], c)
-    pen.blob([(-.72, .0), (-.4, .18), (.2, .2), (.48, .3), (.52, -.1), (.3, -.36), (-.1, -.28), (-.6, -.4)], pen.body)
-    if pen.rng.uniform() < .5: pen.disc(pen.rng.uniform(-.4, 0), -.05, .18, .13, shade(pen.body, .5), False)
-    pen.shape([(.5, .38), (.92, .32 - gape), (.9, .22 - gape), (.45, .2)], dark)
-    pen.shape([(.5, .68), (.98, .56), (1.0, .42), (.5, .38)], pen.body)
-    pen.disc(.42, .52, .28, .27)
-    pen.blob([(.3, .74), (.12, .55), (.16, .2), (.34, .3)], dark)
-    pen.disc(.97, .53, .07, fill=(25, 25, 25)), pen.disc(.52, .6, .045, fill=(20, 20, 20))
-    pen.line([(.25, .26), (.52, .2)], .09, pen.extra)
-    arcs(pen, .98, .28, -5, s)
+    dark, gape = (
+        shade(pen.body, 0.6),
+        (0.12 + 0.22 * s.intensity) * (0.4 + 0.6 * going(stage)),
+    )
+    pen.limb(
+        [(-0.62, 0.05), (-0.9, 0.25), (-0.95, 0.55 + 0.15 * going(stage))],
+        0.1,
+        pen.body,
+    )
+    for x, c in ((-0.42, dark), (0.38, dark), (-0.58, pen.body), (0.22, pen.body)):
+        pen.shape(
+            [
+                (x - 0.08, -0.2),
+                (x - 0.07, -0.88),
+                (x - 0.07, -1),
+                (x + 0.16, -1),
+                (x + 0.14, -0.9),
+                (x + 0.07, -0.88),
+                (x + 0.1, -0.2),
+            ],
+            c,
+        )
+    pen.blob(
+        [
+            (-0.72, 0.0),
+            (-0.4, 0.18),
+            (0.2, 0.2),
+            (0.48, 0.3),
+            (0.52, -0.1),
+            (0.3, -0.36),
+            (-0.1, -0.28),
+            (-0.6, -0.4),
+        ],
+        pen.body,
+    )
+    if pen.rng.uniform() < 0.5:
+        pen.disc(
+            pen.rng.uniform(-0.4, 0), -0.05, 0.18, 0.13, shade(pen.body, 0.5), False
+        )
+    pen.shape([(0.5, 0.38), (0.92, 0.32 - gape), (0.9, 0.22 - gape), (0.45, 0.2)], dark)
+    pen.shape([(0.5, 0.68), (0.98, 0.56), (1.0, 0.42), (0.5, 0.38)], pen.body)
+    pen.disc(0.42, 0.52, 0.28, 0.27)
+    pen.blob([(0.3, 0.74), (0.12, 0.55), (0.16, 0.2), (0.34, 0.3)], dark)
+    (
+        pen.disc(0.97, 0.53, 0.07, fill=(25, 25, 25)),
+        pen.disc(0.52, 0.6, 0.045, fill=(20, 20, 20)),
+    )
+    pen.line([(0.25, 0.26), (0.52, 0.2)], 0.09, pen.extra)
+    arcs(pen, 0.98, 0.28, -5, s)
 
 # %% ../nbs/02_foley.ipynb #3c829dec
 @drawing
 def see_cat(pen, s, stage):
     "Sits; pointed ears, whiskers, a curled tail."
-    dark, mouth = shade(pen.body, .6), (.04 + .11*s.intensity)*(.4 + .6*going(stage))
-    pen.limb([(.3, -.88), (.8, -.8), (.85, -.35), (.62, -.1 + .15*going(stage))], .12, pen.body)
-    pen.blob([(-.5, -.95), (-.52, -.55), (-.3, -.05), (.3, -.05), (.52, -.55), (.5, -.95), (0, -1)], pen.body)
-    pen.line([(-.1, -.95), (-.1, -.5)], .04), pen.line([(.12, -.95), (.12, -.5)], .04)
+    dark, mouth = (
+        shade(pen.body, 0.6),
+        (0.04 + 0.11 * s.intensity) * (0.4 + 0.6 * going(stage)),
+    )
+    pen.limb(
+        [(0.3, -0.88), (0.8, -0.8), (0.85, -0.35), (0.62, -0.1 + 0.15 * going(stage))],
+        0.12,
+        pen.body,
+    )
+    pen.blob(
+        [
+            (-0.5, -0.95),
+            (-0.52, -0.55),
+            (-0.3, -0.05),
+            (0.3, -0.05),
+            (0.52, -0.55),
+            (0.5, -0.95),
+            (0, -1),
+        ],
+        pen.body,
+    )
+    (
+        pen.line([(-0.1, -0.95), (-0.1, -0.5)], 0.04),
+        pen.line([(0.12, -0.95), (0.12, -0.5)], 0.04),
+    )
     for d in (-1, 1):
-        pen.shape([(d*.44, .4), (d*.42, .92), (d*.06, .62)], pen.body), pen.shape([(d*.37, .5), (d*.37, .76), (d*.17, .6)], (230, 150, 160), False)
-    pen.disc(0, .28, .48, .4)
-    if pen.rng.uniform() < .6:
-        for x in (-.14, 0, .14): pen.line([(x, .65), (x, .5)], .06, dark)
+        (
+            pen.shape([(d * 0.44, 0.4), (d * 0.42, 0.92), (d * 0.06, 0.62)], pen.body),
+            pen.shape(
+                [(d * 0.37, 0.5), (d * 0.37, 0.76), (d * 0.17, 0.6)],
+                (230, 150, 160),
+                False,
+            ),
+        )
+    pen.disc(0, 0.28, 0.48, 0.4)
+    if pen.rng.uniform() < 0.6:
+        for x in (-0.14, 0, 0.14):
+            pen.line([(x, 0.65), (x, 0.5)], 0.06, dark)
     for d in (-1, 1):
-        pen.disc(d*.2, .36, .09, .1, (210, 225, 110)), pen.disc(d*.2, .36, .03, .09, (10, 10, 10), False)
-        for y in (.2, .1): pen.line([(d*.16, .15), (d*.7, y + .05)], .03)
-    pen.shape([(-.06, .22), (.06, .22), (0, .15)], (220, 120, 130)), pen.disc(0, .06 - mouth/2, .05 + mouth*.7, .03 + mouth, (120, 30, 40))
-    arcs(pen, .52, .2, 20, s)
+        (
+            pen.disc(d * 0.2, 0.36, 0.09, 0.1, (210, 225, 110)),
+            pen.disc(d * 0.2, 0.36, 0.03, 0.09, (10, 10, 10), False),
+        )
+        for y in (0.2, 0.1):
+            pen.line([(d * 0.16, 0.15), (d * 0.7, y + 0.05)], 0.03)
+    (
+        pen.shape([(-0.06, 0.22), (0.06, 0.22), (0, 0.15)], (220, 120, 130)),
+        pen.disc(0, 0.06 - mouth / 2, 0.05 + mouth * 0.7, 0.03 + mouth, (120, 30, 40)),
+    )
+    arcs(pen, 0.52, 0.2, 20, s)
 
 # %% ../nbs/02_foley.ipynb #5e646723
 @drawing
 def see_crow(pen, s, stage):
     "A long body on thin legs, a heavy beak, a ragged wing."
-    body, gape = shade(pen.body, .35), (.05 + .22*s.intensity)*(.3 + .7*going(stage))
-    for x in (-.05, .18): pen.line([(x, -.4), (x + .05, -.93)], .05), pen.line([(x - .08, -.96), (x + .05, -.9), (x + .2, -.96)], .05)
-    pen.shape([(-.4, -.05), (-1.0, -.42), (-.95, -.62), (-.3, -.35)], body)
-    pen.blob([(-.5, -.2), (-.2, .15), (.2, .35), (.52, .3), (.48, -.1), (.2, -.42), (-.2, -.45)], body)
-    pen.disc(.45, .42, .26, fill=body)
-    pen.shape([(.6, .58), (1.12, .42 + gape*.4), (.66, .4)], (70, 65, 60)), pen.shape([(.62, .4), (1.02, .34 - gape), (.58, .26)], (70, 65, 60))
-    pen.shape([(.25, .15), (-.15, .08), (-.75, -.4), (-.5, -.35), (-.48, -.5), (-.28, -.36), (-.2, -.5), (.1, -.2)], shade(body, 1.5))
-    pen.disc(.5, .48, .05, fill=(240, 240, 235))
-    arcs(pen, 1.08, .36, 0, s)
+    body, gape = (
+        shade(pen.body, 0.35),
+        (0.05 + 0.22 * s.intensity) * (0.3 + 0.7 * going(stage)),
+    )
+    for x in (-0.05, 0.18):
+        (
+            pen.line([(x, -0.4), (x + 0.05, -0.93)], 0.05),
+            pen.line([(x - 0.08, -0.96), (x + 0.05, -0.9), (x + 0.2, -0.96)], 0.05),
+        )
+    pen.shape([(-0.4, -0.05), (-1.0, -0.42), (-0.95, -0.62), (-0.3, -0.35)], body)
+    pen.blob(
+        [
+            (-0.5, -0.2),
+            (-0.2, 0.15),
+            (0.2, 0.35),
+            (0.52, 0.3),
+            (0.48, -0.1),
+            (0.2, -0.42),
+            (-0.2, -0.45),
+        ],
+        body,
+    )
+    pen.disc(0.45, 0.42, 0.26, fill=body)
+    (
+        pen.shape([(0.6, 0.58), (1.12, 0.42 + gape * 0.4), (0.66, 0.4)], (70, 65, 60)),
+        pen.shape([(0.62, 0.4), (1.02, 0.34 - gape), (0.58, 0.26)], (70, 65, 60)),
+    )
+    pen.shape(
+        [
+            (0.25, 0.15),
+            (-0.15, 0.08),
+            (-0.75, -0.4),
+            (-0.5, -0.35),
+            (-0.48, -0.5),
+            (-0.28, -0.36),
+            (-0.2, -0.5),
+            (0.1, -0.2),
+        ],
+        shade(body, 1.5),
+    )
+    pen.disc(0.5, 0.48, 0.05, fill=(240, 240, 235))
+    arcs(pen, 1.08, 0.36, 0, s)
 
 # %% ../nbs/02_foley.ipynb #e5b9b045
 @drawing
 def see_songbird(pen, s, stage):
     "A ball with a short beak on a twig, tail up; notes rise."
     light = shade(pen.body, 2.2)
-    pen.line([(-1, -.72), (-.2, -.66), (.9, -.8)], .09, (105, 75, 50), True), pen.blob([(.5, -.76), (.75, -.55), (.95, -.62), (.8, -.8)], (90, 140, 70))
-    pen.shape([(-.4, -.2), (-.95, .3), (-.75, .45), (-.25, .1)], shade(pen.body, .6))
-    for x in (-.1, .1): pen.line([(x, -.45), (x, -.7)], .04)
-    pen.disc(0, -.12, .46, .4), pen.disc(.14, -.2, .28, .26, light, False), pen.disc(.22, .3, .3)
-    gape = (.04 + .1*s.intensity)*(.3 + .7*going(stage))
-    pen.shape([(.46, .42), (.74, .4 + gape), (.5, .3)], (240, 170, 50)), pen.shape([(.5, .3), (.7, .26 - gape), (.46, .2)], (240, 170, 50))
-    pen.blob([(.1, .02), (-.3, .05), (-.5, -.25), (-.1, -.3)], shade(pen.body, .7)), pen.disc(.3, .38, .045, fill=(10, 10, 10))
+    (
+        pen.line([(-1, -0.72), (-0.2, -0.66), (0.9, -0.8)], 0.09, (105, 75, 50), True),
+        pen.blob(
+            [(0.5, -0.76), (0.75, -0.55), (0.95, -0.62), (0.8, -0.8)], (90, 140, 70)
+        ),
+    )
+    pen.shape(
+        [(-0.4, -0.2), (-0.95, 0.3), (-0.75, 0.45), (-0.25, 0.1)], shade(pen.body, 0.6)
+    )
+    for x in (-0.1, 0.1):
+        pen.line([(x, -0.45), (x, -0.7)], 0.04)
+    (
+        pen.disc(0, -0.12, 0.46, 0.4),
+        pen.disc(0.14, -0.2, 0.28, 0.26, light, False),
+        pen.disc(0.22, 0.3, 0.3),
+    )
+    gape = (0.04 + 0.1 * s.intensity) * (0.3 + 0.7 * going(stage))
+    (
+        pen.shape([(0.46, 0.42), (0.74, 0.4 + gape), (0.5, 0.3)], (240, 170, 50)),
+        pen.shape([(0.5, 0.3), (0.7, 0.26 - gape), (0.46, 0.2)], (240, 170, 50)),
+    )
+    (
+        pen.blob(
+            [(0.1, 0.02), (-0.3, 0.05), (-0.5, -0.25), (-0.1, -0.3)],
+            shade(pen.body, 0.7),
+        ),
+        pen.disc(0.3, 0.38, 0.045, fill=(10, 10, 10)),
+    )
     for i in range(marks(s.rate, 1, 4)):
-        x, y, r = .78 - .28*(i % 2), .45 + .2*i + .06*going(stage), .06 + .06*s.intensity
-        pen.disc(x, y, r, .8*r, pen.ink), pen.line([(x + r, y), (x + r, y + 3.2*r), (x + 2.4*r, y + 2.5*r)], .04)
+        x, y, r = (
+            0.78 - 0.28 * (i % 2),
+            0.45 + 0.2 * i + 0.06 * going(stage),
+            0.06 + 0.06 * s.intensity,
+        )
+        (
+            pen.disc(x, y, r, 0.8 * r, pen.ink),
+            pen.line(
+                [(x + r, y), (x + r, y + 3.2 * r), (x + 2.4 * r, y + 2.5 * r)], 0.04
+            ),
+        )
 
 # %% ../nbs/02_foley.ipynb #901384f8
 @drawing
 def see_frog(pen, s, stage):
     "Eyes on top, a wide mouth, a swollen throat, folded legs, a lily leaf."
-    sac = (.14 + .26*s.intensity)*(.5 + .5*going(stage))
-    pen.disc(0, -.8, 1, .2, (80, 150, 80))
-    for i in range(marks(s.rate, 0, 3)): pen.line(np.stack([(1.1 + .1*i)*np.cos(np.linspace(3.3, 6.1, 12)), -.85 + (.22 + .07*i)*np.sin(np.linspace(3.3, 6.1, 12))], 1), .04)
-    for d in (-1, 1): pen.blob([(d*.35, -.3), (d*.8, -.2), (d*.88, -.6), (d*.5, -.8)], shade(pen.body, .75)), pen.blob([(d*.45, -.78), (d*.95, -.82), (d*.9, -.9), (d*.4, -.9)], shade(pen.body, .75))
-    pen.blob([(-.5, .1), (-.62, -.4), (-.4, -.8), (.4, -.8), (.62, -.4), (.5, .1), (0, .25)], pen.body)
-    pen.disc(0, -.38, .2 + sac, .1 + .8*sac, shade(pen.body, 2.5))
-    for d in (-1, 1): pen.disc(d*.36, .33, .22), pen.disc(d*.36, .36, .13, fill=(245, 240, 200)), pen.disc(d*.36, .36, .09, .05, (15, 15, 15))
-    pen.line([(-.5, -.02), (-.2, -.12), (.2, -.12), (.5, -.02)], .055, bend=True)
+    sac = (0.14 + 0.26 * s.intensity) * (0.5 + 0.5 * going(stage))
+    pen.disc(0, -0.8, 1, 0.2, (80, 150, 80))
+    for i in range(marks(s.rate, 0, 3)):
+        pen.line(
+            np.stack(
+                [
+                    (1.1 + 0.1 * i) * np.cos(np.linspace(3.3, 6.1, 12)),
+                    -0.85 + (0.22 + 0.07 * i) * np.sin(np.linspace(3.3, 6.1, 12)),
+                ],
+                1,
+            ),
+            0.04,
+        )
+    for d in (-1, 1):
+        (
+            pen.blob(
+                [(d * 0.35, -0.3), (d * 0.8, -0.2), (d * 0.88, -0.6), (d * 0.5, -0.8)],
+                shade(pen.body, 0.75),
+            ),
+            pen.blob(
+                [
+                    (d * 0.45, -0.78),
+                    (d * 0.95, -0.82),
+                    (d * 0.9, -0.9),
+                    (d * 0.4, -0.9),
+                ],
+                shade(pen.body, 0.75),
+            ),
+        )
+    pen.blob(
+        [
+            (-0.5, 0.1),
+            (-0.62, -0.4),
+            (-0.4, -0.8),
+            (0.4, -0.8),
+            (0.62, -0.4),
+            (0.5, 0.1),
+            (0, 0.25),
+        ],
+        pen.body,
+    )
+    pen.disc(0, -0.38, 0.2 + sac, 0.1 + 0.8 * sac, shade(pen.body, 2.5))
+    for d in (-1, 1):
+        (
+            pen.disc(d * 0.36, 0.33, 0.22),
+            pen.disc(d * 0.36, 0.36, 0.13, fill=(245, 240, 200)),
+            pen.disc(d * 0.36, 0.36, 0.09, 0.05, (15, 15, 15)),
+        )
+    pen.line(
+        [(-0.5, -0.02), (-0.2, -0.12), (0.2, -0.12), (0.5, -0.02)], 0.055, bend=True
+    )
 
 # %% ../nbs/02_foley.ipynb #b3ff7f76
 @drawing
 def see_cricket(pen, s, stage):
     "Long feelers, one great folded hind leg, ringed body; blades of grass."
-    for x in pen.rng.uniform(-1, 1, 7): pen.line([(x, -1), (x + .05, -.6), (x + .2*pen.rng.uniform(-1, 1), -.25)], .05, (70, 130, 60), True)
-    for a in (.9, 1.15): pen.line([(.55, .05), (.7, .5), (a - .35*going(stage)*.3, .95)], .035, bend=True)
-    for x, f in ((.35, .45), (.1, .15)): pen.line([(x, -.25), (f + .1, -.5), (f + .02, -.9)], .055)
-    pen.blob([(-.85, -.25), (-.4, .05), (.2, .1), (.5, .1), (.5, -.2), (.1, -.35), (-.5, -.35)], pen.body)
-    for x in np.linspace(-.6, .1, 5): pen.line([(x, -.32), (x + .05, .0)], .03)
-    pen.disc(.6, -.02, .2), pen.disc(.68, .05, .05, fill=(10, 10, 10))
-    pen.blob([(-.6, -.02), (-.1, .2), (.3, .12), (-.1, -.02)], shade(pen.body, 1.8))
-    knee = .55 + .1*going(stage)
-    pen.limb([(.05, -.15), (-.5, knee)], .13, shade(pen.body, .7)), pen.line([(-.5, knee), (-.78, -.9)], .07), pen.line([(-.85, -.92), (-.6, -.92)], .06)
-    arcs(pen, -.15, .3, 80, s)
+    for x in pen.rng.uniform(-1, 1, 7):
+        pen.line(
+            [(x, -1), (x + 0.05, -0.6), (x + 0.2 * pen.rng.uniform(-1, 1), -0.25)],
+            0.05,
+            (70, 130, 60),
+            True,
+        )
+    for a in (0.9, 1.15):
+        pen.line(
+            [(0.55, 0.05), (0.7, 0.5), (a - 0.35 * going(stage) * 0.3, 0.95)],
+            0.035,
+            bend=True,
+        )
+    for x, f in ((0.35, 0.45), (0.1, 0.15)):
+        pen.line([(x, -0.25), (f + 0.1, -0.5), (f + 0.02, -0.9)], 0.055)
+    pen.blob(
+        [
+            (-0.85, -0.25),
+            (-0.4, 0.05),
+            (0.2, 0.1),
+            (0.5, 0.1),
+            (0.5, -0.2),
+            (0.1, -0.35),
+            (-0.5, -0.35),
+        ],
+        pen.body,
+    )
+    for x in np.linspace(-0.6, 0.1, 5):
+        pen.line([(x, -0.32), (x + 0.05, 0.0)], 0.03)
+    pen.disc(0.6, -0.02, 0.2), pen.disc(0.68, 0.05, 0.05, fill=(10, 10, 10))
+    pen.blob(
+        [(-0.6, -0.02), (-0.1, 0.2), (0.3, 0.12), (-0.1, -0.02)], shade(pen.body, 1.8)
+    )
+    knee = 0.55 + 0.1 * going(stage)
+    (
+        pen.limb([(0.05, -0.15), (-0.5, knee)], 0.13, shade(pen.body, 0.7)),
+        pen.line([(-0.5, knee), (-0.78, -0.9)], 0.07),
+        pen.line([(-0.85, -0.92), (-0.6, -0.92)], 0.06),
+    )
+    arcs(pen, -0.15, 0.3, 80, s)
 
 # %% ../nbs/02_foley.ipynb #44b97532
 @drawing
 def see_rain(pen, s, stage):
     "A cloud, streaks (more and longer when heavy, thicker when low), rings in a puddle."
-    pen.disc(0, -.88, .95, .13, (120, 155, 190))
-    wet = (60, 95, 170) if pen.rng.uniform() < .4 else (205, 228, 250)
-    for i in range(int(round(8 + 60*s.intensity))):
-        x, y = pen.rng.uniform(-.95, .95), (pen.rng.uniform(0, 1.25) - stage*.6) % 1.25 - .85
-        d = .14 + .22*s.intensity
-        pen.line([(x, y), (x - .25*d, y - d)], .085 - .05*s.pitch, wet)
-    for x in pen.rng.uniform(-.7, .7, int(2 + 5*s.intensity)): pen.disc(x, -.88, .05 + .14*going(stage + x), .05, (170, 200, 225))
-    cloud(pen, 0, .58, .95, shade((150, 155, 170), 1.2 - .5*s.intensity))
+    pen.disc(0, -0.88, 0.95, 0.13, (120, 155, 190))
+    wet = (60, 95, 170) if pen.rng.uniform() < 0.4 else (205, 228, 250)
+    for i in range(int(round(8 + 60 * s.intensity))):
+        x, y = (
+            pen.rng.uniform(-0.95, 0.95),
+            (pen.rng.uniform(0, 1.25) - stage * 0.6) % 1.25 - 0.85,
+        )
+        d = 0.14 + 0.22 * s.intensity
+        pen.line([(x, y), (x - 0.25 * d, y - d)], 0.085 - 0.05 * s.pitch, wet)
+    for x in pen.rng.uniform(-0.7, 0.7, int(2 + 5 * s.intensity)):
+        pen.disc(x, -0.88, 0.05 + 0.14 * going(stage + x), 0.05, (170, 200, 225))
+    cloud(pen, 0, 0.58, 0.95, shade((150, 155, 170), 1.2 - 0.5 * s.intensity))
 
-_CREST = np.array([(0, 0), (.3, .08), (.52, .4), (.66, .85), (.9, 1.), (1.08, .82), (1.06, .6), (.98, .66), (.9, .72), (.84, .55), (.86, .25), (1., 0)])
+# %% ../nbs/02_foley.ipynb #527a030e
+_CREST = np.array(
+    [
+        (0, 0),
+        (0.3, 0.08),
+        (0.52, 0.4),
+        (0.66, 0.85),
+        (0.9, 1.0),
+        (1.08, 0.82),
+        (1.06, 0.6),
+        (0.98, 0.66),
+        (0.9, 0.72),
+        (0.84, 0.55),
+        (0.86, 0.25),
+        (1.0, 0),
+    ]
+)
 
 # %% ../nbs/02_foley.ipynb #ef24afb1
 @drawing
 def see_waves(pen, s, stage):
     "Rows of water with curling crests: high when loud, many when quick."
-    sea, k, h = tint(pen.rng, (.3, .8), (.45, .9)), marks(s.rate, 2, 5), .12 + .5*s.intensity
-    for row, y in enumerate((.25, -.2, -.65)):
-        step = 2.2/k*(1 + .12*row)
-        first = -1.6 - .37*step*row + .12*np.sin(2*np.pi*stage + row)
-        top = np.concatenate([_CREST[:-1]*[step, h*(.8 + .15*row)] + [first + i*step, y] for i in range(k + 2)])
+    sea, k, h = (
+        tint(pen.rng, (0.3, 0.8), (0.45, 0.9)),
+        marks(s.rate, 2, 5),
+        0.12 + 0.5 * s.intensity,
+    )
+    for row, y in enumerate((0.25, -0.2, -0.65)):
+        step = 2.2 / k * (1 + 0.12 * row)
+        first = -1.6 - 0.37 * step * row + 0.12 * np.sin(2 * np.pi * stage + row)
+        top = np.concatenate(
+            [
+                _CREST[:-1] * [step, h * (0.8 + 0.15 * row)] + [first + i * step, y]
+                for i in range(k + 2)
+            ]
+        )
         top = smooth(top[(top[:, 0] > -1.5) & (top[:, 0] < 1.5)], False)
-        pen.shape([*top, (1.6, -1.1), (-1.6, -1.1)], shade(sea, 1 - .16*row), False)
-        pen.line(top, .1), pen.line(top, .065, (250, 250, 250))
+        pen.shape([*top, (1.6, -1.1), (-1.6, -1.1)], shade(sea, 1 - 0.16 * row), False)
+        pen.line(top, 0.1), pen.line(top, 0.065, (250, 250, 250))
 
 # %% ../nbs/02_foley.ipynb #4ec36ba7
 @drawing
 def see_wind(pen, s, stage):
     "A tree bends, leaves fly, curls of air (as many as the gusts are quick)."
-    lean, tall, leaf = .12 + .75*s.intensity, .95 - .4*s.pitch, tint(pen.rng, (.3, .8), (.35, .8))
-    top = np.array([-.35 + lean, -.95 + 1.4*tall])
+    lean, tall, leaf = (
+        0.12 + 0.75 * s.intensity,
+        0.95 - 0.4 * s.pitch,
+        tint(pen.rng, (0.3, 0.8), (0.35, 0.8)),
+    )
+    top = np.array([-0.35 + lean, -0.95 + 1.4 * tall])
     k = marks(s.rate, 2, 5)
     for i in range(k):
-        x, y, c = -1.1 + .25*(i % 2) + .1*np.sin(2*np.pi*(stage + .3*i)), .95 - 1.5*(i + .5)/k, .12 + .1*s.intensity
-        end, b = x + .55 + 1.05*s.intensity, np.linspace(-np.pi/2, 1.6*np.pi, 18)
-        curl = np.stack([end + c*np.linspace(1, .35, 18)*np.cos(b), y + c + c*np.linspace(1, .35, 18)*np.sin(b)], 1)
-        path = [(x, y), (.5*x + .5*end, y + .03), *curl]
-        pen.line(path, .1), pen.line(path, .06, (245, 250, 255))
-    pen.limb([(-.45, -1), (-.42, -.6), (top[0] - .35*lean, top[1] - .45), top], .13, (115, 80, 55))
-    a, r = np.linspace(0, 2*np.pi, 13)[:-1], .42*tall*(1 + .06*(-1)**np.arange(12))
-    pen.blob(np.stack([top[0] + r*np.cos(a)*(1 + .5*lean) + .3*lean*np.maximum(np.cos(a), 0), top[1] + .15 + r*np.sin(a) + .1*np.cos(a)], 1), leaf)
-    for i in range(int(3 + 6*s.intensity)):
-        x, y = (pen.rng.uniform(-.2, 2) + stage) % 1.6 - .5, pen.rng.uniform(-.8, .6)
-        pen.disc(x, y, .08, .045, leaf)
+        x, y, c = (
+            -1.1 + 0.25 * (i % 2) + 0.1 * np.sin(2 * np.pi * (stage + 0.3 * i)),
+            0.95 - 1.5 * (i + 0.5) / k,
+            0.12 + 0.1 * s.intensity,
+        )
+        end, b = x + 0.55 + 1.05 * s.intensity, np.linspace(-np.pi / 2, 1.6 * np.pi, 18)
+        curl = np.stack(
+            [
+                end + c * np.linspace(1, 0.35, 18) * np.cos(b),
+                y + c + c * np.linspace(1, 0.35, 18) * np.sin(b),
+            ],
+            1,
+        )
+        path = [(x, y), (0.5 * x + 0.5 * end, y + 0.03), *curl]
+        pen.line(path, 0.1), pen.line(path, 0.06, (245, 250, 255))
+    pen.limb(
+        [(-0.45, -1), (-0.42, -0.6), (top[0] - 0.35 * lean, top[1] - 0.45), top],
+        0.13,
+        (115, 80, 55),
+    )
+    a, r = (
+        np.linspace(0, 2 * np.pi, 13)[:-1],
+        0.42 * tall * (1 + 0.06 * (-1) ** np.arange(12)),
+    )
+    pen.blob(
+        np.stack(
+            [
+                top[0]
+                + r * np.cos(a) * (1 + 0.5 * lean)
+                + 0.3 * lean * np.maximum(np.cos(a), 0),
+                top[1] + 0.15 + r * np.sin(a) + 0.1 * np.cos(a),
+            ],
+            1,
+        ),
+        leaf,
+    )
+    for i in range(int(3 + 6 * s.intensity)):
+        x, y = (
+            (pen.rng.uniform(-0.2, 2) + stage) % 1.6 - 0.5,
+            pen.rng.uniform(-0.8, 0.6),
+        )
+        pen.disc(x, y, 0.08, 0.045, leaf)
 
 # %% ../nbs/02_foley.ipynb #930e70c0
 @drawing
 def see_thunder(pen, s, stage):
     "A dark cloud and as many bolts as claps; wide and long when close."
     for i in range(s.count):
-        x, w, d = (i - (s.count - 1)/2)*.6, .06 + .12*s.intensity, .75 + .6*s.intensity
-        z = pen.rng.uniform(-.12, .12, 3)
-        left = [(x, .4), (x + .16 + z[0], .35 - .4*d), (x - .05 + z[0], .37 - .4*d), (x + .1 + z[1], .4 - d - .1)]
-        right = [(x - .04 + z[0] - 1.3*w, .3 - .45*d), (x - .1 + z[0] + .2*w - w, .42 - .42*d), (x - 2*w, .4)]
-        pen.shape(left[:1] + left[1:2] + left[2:] + right[:1] + [(x - .02 + z[0] - w, .42 - .4*d)] + right[2:], (255, 240, 120) if int(4*stage) != 3 else (255, 255, 235))
-    cloud(pen, .25, .5, .7, (62, 62, 80)), cloud(pen, -.15, .4, .8, (88, 88, 108))
+        x, w, d = (
+            (i - (s.count - 1) / 2) * 0.6,
+            0.06 + 0.12 * s.intensity,
+            0.75 + 0.6 * s.intensity,
+        )
+        z = pen.rng.uniform(-0.12, 0.12, 3)
+        left = [
+            (x, 0.4),
+            (x + 0.16 + z[0], 0.35 - 0.4 * d),
+            (x - 0.05 + z[0], 0.37 - 0.4 * d),
+            (x + 0.1 + z[1], 0.4 - d - 0.1),
+        ]
+        right = [
+            (x - 0.04 + z[0] - 1.3 * w, 0.3 - 0.45 * d),
+            (x - 0.1 + z[0] + 0.2 * w - w, 0.42 - 0.42 * d),
+            (x - 2 * w, 0.4),
+        ]
+        pen.shape(
+            left[:1]
+            + left[1:2]
+            + left[2:]
+            + right[:1]
+            + [(x - 0.02 + z[0] - w, 0.42 - 0.4 * d)]
+            + right[2:],
+            (255, 240, 120) if int(4 * stage) != 3 else (255, 255, 235),
+        )
+    cloud(pen, 0.25, 0.5, 0.7, (62, 62, 80)), cloud(pen, -0.15, 0.4, 0.8, (88, 88, 108))
 
 # %% ../nbs/02_foley.ipynb #f569ce45
 @drawing
 def see_fire(pen, s, stage):
     "Crossed logs, tongues of flame as high as it roars, a spark for every few crackles."
-    high = .35 + 1.15*s.intensity
-    for size, c in ((1., (225, 80, 35)), (.72, (250, 150, 40)), (.42, (255, 230, 110))):
-        tips = [(-.75, .0), (-.55, .45), (-.38, .25), (-.15, .75), (.02, .5), (.18, 1.), (.34, .4), (.52, .6), (.62, .2), (.75, .0)]
-        flick = .12*np.sin(2*np.pi*(2*stage + 3*np.arange(10)/10 + size))
-        pen.blob([(size*(x + f*.4), -.75 + size*high*(y + f*y)) for (x, y), f in zip(tips, flick)] + [(.5*size, -.9), (-.5*size, -.9)], c, size == 1)
-    for a, b in (((-.85, -.95), (.7, -.62)), ((.85, -.95), (-.7, -.62))): pen.limb([a, b], .19, (110, 70, 45)), pen.disc(*b, .1, fill=(200, 160, 110))
+    high = 0.35 + 1.15 * s.intensity
+    for size, c in (
+        (1.0, (225, 80, 35)),
+        (0.72, (250, 150, 40)),
+        (0.42, (255, 230, 110)),
+    ):
+        tips = [
+            (-0.75, 0.0),
+            (-0.55, 0.45),
+            (-0.38, 0.25),
+            (-0.15, 0.75),
+            (0.02, 0.5),
+            (0.18, 1.0),
+            (0.34, 0.4),
+            (0.52, 0.6),
+            (0.62, 0.2),
+            (0.75, 0.0),
+        ]
+        flick = 0.12 * np.sin(2 * np.pi * (2 * stage + 3 * np.arange(10) / 10 + size))
+        pen.blob(
+            [
+                (size * (x + f * 0.4), -0.75 + size * high * (y + f * y))
+                for (x, y), f in zip(tips, flick)
+            ]
+            + [(0.5 * size, -0.9), (-0.5 * size, -0.9)],
+            c,
+            size == 1,
+        )
+    for a, b in (((-0.85, -0.95), (0.7, -0.62)), ((0.85, -0.95), (-0.7, -0.62))):
+        pen.limb([a, b], 0.19, (110, 70, 45)), pen.disc(*b, 0.1, fill=(200, 160, 110))
     for i in range(marks(s.rate, 0, 16)):
-        x, y = pen.rng.uniform(-.8, .8), -.5 + (pen.rng.uniform() + .5*stage) % 1*(1.45)
-        pen.disc(x, y, .05, fill=(255, 205, 70))
+        x, y = (
+            pen.rng.uniform(-0.8, 0.8),
+            -0.5 + (pen.rng.uniform() + 0.5 * stage) % 1 * (1.45),
+        )
+        pen.disc(x, y, 0.05, fill=(255, 205, 70))
 
 # %% ../nbs/02_foley.ipynb #5b970f86
 @drawing
 def see_bell(pen, s, stage):
     "A flared body hanging from a yoke, clapper to one side, arcs on both."
-    swing = .28*np.sin(2*np.pi*stage + .8)*(.5 + s.intensity)
-    pen.box(-.75, .78, .75, .95, (115, 80, 55)), pen.box(-.1, .55, .1, .8, shade(pen.body, .6))
-    pen.limb([(0, -.35), (swing, -.68)], .05, shade(pen.body, .5)), pen.disc(swing, -.75, .14, fill=shade(pen.body, .5))
-    pen.shape([*smooth([(-.78, -.6), (-.5, -.35), (-.42, .1), (-.3, .45), (0, .62), (.3, .45), (.42, .1), (.5, -.35), (.78, -.6)], False)], pen.body)
-    pen.line([(-.66, -.48), (.66, -.48)], .05), pen.line([(-.4, .22), (.4, .22)], .04), pen.line([(-.2, .4), (-.3, -.3)], .07, shade(pen.body, 2.5))
-    arcs(pen, .68, -.1, 0, s), arcs(pen, -.68, -.1, 180, s)
+    swing = 0.28 * np.sin(2 * np.pi * stage + 0.8) * (0.5 + s.intensity)
+    (
+        pen.box(-0.75, 0.78, 0.75, 0.95, (115, 80, 55)),
+        pen.box(-0.1, 0.55, 0.1, 0.8, shade(pen.body, 0.6)),
+    )
+    (
+        pen.limb([(0, -0.35), (swing, -0.68)], 0.05, shade(pen.body, 0.5)),
+        pen.disc(swing, -0.75, 0.14, fill=shade(pen.body, 0.5)),
+    )
+    pen.shape(
+        [
+            *smooth(
+                [
+                    (-0.78, -0.6),
+                    (-0.5, -0.35),
+                    (-0.42, 0.1),
+                    (-0.3, 0.45),
+                    (0, 0.62),
+                    (0.3, 0.45),
+                    (0.42, 0.1),
+                    (0.5, -0.35),
+                    (0.78, -0.6),
+                ],
+                False,
+            )
+        ],
+        pen.body,
+    )
+    (
+        pen.line([(-0.66, -0.48), (0.66, -0.48)], 0.05),
+        pen.line([(-0.4, 0.22), (0.4, 0.22)], 0.04),
+        pen.line([(-0.2, 0.4), (-0.3, -0.3)], 0.07, shade(pen.body, 2.5)),
+    )
+    arcs(pen, 0.68, -0.1, 0, s), arcs(pen, -0.68, -0.1, 180, s)
 
 # %% ../nbs/02_foley.ipynb #c5fe1c95
 @drawing
 def see_clock(pen, s, stage):
     "A face with twelve marks and two hands, a pendulum below (short when quick)."
-    a, long = .5*np.sin(2*np.pi*stage + .6), .75 - .38*s.rate
-    pen.box(-.42, -1, .42, .2, shade(pen.body, .75)), pen.box(-.3, -.92, .3, -.1, shade(pen.body, .4))
-    bob = (long*np.sin(a)*.7, -.12 - long*np.cos(a))
-    pen.line([(0, -.1), bob], .05, (225, 190, 90)), pen.disc(*bob, .12, fill=(240, 200, 80))
-    pen.disc(0, .38, .6), pen.disc(0, .38, .5, fill=(248, 246, 236))
-    for h in np.arange(12)*np.pi/6: pen.line([(.4*np.cos(h), .38 + .4*np.sin(h)), (.47*np.cos(h), .38 + .47*np.sin(h))], .05)
-    for h, r, w in ((pen.rng.uniform(0, 6.28), .27, .08), (pen.rng.uniform(0, 6.28), .38, .055)): pen.line([(0, .38), (r*np.cos(h), .38 + r*np.sin(h))], w)
-    pen.disc(0, .38, .05, fill=pen.ink)
-    arcs(pen, .56, .4, 0, s), arcs(pen, -.56, .4, 180, s)
+    a, long = 0.5 * np.sin(2 * np.pi * stage + 0.6), 0.75 - 0.38 * s.rate
+    (
+        pen.box(-0.42, -1, 0.42, 0.2, shade(pen.body, 0.75)),
+        pen.box(-0.3, -0.92, 0.3, -0.1, shade(pen.body, 0.4)),
+    )
+    bob = (long * np.sin(a) * 0.7, -0.12 - long * np.cos(a))
+    (
+        pen.line([(0, -0.1), bob], 0.05, (225, 190, 90)),
+        pen.disc(*bob, 0.12, fill=(240, 200, 80)),
+    )
+    pen.disc(0, 0.38, 0.6), pen.disc(0, 0.38, 0.5, fill=(248, 246, 236))
+    for h in np.arange(12) * np.pi / 6:
+        pen.line(
+            [
+                (0.4 * np.cos(h), 0.38 + 0.4 * np.sin(h)),
+                (0.47 * np.cos(h), 0.38 + 0.47 * np.sin(h)),
+            ],
+            0.05,
+        )
+    for h, r, w in (
+        (pen.rng.uniform(0, 6.28), 0.27, 0.08),
+        (pen.rng.uniform(0, 6.28), 0.38, 0.055),
+    ):
+        pen.line([(0, 0.38), (r * np.cos(h), 0.38 + r * np.sin(h))], w)
+    pen.disc(0, 0.38, 0.05, fill=pen.ink)
+    arcs(pen, 0.56, 0.4, 0, s), arcs(pen, -0.56, 0.4, 180, s)
 
 # %% ../nbs/02_foley.ipynb #d59237d2
 @drawing
 def see_footsteps(pen, s, stage):
     "Two striding legs in shoes, prints behind, dust under the heel."
     trousers, shoe = pen.body, pen.other
-    swing = .45 + .15*np.cos(2*np.pi*stage)
-    for i in range(3): pen.disc(-.98 + .22*i, -.93 - .04*(i % 2), .09, .035, shade(pen.other, .6))
-    for d, c in ((-1, shade(trousers, .7)), (1, trousers)):
-        foot = np.array([d*swing + .05, -.82 if d > 0 else -.72 - .1*np.sin(2*np.pi*stage)])
-        pen.limb([(0, .95), (d*.3 + .1, .15), foot + [0, .2]], .27, c)
-        pen.blob([foot + q for q in ((-.16, .16), (.06, .16), (.34, .02), (.38, -.1), (-.16, -.1))], shoe if d > 0 else shade(shoe, .7))
-        pen.line([foot + (-.17, -.12), foot + (.38, -.12)], .06)
-    pen.box(-.28, .72, .28, 1.05, shade(trousers, .85))
-    if s.intensity > .05: star(pen, swing - .2, -.92, s, .75)
-    strokes(pen, -.95, .25, 0, s, .16)
+    swing = 0.45 + 0.15 * np.cos(2 * np.pi * stage)
+    for i in range(3):
+        pen.disc(
+            -0.98 + 0.22 * i, -0.93 - 0.04 * (i % 2), 0.09, 0.035, shade(pen.other, 0.6)
+        )
+    for d, c in ((-1, shade(trousers, 0.7)), (1, trousers)):
+        foot = np.array(
+            [
+                d * swing + 0.05,
+                -0.82 if d > 0 else -0.72 - 0.1 * np.sin(2 * np.pi * stage),
+            ]
+        )
+        pen.limb([(0, 0.95), (d * 0.3 + 0.1, 0.15), foot + [0, 0.2]], 0.27, c)
+        pen.blob(
+            [
+                foot + q
+                for q in (
+                    (-0.16, 0.16),
+                    (0.06, 0.16),
+                    (0.34, 0.02),
+                    (0.38, -0.1),
+                    (-0.16, -0.1),
+                )
+            ],
+            shoe if d > 0 else shade(shoe, 0.7),
+        )
+        pen.line([foot + (-0.17, -0.12), foot + (0.38, -0.12)], 0.06)
+    pen.box(-0.28, 0.72, 0.28, 1.05, shade(trousers, 0.85))
+    if s.intensity > 0.05:
+        star(pen, swing - 0.2, -0.92, s, 0.75)
+    strokes(pen, -0.95, 0.25, 0, s, 0.16)
 
 # %% ../nbs/02_foley.ipynb #6f7b7b76
 @drawing
 def see_knocking(pen, s, stage):
     "A panelled door with a knob, and a fist."
-    pen.box(-.72, -1, .38, 1, shade(pen.body, .6)), pen.box(-.64, -1, .3, .93, pen.body)
-    for x in (-.54, -.12):
-        for y0, y1 in ((.15, .8), (-.85, -.05)): pen.box(x, y0, x + .32, y1, shade(pen.body, .82))
-    pen.disc(-.53, .04, .07, fill=(235, 200, 90))
-    near = .12*(1 - going(stage))
-    star(pen, .3, .32, s, 1.1)
-    skin = shade((235, 190, 150), .5 + .5*pen.rng.uniform())
-    pen.limb([(1.1, -.25), (.85, .05), (.6 + near, .25)], .26, pen.other)
-    pen.blob([(.28 + near, .48), (.3 + near, .16), (.55 + near, .08), (.72 + near, .3), (.6 + near, .52)], skin)
-    for y in (.22, .31, .4): pen.line([(.27 + near, y), (.45 + near, y + .02)], .035)
-    strokes(pen, .68, .7, 20, s)
+    (
+        pen.box(-0.72, -1, 0.38, 1, shade(pen.body, 0.6)),
+        pen.box(-0.64, -1, 0.3, 0.93, pen.body),
+    )
+    for x in (-0.54, -0.12):
+        for y0, y1 in ((0.15, 0.8), (-0.85, -0.05)):
+            pen.box(x, y0, x + 0.32, y1, shade(pen.body, 0.82))
+    pen.disc(-0.53, 0.04, 0.07, fill=(235, 200, 90))
+    near = 0.12 * (1 - going(stage))
+    star(pen, 0.3, 0.32, s, 1.1)
+    skin = shade((235, 190, 150), 0.5 + 0.5 * pen.rng.uniform())
+    pen.limb([(1.1, -0.25), (0.85, 0.05), (0.6 + near, 0.25)], 0.26, pen.other)
+    pen.blob(
+        [
+            (0.28 + near, 0.48),
+            (0.3 + near, 0.16),
+            (0.55 + near, 0.08),
+            (0.72 + near, 0.3),
+            (0.6 + near, 0.52),
+        ],
+        skin,
+    )
+    for y in (0.22, 0.31, 0.4):
+        pen.line([(0.27 + near, y), (0.45 + near, y + 0.02)], 0.035)
+    strokes(pen, 0.68, 0.7, 20, s)
 
 # %% ../nbs/02_foley.ipynb #c7b72d21
 @drawing
 def see_hammer(pen, s, stage):
     "A hammer over a nail in a block of wood."
-    pen.box(-1, -1, .5, -.66, (175, 125, 80)), pen.line([(-.95, -.8), (.45, -.82)], .03), pen.line([(-.95, -.9), (.3, -.88)], .03)
-    pen.box(-.5, -.66, -.4, -.3, (150, 155, 165)), pen.box(-.62, -.34, -.28, -.25, (170, 175, 185))
-    lift = .7*going(stage + .5)
-    at = lambda points: (np.array(points) - (1.0, 0))@np.array([[np.cos(lift), -np.sin(lift)], [np.sin(lift), np.cos(lift)]]) + (1.0, 0)
-    if lift < .4: star(pen, -.45, -.26, s, 1.3)
-    pen.shape(at([(-.4, .1), (1.05, -.02), (1.05, .17), (-.4, .26)]), pen.other)
-    pen.blob(at([(-.6, .3), (-.56, .55), (-.38, .78), (-.02, .88), (-.22, .66), (-.32, .3)]), shade(pen.body, .65))
-    pen.shape(at([(-.62, -.06), (-.3, -.06), (-.3, .36), (-.62, .36)]), shade(pen.body, .8)), pen.shape(at([(-.72, -.25), (-.2, -.25), (-.2, -.04), (-.72, -.04)]), shade(pen.body, .65))
-    strokes(pen, -.85, .3 + lift, 90, s)
+    (
+        pen.box(-1, -1, 0.5, -0.66, (175, 125, 80)),
+        pen.line([(-0.95, -0.8), (0.45, -0.82)], 0.03),
+        pen.line([(-0.95, -0.9), (0.3, -0.88)], 0.03),
+    )
+    (
+        pen.box(-0.5, -0.66, -0.4, -0.3, (150, 155, 165)),
+        pen.box(-0.62, -0.34, -0.28, -0.25, (170, 175, 185)),
+    )
+    lift = 0.7 * going(stage + 0.5)
+    at = lambda points: (
+        (np.array(points) - (1.0, 0))
+        @ np.array([[np.cos(lift), -np.sin(lift)], [np.sin(lift), np.cos(lift)]])
+        + (1.0, 0)
+    )
+    if lift < 0.4:
+        star(pen, -0.45, -0.26, s, 1.3)
+    pen.shape(at([(-0.4, 0.1), (1.05, -0.02), (1.05, 0.17), (-0.4, 0.26)]), pen.other)
+    pen.blob(
+        at(
+            [
+                (-0.6, 0.3),
+                (-0.56, 0.55),
+                (-0.38, 0.78),
+                (-0.02, 0.88),
+                (-0.22, 0.66),
+                (-0.32, 0.3),
+            ]
+        ),
+        shade(pen.body, 0.65),
+    )
+    (
+        pen.shape(
+            at([(-0.62, -0.06), (-0.3, -0.06), (-0.3, 0.36), (-0.62, 0.36)]),
+            shade(pen.body, 0.8),
+        ),
+        pen.shape(
+            at([(-0.72, -0.25), (-0.2, -0.25), (-0.2, -0.04), (-0.72, -0.04)]),
+            shade(pen.body, 0.65),
+        ),
+    )
+    strokes(pen, -0.85, 0.3 + lift, 90, s)
 
 # %% ../nbs/02_foley.ipynb #3106265d
 @drawing
 def see_keyboard(pen, s, stage):
     "Rows of keys in perspective, and two hands on them."
-    at = lambda u, v: ((u - .5)*(1.55 + .4*(1 - v)), -.7 + .85*v)
-    pen.shape([at(-.04, -.08), at(1.04, -.08), at(1.04, 1.06), at(-.04, 1.06)], shade(pen.body, .55))
-    down = pen.rng.permutation(36)[:marks(s.rate, 1, 9)]
+    at = lambda u, v: ((u - 0.5) * (1.55 + 0.4 * (1 - v)), -0.7 + 0.85 * v)
+    pen.shape(
+        [at(-0.04, -0.08), at(1.04, -0.08), at(1.04, 1.06), at(-0.04, 1.06)],
+        shade(pen.body, 0.55),
+    )
+    down = pen.rng.permutation(36)[: marks(s.rate, 1, 9)]
     for r in range(4):
         for c in range(9):
-            u, v, hit = c/9, r/4, r*9 + c in down
-            pen.shape([at(u + .01, v + .02), at(u + .1, v + .02), at(u + .1, v + .21), at(u + .01, v + .21)], pen.extra if hit else shade(pen.body, 1.6), hit)
-    skin = shade((235, 190, 150), .5 + .5*pen.rng.uniform())
+            u, v, hit = c / 9, r / 4, r * 9 + c in down
+            pen.shape(
+                [
+                    at(u + 0.01, v + 0.02),
+                    at(u + 0.1, v + 0.02),
+                    at(u + 0.1, v + 0.21),
+                    at(u + 0.01, v + 0.21),
+                ],
+                pen.extra if hit else shade(pen.body, 1.6),
+                hit,
+            )
+    skin = shade((235, 190, 150), 0.5 + 0.5 * pen.rng.uniform())
     for d in (-1, 1):
-        bob = .08*going(stage + .25*d)
-        for f in range(4): pen.limb([(d*.5 + (f - 1.5)*.12, -.6), (d*.42 + (f - 1.5)*.15, -.25 + (bob if f % 2 else .06) - .05*abs(f - 1.5))], .08, skin)
-        pen.blob([(d*.5 - .26, -.58), (d*.5 + .26, -.58), (d*.56 + .22, -1.0), (d*.56 - .18, -1.0)], skin)
-        if s.intensity > .1: pen.line([(d*.55, .35), (d*(.6 + .1*s.intensity), .4 + .45*s.intensity)], .06), pen.line([(d*.2, .35), (d*.2, .4 + .5*s.intensity)], .06)
+        bob = 0.08 * going(stage + 0.25 * d)
+        for f in range(4):
+            pen.limb(
+                [
+                    (d * 0.5 + (f - 1.5) * 0.12, -0.6),
+                    (
+                        d * 0.42 + (f - 1.5) * 0.15,
+                        -0.25 + (bob if f % 2 else 0.06) - 0.05 * abs(f - 1.5),
+                    ),
+                ],
+                0.08,
+                skin,
+            )
+        pen.blob(
+            [
+                (d * 0.5 - 0.26, -0.58),
+                (d * 0.5 + 0.26, -0.58),
+                (d * 0.56 + 0.22, -1.0),
+                (d * 0.56 - 0.18, -1.0),
+            ],
+            skin,
+        )
+        if s.intensity > 0.1:
+            (
+                pen.line(
+                    [
+                        (d * 0.55, 0.35),
+                        (d * (0.6 + 0.1 * s.intensity), 0.4 + 0.45 * s.intensity),
+                    ],
+                    0.06,
+                ),
+                pen.line([(d * 0.2, 0.35), (d * 0.2, 0.4 + 0.5 * s.intensity)], 0.06),
+            )
 
 # %% ../nbs/02_foley.ipynb #5eaa06fd
 @drawing
 def see_phone(pen, s, stage):
     "A dial telephone whose handset jumps."
-    shake, tip = .1*np.sin(2*np.pi*stage + .5), .12 + .16*s.intensity*going(stage)
-    pen.blob([(-.85, -.9), (-.62, -.3), (-.35, .02), (.35, .02), (.62, -.3), (.85, -.9), (0, -.95)], pen.body)
-    pen.disc(0, -.48, .34, fill=shade(pen.body, 2.5)), pen.disc(0, -.48, .12, fill=pen.body)
-    for a in np.linspace(-.6, 4.2, 9): pen.disc(.24*np.cos(a), -.48 + .24*np.sin(a), .055, fill=pen.ink)
-    pen.box(-.3, 0, -.2, .15, pen.body), pen.box(.2, 0, .3, .15, pen.body)
-    hand = [(-.9, .1), (-.55, .08), (-.5, .25), (-.25, .34), (.25, .34), (.5, .25), (.55, .08), (.9, .1), (.85, .42), (.4, .58), (-.4, .58), (-.85, .42)]
-    pen.blob([(x, y + tip + shake*x) for x, y in hand], shade(pen.body, .75))
-    arcs(pen, .75, .72, 45, s), arcs(pen, -.75, .72, 135, s)
+    shake, tip = (
+        0.1 * np.sin(2 * np.pi * stage + 0.5),
+        0.12 + 0.16 * s.intensity * going(stage),
+    )
+    pen.blob(
+        [
+            (-0.85, -0.9),
+            (-0.62, -0.3),
+            (-0.35, 0.02),
+            (0.35, 0.02),
+            (0.62, -0.3),
+            (0.85, -0.9),
+            (0, -0.95),
+        ],
+        pen.body,
+    )
+    (
+        pen.disc(0, -0.48, 0.34, fill=shade(pen.body, 2.5)),
+        pen.disc(0, -0.48, 0.12, fill=pen.body),
+    )
+    for a in np.linspace(-0.6, 4.2, 9):
+        pen.disc(0.24 * np.cos(a), -0.48 + 0.24 * np.sin(a), 0.055, fill=pen.ink)
+    pen.box(-0.3, 0, -0.2, 0.15, pen.body), pen.box(0.2, 0, 0.3, 0.15, pen.body)
+    hand = [
+        (-0.9, 0.1),
+        (-0.55, 0.08),
+        (-0.5, 0.25),
+        (-0.25, 0.34),
+        (0.25, 0.34),
+        (0.5, 0.25),
+        (0.55, 0.08),
+        (0.9, 0.1),
+        (0.85, 0.42),
+        (0.4, 0.58),
+        (-0.4, 0.58),
+        (-0.85, 0.42),
+    ]
+    pen.blob([(x, y + tip + shake * x) for x, y in hand], shade(pen.body, 0.75))
+    arcs(pen, 0.75, 0.72, 45, s), arcs(pen, -0.75, 0.72, 135, s)
 
 # %% ../nbs/02_foley.ipynb #1c82c522
 def wheel(pen, x, y, r, turn, spokes=0):
     "A wheel."
-    pen.disc(x, y, r, fill=(45, 45, 50)), pen.disc(x, y, .55*r, fill=(190, 190, 195))
-    for a in turn + np.arange(spokes)*2*np.pi/max(spokes, 1): pen.line([(x, y), (x + .9*r*np.cos(a), y + .9*r*np.sin(a))], .04, (220, 220, 220))
+    pen.disc(x, y, r, fill=(45, 45, 50)), pen.disc(x, y, 0.55 * r, fill=(190, 190, 195))
+    for a in turn + np.arange(spokes) * 2 * np.pi / max(spokes, 1):
+        pen.line(
+            [(x, y), (x + 0.9 * r * np.cos(a), y + 0.9 * r * np.sin(a))],
+            0.04,
+            (220, 220, 220),
+        )
 
 # %% ../nbs/02_foley.ipynb #dfa05bbf
 @drawing
 def see_engine(pen, s, stage):
     "A car with exhaust."
     glass = (185, 215, 230)
-    pen.shape([*smooth([(-.98, -.62), (-.98, -.2), (-.6, -.08), (.55, -.08), (.95, -.25), (1., -.62)], False)], pen.body)
-    pen.shape([(-.62, -.1), (-.42, .32), (.22, .32), (.52, -.1)], pen.body)
-    pen.shape([(-.5, -.08), (-.36, .23), (-.1, .23), (-.1, -.08)], glass), pen.shape([(-.02, -.08), (-.02, .23), (.17, .23), (.38, -.08)], glass)
-    pen.disc(.93, -.33, .07, fill=(255, 240, 150)), pen.line([(-.06, -.1), (-.06, -.6)], .03), pen.box(-1.08, -.66, -.9, -.56, (120, 120, 125))
-    for x in (-.55, .55): wheel(pen, x, -.68, .27, 6*stage, 3)
-    for i in range(3): puff(pen, -1.12 - .1*i - .05*going(stage), -.5 + .28*i, (.06 + .2*s.intensity)*(.7 + .3*i))
+    pen.shape(
+        [
+            *smooth(
+                [
+                    (-0.98, -0.62),
+                    (-0.98, -0.2),
+                    (-0.6, -0.08),
+                    (0.55, -0.08),
+                    (0.95, -0.25),
+                    (1.0, -0.62),
+                ],
+                False,
+            )
+        ],
+        pen.body,
+    )
+    pen.shape([(-0.62, -0.1), (-0.42, 0.32), (0.22, 0.32), (0.52, -0.1)], pen.body)
+    (
+        pen.shape([(-0.5, -0.08), (-0.36, 0.23), (-0.1, 0.23), (-0.1, -0.08)], glass),
+        pen.shape([(-0.02, -0.08), (-0.02, 0.23), (0.17, 0.23), (0.38, -0.08)], glass),
+    )
+    (
+        pen.disc(0.93, -0.33, 0.07, fill=(255, 240, 150)),
+        pen.line([(-0.06, -0.1), (-0.06, -0.6)], 0.03),
+        pen.box(-1.08, -0.66, -0.9, -0.56, (120, 120, 125)),
+    )
+    for x in (-0.55, 0.55):
+        wheel(pen, x, -0.68, 0.27, 6 * stage, 3)
+    for i in range(3):
+        puff(
+            pen,
+            -1.12 - 0.1 * i - 0.05 * going(stage),
+            -0.5 + 0.28 * i,
+            (0.06 + 0.2 * s.intensity) * (0.7 + 0.3 * i),
+        )
 
 # %% ../nbs/02_foley.ipynb #b581af18
 @drawing
 def see_siren(pen, s, stage):
     "A van with a cross and a beacon; rays as many as its sweeps are quick, as long as it is loud."
-    pen.shape([(-1, -.68), (-1, .42), (.5, .42), (.62, -.02), (1, -.15), (1, -.68)], shade(pen.body, 2.2))
-    pen.shape([(.22, -.02), (.22, .32), (.44, .32), (.55, -.02)], (185, 215, 230)), pen.line([(-1, -.35), (1, -.35)], .09, pen.extra)
-    pen.box(-.56, -.22, -.4, .3, (215, 40, 45), False), pen.box(-.74, -.04, -.22, .12, (215, 40, 45), False)
-    for x in (-.55, .55): wheel(pen, x, -.7, .26, 6*stage, 3)
-    lamp = [(60, 110, 255), (255, 70, 60)][int(4*stage) % 2]
-    pen.box(-.15, .42, .2, .6, lamp)
-    for a in np.linspace(.25, np.pi - .25, marks(s.rate, 2, 8)):
-        r = .2 + .45*s.intensity
-        pen.line([(.02 + .22*np.cos(a), .58 + .18*np.sin(a)), (.02 + (.22 + r)*np.cos(a), .58 + (.18 + r)*np.sin(a))], .06, lamp)
+    pen.shape(
+        [(-1, -0.68), (-1, 0.42), (0.5, 0.42), (0.62, -0.02), (1, -0.15), (1, -0.68)],
+        shade(pen.body, 2.2),
+    )
+    (
+        pen.shape(
+            [(0.22, -0.02), (0.22, 0.32), (0.44, 0.32), (0.55, -0.02)], (185, 215, 230)
+        ),
+        pen.line([(-1, -0.35), (1, -0.35)], 0.09, pen.extra),
+    )
+    (
+        pen.box(-0.56, -0.22, -0.4, 0.3, (215, 40, 45), False),
+        pen.box(-0.74, -0.04, -0.22, 0.12, (215, 40, 45), False),
+    )
+    for x in (-0.55, 0.55):
+        wheel(pen, x, -0.7, 0.26, 6 * stage, 3)
+    lamp = [(60, 110, 255), (255, 70, 60)][int(4 * stage) % 2]
+    pen.box(-0.15, 0.42, 0.2, 0.6, lamp)
+    for a in np.linspace(0.25, np.pi - 0.25, marks(s.rate, 2, 8)):
+        r = 0.2 + 0.45 * s.intensity
+        pen.line(
+            [
+                (0.02 + 0.22 * np.cos(a), 0.58 + 0.18 * np.sin(a)),
+                (0.02 + (0.22 + r) * np.cos(a), 0.58 + (0.18 + r) * np.sin(a)),
+            ],
+            0.06,
+            lamp,
+        )
 
 # %% ../nbs/02_foley.ipynb #18e1e968
 @drawing
 def see_helicopter(pen, s, stage):
     "A bubble, a tail boom, skids, a rotor whose blades multiply with the rate."
-    pen.shape([(-.1, .12), (-1, .2), (-1, .08), (-.1, -.2)], shade(pen.body, .75)), pen.shape([(-1.05, .12), (-1.1, .45), (-.92, .42), (-.85, .15)], pen.body)
-    a = 2*np.pi*stage
-    pen.line([(-1 - .15*np.cos(a), .2 - .15*np.sin(a)), (-1 + .15*np.cos(a), .2 + .15*np.sin(a))], .05)
-    pen.blob([(-.35, .1), (.0, .34), (.45, .3), (.75, -.05), (.5, -.35), (-.1, -.36)], pen.body)
-    pen.blob([(.3, .24), (.5, .2), (.68, -.06), (.34, -.08)], (185, 215, 230))
-    for x in (.0, .45): pen.line([(x, -.35), (x, -.6)], .05)
-    pen.line([(-.3, -.6), (.75, -.6)], .07), pen.box(.1, .3, .2, .55, (90, 90, 95))
+    (
+        pen.shape(
+            [(-0.1, 0.12), (-1, 0.2), (-1, 0.08), (-0.1, -0.2)], shade(pen.body, 0.75)
+        ),
+        pen.shape(
+            [(-1.05, 0.12), (-1.1, 0.45), (-0.92, 0.42), (-0.85, 0.15)], pen.body
+        ),
+    )
+    a = 2 * np.pi * stage
+    pen.line(
+        [
+            (-1 - 0.15 * np.cos(a), 0.2 - 0.15 * np.sin(a)),
+            (-1 + 0.15 * np.cos(a), 0.2 + 0.15 * np.sin(a)),
+        ],
+        0.05,
+    )
+    pen.blob(
+        [
+            (-0.35, 0.1),
+            (0.0, 0.34),
+            (0.45, 0.3),
+            (0.75, -0.05),
+            (0.5, -0.35),
+            (-0.1, -0.36),
+        ],
+        pen.body,
+    )
+    pen.blob([(0.3, 0.24), (0.5, 0.2), (0.68, -0.06), (0.34, -0.08)], (185, 215, 230))
+    for x in (0.0, 0.45):
+        pen.line([(x, -0.35), (x, -0.6)], 0.05)
+    (
+        pen.line([(-0.3, -0.6), (0.75, -0.6)], 0.07),
+        pen.box(0.1, 0.3, 0.2, 0.55, (90, 90, 95)),
+    )
     for i in range(marks(s.rate, 1, 5)):
-        b = .5*(i + stage)
-        w = .95*(1 - .45*abs(np.sin(b)))
-        pen.line([(.15 - w, .57 + .14*np.sin(b)), (.15 + w, .57 - .14*np.sin(b))], .055)
-    for i in range(3): pen.line([(-.25 + .4*i, -.72), (-.3 + .4*i, -.76 - .4*s.intensity)], .05, (240, 240, 245))
+        b = 0.5 * (i + stage)
+        w = 0.95 * (1 - 0.45 * abs(np.sin(b)))
+        pen.line(
+            [(0.15 - w, 0.57 + 0.14 * np.sin(b)), (0.15 + w, 0.57 - 0.14 * np.sin(b))],
+            0.055,
+        )
+    for i in range(3):
+        pen.line(
+            [(-0.25 + 0.4 * i, -0.72), (-0.3 + 0.4 * i, -0.76 - 0.4 * s.intensity)],
+            0.05,
+            (240, 240, 245),
+        )
 
 # %% ../nbs/02_foley.ipynb #f7560a82
 @drawing
 def see_train(pen, s, stage):
     "A steam engine on rails; puffs as many as its strokes are quick."
-    pen.line([(-1.2, -.93), (1.2, -.93)], .07, (90, 85, 85))
-    for x in np.linspace(-1.1, 1.1, 9): pen.line([(x, -.95), (x, -1.02)], .08, (115, 80, 55))
-    pen.box(-.95, -.55, -.3, .5, pen.other), pen.box(-1.02, .5, -.22, .62, shade(pen.other, .6)), pen.box(-.8, .05, -.48, .38, (185, 215, 230))
-    pen.blob([(-.3, -.5), (-.3, .15), (.6, .18), (.78, -.15), (.62, -.5)], pen.body), pen.box(-.98, -.62, .85, -.48, shade(pen.body, .6))
-    for x in (-.05, .25): pen.line([(x, .14), (x, -.48)], .04, shade(pen.body, .6))
-    pen.shape([(.38, .1), (.42, .5), (.32, .62), (.7, .62), (.6, .5), (.64, .1)], shade(pen.body, .6)), pen.shape([(.8, -.6), (1.1, -.9), (.7, -.9)], shade(pen.other, .7))
-    for x, r in ((-.65, .24), (-.1, .24), (.42, .2)): wheel(pen, x, -.9 + r, r, 6*stage, 4)
-    pen.line([(-.65 + .1*np.cos(6*stage), -.66 + .1*np.sin(6*stage)), (.42 + .1*np.cos(6*stage), -.7 + .1*np.sin(6*stage))], .06)
-    for i in range(marks(s.rate, 1, 5)): puff(pen, .48 - .3*i - .08*going(stage), .78 + .06*(i % 2), (.09 + .17*s.intensity)*(1 - .06*i))
+    pen.line([(-1.2, -0.93), (1.2, -0.93)], 0.07, (90, 85, 85))
+    for x in np.linspace(-1.1, 1.1, 9):
+        pen.line([(x, -0.95), (x, -1.02)], 0.08, (115, 80, 55))
+    (
+        pen.box(-0.95, -0.55, -0.3, 0.5, pen.other),
+        pen.box(-1.02, 0.5, -0.22, 0.62, shade(pen.other, 0.6)),
+        pen.box(-0.8, 0.05, -0.48, 0.38, (185, 215, 230)),
+    )
+    (
+        pen.blob(
+            [(-0.3, -0.5), (-0.3, 0.15), (0.6, 0.18), (0.78, -0.15), (0.62, -0.5)],
+            pen.body,
+        ),
+        pen.box(-0.98, -0.62, 0.85, -0.48, shade(pen.body, 0.6)),
+    )
+    for x in (-0.05, 0.25):
+        pen.line([(x, 0.14), (x, -0.48)], 0.04, shade(pen.body, 0.6))
+    (
+        pen.shape(
+            [
+                (0.38, 0.1),
+                (0.42, 0.5),
+                (0.32, 0.62),
+                (0.7, 0.62),
+                (0.6, 0.5),
+                (0.64, 0.1),
+            ],
+            shade(pen.body, 0.6),
+        ),
+        pen.shape([(0.8, -0.6), (1.1, -0.9), (0.7, -0.9)], shade(pen.other, 0.7)),
+    )
+    for x, r in ((-0.65, 0.24), (-0.1, 0.24), (0.42, 0.2)):
+        wheel(pen, x, -0.9 + r, r, 6 * stage, 4)
+    pen.line(
+        [
+            (-0.65 + 0.1 * np.cos(6 * stage), -0.66 + 0.1 * np.sin(6 * stage)),
+            (0.42 + 0.1 * np.cos(6 * stage), -0.7 + 0.1 * np.sin(6 * stage)),
+        ],
+        0.06,
+    )
+    for i in range(marks(s.rate, 1, 5)):
+        puff(
+            pen,
+            0.48 - 0.3 * i - 0.08 * going(stage),
+            0.78 + 0.06 * (i % 2),
+            (0.09 + 0.17 * s.intensity) * (1 - 0.06 * i),
+        )
 
 # %% ../nbs/02_foley.ipynb #090a0d87
 @drawing
 def see_horn(pen, s, stage):
     "A ship: hull, decks, funnel, and the blast from its horn."
-    rock = .03*np.sin(2*np.pi*stage)
-    pen.shape([(-1, -.3 + rock), (1.08, -.2 - rock), (.78, -.8), (-.8, -.8)], pen.body), pen.line([(-.93, -.48), (.95, -.4)], .07, pen.extra)
-    pen.box(-.72, -.3, .35, .05, (240, 240, 235)), pen.box(-.45, .05, .2, .3, (225, 225, 220))
-    for x in np.arange(-.6, .3, .2): pen.disc(x, -.12, .05, fill=(70, 100, 130))
-    pen.shape([(-.35, .3), (-.32, .78), (-.02, .78), (.0, .3)], pen.other), pen.line([(-.34, .62), (-.02, .62)], .1, pen.ink), pen.line([(.6, -.22), (.6, .65)], .05)
+    rock = 0.03 * np.sin(2 * np.pi * stage)
+    (
+        pen.shape(
+            [(-1, -0.3 + rock), (1.08, -0.2 - rock), (0.78, -0.8), (-0.8, -0.8)],
+            pen.body,
+        ),
+        pen.line([(-0.93, -0.48), (0.95, -0.4)], 0.07, pen.extra),
+    )
+    (
+        pen.box(-0.72, -0.3, 0.35, 0.05, (240, 240, 235)),
+        pen.box(-0.45, 0.05, 0.2, 0.3, (225, 225, 220)),
+    )
+    for x in np.arange(-0.6, 0.3, 0.2):
+        pen.disc(x, -0.12, 0.05, fill=(70, 100, 130))
+    (
+        pen.shape([(-0.35, 0.3), (-0.32, 0.78), (-0.02, 0.78), (0.0, 0.3)], pen.other),
+        pen.line([(-0.34, 0.62), (-0.02, 0.62)], 0.1, pen.ink),
+        pen.line([(0.6, -0.22), (0.6, 0.65)], 0.05),
+    )
     x = np.linspace(-1.2, 1.2, 40)
-    pen.shape([*zip(x, -.78 + .06*np.sin(9*x + 6*stage)), (1.2, -1), (-1.2, -1)], (85, 130, 170), False)
-    for i in range(3): puff(pen, -.2 - .18*i - .05*going(stage), .86 + .1*i, (.06 + .1*s.intensity)*(1 + .25*i))
-    pen.shape([(.2, .4), (.45, .5), (.45, .26)], (230, 190, 80)), arcs(pen, .4, .38, 0, s)
+    pen.shape(
+        [*zip(x, -0.78 + 0.06 * np.sin(9 * x + 6 * stage)), (1.2, -1), (-1.2, -1)],
+        (85, 130, 170),
+        False,
+    )
+    for i in range(3):
+        puff(
+            pen,
+            -0.2 - 0.18 * i - 0.05 * going(stage),
+            0.86 + 0.1 * i,
+            (0.06 + 0.1 * s.intensity) * (1 + 0.25 * i),
+        )
+    (
+        pen.shape([(0.2, 0.4), (0.45, 0.5), (0.45, 0.26)], (230, 190, 80)),
+        arcs(pen, 0.4, 0.38, 0, s),
+    )
 
 # %% ../nbs/02_foley.ipynb #811798ca
 @drawing
 def see_fireworks(pen, s, stage):
     "As many bursts as bangs; wide when loud."
     for i in range(s.count):
-        hue, k = tint(pen.rng, (.6, 1), (.85, 1)), pen.rng.integers(10, 15)
-        x, y = (i - (s.count - 1)/2)*.75, .25 + .3*pen.rng.uniform(-1, 1)
-        r = (.3 + .55*s.intensity)*(.65 + .35*stage)
-        pen.line([(x*.4, -1), (x*.8, -.4), (x, y)], .04, (230, 210, 160), True)
-        for a in np.arange(k)*2*np.pi/k + pen.rng.uniform():
-            tip = np.array([x + r*np.cos(a), y + r*np.sin(a)])
-            pen.line([(x + .25*r*np.cos(a), y + .25*r*np.sin(a)), tip - [0, .04]], .055, hue), pen.disc(*tip, .06, fill=shade(hue, 2), ink=False)
+        hue, k = tint(pen.rng, (0.6, 1), (0.85, 1)), pen.rng.integers(10, 15)
+        x, y = (i - (s.count - 1) / 2) * 0.75, 0.25 + 0.3 * pen.rng.uniform(-1, 1)
+        r = (0.3 + 0.55 * s.intensity) * (0.65 + 0.35 * stage)
+        pen.line([(x * 0.4, -1), (x * 0.8, -0.4), (x, y)], 0.04, (230, 210, 160), True)
+        for a in np.arange(k) * 2 * np.pi / k + pen.rng.uniform():
+            tip = np.array([x + r * np.cos(a), y + r * np.sin(a)])
+            (
+                pen.line(
+                    [
+                        (x + 0.25 * r * np.cos(a), y + 0.25 * r * np.sin(a)),
+                        tip - [0, 0.04],
+                    ],
+                    0.055,
+                    hue,
+                ),
+                pen.disc(*tip, 0.06, fill=shade(hue, 2), ink=False),
+            )
 
 # %% ../nbs/02_foley.ipynb #7b366854
-_SKY = dict(morning=((250, 205, 170), (255, 235, 205)), day=((120, 180, 240), (215, 232, 250)), evening=((120, 80, 140), (240, 150, 100)), night=((28, 32, 70), (70, 76, 120)))
-_DARK = dict(morning=.95, day=1., evening=.75, night=.5)
+_SKY = dict(
+    morning=((250, 205, 170), (255, 235, 205)),
+    day=((120, 180, 240), (215, 232, 250)),
+    evening=((120, 80, 140), (240, 150, 100)),
+    night=((28, 32, 70), (70, 76, 120)),
+)
 
-def vary(rng, colour, by:float) -> np.ndarray:
+_DARK = dict(morning=0.95, day=1.0, evening=0.75, night=0.5)
+
+
+def vary(rng, colour, by: float) -> np.ndarray:
     "A colour moved at random by up to `by` of 255 in each channel."
-    return np.clip(np.asarray(colour, float) + 255*by*rng.uniform(-1, 1, 3), 0, 255)
+    return np.clip(np.asarray(colour, float) + 255 * by * rng.uniform(-1, 1, 3), 0, 255)
 
-def backdrop(rng, size:int, horizon:float, scene:Scene, far, ground) -> Image.Image:
+# %% ../nbs/02_foley.ipynb #9bc4fe45
+def backdrop(rng, size: int, horizon: float, scene: Scene, far, ground) -> Image.Image:
     "A gradient above the horizon (a wall indoors) and one below it."
     wild, dark = scene.noise, _DARK[scene.hour]
-    top, low = (vary(rng, c, .3*wild) for c in far)
-    near = vary(rng, ground, .35*wild)*dark
+    top, low = (vary(rng, c, 0.3 * wild) for c in far)
+    near = vary(rng, ground, 0.35 * wild) * dark
     y = np.linspace(0, 1, size)[:, None]
-    rows = np.where(y < horizon, top + (low - top)*y/horizon, near*(.8 + .35*(y - horizon)/(1 - horizon)))
-    return Image.fromarray(np.broadcast_to(np.clip(rows, 0, 255)[:, None].astype(np.uint8), (size, size, 3)).copy())
+    rows = np.where(
+        y < horizon,
+        top + (low - top) * y / horizon,
+        near * (0.8 + 0.35 * (y - horizon) / (1 - horizon)),
+    )
+    return Image.fromarray(
+        np.broadcast_to(
+            np.clip(rows, 0, 255)[:, None].astype(np.uint8), (size, size, 3)
+        ).copy()
+    )
 
 # %% ../nbs/02_foley.ipynb #99836e94
-def colour_of(rng, rgb, scene:Scene) -> tuple:
+def colour_of(rng, rgb, scene: Scene) -> tuple:
     "A colour of the place, varied and lit by the hour."
-    return tuple(int(v) for v in vary(rng, rgb, .25*scene.noise)*_DARK[scene.hour])
+    return tuple(int(v) for v in vary(rng, rgb, 0.25 * scene.noise) * _DARK[scene.hour])
 
 # %% ../nbs/02_foley.ipynb #68168a4f
 def tree(d, x, y, h, leaf, trunk=(95, 70, 50)):
     "A tree with its foot at (x, y), `h` tall."
-    d.rectangle((x - .05*h, y - .5*h, x + .05*h, y), fill=trunk)
-    d.ellipse((x - .3*h, y - h, x + .3*h, y - .35*h), fill=leaf)
+    d.rectangle((x - 0.05 * h, y - 0.5 * h, x + 0.05 * h, y), fill=trunk)
+    d.ellipse((x - 0.3 * h, y - h, x + 0.3 * h, y - 0.35 * h), fill=leaf)
 
+# %% ../nbs/02_foley.ipynb #3baa7380
 def house(d, x, y, w, h, wall, pane):
     "A house front with windows."
     d.rectangle((x, y - h, x + w, y), fill=wall)
     for i in range(2):
-        for j in range(2): d.rectangle((x + w*(.18 + .42*i), y - h*(.85 - .4*j), x + w*(.38 + .42*i), y - h*(.65 - .4*j)), fill=pane)
+        for j in range(2):
+            d.rectangle(
+                (
+                    x + w * (0.18 + 0.42 * i),
+                    y - h * (0.85 - 0.4 * j),
+                    x + w * (0.38 + 0.42 * i),
+                    y - h * (0.65 - 0.4 * j),
+                ),
+                fill=pane,
+            )
 
 # %% ../nbs/02_foley.ipynb #ab011fcb
-def furnish(rng, d, size:int, y:float, scene:Scene):
+def furnish(rng, d, size: int, y: float, scene: Scene):
     "What belongs to the place, behind everything else; `y` is the horizon in pixels."
     c = lambda *rgb: colour_of(rng, rgb, scene)
-    u, place = lambda a, b: rng.uniform(a, b)*size, scene.place
+    u, place = lambda a, b: rng.uniform(a, b) * size, scene.place
     if place == 'street':
-        for x in np.arange(-.1, 1, .24): house(d, x*size + u(-.03, .03), y + 1, .22*size, u(.18, .4), c(170, 140, 125), (250, 230, 140) if scene.hour == 'night' else c(150, 180, 200))
-        d.polygon([(0, size), (.38*size, y), (.62*size, y), (size, size)], fill=c(105, 105, 110))
+        for x in np.arange(-0.1, 1, 0.24):
+            house(
+                d,
+                x * size + u(-0.03, 0.03),
+                y + 1,
+                0.22 * size,
+                u(0.18, 0.4),
+                c(170, 140, 125),
+                (250, 230, 140) if scene.hour == 'night' else c(150, 180, 200),
+            )
+        d.polygon(
+            [(0, size), (0.38 * size, y), (0.62 * size, y), (size, size)],
+            fill=c(105, 105, 110),
+        )
     elif place == 'park':
-        for _ in range(3): tree(d, u(0, 1), y + u(0, .06), u(.2, .4), c(85, 140, 75))
-        d.polygon([(.1*size, size), (.5*size, y), (.56*size, y), (.6*size, size)], fill=c(205, 185, 145))
+        for _ in range(3):
+            tree(d, u(0, 1), y + u(0, 0.06), u(0.2, 0.4), c(85, 140, 75))
+        d.polygon(
+            [(0.1 * size, size), (0.5 * size, y), (0.56 * size, y), (0.6 * size, size)],
+            fill=c(205, 185, 145),
+        )
     elif place == 'forest':
-        for x in np.sort(rng.uniform(0, 1, 7)): d.rectangle((x*size, 0, x*size + u(.02, .06), y + u(.02, .1)), fill=c(90, 75, 60))
+        for x in np.sort(rng.uniform(0, 1, 7)):
+            d.rectangle(
+                (x * size, 0, x * size + u(0.02, 0.06), y + u(0.02, 0.1)),
+                fill=c(90, 75, 60),
+            )
     elif place == 'field':
-        for _ in range(3): d.ellipse((u(-.4, .6), y - u(.05, .16), u(.7, 1.5), y + .3*size), fill=c(130, 160, 90))
+        for _ in range(3):
+            d.ellipse(
+                (u(-0.4, 0.6), y - u(0.05, 0.16), u(0.7, 1.5), y + 0.3 * size),
+                fill=c(130, 160, 90),
+            )
     elif place == 'yard':
-        for x in np.arange(0, 1.05, .09): d.polygon([(x*size, y + .06*size), (x*size, y - .14*size), ((x + .03)*size, y - .18*size), ((x + .06)*size, y - .14*size), ((x + .06)*size, y + .06*size)], fill=c(195, 175, 150))
+        for x in np.arange(0, 1.05, 0.09):
+            d.polygon(
+                [
+                    (x * size, y + 0.06 * size),
+                    (x * size, y - 0.14 * size),
+                    ((x + 0.03) * size, y - 0.18 * size),
+                    ((x + 0.06) * size, y - 0.14 * size),
+                    ((x + 0.06) * size, y + 0.06 * size),
+                ],
+                fill=c(195, 175, 150),
+            )
     elif place in ('beach', 'lake', 'harbour'):
-        d.rectangle((0, y, size, y + (.14 if place == 'beach' else .22)*size), fill=c(80, 130, 175))
-        if place == 'harbour': [d.rectangle((x*size, y + .1*size, (x + .04)*size, y + .3*size), fill=c(110, 85, 65)) for x in np.arange(.05, 1, .22)]
-        if place == 'lake': d.polygon([(0, y), *((k/6*size, y - u(.04, .16)) for k in range(7)), (size, y)], fill=c(100, 120, 110))
-    else: furnish_room(rng, d, size, y, scene)
+        d.rectangle(
+            (0, y, size, y + (0.14 if place == 'beach' else 0.22) * size),
+            fill=c(80, 130, 175),
+        )
+        if place == 'harbour':
+            [
+                d.rectangle(
+                    (x * size, y + 0.1 * size, (x + 0.04) * size, y + 0.3 * size),
+                    fill=c(110, 85, 65),
+                )
+                for x in np.arange(0.05, 1, 0.22)
+            ]
+        if place == 'lake':
+            d.polygon(
+                [
+                    (0, y),
+                    *((k / 6 * size, y - u(0.04, 0.16)) for k in range(7)),
+                    (size, y),
+                ],
+                fill=c(100, 120, 110),
+            )
+    else:
+        furnish_room(rng, d, size, y, scene)
 
 # %% ../nbs/02_foley.ipynb #c858cf15
-def furnish_room(rng, d, size:int, y:float, scene:Scene):
+def furnish_room(rng, d, size: int, y: float, scene: Scene):
     "A window with the hour in it, and shelves, pictures or columns."
     c = lambda *rgb: colour_of(rng, rgb, scene)
-    x = rng.uniform(.05, .6)*size
+    x = rng.uniform(0.05, 0.6) * size
     if scene.place == 'room':
-        d.rectangle((x, .1*size, x + .28*size, .38*size), fill=tuple(_SKY[scene.hour][0]), outline=c(235, 230, 220), width=max(size//48, 1))
-        d.line((x + .14*size, .1*size, x + .14*size, .38*size), fill=c(235, 230, 220), width=max(size//64, 1))
+        d.rectangle(
+            (x, 0.1 * size, x + 0.28 * size, 0.38 * size),
+            fill=tuple(_SKY[scene.hour][0]),
+            outline=c(235, 230, 220),
+            width=max(size // 48, 1),
+        )
+        d.line(
+            (x + 0.14 * size, 0.1 * size, x + 0.14 * size, 0.38 * size),
+            fill=c(235, 230, 220),
+            width=max(size // 64, 1),
+        )
     elif scene.place == 'office':
-        for k in range(3): d.rectangle((x, (.12 + .14*k)*size, x + .36*size, (.14 + .14*k)*size), fill=c(120, 95, 75))
-        for k in range(12): d.rectangle((x + .03*k*size, (.05 + .14*(k % 3))*size, max(x + .03*k*size, x + .03*(k + 1)*size - 1), (.12 + .14*(k % 3))*size), fill=c(150, 110, 120))
+        for k in range(3):
+            d.rectangle(
+                (
+                    x,
+                    (0.12 + 0.14 * k) * size,
+                    x + 0.36 * size,
+                    (0.14 + 0.14 * k) * size,
+                ),
+                fill=c(120, 95, 75),
+            )
+        for k in range(12):
+            d.rectangle(
+                (
+                    x + 0.03 * k * size,
+                    (0.05 + 0.14 * (k % 3)) * size,
+                    max(x + 0.03 * k * size, x + 0.03 * (k + 1) * size - 1),
+                    (0.12 + 0.14 * (k % 3)) * size,
+                ),
+                fill=c(150, 110, 120),
+            )
     else:
-        for k in range(4): d.rectangle(((.08 + .26*k)*size, 0, (.14 + .26*k)*size, y), fill=c(200, 195, 185))
+        for k in range(4):
+            d.rectangle(
+                ((0.08 + 0.26 * k) * size, 0, (0.14 + 0.26 * k) * size, y),
+                fill=c(200, 195, 185),
+            )
 
-_GROUND = dict(street=(150, 148, 145), park=(120, 165, 90), forest=(110, 120, 75), field=(160, 175, 95), yard=(135, 150, 95), beach=(225, 205, 155), lake=(150, 160, 110),
-               harbour=(160, 155, 150), room=(170, 130, 95), office=(140, 140, 150), hall=(190, 175, 160))
+# %% ../nbs/02_foley.ipynb #91adffa7
+_GROUND = dict(
+    street=(150, 148, 145),
+    park=(120, 165, 90),
+    forest=(110, 120, 75),
+    field=(160, 175, 95),
+    yard=(135, 150, 95),
+    beach=(225, 205, 155),
+    lake=(150, 160, 110),
+    harbour=(160, 155, 150),
+    room=(170, 130, 95),
+    office=(140, 140, 150),
+    hall=(190, 175, 160),
+)
 
 # %% ../nbs/02_foley.ipynb #fa41a4ea
-def scatter(rng, d, size:int, y:float, scene:Scene):
+def scatter(rng, d, size: int, y: float, scene: Scene):
     "A few things that mean nothing."
-    for _ in range(rng.poisson(4*scene.noise)):
-        x, foot, r, c = rng.uniform(0, 1)*size, y + rng.uniform(.05, .9)*(size - y), rng.uniform(.02, .07)*size, tint(rng, (.05, .7), (.3, .9))
+    for _ in range(rng.poisson(4 * scene.noise)):
+        x, foot, r, c = (
+            rng.uniform(0, 1) * size,
+            y + rng.uniform(0.05, 0.9) * (size - y),
+            rng.uniform(0.02, 0.07) * size,
+            tint(rng, (0.05, 0.7), (0.3, 0.9)),
+        )
         kind = rng.integers(5)
-        if kind == 0: d.ellipse((x - r, foot - r, x + r, foot), fill=c)
-        elif kind == 1: d.rectangle((x - r, foot - 1.6*r, x + r, foot), fill=c)
-        elif kind == 2: [d.ellipse((x + (k - 1.6)*r, foot - 1.4*r, x + k*r*.6 + r, foot), fill=c) for k in range(3)]
-        elif kind == 3: d.rectangle((x - .2*r, foot - 5*r, x + .2*r, foot), fill=c)
-        else: d.polygon([(x - r, foot), (x, foot - 2*r), (x + r, foot)], fill=c)
+        if kind == 0:
+            d.ellipse((x - r, foot - r, x + r, foot), fill=c)
+        elif kind == 1:
+            d.rectangle((x - r, foot - 1.6 * r, x + r, foot), fill=c)
+        elif kind == 2:
+            [
+                d.ellipse(
+                    (x + (k - 1.6) * r, foot - 1.4 * r, x + k * r * 0.6 + r, foot),
+                    fill=c,
+                )
+                for k in range(3)
+            ]
+        elif kind == 3:
+            d.rectangle((x - 0.2 * r, foot - 5 * r, x + 0.2 * r, foot), fill=c)
+        else:
+            d.polygon([(x - r, foot), (x, foot - 2 * r), (x + r, foot)], fill=c)
 
 # %% ../nbs/02_foley.ipynb #56f9836a
-def place_source(image, scene:Scene, of:int, frame:int, x:float, ground:float):
+def place_source(image, scene: Scene, of: int, frame: int, x: float, ground: float):
     "Draw all individuals of a source around `x`, feet at `ground` (shares of the picture)."
     s, size, wild = scene.sources[of], image.width, scene.noise
-    half = (.40 if not of else .21)*(1. if s.kind.wide else between(s.pitch, 1.1, .65)*(.86 + .2*s.intensity))
-    tall = half if s.kind.wide else half*(1., .72, .58)[s.count - 1]
+    half = (0.40 if not of else 0.21) * (
+        1.0 if s.kind.wide else between(s.pitch, 1.1, 0.65) * (0.86 + 0.2 * s.intensity)
+    )
+    tall = half if s.kind.wide else half * (1.0, 0.72, 0.58)[s.count - 1]
     many = 1 if s.kind.counted else s.count
     for i in range(many):
         rng = scene.stream('object', of, i)
-        flip, lean = (1 if rng.uniform() < .5 else -1), wild*rng.normal()*.06
-        dx, dy = (i - (many - 1)/2)*1.45*tall, .05*(i % 2)
-        y = ground - tall if not s.kind.air else max(tall*1.02, ground - tall - (.26 if not of else .4))
-        pen = Pen(image, (x + dx)*size, (y + dy)*size, tall*size, flip, lean, rng)
-        DRAWINGS[s.label](pen, s, (frame/4 + .13*i) % 1)
+        flip, lean = (1 if rng.uniform() < 0.5 else -1), wild * rng.normal() * 0.06
+        dx, dy = (i - (many - 1) / 2) * 1.45 * tall, 0.05 * (i % 2)
+        y = (
+            ground - tall
+            if not s.kind.air
+            else max(tall * 1.02, ground - tall - (0.26 if not of else 0.4))
+        )
+        pen = Pen(image, (x + dx) * size, (y + dy) * size, tall * size, flip, lean, rng)
+        DRAWINGS[s.label](pen, s, (frame / 4 + 0.13 * i) % 1)
 
 # %% ../nbs/02_foley.ipynb #3708434f
-def finish(rng, image:Image.Image, size:int, scene:Scene) -> np.ndarray:
+def finish(rng, image: Image.Image, size: int, scene: Scene) -> np.ndarray:
     "Reduce, light unevenly, blur a little, add sensor noise."
     image = image.resize((size, size), Image.BOX)
-    if scene.noise and rng.uniform() < .5*scene.noise: image = image.filter(ImageFilter.GaussianBlur(rng.uniform(.2, .7)*size/96))
+    if scene.noise and rng.uniform() < 0.5 * scene.noise:
+        image = image.filter(
+            ImageFilter.GaussianBlur(rng.uniform(0.2, 0.7) * size / 96)
+        )
     x = np.asarray(image, np.float32)
-    light = 1 + scene.noise*(rng.uniform(-.25, .25)*np.linspace(-1, 1, size)[:, None, None] + rng.uniform(-.25, .25)*np.linspace(-1, 1, size)[None, :, None])
-    x = x*light*(1 + scene.noise*rng.uniform(-.25, .15)) + scene.noise*rng.normal(0, 2.2, (size, size, 1))
+    light = 1 + scene.noise * (
+        rng.uniform(-0.25, 0.25) * np.linspace(-1, 1, size)[:, None, None]
+        + rng.uniform(-0.25, 0.25) * np.linspace(-1, 1, size)[None, :, None]
+    )
+    x = x * light * (
+        1 + scene.noise * rng.uniform(-0.25, 0.15)
+    ) + scene.noise * rng.normal(0, 2.2, (size, size, 1))
     return np.clip(x, 0, 255).astype(np.uint8)
 
 # %% ../nbs/02_foley.ipynb #66198881
 def see(
-    scene:Scene,
-    frame:int,       # which picture; four make one turn of the action
-    size:int=96,     # side, pixels
-) -> np.ndarray:     # [size, size, 3] uint8
+    scene: Scene,
+    frame: int,  # which picture; four make one turn of the action
+    size: int = 96,  # side, pixels
+) -> np.ndarray:  # [size, size, 3] uint8
     "Render a picture of a scene. Raises `BadInput` for a side below 8 pixels."
-    if size < 8: raise BadInput(f"A picture of {size} pixels shows nothing; ask for 8 or more.")
-    big, wild = 2*size, scene.noise
+    if size < 8:
+        raise BadInput(f'A picture of {size} pixels shows nothing; ask for 8 or more.')
+    big, wild = 2 * size, scene.noise
     rng, eye = scene.stream('place'), scene.stream('viewpoint', frame)
     indoors = scene.place in INDOORS
-    horizon = float(rng.uniform(.5 - .12*wild, .5 + .12*wild) + wild*eye.uniform(-.015, .015))
-    wall = tuple(vary(rng, (205, 195, 180), .3*wild)*_DARK[scene.hour] for _ in range(2))
-    image = backdrop(rng, big, horizon, scene, (wall[0], wall[0]*.9) if indoors else _SKY[scene.hour], _GROUND[scene.place])
+    horizon = float(
+        rng.uniform(0.5 - 0.12 * wild, 0.5 + 0.12 * wild)
+        + wild * eye.uniform(-0.015, 0.015)
+    )
+    wall = tuple(
+        vary(rng, (205, 195, 180), 0.3 * wild) * _DARK[scene.hour] for _ in range(2)
+    )
+    image = backdrop(
+        rng,
+        big,
+        horizon,
+        scene,
+        (wall[0], wall[0] * 0.9) if indoors else _SKY[scene.hour],
+        _GROUND[scene.place],
+    )
     draw = ImageDraw.Draw(image)
-    furnish(rng, draw, big, horizon*big, scene), scatter(rng, draw, big, horizon*big, scene)
-    side = 1 if rng.uniform() < .5 else -1
-    x, moved = .5 + (.12*side if scene.behind else wild*rng.uniform(-.12, .12)), wild*eye.uniform(-.03, .03)
-    if scene.behind: place_source(image, scene, 1, frame, .5 - .28*side + .6*moved, horizon + .14)
-    place_source(image, scene, 0, frame, x + moved, .93 + wild*(rng.uniform(-.04, .03) + eye.uniform(-.015, .015)))
+    (
+        furnish(rng, draw, big, horizon * big, scene),
+        scatter(rng, draw, big, horizon * big, scene),
+    )
+    side = 1 if rng.uniform() < 0.5 else -1
+    x, moved = (
+        0.5 + (0.12 * side if scene.behind else wild * rng.uniform(-0.12, 0.12)),
+        wild * eye.uniform(-0.03, 0.03),
+    )
+    if scene.behind:
+        place_source(
+            image, scene, 1, frame, 0.5 - 0.28 * side + 0.6 * moved, horizon + 0.14
+        )
+    place_source(
+        image,
+        scene,
+        0,
+        frame,
+        x + moved,
+        0.93 + wild * (rng.uniform(-0.04, 0.03) + eye.uniform(-0.015, 0.015)),
+    )
     return finish(eye, image, size, scene)
 
 # %% ../nbs/02_foley.ipynb #c6e73417
 def mismatches(
-    params:FoleyParams,
-    seed:int,
-    n_train:int,            # clips in the training split
-) -> tuple:                 # rank [n] float in [0, 1), partner [n] int
+    params: FoleyParams,
+    seed: int,
+    n_train: int,  # clips in the training split
+) -> tuple:  # rank [n] float in [0, 1), partner [n] int
     "Which training clips are wrong first, and whose pictures they get. Raises `BadInput` where no clip has a different class."
-    if n_train < 2: raise BadInput(f"{n_train} training clips cannot be mismatched; make at least 2.")
+    if n_train < 2:
+        raise BadInput(
+            f'{n_train} training clips cannot be mismatched; make at least 2.'
+        )
     rng = stream('foley', seed, 'mismatch')
-    rank = (rng.permutation(n_train) + .5)/n_train
+    rank = (rng.permutation(n_train) + 0.5) / n_train
     heard = [set(make_scene(params, seed, 'train', i).labels) for i in range(n_train)]
     partner = np.empty(n_train, int)
     for i in range(n_train):
-        j = next((j for j in rng.integers(0, n_train, 200) if not heard[i] & heard[j]), None)
-        partner[i] = j if j is not None else next(j for j in range(n_train) if (j - i) % len(CLASSES))
+        j = next(
+            (j for j in rng.integers(0, n_train, 200) if not heard[i] & heard[j]), None
+        )
+        partner[i] = (
+            j
+            if j is not None
+            else next(j for j in range(n_train) if (j - i) % len(CLASSES))
+        )
     return rank, partner

@@ -13,135 +13,215 @@ __all__ = ['SHARE', 'TURN', 'SHIFT', 'SHEAR', 'JITTER', 'PERSPECTIVE', 'HOLE', '
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-
 from .core import BadInput, GuideParams, named_seed, watched, whole
-from .brivl import BriVL, brightness, contrast, hue, normalise, saturation, to_unit
+from wavbrivl.brivl import (
+    BriVL,
+    brightness,
+    contrast,
+    hue,
+    normalise,
+    saturation,
+    to_unit,
+)
 from .retrieval import unit
 
 # %% ../nbs/43_generation.ipynb #be0e5e9b
 def spherical_distance(
-    a:torch.Tensor,    # [..., D] of length 1
-    b:torch.Tensor,    # [..., D] of length 1
-) -> torch.Tensor:     # [...] 0 .. pi**2 / 2
+    a: torch.Tensor,  # [..., D] of length 1
+    b: torch.Tensor,  # [..., D] of length 1
+) -> torch.Tensor:  # [...] 0 .. pi**2 / 2
     "Half the squared angle between unit vectors; its gradient is finite everywhere. Source: VQGAN-CLIP."
-    u = ((a - b).square().sum(-1)/4).clamp(1e-12, 1 - 1e-6)
-    return 2*u.sqrt().arcsin().square()
+    u = ((a - b).square().sum(-1) / 4).clamp(1e-12, 1 - 1e-6)
+    return 2 * u.sqrt().arcsin().square()
 
 # %% ../nbs/43_generation.ipynb #61ce3245
 def homography(
-    to:torch.Tensor,     # [M, 4, 2] where the corners of the square -1 .. 1 go, from top left clockwise
-) -> torch.Tensor:       # [M, 3, 3]
+    to: torch.Tensor,  # [M, 4, 2] where the corners of the square -1 .. 1 go, from top left clockwise
+) -> torch.Tensor:  # [M, 3, 3]
     "The projective map of a square onto a quadrangle."
     x, y = to.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]]).T
     X, Y = to.unbind(-1)
     one, o = torch.ones_like(X), torch.zeros_like(X)
-    across = torch.stack((x*one, y*one, one, o, o, o, -X*x, -X*y), -1)
-    down = torch.stack((o, o, o, x*one, y*one, one, -Y*x, -Y*y), -1)
+    across = torch.stack((x * one, y * one, one, o, o, o, -X * x, -X * y), -1)
+    down = torch.stack((o, o, o, x * one, y * one, one, -Y * x, -Y * y), -1)
     h = torch.linalg.solve(torch.cat((across, down), 1), torch.cat((X, Y), 1))
     return torch.cat((h, one[:, :1]), 1).view(-1, 3, 3)
 
+# %% ../nbs/43_generation.ipynb #168a8702
 def affine(
-    turn:torch.Tensor,   # [M] radians
-    shift:torch.Tensor,  # [M, 2] in half sides
-    shear:torch.Tensor,  # [M] radians
-) -> torch.Tensor:       # [M, 3, 3]
+    turn: torch.Tensor,  # [M] radians
+    shift: torch.Tensor,  # [M, 2] in half sides
+    shear: torch.Tensor,  # [M] radians
+) -> torch.Tensor:  # [M, 3, 3]
     "Turn, shear and shift as one matrix."
     c, s, k, o = turn.cos(), turn.sin(), shear.tan(), torch.zeros_like(turn)
-    return torch.stack((c, c*k - s, shift[:, 0], s, s*k + c, shift[:, 1], o, o, o + 1), 1).view(-1, 3, 3)
+    return torch.stack(
+        (c, c * k - s, shift[:, 0], s, s * k + c, shift[:, 1], o, o, o + 1), 1
+    ).view(-1, 3, 3)
 
 # %% ../nbs/43_generation.ipynb #c16d18b8
 @dataclass
 class Cuts:
     "What is done to each of M cutouts."
-    warp: torch.Tensor     # [M, 3, 3] from a cutout's coordinates, -1 .. 1, to its picture's
-    colour: torch.Tensor   # [M, 4] factors of brightness, contrast and saturation; shift of hue, turns
-    hole: torch.Tensor     # [M, 4] left, top, right, bottom of what is erased, 0 .. 1
-    noise: torch.Tensor    # [M] deviation
-    seed: torch.Tensor     # [M] int64, of the noise
 
-    def __len__(self): return len(self.seed)
-    def __getitem__(self, at): return Cuts(*(v[at] for v in vars(self).values()))
+    warp: (
+        torch.Tensor
+    )  # [M, 3, 3] from a cutout's coordinates, -1 .. 1, to its picture's
+    colour: (
+        torch.Tensor
+    )  # [M, 4] factors of brightness, contrast and saturation; shift of hue, turns
+    hole: torch.Tensor  # [M, 4] left, top, right, bottom of what is erased, 0 .. 1
+    noise: torch.Tensor  # [M] deviation
+    seed: torch.Tensor  # [M] int64, of the noise
+
+    def __len__(self):
+        return len(self.seed)
+
+    def __getitem__(self, at):
+        return Cuts(*(v[at] for v in vars(self).values()))
 
 # %% ../nbs/43_generation.ipynb #87eb7434
-SHARE, TURN, SHIFT, SHEAR, JITTER = .7, 15., .1, 5., .1    # VQGAN-CLIP: how many are treated; degrees, share of the side, degrees, factor
-PERSPECTIVE, HOLE = .3, (.02, .25)                         # a corner moves by so much of a side at most; area erased
+SHARE, TURN, SHIFT, SHEAR, JITTER = (
+    0.7,
+    15.0,
+    0.1,
+    5.0,
+    0.1,
+)  # VQGAN-CLIP: how many are treated; degrees, share of the side, degrees, factor
 
+PERSPECTIVE, HOLE = (
+    0.3,
+    (0.02, 0.25),
+)  # a corner moves by so much of a side at most; area erased
+
+# %% ../nbs/43_generation.ipynb #d9ee2af4
 def draw_cuts(
-    generators,        # one `torch.Generator` per picture: what happens to a picture depends on no other
-    n:int,             # cutouts of each picture
-    noise:float=.1,    # largest deviation of the noise
-) -> Cuts:             # M = pictures * n, picture by picture
+    generators,  # one `torch.Generator` per picture: what happens to a picture depends on no other
+    n: int,  # cutouts of each picture
+    noise: float = 0.1,  # largest deviation of the noise
+) -> Cuts:  # M = pictures * n, picture by picture
     "Draw the treatment of every cutout."
-    u = torch.cat([torch.rand(n, 26, generator=g, dtype=torch.double) for g in generators])
-    on, s, either = u[:, :4] < SHARE, u[:, 4:], 2*u[:, 4:] - 1
-    moved = on[:, :1]*either[:, :4]
-    warp = affine(moved[:, 0]*np.radians(TURN), 2*SHIFT*moved[:, 1:3], moved[:, 3]*np.radians(SHEAR))
-    corners = torch.tensor([[-1., -1], [1, -1], [1, 1], [-1, 1]]).double()
-    warp = warp @ homography(corners*(1 + PERSPECTIVE*on[:, 1, None, None]*either[:, 4:12].view(-1, 4, 2)))
-    colour = JITTER*on[:, 2, None]*either[:, 12:16] + torch.tensor([1., 1, 1, 0])
-    area, ratio = HOLE[0] + (HOLE[1] - HOLE[0])*s[:, 16], 3.3**either[:, 17]
-    side = torch.stack(((area*ratio).sqrt(), (area/ratio).sqrt()), 1).clamp(max=1)*on[:, 3, None]
-    corner = s[:, 18:20]*(1 - side)
-    return Cuts(warp.float(), colour.float(), torch.cat((corner, corner + side), 1).float(), (noise*s[:, 20]).float(), (s[:, 21]*2**53).long())
+    u = torch.cat(
+        [torch.rand(n, 26, generator=g, dtype=torch.double) for g in generators]
+    )
+    on, s, either = u[:, :4] < SHARE, u[:, 4:], 2 * u[:, 4:] - 1
+    moved = on[:, :1] * either[:, :4]
+    warp = affine(
+        moved[:, 0] * np.radians(TURN),
+        2 * SHIFT * moved[:, 1:3],
+        moved[:, 3] * np.radians(SHEAR),
+    )
+    corners = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]]).double()
+    warp = warp @ homography(
+        corners
+        * (1 + PERSPECTIVE * on[:, 1, None, None] * either[:, 4:12].view(-1, 4, 2))
+    )
+    colour = JITTER * on[:, 2, None] * either[:, 12:16] + torch.tensor([1.0, 1, 1, 0])
+    area, ratio = HOLE[0] + (HOLE[1] - HOLE[0]) * s[:, 16], 3.3 ** either[:, 17]
+    side = (
+        torch.stack(((area * ratio).sqrt(), (area / ratio).sqrt()), 1).clamp(max=1)
+        * on[:, 3, None]
+    )
+    corner = s[:, 18:20] * (1 - side)
+    return Cuts(
+        warp.float(),
+        colour.float(),
+        torch.cat((corner, corner + side), 1).float(),
+        (noise * s[:, 20]).float(),
+        (s[:, 21] * 2**53).long(),
+    )
 
 # %% ../nbs/43_generation.ipynb #3a818dc2
 def pooled(
-    pictures:torch.Tensor,  # [N, 3, S, S] 0 .. 1
-    size:int,               # side wanted, px
-) -> torch.Tensor:          # [N, 3, size, size]
+    pictures: torch.Tensor,  # [N, 3, S, S] 0 .. 1
+    size: int,  # side wanted, px
+) -> torch.Tensor:  # [N, 3, size, size]
     "The mean of average and maximum over each new pixel; a smaller picture is interpolated. Source: VQGAN-CLIP."
-    if pictures.shape[-1] <= size: return to_unit(pictures, size)
-    return (F.adaptive_avg_pool2d(pictures, size) + F.adaptive_max_pool2d(pictures, size))/2
+    if pictures.shape[-1] <= size:
+        return to_unit(pictures, size)
+    return (
+        F.adaptive_avg_pool2d(pictures, size) + F.adaptive_max_pool2d(pictures, size)
+    ) / 2
 
-def warped(pictures:torch.Tensor, warp:torch.Tensor) -> torch.Tensor:
+# %% ../nbs/43_generation.ipynb #d3df2f0a
+def warped(pictures: torch.Tensor, warp: torch.Tensor) -> torch.Tensor:
     "Every picture [M, 3, S, S] through its own projective map [M, 3, 3]: one resampling."
     size = pictures.shape[-1]
-    at = (2*torch.arange(size, device=pictures.device, dtype=pictures.dtype) + 1)/size - 1
+    at = (
+        2 * torch.arange(size, device=pictures.device, dtype=pictures.dtype) + 1
+    ) / size - 1
     y, x = torch.meshgrid(at, at, indexing='ij')
     p = torch.stack((x, y, torch.ones_like(x)), -1).view(-1, 3) @ warp.transpose(1, 2)
-    return F.grid_sample(pictures, (p[..., :2]/p[..., 2:]).view(-1, size, size, 2), padding_mode='border', align_corners=False)
+    return F.grid_sample(
+        pictures,
+        (p[..., :2] / p[..., 2:]).view(-1, size, size, 2),
+        padding_mode='border',
+        align_corners=False,
+    )
 
-def erased(pictures:torch.Tensor, hole:torch.Tensor) -> torch.Tensor:
+# %% ../nbs/43_generation.ipynb #b4514d89
+def erased(pictures: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
     "Black out a rectangle [M, 4] of every picture [M, 3, S, S]."
-    at = (torch.arange(pictures.shape[-1], device=pictures.device) + .5)/pictures.shape[-1]
+    at = (
+        torch.arange(pictures.shape[-1], device=pictures.device) + 0.5
+    ) / pictures.shape[-1]
     left, top, right, bottom = hole[..., None].unbind(1)
-    inside = ((at >= top) & (at < bottom))[:, :, None] & ((at >= left) & (at < right))[:, None]
+    inside = ((at >= top) & (at < bottom))[:, :, None] & ((at >= left) & (at < right))[
+        :, None
+    ]
     return pictures.masked_fill(inside[:, None], 0)
 
 # %% ../nbs/43_generation.ipynb #5066cc4f
 def cut(
-    pictures:torch.Tensor,  # [M, 3, S, S] 0 .. 1, one for every cutout
-    cuts:Cuts,
-) -> torch.Tensor:          # [M, 3, S, S]
+    pictures: torch.Tensor,  # [M, 3, S, S] 0 .. 1, one for every cutout
+    cuts: Cuts,
+) -> torch.Tensor:  # [M, 3, S, S]
     "Warp, jitter, erase, add noise; differentiable."
     c = Cuts(*(v.to(pictures.device) for v in vars(cuts).values()))
     x = warped(pictures, c.warp)
-    for change, amount in zip((brightness, contrast, saturation, hue), c.colour.T): x = change(x, amount)
-    x, noise, draw = erased(x, c.hole), torch.empty(x.shape, device=x.device), torch.Generator(x.device)
-    for row, seed in zip(noise, cuts.seed.tolist()): row.normal_(generator=draw.manual_seed(seed))
-    return x + c.noise[:, None, None, None]*noise
+    for change, amount in zip((brightness, contrast, saturation, hue), c.colour.T):
+        x = change(x, amount)
+    x, noise, draw = (
+        erased(x, c.hole),
+        torch.empty(x.shape, device=x.device),
+        torch.Generator(x.device),
+    )
+    for row, seed in zip(noise, cuts.seed.tolist()):
+        row.normal_(generator=draw.manual_seed(seed))
+    return x + c.noise[:, None, None, None] * noise
 
+# %% ../nbs/43_generation.ipynb #b54b9290
 def cutouts(
-    pictures:torch.Tensor,  # [N, 3, S, S] 0 .. 1
-    n:int,                  # of each picture
-    size:int,               # their side, px
-    generator,              # a `torch.Generator`, or one for each picture
-    noise:float=.1,         # largest deviation of the noise
-) -> torch.Tensor:          # [N*n, 3, size, size], picture by picture
+    pictures: torch.Tensor,  # [N, 3, S, S] 0 .. 1
+    n: int,  # of each picture
+    size: int,  # their side, px
+    generator,  # a `torch.Generator`, or one for each picture
+    noise: float = 0.1,  # largest deviation of the noise
+) -> torch.Tensor:  # [N*n, 3, size, size], picture by picture
     "Look at every picture from n sides. Source: VQGAN-CLIP."
-    each = [generator]*len(pictures) if isinstance(generator, torch.Generator) else list(generator)
-    if len(each) != len(pictures): raise BadInput(f'{len(each)} generators for {len(pictures)} pictures; give one, or one for each.')
-    if not each: return pictures.new_zeros(0, 3, size, size)
-    return cut(pooled(pictures, size).repeat_interleave(n, 0), draw_cuts(each, n, noise))
+    each = (
+        [generator] * len(pictures)
+        if isinstance(generator, torch.Generator)
+        else list(generator)
+    )
+    if len(each) != len(pictures):
+        raise BadInput(
+            f'{len(each)} generators for {len(pictures)} pictures; give one, or one for each.'
+        )
+    if not each:
+        return pictures.new_zeros(0, 3, size, size)
+    return cut(
+        pooled(pictures, size).repeat_interleave(n, 0), draw_cuts(each, n, noise)
+    )
 
 # %% ../nbs/43_generation.ipynb #56cf503c
 class ClampWithGradient(torch.autograd.Function):
     "Clamp to 0 .. 1; outside, a gradient that leads back in still passes. Source: VQGAN-CLIP."
+
     @staticmethod
     def forward(ctx, x):
         ctx.save_for_backward(x)
@@ -149,278 +229,448 @@ class ClampWithGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        x, = ctx.saved_tensors
-        return gradient*(gradient*(x - x.clamp(0, 1)) >= 0)
+        (x,) = ctx.saved_tensors
+        return gradient * (gradient * (x - x.clamp(0, 1)) >= 0)
 
-def to_bytes(pictures:torch.Tensor) -> torch.Tensor:
+# %% ../nbs/43_generation.ipynb #c1bca4fa
+def to_bytes(pictures: torch.Tensor) -> torch.Tensor:
     "[N, 3, S, S] of 0 .. 1 -> uint8"
-    return (pictures.detach()*255).round().to(torch.uint8)
+    return (pictures.detach() * 255).round().to(torch.uint8)
 
-def decoded(vqgan, z:torch.Tensor) -> tuple:
+
+def decoded(vqgan, z: torch.Tensor) -> tuple:
     "Codes nearest to z [N, e, h, w] -> pictures [N, 3, S, S] of 0 .. 1, indices [N, h, w]; straight-through."
     codes, indices, _ = vqgan.quantise(z)
-    return ClampWithGradient.apply((vqgan.decode(codes) + 1)/2), indices
+    return ClampWithGradient.apply((vqgan.decode(codes) + 1) / 2), indices
 
 # %% ../nbs/43_generation.ipynb #34f9a7f9
 def plain_score(
-    brivl:BriVL,
-    pictures:torch.Tensor,  # [N, 3, S, S] uint8, of any side
-    wanted:torch.Tensor,    # [N, D] of length 1
-) -> torch.Tensor:          # [N] -1 .. 1
+    brivl: BriVL,
+    pictures: torch.Tensor,  # [N, 3, S, S] uint8, of any side
+    wanted: torch.Tensor,  # [N, D] of length 1
+) -> torch.Tensor:  # [N] -1 .. 1
     "Cosine of the uncut picture with what was wanted."
     size = brivl.config.image_size
-    with torch.no_grad(): return (brivl.encode_image(normalise(to_unit(pictures, size)))*wanted).sum(-1)
+    with torch.no_grad():
+        return (brivl.encode_image(normalise(to_unit(pictures, size))) * wanted).sum(-1)
 
+# %% ../nbs/43_generation.ipynb #e49d0e09
 def guidance(
-    brivl:BriVL,
-    pictures:torch.Tensor,  # [N, 3, S, S] 0 .. 1
-    wanted:torch.Tensor,    # [N, D] of length 1
-    cuts:Cuts,              # of N * n cutouts, picture by picture
-    chunk:int,              # cutouts in the tower at once
-) -> tuple:                 # loss [N], its gradient with respect to the pictures [N, 3, S, S]
+    brivl: BriVL,
+    pictures: torch.Tensor,  # [N, 3, S, S] 0 .. 1
+    wanted: torch.Tensor,  # [N, D] of length 1
+    cuts: Cuts,  # of N * n cutouts, picture by picture
+    chunk: int,  # cutouts in the tower at once
+) -> tuple:  # loss [N], its gradient with respect to the pictures [N, 3, S, S]
     "The mean distance of a picture's cutouts from what was wanted; memory is bounded by `chunk`."
-    n, leaf = len(cuts)//len(pictures), pictures.detach().requires_grad_()
+    n, leaf = len(cuts) // len(pictures), pictures.detach().requires_grad_()
     uncut = pooled(leaf, brivl.config.image_size)
-    base, loss, gradient = uncut.detach().requires_grad_(), wanted.new_zeros(len(wanted)), torch.zeros_like(uncut)
+    base, loss, gradient = (
+        uncut.detach().requires_grad_(),
+        wanted.new_zeros(len(wanted)),
+        torch.zeros_like(uncut),
+    )
     for at in torch.arange(len(cuts)).split(chunk):
-        owner = (at//n).to(base.device)
+        owner = (at // n).to(base.device)
         seen = brivl.encode_image(normalise(cut(base[owner], cuts[at])))
-        part = spherical_distance(seen, wanted[owner])/n
+        part = spherical_distance(seen, wanted[owner]) / n
         gradient += torch.autograd.grad(part.sum(), base)[0]
         loss.index_add_(0, owner, part.detach())
     return loss, torch.autograd.grad(uncut, leaf, gradient)[0]
 
 # %% ../nbs/43_generation.ipynb #d61cba4b
 def wanted_rows(
-    wanted,             # [N, D] embeddings
-    dim:int,            # of the joint space
-) -> torch.Tensor:      # [N, D] float32, of length 1
+    wanted,  # [N, D] embeddings
+    dim: int,  # of the joint space
+) -> torch.Tensor:  # [N, D] float32, of length 1
     "What the pictures shall show. Raises `BadInput` with the row that says nothing."
     x = torch.as_tensor(wanted).detach().float()
-    if x.ndim != 2 or x.shape[1] != dim: raise BadInput(f'wanted must be [N, {dim}], the joint space of this BriVL; it is {list(x.shape)}.')
-    for what, bad in (('is not finite', ~x.isfinite().all(1)), ('is all zeros', ~(x != 0).any(1))):
-        if bad.any(): raise BadInput(f'row {int(bad.nonzero()[0])} of wanted {what}; leave that sound out or embed it again.')
+    if x.ndim != 2 or x.shape[1] != dim:
+        raise BadInput(
+            f'wanted must be [N, {dim}], the joint space of this BriVL; it is {list(x.shape)}.'
+        )
+    for what, bad in (
+        ('is not finite', ~x.isfinite().all(1)),
+        ('is all zeros', ~(x != 0).any(1)),
+    ):
+        if bad.any():
+            raise BadInput(
+                f'row {int(bad.nonzero()[0])} of wanted {what}; leave that sound out or embed it again.'
+            )
     return F.normalize(x, dim=-1)
 
+# %% ../nbs/43_generation.ipynb #ab069040
 def start_codes(
     vqgan,
-    kind:str,            # `GuideParams.start`
-    pictures,            # uint8 [N, 3, H, W]; for 'noise' None
-    generators,          # one `torch.Generator` per sound; noise is drawn from it
-) -> torch.Tensor:       # [N, e, h, w]
+    kind: str,  # `GuideParams.start`
+    pictures,  # uint8 [N, 3, H, W]; for 'noise' None
+    generators,  # one `torch.Generator` per sound; noise is drawn from it
+) -> torch.Tensor:  # [N, e, h, w]
     "Where the search starts: random codes, or the codes of a picture. Raises `BadInput`."
-    side, book = vqgan.config.size//vqgan.stride, vqgan.codebook.detach()
-    if not generators: return book.new_zeros(0, book.shape[1], side, side)
+    side, book = vqgan.config.size // vqgan.stride, vqgan.codebook.detach()
+    if not generators:
+        return book.new_zeros(0, book.shape[1], side, side)
     if kind == 'noise':
-        if pictures is not None: raise BadInput("guide.start is 'noise', yet there are pictures to start from; set it to 'picture' or 'retrieved'.")
-        draws = [torch.randint(len(book), (side, side), generator=g) for g in generators]
+        if pictures is not None:
+            raise BadInput(
+                "guide.start is 'noise', yet there are pictures to start from; set it to 'picture' or 'retrieved'."
+            )
+        draws = [
+            torch.randint(len(book), (side, side), generator=g) for g in generators
+        ]
         return vqgan.entry(torch.stack(draws).to(book.device))
     if pictures is None or len(pictures) != len(generators) or pictures.ndim != 4:
-        raise BadInput(f'guide.start is {kind!r}: one picture [3, H, W] is needed for each of {len(generators)} sounds; there are {None if pictures is None else list(pictures.shape)}.')
-    with torch.no_grad(): return vqgan.encode(to_unit(pictures.to(book.device), vqgan.config.size)*2 - 1)
+        raise BadInput(
+            f'guide.start is {kind!r}: one picture [3, H, W] is needed for each of {len(generators)} sounds; there are {None if pictures is None else list(pictures.shape)}.'
+        )
+    with torch.no_grad():
+        return vqgan.encode(
+            to_unit(pictures.to(book.device), vqgan.config.size) * 2 - 1
+        )
 
 # %% ../nbs/43_generation.ipynb #e3a7e628
 @dataclass
 class Guided:
     "Pictures made for sounds."
-    pictures: torch.Tensor   # [N, 3, S, S] uint8
-    indices: torch.Tensor    # [N, h, w] codes
-    score: torch.Tensor      # [N] cosine of the plain picture with what was wanted
-    losses: torch.Tensor     # [steps, N]; NaN once a sound has stopped
-    stopped: list            # [N] why a sound stopped early; '' where it did not
 
-KEPT = .6   # share of noise in the prior's first look at a picture to start from; 1 would leave nothing of it
+    pictures: torch.Tensor  # [N, 3, S, S] uint8
+    indices: torch.Tensor  # [N, h, w] codes
+    score: torch.Tensor  # [N] cosine of the plain picture with what was wanted
+    losses: torch.Tensor  # [steps, N]; NaN once a sound has stopped
+    stopped: list  # [N] why a sound stopped early; '' where it did not
 
+
+KEPT = 0.6  # share of noise in the prior's first look at a picture to start from; 1 would leave nothing of it
+
+# %% ../nbs/43_generation.ipynb #531bf85e
 class Guidance:
     "The search while it runs: one z per sound, and the best picture of each so far."
-    def __init__(self, vqgan, brivl:BriVL, wanted, params:GuideParams, start=None, names=None, prior=None):
+
+    def __init__(
+        self,
+        vqgan,
+        brivl: BriVL,
+        wanted,
+        params: GuideParams,
+        start=None,
+        names=None,
+        prior=None,
+    ):
         self.wanted, n, self.prior = wanted_rows(wanted, brivl.dim), len(wanted), prior
         names = list(range(n) if names is None else names)
-        if len(names) != n: raise BadInput(f'{len(names)} names for {n} sounds; give one each.')
-        self.vqgan, self.brivl, self.params = copy.deepcopy(vqgan).eval().requires_grad_(False), brivl.for_inference(), params
+        if len(names) != n:
+            raise BadInput(f'{len(names)} names for {n} sounds; give one each.')
+        self.vqgan, self.brivl, self.params = (
+            copy.deepcopy(vqgan).eval().requires_grad_(False),
+            brivl.for_inference(),
+            params,
+        )
         book = self.vqgan.codebook.detach()
         self.wanted = self.wanted.to(book.device)
         self.scale = book.std(0, correction=0).clamp(min=1e-8)[:, None, None]
-        self.low, self.high = (f(book, 0)[:, None, None]/self.scale for f in (torch.amin, torch.amax))
-        self.draws = [torch.Generator().manual_seed(named_seed('guide', params.seed, name)) for name in names]
-        codes = isinstance(start, torch.Tensor) and start.ndim == 3       # [N, h, w] indices
-        z = self.vqgan.entry(start.to(book.device)) if codes else start_codes(self.vqgan, params.start, start, self.draws)
-        self.first = 1. if codes or params.start == 'noise' else KEPT
-        self.z = [(row.detach()/self.scale).requires_grad_() for row in z]   # in deviations of the codebook, so that lr fits any
+        self.low, self.high = (
+            f(book, 0)[:, None, None] / self.scale for f in (torch.amin, torch.amax)
+        )
+        self.draws = [
+            torch.Generator().manual_seed(named_seed('guide', params.seed, name))
+            for name in names
+        ]
+        codes = isinstance(start, torch.Tensor) and start.ndim == 3  # [N, h, w] indices
+        z = (
+            self.vqgan.entry(start.to(book.device))
+            if codes
+            else start_codes(self.vqgan, params.start, start, self.draws)
+        )
+        self.first = 1.0 if codes or params.start == 'noise' else KEPT
+        self.z = [
+            (row.detach() / self.scale).requires_grad_() for row in z
+        ]  # in deviations of the codebook, so that lr fits any
         self.adam = torch.optim.Adam(self.z, params.lr) if n else None
         self.live, size = list(range(n)), vqgan.config.size
         self.now = torch.zeros(n, 3, size, size, dtype=torch.uint8)
-        self.best = Guided(self.now.clone(), torch.zeros(n, *z.shape[2:], dtype=torch.long), torch.full((n,), -torch.inf),
-                           torch.full((params.steps, n), torch.nan), ['']*n)
+        self.best = Guided(
+            self.now.clone(),
+            torch.zeros(n, *z.shape[2:], dtype=torch.long),
+            torch.full((n,), -torch.inf),
+            torch.full((params.steps, n), torch.nan),
+            [''] * n,
+        )
 
 # %% ../nbs/43_generation.ipynb #5c2ecca7
 @patch
-def keep(self:Guidance, rows:list, pictures:torch.Tensor, indices:torch.Tensor):
+def keep(self: Guidance, rows: list, pictures: torch.Tensor, indices: torch.Tensor):
     "Keep the pictures (uint8) that beat the best so far; under a prior the latest, since a high score is then no merit."
     score = plain_score(self.brivl, pictures, self.wanted[rows]).cpu()
     for i, s, picture, codes in zip(rows, score, pictures.cpu(), indices.cpu()):
-        if self.prior or s > self.best.score[i]: self.best.pictures[i], self.best.indices[i], self.best.score[i] = picture, codes, s
+        if self.prior or s > self.best.score[i]:
+            self.best.pictures[i], self.best.indices[i], self.best.score[i] = (
+                picture,
+                codes,
+                s,
+            )
 
+# %% ../nbs/43_generation.ipynb #266f26e0
 @patch
-def stop(self:Guidance, i:int, step:int):
+def stop(self: Guidance, i: int, step: int):
     "Let one sound go, with what it has."
     self.live.remove(i)
-    self.best.stopped[i] = f'not finite in step {step}; ' + ('its picture before that is kept.' if self.best.score[i].isfinite() else 'it has no picture.')
+    self.best.stopped[i] = f'not finite in step {step}; ' + (
+        'its picture before that is kept.'
+        if self.best.score[i].isfinite()
+        else 'it has no picture.'
+    )
+
 
 @patch
-def groups(self:Guidance) -> list:
+def groups(self: Guidance) -> list:
     "The sounds still running, as many at once as fill a chunk."
-    size = max(1, self.params.chunk//self.params.cuts)
-    return [self.live[k:k+size] for k in range(0, len(self.live), size)]
+    size = max(1, self.params.chunk // self.params.cuts)
+    return [self.live[k : k + size] for k in range(0, len(self.live), size)]
 
 # %% ../nbs/43_generation.ipynb #3ad12f4a
-EVERY = 5   # steps between two looks at the plain picture
+EVERY = 5  # steps between two looks at the plain picture
+
 
 @patch
-def look(self:Guidance, rows:list, score:bool) -> torch.Tensor:
+def look(self: Guidance, rows: list, score: bool) -> torch.Tensor:
     "Decode some sounds' codes: pictures 0 .. 1 [n, 3, S, S] that know where they come from."
-    z = self.scale*torch.stack([self.z[i] for i in rows])
+    z = self.scale * torch.stack([self.z[i] for i in rows])
     pictures, indices = decoded(self.vqgan, z)
     seen, sound = to_bytes(pictures.nan_to_num()), pictures.isfinite().flatten(1).all(1)
     self.now[rows] = seen.cpu()
-    if score: self.keep([i for i, s in zip(rows, sound.tolist()) if s], seen[sound], indices[sound])
+    if score:
+        self.keep(
+            [i for i, s in zip(rows, sound.tolist()) if s], seen[sound], indices[sound]
+        )
     return pictures
 
+# %% ../nbs/43_generation.ipynb #92237934
 @patch
 @torch.no_grad()
-def steady(self:Guidance, share:float):
+def steady(self: Guidance, share: float):
     "Give every z way to what the prior takes it for when `share` of it is noise."
     for rows in self.groups():
-        z = self.scale*torch.stack([self.z[i] for i in rows])
-        noise = torch.stack([torch.randn(z.shape[1:], generator=self.draws[i]) for i in rows]).to(z.device)
-        for i, row in zip(rows, self.prior(z, share, noise)/self.scale): self.z[i].copy_(row)
+        z = self.scale * torch.stack([self.z[i] for i in rows])
+        noise = torch.stack(
+            [torch.randn(z.shape[1:], generator=self.draws[i]) for i in rows]
+        ).to(z.device)
+        for i, row in zip(rows, self.prior(z, share, noise) / self.scale):
+            self.z[i].copy_(row)
 
+# %% ../nbs/43_generation.ipynb #67a3dbb6
 @patch
-def step(self:Guidance, number:int):
+def step(self: Guidance, number: int):
     "One step of Adam for every sound that still runs; now and then the prior has a look first."
-    if self.prior and number % self.params.prior == 0: self.steady(self.first*(1 - number/self.params.steps))
+    if self.prior and number % self.params.prior == 0:
+        self.steady(self.first * (1 - number / self.params.steps))
     for rows in self.groups():
         pictures = self.look(rows, number % EVERY == 0)
-        cuts = draw_cuts([self.draws[i] for i in rows], self.params.cuts, self.params.noise)
-        loss, gradient = guidance(self.brivl, pictures, self.wanted[rows], cuts, self.params.chunk)
-        for i, g in zip(rows, torch.autograd.grad(pictures, [self.z[i] for i in rows], gradient)): self.z[i].grad = g
+        cuts = draw_cuts(
+            [self.draws[i] for i in rows], self.params.cuts, self.params.noise
+        )
+        loss, gradient = guidance(
+            self.brivl, pictures, self.wanted[rows], cuts, self.params.chunk
+        )
+        for i, g in zip(
+            rows, torch.autograd.grad(pictures, [self.z[i] for i in rows], gradient)
+        ):
+            self.z[i].grad = g
         self.best.losses[number, rows] = loss.cpu()
     for i in list(self.live):
-        if not (self.best.losses[number, i].isfinite() and self.z[i].grad.isfinite().all()): self.stop(i, number); self.z[i].grad = None
+        if not (
+            self.best.losses[number, i].isfinite() and self.z[i].grad.isfinite().all()
+        ):
+            self.stop(i, number)
+            self.z[i].grad = None
     self.adam.step()
     with torch.no_grad():
-        for z in self.z: z.clamp_(self.low, self.high)
+        for z in self.z:
+            z.clamp_(self.low, self.high)
     self.adam.zero_grad()
 
 # %% ../nbs/43_generation.ipynb #3683d7a6
 def guide(
-    vqgan,                    # `VQGAN`
-    brivl:BriVL,
-    wanted,                   # [N, D] embeddings of sounds (or texts, or pictures)
-    params:GuideParams,
-    start=None,               # uint8 [N, 3, H, W] for start 'picture' and 'retrieved'; or codes [N, h, w]
-    names=None,               # of the sounds: each seeds its own draws; None: 0 .. N-1
-    prior=None,               # (z, share of noise, noise) -> what such a z usually looks like, as `LatentDiffusion.likely`; asked every `params.prior` steps
-    watch=None,               # called with (step, pictures uint8 [N, 3, S, S], loss [N])
+    vqgan,  # `VQGAN`
+    brivl: BriVL,
+    wanted,  # [N, D] embeddings of sounds (or texts, or pictures)
+    params: GuideParams,
+    start=None,  # uint8 [N, 3, H, W] for start 'picture' and 'retrieved'; or codes [N, h, w]
+    names=None,  # of the sounds: each seeds its own draws; None: 0 .. N-1
+    prior=None,  # (z, share of noise, noise) -> what such a z usually looks like, as `LatentDiffusion.likely`; asked every `params.prior` steps
+    watch=None,  # called with (step, pictures uint8 [N, 3, S, S], loss [N])
 ) -> Guided:
     "One picture per sound, whatever other sounds are there. Raises `BadInput`. Source: VQGAN-CLIP; WavBriVL, task 2."
     from tqdm import tqdm
-    g = Guidance(vqgan, brivl, wanted, params, start, names, prior if params.prior else None)
-    for number in tqdm(range(params.steps), desc='guide', disable=not watched(), leave=False):
-        if not g.live: break
+
+    g = Guidance(
+        vqgan, brivl, wanted, params, start, names, prior if params.prior else None
+    )
+    for number in tqdm(
+        range(params.steps), desc='guide', disable=not watched(), leave=False
+    ):
+        if not g.live:
+            break
         g.step(number)
-        if watch: watch(number, g.now.clone(), g.best.losses[number].clone())
+        if watch:
+            watch(number, g.now.clone(), g.best.losses[number].clone())
     with torch.no_grad():
-        for rows in g.groups(): g.look(rows, True)
+        for rows in g.groups():
+            g.look(rows, True)
     g.best.score[g.best.score.isinf()] = torch.nan
     return g.best
 
 # %% ../nbs/43_generation.ipynb #f027452a
 def guide_windows(
-    vqgan, brivl:BriVL,
-    wanted,                   # [W, D] one embedding per window of a long sound, in order
-    params:GuideParams,
-    share:float=.4,           # of the steps, for every window after the first
-    start=None,               # as for `guide`, of the first window
-    name='sound',             # seeds the draws
-) -> torch.Tensor:            # [W, 3, S, S] uint8
+    vqgan,
+    brivl: BriVL,
+    wanted,  # [W, D] one embedding per window of a long sound, in order
+    params: GuideParams,
+    share: float = 0.4,  # of the steps, for every window after the first
+    start=None,  # as for `guide`, of the first window
+    name='sound',  # seeds the draws
+) -> torch.Tensor:  # [W, 3, S, S] uint8
     "One frame per window, each begun where the one before ended. Raises `BadInput`."
-    frames, rows, later = [], wanted_rows(wanted, brivl.dim), params.model_copy(update=dict(steps=max(1, round(share*params.steps))))
+    frames, rows, later = (
+        [],
+        wanted_rows(wanted, brivl.dim),
+        params.model_copy(update=dict(steps=max(1, round(share * params.steps)))),
+    )
     for k, row in enumerate(rows):
         made = guide(vqgan, brivl, row[None], later if k else params, start, [name])
-        frames.append(made.pictures[0]); start = made.indices
-    return torch.stack(frames) if frames else torch.zeros(0, 3, vqgan.config.size, vqgan.config.size, dtype=torch.uint8)
+        frames.append(made.pictures[0])
+        start = made.indices
+    return (
+        torch.stack(frames)
+        if frames
+        else torch.zeros(0, 3, vqgan.config.size, vqgan.config.size, dtype=torch.uint8)
+    )
 
 # %% ../nbs/43_generation.ipynb #1a78257e
 def as_frame(picture) -> np.ndarray:
     "A tensor [3, H, W], an array [H, W, 3] or a PIL picture -> uint8 [H, W, 3]. Raises `BadInput`."
-    a = picture.movedim(0, -1).cpu().numpy() if isinstance(picture, torch.Tensor) and picture.ndim == 3 else np.asarray(picture)
-    if a.dtype != np.uint8 or a.ndim != 3 or a.shape[2] != 3: raise BadInput(f'a frame of shape {a.shape} and type {a.dtype}; uint8 with three channels is needed.')
+    a = (
+        picture.movedim(0, -1).cpu().numpy()
+        if isinstance(picture, torch.Tensor) and picture.ndim == 3
+        else np.asarray(picture)
+    )
+    if a.dtype != np.uint8 or a.ndim != 3 or a.shape[2] != 3:
+        raise BadInput(
+            f'a frame of shape {a.shape} and type {a.dtype}; uint8 with three channels is needed.'
+        )
     return np.ascontiguousarray(a)
 
-def write_gif(frames:list, path, fps:float):
+# %% ../nbs/43_generation.ipynb #88f34623
+def write_gif(frames: list, path, fps: float):
     "Frames uint8 [H, W, 3] -> an endless GIF."
     from PIL import Image
-    first, *others = [Image.fromarray(f) for f in frames]
-    first.save(path, format='GIF', save_all=True, append_images=others, duration=max(20, round(1000/fps)), loop=0)
 
-def write_mp4(frames:list, path, fps:float):
+    first, *others = [Image.fromarray(f) for f in frames]
+    first.save(
+        path,
+        format='GIF',
+        save_all=True,
+        append_images=others,
+        duration=max(20, round(1000 / fps)),
+        loop=0,
+    )
+
+# %% ../nbs/43_generation.ipynb #4d274fd8
+def write_mp4(frames: list, path, fps: float):
     "Frames uint8 [H, W, 3] -> H.264; odd sides grow by a repeated row or column."
     import av
     from fractions import Fraction
-    even = [np.pad(f, ((0, len(f) % 2), (0, f.shape[1] % 2), (0, 0)), mode='edge') for f in frames]
+
+    even = [
+        np.pad(f, ((0, len(f) % 2), (0, f.shape[1] % 2), (0, 0)), mode='edge')
+        for f in frames
+    ]
     with av.open(str(path), 'w', format='mp4') as film:
-        track = film.add_stream('libx264' if 'libx264' in av.codecs_available else 'mpeg4', rate=Fraction(fps).limit_denominator(1000))
+        track = film.add_stream(
+            'libx264' if 'libx264' in av.codecs_available else 'mpeg4',
+            rate=Fraction(fps).limit_denominator(1000),
+        )
         track.height, track.width, track.pix_fmt = *even[0].shape[:2], 'yuv420p'
-        for f in even: film.mux(track.encode(av.VideoFrame.from_ndarray(f, format='rgb24')))
+        for f in even:
+            film.mux(track.encode(av.VideoFrame.from_ndarray(f, format='rgb24')))
         film.mux(track.encode())
 
 # %% ../nbs/43_generation.ipynb #2723b9d8
 def moving_picture(
-    frames,         # of one size: uint8 tensors [3, H, W], arrays [H, W, 3] or PIL pictures
-    path,           # .gif or .mp4
-    fps:float=2.,   # frames per second
+    frames,  # of one size: uint8 tensors [3, H, W], arrays [H, W, 3] or PIL pictures
+    path,  # .gif or .mp4
+    fps: float = 2.0,  # frames per second
 ) -> Path:
     "Frames as a film, written whole or not at all. Raises `BadInput`."
     path, frames = Path(path), [as_frame(f) for f in frames]
     writers = {'.gif': write_gif, '.mp4': write_mp4}
-    if path.suffix.lower() not in writers: raise BadInput(f'{path.name}: a moving picture ends in .gif or .mp4.')
-    if not frames: raise BadInput('there are no frames to make a moving picture of.')
-    if len(sizes := {f.shape for f in frames}) > 1: raise BadInput(f'the frames have {len(sizes)} different sizes; bring them to one.')
-    if not 0 < fps <= 120: raise BadInput(f'{fps} frames per second; it must be greater than 0 and at most 120.')
-    with whole(path) as tmp: writers[path.suffix.lower()](frames, tmp, fps)
+    if path.suffix.lower() not in writers:
+        raise BadInput(f'{path.name}: a moving picture ends in .gif or .mp4.')
+    if not frames:
+        raise BadInput('there are no frames to make a moving picture of.')
+    if len(sizes := {f.shape for f in frames}) > 1:
+        raise BadInput(
+            f'the frames have {len(sizes)} different sizes; bring them to one.'
+        )
+    if not 0 < fps <= 120:
+        raise BadInput(
+            f'{fps} frames per second; it must be greater than 0 and at most 120.'
+        )
+    with whole(path) as tmp:
+        writers[path.suffix.lower()](frames, tmp, fps)
     return path
 
 # %% ../nbs/43_generation.ipynb #667ebde8
 def rerank(
-    wanted,            # [N, C] scores; or [N, D] embeddings
-    candidates=None,   # [N, C, D] embeddings of the candidates of each
-) -> tuple:            # order [N, C] of the candidates, best first; best [N] = its first column
+    wanted,  # [N, C] scores; or [N, D] embeddings
+    candidates=None,  # [N, C, D] embeddings of the candidates of each
+) -> tuple:  # order [N, C] of the candidates, best first; best [N] = its first column
     "Sort each row's candidates by their cosine with what was wanted; equals keep their order. Raises `BadInput`."
     scores = torch.as_tensor(wanted).detach().float()
     if candidates is not None:
         c = torch.as_tensor(candidates).detach().float()
-        if c.ndim != 3 or scores.ndim != 2 or c.shape[::2] != scores.shape: raise BadInput(f'candidates must be [N, C, D] for wanted [N, D]; they are {list(c.shape)} and {list(scores.shape)}.')
-        scores = torch.einsum('nd,ncd->nc', F.normalize(scores, dim=-1), F.normalize(c, dim=-1).to(scores.device))
-    if scores.ndim != 2 or not scores.shape[1]: raise BadInput(f'scores must be [N, C] with at least one candidate; they are {list(scores.shape)}.')
-    if (bad := ~scores.isfinite().all(1)).any(): raise BadInput(f'row {int(bad.nonzero()[0])} has a candidate without a finite score; leave it out.')
+        if c.ndim != 3 or scores.ndim != 2 or c.shape[::2] != scores.shape:
+            raise BadInput(
+                f'candidates must be [N, C, D] for wanted [N, D]; they are {list(c.shape)} and {list(scores.shape)}.'
+            )
+        scores = torch.einsum(
+            'nd,ncd->nc',
+            F.normalize(scores, dim=-1),
+            F.normalize(c, dim=-1).to(scores.device),
+        )
+    if scores.ndim != 2 or not scores.shape[1]:
+        raise BadInput(
+            f'scores must be [N, C] with at least one candidate; they are {list(scores.shape)}.'
+        )
+    if (bad := ~scores.isfinite().all(1)).any():
+        raise BadInput(
+            f'row {int(bad.nonzero()[0])} has a candidate without a finite score; leave it out.'
+        )
     order = scores.argsort(dim=1, descending=True, stable=True)
     return order, order[:, 0]
 
 # %% ../nbs/43_generation.ipynb #2ea954cb
 def similarity_files(
-    images,           # [N, D] embeddings of pictures
-    others,           # [N, D] embeddings of texts (or sounds), row by row their match
-    folder,           # made if need be
-) -> dict:            # recall at 1 in percent: img2text, text2img
+    images,  # [N, D] embeddings of pictures
+    others,  # [N, D] embeddings of texts (or sounds), row by row their match
+    folder,  # made if need be
+) -> dict:  # recall at 1 in percent: img2text, text2img
     "What BriVL's similarity tool leaves: `np_img.npy`, `np_text.npy`, and all scores sorted. Raises `BadInput`."
-    a, b = (unit(x, name).cpu().numpy() for x, name in ((images, 'images'), (others, 'others')))
-    if a.shape != b.shape: raise BadInput(f'images are {list(a.shape)}, the others {list(b.shape)}; row by row they must match.')
-    scores = (a.astype(np.float64) @ b.T.astype(np.float64)).astype(np.float32)       # row: picture, column: text
+    a, b = (
+        unit(x, name).cpu().numpy()
+        for x, name in ((images, 'images'), (others, 'others'))
+    )
+    if a.shape != b.shape:
+        raise BadInput(
+            f'images are {list(a.shape)}, the others {list(b.shape)}; row by row they must match.'
+        )
+    scores = (a.astype(np.float64) @ b.T.astype(np.float64)).astype(
+        np.float32
+    )  # row: picture, column: text
     files, recalls = dict(np_img=a, np_text=b, scores=scores), {}
     for name, s in (('img2text', scores), ('text2img', scores.T)):
         files[f'indices_{name}'] = order = np.argsort(-s, axis=1, kind='stable')
-        recalls[name] = 100*float((order[:, 0] == np.arange(len(s))).mean())
+        recalls[name] = 100 * float((order[:, 0] == np.arange(len(s))).mean())
     for name, x in files.items():
-        with whole(Path(folder)/f'{name}.npy') as tmp: np.save(tmp, x)
+        with whole(Path(folder) / f'{name}.npy') as tmp:
+            np.save(tmp, x)
     return recalls

@@ -10,148 +10,295 @@ __all__ = ['CLOSED', 'STYLES', 'words', 'same_verb', 'lemma', 'adjective', 'adve
 import re, unicodedata
 from collections import Counter
 from functools import lru_cache
-
 import simplemma
-
 from .core import BadInput
 
 # %% ../nbs/13_gloss.ipynb #813dd5e6
-_WHOLE = {"can't": 'can not', 'cannot': 'can not', "won't": 'will not', "shan't": 'shall not', "let's": 'let us'}
+_WHOLE = {
+    "can't": 'can not',
+    'cannot': 'can not',
+    "won't": 'will not',
+    "shan't": 'shall not',
+    "let's": 'let us',
+}
 _ENDS = {"'re": 'are', "'m": 'am', "'ve": 'have', "'ll": 'will', "'d": 'would'}
-_IS = frozenset('it that this there here he she what who where when how everything something nothing'.split())
-_APART = re.compile(r"\s+(?=(?:'(?:s|re|ve|ll|d|m)|n't)\b)")
-_TOKEN = re.compile(r"(?:[^\W\d_]\.){2,}|\d+(?:[.,:]\d+)+|[^\W_]+(?:'[^\W_]+)*'?|\.{2,}|[^\w\s]")
 
+_IS = frozenset(
+    'it that this there here he she what who where when how everything something nothing'.split()
+)
+
+_APART = re.compile(r"\s+(?=(?:'(?:s|re|ve|ll|d|m)|n't)\b)")
+
+# %% ../nbs/13_gloss.ipynb #de67caaf
+_TOKEN = re.compile(
+    r"(?:[^\W\d_]\.){2,}|\d+(?:[.,:]\d+)+|[^\W_]+(?:'[^\W_]+)*'?|\.{2,}|[^\w\s]"
+)
+
+# %% ../nbs/13_gloss.ipynb #06969b7b
 def words(
-    text:str,
-) -> list[str]:   # lower case
+    text: str,
+) -> list[str]:  # lower case
     "Words, numbers and marks; contractions written out, a possessive as `'s`."
     out = []
-    for w in _TOKEN.findall(_APART.sub('', unicodedata.normalize('NFC', text).replace('’', "'").lower())):
+    for w in _TOKEN.findall(
+        _APART.sub('', unicodedata.normalize('NFC', text).replace('’', "'").lower())
+    ):
         head, mark, tail = w.rpartition("'")
-        if w in _WHOLE: out += _WHOLE[w].split()
-        elif w.endswith("n't") and len(w) > 3: out += [w[:-3], 'not']
-        elif mark + tail in _ENDS: out += [head, _ENDS[mark + tail]]
-        elif head and tail == 's': out += [head, 'is' if head in _IS else "'s"]
-        elif head and not tail: out.append(head)
-        else: out.append(w)
+        if w in _WHOLE:
+            out += _WHOLE[w].split()
+        elif w.endswith("n't") and len(w) > 3:
+            out += [w[:-3], 'not']
+        elif mark + tail in _ENDS:
+            out += [head, _ENDS[mark + tail]]
+        elif head and tail == 's':
+            out += [head, 'is' if head in _IS else "'s"]
+        elif head and not tail:
+            out.append(head)
+        else:
+            out.append(w)
     return out
 
 # %% ../nbs/13_gloss.ipynb #2fec22b0
-_FORMS = dict(am='be', are='be', was='be', were='be', been='be', being='be', me='i', us='we', our='we', your='you', his='he', him='he', her='she',
-    them='they', their='they', singing='sing', swinging='swing', springing='spring', thinking='think', thanking='thank', swearing='swear', gone='go',
-    developed='develop', preferred='prefer', guarding='guard', guarded='guard', labelling='label', cutting='cut', setting='set', sitting='sit',
-    finding='find', found='find', broke='break', shook='shake', won='win', lives='life', leaves='leaf')
+_FORMS = dict(
+    am='be',
+    are='be',
+    was='be',
+    were='be',
+    been='be',
+    being='be',
+    me='i',
+    us='we',
+    our='we',
+    your='you',
+    his='he',
+    him='he',
+    her='she',
+    them='they',
+    their='they',
+    singing='sing',
+    swinging='swing',
+    springing='spring',
+    thinking='think',
+    thanking='thank',
+    swearing='swear',
+    gone='go',
+    developed='develop',
+    preferred='prefer',
+    guarding='guard',
+    guarded='guard',
+    labelling='label',
+    cutting='cut',
+    setting='set',
+    sitting='sit',
+    finding='find',
+    found='find',
+    broke='break',
+    shook='shake',
+    won='win',
+    lives='life',
+    leaves='leaf',
+)
+
+# %% ../nbs/13_gloss.ipynb #e08e1658
 _FORMS |= {'is': 'be', "'s": 'poss'}
-_AS_THEY_ARE = frozenset("""these those media less least worse vis saw left felt lay remains
+
+_AS_THEY_ARE = frozenset(
+    """these those media less least worse vis saw left felt lay remains
     pleased interested interesting concerned limited committed justified balanced disabled
     rights goods statistics finances troops means clothes glasses
-    meeting building wedding morning evening ceiling earring dumpling during training""".split())
+    meeting building wedding morning evening ceiling earring dumpling during training""".split()
+)
 
-def same_verb(verb:str) -> bool:
+
+def same_verb(verb: str) -> bool:
     "Whether the dictionary leads the forms of `verb` back to it."
-    return len(verb) > 2 and all(simplemma.lemmatize(f, lang='en') == verb for f in (verb, verb + 's', verb.rstrip('e') + 'ed'))
+    return len(verb) > 2 and all(
+        simplemma.lemmatize(f, lang='en') == verb
+        for f in (verb, verb + 's', verb.rstrip('e') + 'ed')
+    )
 
+# %% ../nbs/13_gloss.ipynb #1f9b28a8
 @lru_cache(maxsize=1 << 16)
 def lemma(
-    word:str,   # lower case
-) -> str:       # lower case
+    word: str,  # lower case
+) -> str:  # lower case
     "The dictionary form: simplemma's, where the tables and rules of this chapter know no better."
-    if word in _FORMS: return _FORMS[word]
-    if word in _AS_THEY_ARE or not word[:1].isalpha() or word.endswith(('er', 'est')): return word
+    if word in _FORMS:
+        return _FORMS[word]
+    if word in _AS_THEY_ARE or not word[:1].isalpha() or word.endswith(('er', 'est')):
+        return word
     found = simplemma.lemmatize(word, lang='en').lower()
-    if found.endswith(('we', 'ye')) and word in (found[:-1] + 'ing', found[:-1] + 'ed') and len(found) > 4: return found[:-1]
-    if found == word and word.endswith('ing'): return next((v for v in (word[:-3], word[:-3] + 'e') if same_verb(v)), word)
+    if (
+        found.endswith(('we', 'ye'))
+        and word in (found[:-1] + 'ing', found[:-1] + 'ed')
+        and len(found) > 4
+    ):
+        return found[:-1]
+    if found == word and word.endswith('ing'):
+        return next((v for v in (word[:-3], word[:-3] + 'e') if same_verb(v)), word)
     return found
 
 # %% ../nbs/13_gloss.ipynb #a108bb35
 CLOSED = dict(
     article='the a an',
-    auxiliary="am is are was were be been being have has had having do does did doing done can could will would shall should may might must ought",
+    auxiliary='am is are was were be been being have has had having do does did doing done can could will would shall should may might must ought',
     determiner="this that these those some any each every either neither both all another other others such much more most less least enough lot lots 's",
     pronoun='i me my mine myself you your yours yourself yourselves he him his himself she her hers herself it its itself we us our ours ourselves they them '
-        'their theirs themselves who whom whose which what someone somebody something anyone anybody anything everyone everybody everything oneself there',
+    'their theirs themselves who whom whose which what someone somebody something anyone anybody anything everyone everybody everything oneself there',
     preposition='of in on at by for with from to into onto upon off out up down over under above below between among through throughout across along around '
-        'about against behind beside besides before after during until till since near past toward towards inside outside within beyond beneath underneath '
-        'per via like despite except amid round',
+    'about against behind beside besides before after during until till since near past toward towards inside outside within beyond beneath underneath '
+    'per via like despite except amid round',
     conjunction='and or but nor if as than while whereas whilst because although though unless whether so once',
     adverb='then later again also too very quite rather just only even still already yet soon now here away back forth together apart somewhere anywhere everywhere '
-        'elsewhere nearby often sometimes always ever seldom perhaps maybe however therefore thus hence instead otherwise moreover furthermore nevertheless almost well '
-        'how when where why twice firstly lastly mainly mostly partly truly duly wholly entirely solely utterly properly routinely formerly secondly thirdly')
+    'elsewhere nearby often sometimes always ever seldom perhaps maybe however therefore thus hence instead otherwise moreover furthermore nevertheless almost well '
+    'how when where why twice firstly lastly mainly mostly partly truly duly wholly entirely solely utterly properly routinely formerly secondly thirdly',
+)
 
 # %% ../nbs/13_gloss.ipynb #4c8c0711
-_ENDINGS = ('al', 'ous', 'ive', 'ic', 'ful', 'less', 'ed', 'ing', 'ent', 'ant', 'able', 'ible', 'ar', 'ary', 'ate')
-_NO_ADVERBS = frozenset('supply tally deadly lively likely unlikely sickly scholarly'.split())
+_ENDINGS = (
+    'al',
+    'ous',
+    'ive',
+    'ic',
+    'ful',
+    'less',
+    'ed',
+    'ing',
+    'ent',
+    'ant',
+    'able',
+    'ible',
+    'ar',
+    'ary',
+    'ate',
+)
 
+# %% ../nbs/13_gloss.ipynb #af4708fd
+_NO_ADVERBS = frozenset(
+    'supply tally deadly lively likely unlikely sickly scholarly'.split()
+)
+
+# %% ../nbs/13_gloss.ipynb #bc0d0a2e
 def adjective(
-    word:str,
+    word: str,
 ) -> bool:
     "Whether the dictionary knows `word` and a noun in -ness or comparison of it, or it ends like an adjective."
-    known, leads = (lambda w: simplemma.is_known(w, lang='en')), (lambda w: simplemma.lemmatize(w, lang='en') == word)
-    if len(word) < 3 or not known(word): return False
+    known, leads = (
+        (lambda w: simplemma.is_known(w, lang='en')),
+        (lambda w: simplemma.lemmatize(w, lang='en') == word),
+    )
+    if len(word) < 3 or not known(word):
+        return False
     stem = word[:-1] + 'i' if word.endswith('y') else word
     compared = stem.rstrip('e')
-    return known(stem + 'ness') or leads(compared + 'er') and leads(compared + 'est') or len(word) > 4 and word.endswith(_ENDINGS)
+    return (
+        known(stem + 'ness')
+        or leads(compared + 'er')
+        and leads(compared + 'est')
+        or len(word) > 4
+        and word.endswith(_ENDINGS)
+    )
 
+# %% ../nbs/13_gloss.ipynb #bc4cd9d2
 @lru_cache(maxsize=1 << 16)
 def adverb(
-    word:str,   # lower case
+    word: str,  # lower case
 ) -> bool:
     "Whether `word` is an adjective and -ly: slow-ly, nois-ily, gent-ly, rhythmic-ally, ful-ly."
-    if not word.endswith('ly') or word in _NO_ADVERBS: return False
+    if not word.endswith('ly') or word in _NO_ADVERBS:
+        return False
     stem = word[:-2]
-    if stem.endswith('i'): return adjective(stem[:-1] + 'y')
-    return any(map(adjective, (stem, word[:-1] + 'e', word[:-1], stem.removesuffix('al'))))
+    if stem.endswith('i'):
+        return adjective(stem[:-1] + 'y')
+    return any(
+        map(adjective, (stem, word[:-1] + 'e', word[:-1], stem.removesuffix('al')))
+    )
 
 # %% ../nbs/13_gloss.ipynb #dcbca9d6
 STYLES = ('aslg', 'content')
-_DROPPED = dict(aslg=frozenset('the a an of'.split()), content=frozenset(w for ws in CLOSED.values() for w in ws.split()))
 
+_DROPPED = dict(
+    aslg=frozenset('the a an of'.split()),
+    content=frozenset(w for ws in CLOSED.values() for w in ws.split()),
+)
+
+# %% ../nbs/13_gloss.ipynb #ffef8e24
 @lru_cache(maxsize=1 << 16)
 def sign(
-    word:str,    # lower case, or a mark
-    style:str,
-) -> str:        # '' when it is dropped
+    word: str,  # lower case, or a mark
+    style: str,
+) -> str:  # '' when it is dropped
     "The gloss of one word."
-    return '' if word in _DROPPED[style] or style == 'content' and adverb(word) else lemma(word).upper()
+    return (
+        ''
+        if word in _DROPPED[style] or style == 'content' and adverb(word)
+        else lemma(word).upper()
+    )
 
+# %% ../nbs/13_gloss.ipynb #49d4d44b
 def gloss(
-    text:str,              # a sentence, English
-    style:str='content',   # one of `STYLES`
-    marks:bool=False,      # keep punctuation as tokens
-) -> list[str]:            # upper case, in the order of the words
+    text: str,  # a sentence, English
+    style: str = 'content',  # one of `STYLES`
+    marks: bool = False,  # keep punctuation as tokens
+) -> list[str]:  # upper case, in the order of the words
     "Gloss a sentence by rule; [] for one without content. Raises `BadInput` for an unknown style or what is no text."
-    if style not in STYLES: raise BadInput(f"no gloss style is named {style!r}; there are {', '.join(STYLES)}.")
-    if not isinstance(text, str): raise BadInput(f'gloss takes a text, not {type(text).__name__}; gloss sentences one at a time.')
+    if style not in STYLES:
+        raise BadInput(
+            f'no gloss style is named {style!r}; there are {", ".join(STYLES)}.'
+        )
+    if not isinstance(text, str):
+        raise BadInput(
+            f'gloss takes a text, not {type(text).__name__}; gloss sentences one at a time.'
+        )
     found = [s for w in words(text) if (s := sign(w, style))]
     content = [s for s in found if any(c.isalnum() for c in s)]
     return found if marks and content else content
 
-def gloss_line(text:str, style:str='content', marks:bool=False) -> str:
+# %% ../nbs/13_gloss.ipynb #067f1458
+def gloss_line(text: str, style: str = 'content', marks: bool = False) -> str:
     "`gloss`, joined by blanks."
     return ' '.join(gloss(text, style, marks))
 
 # %% ../nbs/13_gloss.ipynb #78d7ca57
 def gloss_scores(
-    found:list[str],    # lines of tokens, as decoded
-    wanted:list[str],   # lines of tokens, the references
-) -> dict:              # bleu4, token_f1 and exact (0 .. 1), n
+    found: list[str],  # lines of tokens, as decoded
+    wanted: list[str],  # lines of tokens, the references
+) -> dict:  # bleu4, token_f1 and exact (0 .. 1), n
     "Corpus BLEU-4, mean token F1 and exact share, case aside. Raises `BadInput` when lines do not pair."
     from torchmetrics.functional.text import bleu_score
-    if isinstance(found, str) or isinstance(wanted, str): raise BadInput('gloss_scores takes lists of lines; put a single line into a list.')
-    if len(found) != len(wanted): raise BadInput(f'{len(found)} glosses found for {len(wanted)} wanted; give one for each, \'\' for none.')
-    if not len(found): raise BadInput('there are no glosses to score; give at least one pair.')
+
+    if isinstance(found, str) or isinstance(wanted, str):
+        raise BadInput(
+            'gloss_scores takes lists of lines; put a single line into a list.'
+        )
+    if len(found) != len(wanted):
+        raise BadInput(
+            f"{len(found)} glosses found for {len(wanted)} wanted; give one for each, '' for none."
+        )
+    if not len(found):
+        raise BadInput('there are no glosses to score; give at least one pair.')
     pairs = [(a.lower().split(), b.lower().split()) for a, b in zip(found, wanted)]
     both = [len(a) + len(b) for a, b in pairs]
-    f1 = [2*(Counter(a) & Counter(b)).total()/n if n else 1. for (a, b), n in zip(pairs, both)]
-    bleu = bleu_score([' '.join(a) for a, _ in pairs], [[' '.join(b)] for _, b in pairs], n_gram=4)
-    return dict(bleu4=float(bleu), token_f1=sum(f1)/len(f1), exact=sum(a == b for a, b in pairs)/len(pairs), n=len(pairs))
+    f1 = [
+        2 * (Counter(a) & Counter(b)).total() / n if n else 1.0
+        for (a, b), n in zip(pairs, both)
+    ]
+    bleu = bleu_score(
+        [' '.join(a) for a, _ in pairs], [[' '.join(b)] for _, b in pairs], n_gram=4
+    )
+    return dict(
+        bleu4=float(bleu),
+        token_f1=sum(f1) / len(f1),
+        exact=sum(a == b for a, b in pairs) / len(pairs),
+        n=len(pairs),
+    )
 
 # %% ../nbs/13_gloss.ipynb #425d95bb
 def most_frequent(
-    lines:list[str],
+    lines: list[str],
 ) -> str:
     "The most frequent line, the first by alphabet among equals: what an input-blind system would say."
-    if isinstance(lines, str) or not len(lines): raise BadInput('most_frequent takes a list of at least one line.')
+    if isinstance(lines, str) or not len(lines):
+        raise BadInput('most_frequent takes a list of at least one line.')
     counts = Counter(lines)
     return min(counts, key=lambda line: (-counts[line], line))

@@ -12,47 +12,127 @@ import argparse, hashlib, multiprocessing, os, shlex, shutil, subprocess, sys
 from contextlib import contextmanager
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
 
 # %% ../nbs/70_lab.ipynb #b3cff51f
 from .api import WavBriVL
-from .bgtai import FrontEnd, Heard, embed_heard, gloss_task, hear_corpus, selection_task, timing, timing_task, train_bridge, train_gloss
+from wavbrivl.bgtai import (
+    FrontEnd,
+    Heard,
+    embed_heard,
+    gloss_task,
+    hear_corpus,
+    selection_task,
+    timing,
+    timing_task,
+    train_bridge,
+    train_gloss,
+)
 from .brivl import BriVL, load_tokenizer
-from .classification import class_embeddings, log_mel_features, mfcc_features, zero_shot
-from .core import AudioParams, BadInput, CorpusParams, find_root, first_process, load_params, log, named_seed, pick_device, read_board, read_json, read_tensors, run_names, whole, write_json
+from wavbrivl.classification import (
+    class_embeddings,
+    log_mel_features,
+    mfcc_features,
+    zero_shot,
+)
+from wavbrivl.core import (
+    AudioParams,
+    BadInput,
+    CorpusParams,
+    find_root,
+    first_process,
+    load_params,
+    log,
+    named_seed,
+    pick_device,
+    read_board,
+    read_json,
+    read_tensors,
+    run_names,
+    whole,
+    write_json,
+)
 from .corpora import DATASETS, Corpus, prepare
 from .shards import pack
-from .diffusion import LatentDiffusion, Mosaic, gather_mosaic, sound_levels, train_diffusion
-from .evaluation import Exam, attempted, examine, feature_task, label_scores, retrieval_tasks, supervised_task
-from .fidelity import Judge, code_usage, picture_scores, random_rows, train_judge
+from wavbrivl.diffusion import (
+    LatentDiffusion,
+    Mosaic,
+    gather_mosaic,
+    sound_levels,
+    train_diffusion,
+)
+from wavbrivl.evaluation import (
+    Exam,
+    attempted,
+    examine,
+    feature_task,
+    label_scores,
+    retrieval_tasks,
+    supervised_task,
+)
+from wavbrivl.fidelity import (
+    Judge,
+    code_usage,
+    picture_scores,
+    random_rows,
+    train_judge,
+)
 from .generation import guide, rerank, similarity_files
 from .manipulation import EDITS, add, edited, path, picture_pool, slerp, study
 from .media import mix
 from .peers import YamNet
 from .report import spread
 from .retrieval import top_k
-from .training import Recordings, Targets, accelerator, begun, embed_pictures, embed_texts, load_pictures, fingerprint, make_targets, train_audio, train_brivl, train_classifier, train_wavlm
-from .survey import make_trials, proxy_choice, proxy_responses, read_responses, survey_table, trial_page
+from wavbrivl.training import (
+    Recordings,
+    Targets,
+    accelerator,
+    begun,
+    embed_pictures,
+    embed_texts,
+    load_pictures,
+    fingerprint,
+    make_targets,
+    train_audio,
+    train_brivl,
+    train_classifier,
+    train_wavlm,
+)
+from wavbrivl.survey import (
+    make_trials,
+    proxy_choice,
+    proxy_responses,
+    read_responses,
+    survey_table,
+    trial_page,
+)
 from .vqgan import VQGAN, as_bytes, as_pixels, train_vqgan
 from .wavlm import embed_clips, level_db
 
 # %% ../nbs/70_lab.ipynb #34055ba2
 class Lab:
     "One run's view of the lab: its parameters, its folders, what earlier stages left in them."
-    def __init__(self,
-        run:str|None=None,   # an overlay under `runs:`; None: the board as it stands
-        root=None,           # default: found by walking up
+
+    def __init__(
+        self,
+        run: str
+        | None = None,  # an overlay under `runs:`; None: the board as it stands
+        root=None,  # default: found by walking up
     ):
         self.run, self.root = run, find_root(root)
         self.params = load_params(run, self.root)
-        self.build, self.results, self.checkpoints = self.root/'build', self.root/'results', self.root/'checkpoints'
-        self.models = self.root/'models'/(run or 'board')
+        self.build, self.results, self.checkpoints = (
+            self.root / 'build',
+            self.root / 'results',
+            self.root / 'checkpoints',
+        )
+        self.models = self.root / 'models' / (run or 'board')
 
     @property
-    def device(self): return pick_device(self.params.device)
+    def device(self):
+        return pick_device(self.params.device)
 
     @property
     def corpus_name(self) -> str:
@@ -63,950 +143,2095 @@ class Lab:
     def show(self, *sections):
         "The parameters of the sections, for a stage notebook."
         import yaml
-        print(yaml.safe_dump({s: self.params.model_dump()[s] for s in sections} | (dict(run=self.run) if self.run else {}), sort_keys=False))
+
+        print(
+            yaml.safe_dump(
+                {s: self.params.model_dump()[s] for s in sections}
+                | (dict(run=self.run) if self.run else {}),
+                sort_keys=False,
+            )
+        )
 
 # %% ../nbs/70_lab.ipynb #7eecdcab
 from fastcore.basics import patch
 
-def left_by(stage:str, path):
+# %% ../nbs/70_lab.ipynb #44ac9b0f
+def left_by(stage: str, path):
     "The path, if the stage has made it. Raises `BadInput` naming the stage."
-    if not Path(path).exists(): raise BadInput(f'{path} does not exist; the stage {stage!r} makes it: run `dvc repro {stage}`.')
+    if not Path(path).exists():
+        raise BadInput(
+            f'{path} does not exist; the stage {stage!r} makes it: run `dvc repro {stage}`.'
+        )
     return path
 
-@patch(as_prop=True)
-def built(self:Lab) -> Corpus: return Corpus(left_by('corpus', self.build/'corpus'))
 
 @patch(as_prop=True)
-def corpus(self:Lab) -> Corpus:
-    if not hasattr(self, '_corpus'): self._corpus = Corpus(left_by('corpus', self.root/'data'))
+def built(self: Lab) -> Corpus:
+    return Corpus(left_by('corpus', self.build / 'corpus'))
+
+# %% ../nbs/70_lab.ipynb #7c292975
+@patch(as_prop=True)
+def corpus(self: Lab) -> Corpus:
+    if not hasattr(self, '_corpus'):
+        self._corpus = Corpus(left_by('corpus', self.root / 'data'))
     return self._corpus
 
+# %% ../nbs/70_lab.ipynb #0ee6e74e
 @patch(as_prop=True)
-def brivl(self:Lab):
+def brivl(self: Lab):
     "(BriVL, tokenizer), frozen."
     if not hasattr(self, '_brivl'):
-        folder = left_by('brivl', self.build/'brivl')
-        self._brivl = BriVL.load(folder).to(self.device), load_tokenizer(folder/'tokenizer.json')
+        folder = left_by('brivl', self.build / 'brivl')
+        self._brivl = (
+            BriVL.load(folder).to(self.device),
+            load_tokenizer(folder / 'tokenizer.json'),
+        )
     return self._brivl
 
+
 @patch(as_prop=True)
-def targets(self:Lab) -> Targets: return Targets(left_by('targets', self.build/'targets'), self.corpus)
+def targets(self: Lab) -> Targets:
+    return Targets(left_by('targets', self.build / 'targets'), self.corpus)
 
 # %% ../nbs/70_lab.ipynb #888058bf
-MANY = dict(brivl='train_brivl', targets='make_targets', wavlm='train_wavlm', train='train')   # stage: what does its work
+MANY = dict(
+    brivl='train_brivl', targets='make_targets', wavlm='train_wavlm', train='train'
+)  # stage: what does its work
 
+# %% ../nbs/70_lab.ipynb #9d35c415
 def launcher(params) -> list[str]:
     "The command that starts a stage's processes; empty where the stage's own process is enough."
-    if given := os.environ.get('WAVBRIVL_LAUNCH'): return shlex.split(given)
+    if given := os.environ.get('WAVBRIVL_LAUNCH'):
+        return shlex.split(given)
     devices = torch.cuda.device_count() if pick_device(params.device) == 'cuda' else 1
     n = devices if params.processes == 'auto' else params.processes
-    return [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={n}'] if n > 1 else []
+    return (
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            f'--nproc-per-node={n}',
+        ]
+        if n > 1
+        else []
+    )
 
+# %% ../nbs/70_lab.ipynb #89d62894
 @patch
-def launch(self:Lab, stage:str) -> bool:
+def launch(self: Lab, stage: str) -> bool:
     "Run a stage in the launcher's processes and repeat what they say; False where this process has to do it. Raises `BadInput` when it fails."
     command = [] if 'RANK' in os.environ else launcher(self.params)
-    if not command: return False
-    command += ['-m', 'wavbrivl.lab', stage, *[self.run]*(self.run is not None)]
-    env = os.environ | dict(WAVBRIVL_ROOT=str(self.root), TORCH_CPP_LOG_LEVEL='ERROR')      # DDP warns where all weights are used
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+    if not command:
+        return False
+    command += ['-m', 'wavbrivl.lab', stage, *[self.run] * (self.run is not None)]
+    env = os.environ | dict(
+        WAVBRIVL_ROOT=str(self.root), TORCH_CPP_LOG_LEVEL='ERROR'
+    )  # DDP warns where all weights are used
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as p:
         try:
-            for line in p.stdout: print(line, end='', flush=True)
-        except BaseException: p.terminate(); raise
-    if p.returncode: raise BadInput(f'{shlex.join(command)} ended with status {p.returncode}; what it said stands above.')
+            for line in p.stdout:
+                print(line, end='', flush=True)
+        except BaseException:
+            p.terminate()
+            raise
+    if p.returncode:
+        raise BadInput(
+            f'{shlex.join(command)} ended with status {p.returncode}; what it said stands above.'
+        )
     return True
 
 # %% ../nbs/70_lab.ipynb #152ccbba
 @patch
-def info(self:Lab, seed:int, loss:str, history:pd.DataFrame) -> dict:
+def info(self: Lab, seed: int, loss: str, history: pd.DataFrame) -> dict:
     "What a model card says of a training."
     c, t = self.params.corpus, self.corpus.table
-    return dict(run=self.run, seed=seed, corpus=self.corpus_name, loss=loss, templates=self.params.evaluate.templates, picture=c.picture, crop=c.crop,
-                labels=self.corpus.labels, licence='; '.join(sorted(set(t.licence) - {''})), metrics={'best score on the validation clips': float(history.score.max())} if 'score' in history else {})
+    return dict(
+        run=self.run,
+        seed=seed,
+        corpus=self.corpus_name,
+        loss=loss,
+        templates=self.params.evaluate.templates,
+        picture=c.picture,
+        crop=c.crop,
+        labels=self.corpus.labels,
+        licence='; '.join(sorted(set(t.licence) - {''})),
+        metrics={'best score on the validation clips': float(history.score.max())}
+        if 'score' in history
+        else {},
+    )
 
 # %% ../nbs/70_lab.ipynb #e2b3efd7
 @patch
-def prepare(self:Lab) -> dict:
+def prepare(self: Lab) -> dict:
     "corpus: read, check, convert, list, and pack where asked."
-    summary = prepare(self.params.corpus, self.build/'corpus', self.root)
-    if self.params.corpus.shard: pack(self.build/'corpus', self.params.corpus.shard)
+    summary = prepare(self.params.corpus, self.build / 'corpus', self.root)
+    if self.params.corpus.shard:
+        pack(self.build / 'corpus', self.params.corpus.shard)
     return summary
 
+# %% ../nbs/70_lab.ipynb #5a233f91
 @patch
-def train_brivl(self:Lab) -> pd.DataFrame:
+def train_brivl(self: Lab) -> pd.DataFrame:
     "brivl: pre-train, or load the released one."
-    if not self.params.brivl.checkpoint and self.launch('brivl'): return pd.read_csv(self.build/'brivl/history.csv')
-    return train_brivl(self.params, self.corpus, self.build/'brivl', self.checkpoints/'brivl')
+    if not self.params.brivl.checkpoint and self.launch('brivl'):
+        return pd.read_csv(self.build / 'brivl/history.csv')
+    return train_brivl(
+        self.params, self.corpus, self.build / 'brivl', self.checkpoints / 'brivl'
+    )
 
+# %% ../nbs/70_lab.ipynb #619ed9aa
 @patch
-def make_targets(self:Lab):
+def make_targets(self: Lab):
     "targets: run the frozen towers once."
-    if self.launch('targets'): return
+    if self.launch('targets'):
+        return
     brivl, tokenizer = self.brivl
-    make_targets(self.params, self.corpus, brivl, tokenizer, self.build/'targets')
+    make_targets(self.params, self.corpus, brivl, tokenizer, self.build / 'targets')
 
+# %% ../nbs/70_lab.ipynb #a9fa6727
 @patch
-def train_wavlm(self:Lab) -> pd.DataFrame:
+def train_wavlm(self: Lab) -> pd.DataFrame:
     "wavlm: masked prediction."
-    if not self.params.audio.checkpoint and self.launch('wavlm'): return pd.read_csv(self.build/'wavlm/history.csv')
-    return train_wavlm(self.params, self.corpus, self.build/'wavlm', self.checkpoints/'wavlm')
+    if not self.params.audio.checkpoint and self.launch('wavlm'):
+        return pd.read_csv(self.build / 'wavlm/history.csv')
+    return train_wavlm(
+        self.params, self.corpus, self.build / 'wavlm', self.checkpoints / 'wavlm'
+    )
 
 # %% ../nbs/70_lab.ipynb #d984171b
 @patch
-def train_tower(self:Lab, seed:int) -> pd.DataFrame:
+def train_tower(self: Lab, seed: int) -> pd.DataFrame:
     "One seed of a run: trained and saved. Returns the history."
     log(f'{self.run}, seed {seed}')
-    (brivl, tokenizer), state, loss = self.brivl, self.checkpoints/(self.run or 'board')/f'seed-{seed}', self.params.train.loss
-    if loss == 'labels': tower, head, history = self.train_on_labels(seed, state)
-    else: head, (tower, history) = None, train_audio(self.params, seed, self.corpus, self.targets, state, self.build/'wavlm')
-    if not first_process(): return history
-    WavBriVL(tower, brivl.cpu(), tokenizer, self.info(seed, loss, history)).save_pretrained(self.models/f'seed-{seed}')
-    if head is not None: save_classifier(head, self.models/f'seed-{seed}')
+    (brivl, tokenizer), state, loss = (
+        self.brivl,
+        self.checkpoints / (self.run or 'board') / f'seed-{seed}',
+        self.params.train.loss,
+    )
+    if loss == 'labels':
+        tower, head, history = self.train_on_labels(seed, state)
+    else:
+        head, (tower, history) = (
+            None,
+            train_audio(
+                self.params,
+                seed,
+                self.corpus,
+                self.targets,
+                state,
+                self.build / 'wavlm',
+            ),
+        )
+    if not first_process():
+        return history
+    WavBriVL(
+        tower, brivl.cpu(), tokenizer, self.info(seed, loss, history)
+    ).save_pretrained(self.models / f'seed-{seed}')
+    if head is not None:
+        save_classifier(head, self.models / f'seed-{seed}')
     return history
 
-def one_tower(run, root, seed:int) -> pd.DataFrame: return Lab(run, root).train_tower(seed)
+# %% ../nbs/70_lab.ipynb #ced30d8c
+def one_tower(run, root, seed: int) -> pd.DataFrame:
+    return Lab(run, root).train_tower(seed)
 
+# %% ../nbs/70_lab.ipynb #6f79fd20
 @patch
-def train(self:Lab) -> pd.DataFrame:
+def train(self: Lab) -> pd.DataFrame:
     "train: one audio tower a seed, side by side on a CPU; model folders and one history."
-    if self.launch('train'): return pd.read_csv(self.results/'history'/f'{self.run}.csv')
-    history = pd.concat(side_by_side(one_tower, [(self.run, self.root, s) for s in self.params.train.seeds], self.device)).assign(run=self.run)
-    if not first_process(): return history
-    with whole(self.results/'history'/f'{self.run}.csv') as tmp: history.drop(columns='seconds').round(6).to_csv(tmp, index=False)
-    shutil.rmtree(self.checkpoints/(self.run or 'board'), ignore_errors=True)
+    if self.launch('train'):
+        return pd.read_csv(self.results / 'history' / f'{self.run}.csv')
+    history = pd.concat(
+        side_by_side(
+            one_tower,
+            [(self.run, self.root, s) for s in self.params.train.seeds],
+            self.device,
+        )
+    ).assign(run=self.run)
+    if not first_process():
+        return history
+    with whole(self.results / 'history' / f'{self.run}.csv') as tmp:
+        history.drop(columns='seconds').round(6).to_csv(tmp, index=False)
+    shutil.rmtree(self.checkpoints / (self.run or 'board'), ignore_errors=True)
     return history
 
 # %% ../nbs/70_lab.ipynb #4235cc48
 @patch
-def train_on_labels(self:Lab, seed:int, state) -> tuple:
+def train_on_labels(self: Lab, seed: int, state) -> tuple:
     "The tower as a plain classifier of the corpus's labels; its unused joint layer is as it was drawn."
     exam = Exam(self.corpus)
-    train, valid, _ = (None if s is None else s[exam.labelled[s]] for s in exam.splits[0])
-    lesson, history = train_classifier(self.params, seed, exam.sounds, exam.y, len(exam.names), train, [] if valid is None else valid, state, self.targets.dim, (self.corpus.print,))
+    train, valid, _ = (
+        None if s is None else s[exam.labelled[s]] for s in exam.splits[0]
+    )
+    lesson, history = train_classifier(
+        self.params,
+        seed,
+        exam.sounds,
+        exam.y,
+        len(exam.names),
+        train,
+        [] if valid is None else valid,
+        state,
+        self.targets.dim,
+        (self.corpus.print,),
+    )
     return lesson.tower, lesson.head, history
 
+# %% ../nbs/70_lab.ipynb #68b68cd2
 def save_classifier(head, folder):
     from safetensors.torch import save_file
-    with whole(Path(folder)/'classifier.safetensors') as tmp: save_file({k: v.detach().contiguous() for k, v in head.state_dict().items()}, tmp)
+
+    with whole(Path(folder) / 'classifier.safetensors') as tmp:
+        save_file(
+            {k: v.detach().contiguous() for k, v in head.state_dict().items()}, tmp
+        )
 
 # %% ../nbs/70_lab.ipynb #1c2b350d
 def open_front(folder, audio) -> tuple:
     "The WavLM inside a folder: (weights, sizes); a WavLM's own, or a trained model's. Raises `BadInput` where there is none."
     folder = Path(folder)
-    if not (folder/'config.json').exists() and (seeds := sorted(folder.glob('seed-*/config.json'))): folder = seeds[0].parent
-    if not (folder/'config.json').exists(): raise BadInput(f'{folder} holds no WavLM; under `fronts:` name the folder of the stage `wavlm` or of a trained model.')
-    weights, made = read_tensors(folder/'model.safetensors'), read_json(folder/'config.json')
-    if 'audio' not in made: return weights, begun(audio.model_copy(update=dict(checkpoint='released')), folder).model_copy(update=dict(checkpoint=None))
-    inside = {k.removeprefix('audio.wavlm.'): v for k, v in weights.items() if k.startswith('audio.wavlm.')}
-    if not inside: raise BadInput(f"{folder}: the audio tower is of kind {made['audio']['kind']} and holds no WavLM; name another run under `fronts:`.")
+    if not (folder / 'config.json').exists() and (
+        seeds := sorted(folder.glob('seed-*/config.json'))
+    ):
+        folder = seeds[0].parent
+    if not (folder / 'config.json').exists():
+        raise BadInput(
+            f'{folder} holds no WavLM; under `fronts:` name the folder of the stage `wavlm` or of a trained model.'
+        )
+    weights, made = (
+        read_tensors(folder / 'model.safetensors'),
+        read_json(folder / 'config.json'),
+    )
+    if 'audio' not in made:
+        return weights, begun(
+            audio.model_copy(update=dict(checkpoint='released')), folder
+        ).model_copy(update=dict(checkpoint=None))
+    inside = {
+        k.removeprefix('audio.wavlm.'): v
+        for k, v in weights.items()
+        if k.startswith('audio.wavlm.')
+    }
+    if not inside:
+        raise BadInput(
+            f'{folder}: the audio tower is of kind {made["audio"]["kind"]} and holds no WavLM; name another run under `fronts:`.'
+        )
     return inside, AudioParams(**made['audio'])
 
+# %% ../nbs/70_lab.ipynb #44126393
 @patch
-def hear(self:Lab, name:str):
+def hear(self: Lab, name: str):
     "front: the frozen front end's frames of every clip."
     from safetensors.torch import save_file
+
     source = read_board(self.root).get('fronts', {}).get(name)
-    weights, sizes = open_front(left_by('train' if 'models' in str(source) else 'wavlm', self.root/str(source)), self.params.audio)
-    front, p, t = FrontEnd(sizes, self.params.language.pool), self.params.language, self.corpus.table
+    weights, sizes = open_front(
+        left_by(
+            'train' if 'models' in str(source) else 'wavlm', self.root / str(source)
+        ),
+        self.params.audio,
+    )
+    front, p, t = (
+        FrontEnd(sizes, self.params.language.pool),
+        self.params.language,
+        self.corpus.table,
+    )
     front.wavlm.load_state_dict(weights)
     rows, sounds = np.flatnonzero(t.audio.notna()), Recordings(self.corpus, t)
     stored = hear_corpus(front.to(self.device), (sounds[i] for i in rows), p.window)
-    out = self.build/'front'/name
-    for file, what in (('frames', stored | dict(rows=torch.from_numpy(rows))), ('weights', {k: v.contiguous() for k, v in weights.items()})):
-        with whole(out/f'{file}.safetensors') as tmp: save_file(what, tmp)
-    write_json(sizes.model_dump(), out/'config.json')
+    out = self.build / 'front' / name
+    for file, what in (
+        ('frames', stored | dict(rows=torch.from_numpy(rows))),
+        ('weights', {k: v.contiguous() for k, v in weights.items()}),
+    ):
+        with whole(out / f'{file}.safetensors') as tmp:
+            save_file(what, tmp)
+    write_json(sizes.model_dump(), out / 'config.json')
     return {k: tuple(v.shape) for k, v in stored.items()}
 
 # %% ../nbs/70_lab.ipynb #1ed5baa0
-def side_by_side(work, jobs:list, device:str) -> list:
+def side_by_side(work, jobs: list, device: str) -> list:
     "work(*job) for every job: on a CPU in processes of one core each, so that results do not depend on the number of cores; else, and in a launcher's processes, in turn."
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    if device != 'cpu' or 'RANK' in os.environ or min(len(jobs), cores) < 2: return [work(*j) for j in jobs]
-    with ProcessPoolExecutor(min(len(jobs), cores), multiprocessing.get_context('spawn'), torch.set_num_threads, (1,)) as pool: return list(pool.map(work, *zip(*jobs)))
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, 'sched_getaffinity')
+        else os.cpu_count()
+    )
+    if device != 'cpu' or 'RANK' in os.environ or min(len(jobs), cores) < 2:
+        return [work(*j) for j in jobs]
+    with ProcessPoolExecutor(
+        min(len(jobs), cores),
+        multiprocessing.get_context('spawn'),
+        torch.set_num_threads,
+        (1,),
+    ) as pool:
+        return list(pool.map(work, *zip(*jobs)))
 
+# %% ../nbs/70_lab.ipynb #2bf27ac7
 @contextmanager
 def one_thread():
     "Towers this small run no faster on two."
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 # %% ../nbs/70_lab.ipynb #cb915445
-def one_style(root, style:str) -> pd.DataFrame | None:
+def one_style(root, style: str) -> pd.DataFrame | None:
     "Langue2Gloss on words in one style; None, and a line in the log, where there are none."
     from safetensors.torch import save_file
+
     lab = Lab(root=root)
-    sizes = begun(lab.params.audio.model_copy(update=dict(checkpoint='released')), left_by('wavlm', lab.build/'wavlm'))
+    sizes = begun(
+        lab.params.audio.model_copy(update=dict(checkpoint='released')),
+        left_by('wavlm', lab.build / 'wavlm'),
+    )
     try:
-        with one_thread(): weights, history = train_gloss(lab.params, lab.corpus, sizes, style, lab.targets.dim, lab.checkpoints/'gloss'/style)
-    except BadInput as e: return log(f'{style}: {e}')
-    with whole(lab.build/'gloss'/f'{style}.safetensors') as tmp: save_file(weights, tmp)
+        with one_thread():
+            weights, history = train_gloss(
+                lab.params,
+                lab.corpus,
+                sizes,
+                style,
+                lab.targets.dim,
+                lab.checkpoints / 'gloss' / style,
+            )
+    except BadInput as e:
+        return log(f'{style}: {e}')
+    with whole(lab.build / 'gloss' / f'{style}.safetensors') as tmp:
+        save_file(weights, tmp)
     return history
 
+# %% ../nbs/70_lab.ipynb #56a2c0b2
 @patch
-def train_gloss(self:Lab) -> pd.DataFrame:
+def train_gloss(self: Lab) -> pd.DataFrame:
     "gloss: Langue2Gloss on words, once for each style."
-    (self.build/'gloss').mkdir(parents=True, exist_ok=True)
-    done = side_by_side(one_style, [(self.root, s) for s in self.params.language.styles], self.device)
-    shutil.rmtree(self.checkpoints/'gloss', ignore_errors=True)
-    return pd.concat([h for h in done if h is not None] or [pd.DataFrame(columns=['style', 'epoch', 'loss'])])
+    (self.build / 'gloss').mkdir(parents=True, exist_ok=True)
+    done = side_by_side(
+        one_style, [(self.root, s) for s in self.params.language.styles], self.device
+    )
+    shutil.rmtree(self.checkpoints / 'gloss', ignore_errors=True)
+    return pd.concat(
+        [h for h in done if h is not None]
+        or [pd.DataFrame(columns=['style', 'epoch', 'loss'])]
+    )
 
 # %% ../nbs/70_lab.ipynb #9ace0a06
 @patch
-def train_seed(self:Lab, seed:int) -> tuple:
+def train_seed(self: Lab, seed: int) -> tuple:
     "One seed of an arm: trained, saved, examined. Returns the history and {corpus: tasks}."
-    p, (brivl, tokenizer), targets, at = self.params.language, self.brivl, self.targets, self.build/'front'/self.params.language.front
-    stored = read_tensors(left_by('front', at/'frames.safetensors'))
-    heard, words = Heard(stored, stored['rows']), lambda t: embed_texts(brivl, tokenizer, t)
-    learnt = self.build/'gloss'/f'{p.gloss}.safetensors'
+    p, (brivl, tokenizer), targets, at = (
+        self.params.language,
+        self.brivl,
+        self.targets,
+        self.build / 'front' / self.params.language.front,
+    )
+    stored = read_tensors(left_by('front', at / 'frames.safetensors'))
+    heard, words = (
+        Heard(stored, stored['rows']),
+        lambda t: embed_texts(brivl, tokenizer, t),
+    )
+    learnt = self.build / 'gloss' / f'{p.gloss}.safetensors'
     names = sorted(set(self.corpus.table.label) - {''})
-    classes = (names, class_embeddings(words, names, self.params.evaluate.templates)) if len(names) > 1 else None
-    state = self.checkpoints/self.run/f'seed-{seed}'
-    with one_thread(): lesson, history = train_bridge(self.params, seed, self.corpus, targets, heard, read_tensors(at/'weights.safetensors'), AudioParams(**read_json(at/'config.json')),
-                                   read_tensors(learnt) if learnt.exists() else {}, words, classes, state)
-    WavBriVL(lesson.bridge, brivl.cpu(), tokenizer, self.info(seed, p.loss, history)).save_pretrained(self.models/f'seed-{seed}')
-    tasks = {name: self.examine_arm(name, exam, t, lesson, heard, words, seed) for name, exam, t in self.exams()}
+    classes = (
+        (names, class_embeddings(words, names, self.params.evaluate.templates))
+        if len(names) > 1
+        else None
+    )
+    state = self.checkpoints / self.run / f'seed-{seed}'
+    with one_thread():
+        lesson, history = train_bridge(
+            self.params,
+            seed,
+            self.corpus,
+            targets,
+            heard,
+            read_tensors(at / 'weights.safetensors'),
+            AudioParams(**read_json(at / 'config.json')),
+            read_tensors(learnt) if learnt.exists() else {},
+            words,
+            classes,
+            state,
+        )
+    WavBriVL(
+        lesson.bridge, brivl.cpu(), tokenizer, self.info(seed, p.loss, history)
+    ).save_pretrained(self.models / f'seed-{seed}')
+    tasks = {
+        name: self.examine_arm(name, exam, t, lesson, heard, words, seed)
+        for name, exam, t in self.exams()
+    }
     shutil.rmtree(state, ignore_errors=True)
     return history.assign(run=self.run), tasks
 
 # %% ../nbs/70_lab.ipynb #0b2baeb1
 @patch
-def examine_arm(self:Lab, name, exam, targets, lesson, heard, words, seed) -> dict:
+def examine_arm(self: Lab, name, exam, targets, lesson, heard, words, seed) -> dict:
     "Every task that any tower is asked, and on the lab's own corpus what only a bridge can answer."
-    e, bridge, own = self.asked(seed, self.params.language.tasks), lesson.bridge, name == self.corpus_name
-    if not own: return examine(bridge, words, exam, targets, e, seed, f'{name}/{self.run}', self.embed_corpus(bridge, exam, self.models/f'seed-{seed}/model.safetensors', True))[0]
+    e, bridge, own = (
+        self.asked(seed, self.params.language.tasks),
+        lesson.bridge,
+        name == self.corpus_name,
+    )
+    if not own:
+        return examine(
+            bridge,
+            words,
+            exam,
+            targets,
+            e,
+            seed,
+            f'{name}/{self.run}',
+            self.embed_corpus(
+                bridge, exam, self.models / f'seed-{seed}/model.safetensors', True
+            ),
+        )[0]
     t = self.corpus.table
     at = pd.Series(np.arange(len(t)), t['clip'])
-    tasks, said, _, a = examine(bridge, words, exam, targets, e, seed, f'{name}/{self.run}', embed_heard(bridge, heard, at[exam.table['clip']].to_numpy()))
+    tasks, said, _, a = examine(
+        bridge,
+        words,
+        exam,
+        targets,
+        e,
+        seed,
+        f'{name}/{self.run}',
+        embed_heard(bridge, heard, at[exam.table['clip']].to_numpy()),
+    )
     self.keep(seed, a[exam.test], exam, targets, tasks, said)
     tasks |= selection_task(lesson)
-    if self.params.language.gloss != 'none': tasks |= gloss_task(bridge, heard, t, self.params.language.gloss)
-    if self.params.language.ds_net and self.params.language.gloss != 'none': tasks |= timing_task(bridge, heard, t)
-    if 'text_to_gloss' in tasks: write_json({k: dict(said=tasks[k]['said'][:40], wanted=tasks[k]['wanted'][:40]) for k in ('text_to_gloss', 'audio_to_gloss')}, self.build/'embeddings'/self.run/f'gloss-{seed}.json')
+    if self.params.language.gloss != 'none':
+        tasks |= gloss_task(bridge, heard, t, self.params.language.gloss)
+    if self.params.language.ds_net and self.params.language.gloss != 'none':
+        tasks |= timing_task(bridge, heard, t)
+    if 'text_to_gloss' in tasks:
+        write_json(
+            {
+                k: dict(said=tasks[k]['said'][:40], wanted=tasks[k]['wanted'][:40])
+                for k in ('text_to_gloss', 'audio_to_gloss')
+            },
+            self.build / 'embeddings' / self.run / f'gloss-{seed}.json',
+        )
     return tasks
 
 # %% ../nbs/70_lab.ipynb #a704e623
-def one_seed(run, root, seed:int) -> tuple: return Lab(run, root).train_seed(seed)
+def one_seed(run, root, seed: int) -> tuple:
+    return Lab(run, root).train_seed(seed)
 
+# %% ../nbs/70_lab.ipynb #6400c510
 @patch
-def train_arm(self:Lab) -> tuple:
+def train_arm(self: Lab) -> tuple:
     "arm: every seed, side by side on a CPU; (history, metrics of every corpus)."
     seeds = self.params.language.seeds
-    done = side_by_side(one_seed, [(self.run, self.root, s) for s in seeds], self.device)
+    done = side_by_side(
+        one_seed, [(self.run, self.root, s) for s in seeds], self.device
+    )
     history = pd.concat([h for h, _ in done])
-    with whole(self.results/'history'/f'{self.run}.csv') as tmp: history.drop(columns=['seconds', 'look']).round(6).to_csv(tmp, index=False)
-    with whole(self.build/'embeddings'/self.run/'seconds.csv') as tmp: history.assign(seconds=history.seconds + history.groupby('seed').look.cumsum())[['seed', 'epoch', 'seconds']].to_csv(tmp, index=False)
-    facts = {t: dict(supervision=s) for t, s in ARM_SUPERVISION.items()} | dict(zero_shot=dict(templates=self.params.evaluate.templates, supervision=SAID))
-    metrics = [dict(corpus=c, run=self.run, tasks=over_seeds([t[c] for _, t in done], seeds, **facts)) for c in done[0][1] if done[0][1][c]]
-    for m in metrics: self.write_metrics(m, self.run)
-    shutil.rmtree(self.checkpoints/self.run, ignore_errors=True)
+    with whole(self.results / 'history' / f'{self.run}.csv') as tmp:
+        history.drop(columns=['seconds', 'look']).round(6).to_csv(tmp, index=False)
+    with whole(self.build / 'embeddings' / self.run / 'seconds.csv') as tmp:
+        history.assign(seconds=history.seconds + history.groupby('seed').look.cumsum())[
+            ['seed', 'epoch', 'seconds']
+        ].to_csv(tmp, index=False)
+    facts = {t: dict(supervision=s) for t, s in ARM_SUPERVISION.items()} | dict(
+        zero_shot=dict(templates=self.params.evaluate.templates, supervision=SAID)
+    )
+    metrics = [
+        dict(
+            corpus=c,
+            run=self.run,
+            tasks=over_seeds([t[c] for _, t in done], seeds, **facts),
+        )
+        for c in done[0][1]
+        if done[0][1][c]
+    ]
+    for m in metrics:
+        self.write_metrics(m, self.run)
+    shutil.rmtree(self.checkpoints / self.run, ignore_errors=True)
     return history, metrics
 
 # %% ../nbs/70_lab.ipynb #f1ab6bef
 def listing(folder) -> list:
     "Names, sizes and times of all files below a folder: changes when any of them does."
-    return sorted((p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in Path(folder).rglob('*') if p.is_file())
+    return sorted(
+        (p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns)
+        for p in Path(folder).rglob('*')
+        if p.is_file()
+    )
 
+# %% ../nbs/70_lab.ipynb #0d6674bf
 @patch
-def prepare_dataset(self:Lab, name:str) -> dict:
+def prepare_dataset(self: Lab, name: str) -> dict:
     "One public corpus; what was found, in a row."
-    d, at, source = self.params.datasets, self.build/'datasets'/name, getattr(self.params.datasets, name)
+    d, at, source = (
+        self.params.datasets,
+        self.build / 'datasets' / name,
+        getattr(self.params.datasets, name),
+    )
     row = dict(dataset=name, clips=0, rejected=0, said='')
     if source is None:
         shutil.rmtree(at, ignore_errors=True)
-        return row | dict(said=f'datasets.{name} names no folder; one that holds {DATASETS[name].holds} would fill the rows.')
-    p = CorpusParams(reader=name, source=source, seed=self.params.corpus.seed, max_seconds=d.max_seconds, frames=d.frames, crop=self.params.corpus.crop, picture=self.params.corpus.picture)
-    weights = hashlib.sha1(left_by('brivl', self.build/'brivl/model.safetensors').read_bytes()).hexdigest()
-    print_ = fingerprint(p.model_dump(), listing(self.root/source), weights)
+        return row | dict(
+            said=f'datasets.{name} names no folder; one that holds {DATASETS[name].holds} would fill the rows.'
+        )
+    p = CorpusParams(
+        reader=name,
+        source=source,
+        seed=self.params.corpus.seed,
+        max_seconds=d.max_seconds,
+        frames=d.frames,
+        crop=self.params.corpus.crop,
+        picture=self.params.corpus.picture,
+    )
+    weights = hashlib.sha1(
+        left_by('brivl', self.build / 'brivl/model.safetensors').read_bytes()
+    ).hexdigest()
+    print_ = fingerprint(p.model_dump(), listing(self.root / source), weights)
     try:
-        if not (at/'made.json').exists() or read_json(at/'made.json') != print_:
+        if not (at / 'made.json').exists() or read_json(at / 'made.json') != print_:
             prepare(p, at, self.root)
             make_targets(self.params, Corpus(at), *self.brivl, at, views=1)
-            write_json(print_, at/'made.json')
+            write_json(print_, at / 'made.json')
     except BadInput as e:
         shutil.rmtree(at, ignore_errors=True)
         return row | dict(said=str(e))
     corpus = Corpus(at)
     missing = [r for r in corpus.rejected.reason if 'have no file' in r]
-    return row | dict(clips=int(corpus.table.audio.notna().sum()), rejected=corpus.summary['rejected'], said=' '.join(missing))
+    return row | dict(
+        clips=int(corpus.table.audio.notna().sum()),
+        rejected=corpus.summary['rejected'],
+        said=' '.join(missing),
+    )
 
 # %% ../nbs/70_lab.ipynb #b0fb504b
 @patch
-def prepare_datasets(self:Lab) -> pd.DataFrame:
+def prepare_datasets(self: Lab) -> pd.DataFrame:
     "datasets: every public corpus whose folder is named; a table of what was found."
-    (self.build/'datasets').mkdir(parents=True, exist_ok=True)
+    (self.build / 'datasets').mkdir(parents=True, exist_ok=True)
     rows = [self.prepare_dataset(name) for name in DATASETS]
-    write_json(rows, self.build/'datasets/found.json')
+    write_json(rows, self.build / 'datasets/found.json')
     return pd.DataFrame(rows)
 
+# %% ../nbs/70_lab.ipynb #c4d5ee43
 @patch
-def exams(self:Lab):
+def exams(self: Lab):
     "The embedded corpus (or one's own) and every public one that is there: (name, exam, stored image and caption embeddings)."
     yield self.corpus_name, Exam(self.corpus), self.targets
-    for row in read_json(left_by('datasets', self.build/'datasets/found.json')):
-        if not row['clips']: continue
-        corpus, facts = Corpus(self.build/'datasets'/row['dataset']), DATASETS[row['dataset']]
-        yield row['dataset'], Exam(corpus, facts.folds, facts.multi), Targets(corpus.folder, corpus)
+    for row in read_json(left_by('datasets', self.build / 'datasets/found.json')):
+        if not row['clips']:
+            continue
+        corpus, facts = (
+            Corpus(self.build / 'datasets' / row['dataset']),
+            DATASETS[row['dataset']],
+        )
+        yield (
+            row['dataset'],
+            Exam(corpus, facts.folds, facts.multi),
+            Targets(corpus.folder, corpus),
+        )
 
 # %% ../nbs/70_lab.ipynb #aa200840
 def over_seeds(
-    found:list,      # task results of each seed: {task: {metric: number, chance: {...}, pool}}
+    found: list,  # task results of each seed: {task: {metric: number, chance: {...}, pool}}
     seeds,
-    **facts,         # said of every number: templates, supervision, ...
-) -> dict:           # {task: {metric: {mean, std, n, chance, pool, seeds}}}
+    **facts,  # said of every number: templates, supervision, ...
+) -> dict:  # {task: {metric: {mean, std, n, chance, pool, seeds}}}
     "Mean and spread over seeds."
     out = {}
     for task, one in found[0].items():
-        keep = [k for k, v in one.items() if isinstance(v, float) and k in one['chance']]
+        keep = [
+            k for k, v in one.items() if isinstance(v, float) and k in one['chance']
+        ]
         have = [(f[task], s) for f, s in zip(found, seeds) if task in f]
-        out[task] = {k: spread([f[k] for f, _ in have], [s for _, s in have], chance=one['chance'][k], pool=one['pool'], **facts.get(task, {})) for k in keep}
+        out[task] = {
+            k: spread(
+                [f[k] for f, _ in have],
+                [s for _, s in have],
+                chance=one['chance'][k],
+                pool=one['pool'],
+                **facts.get(task, {}),
+            )
+            for k in keep
+        }
     return out
 
 # %% ../nbs/70_lab.ipynb #85936310
-HEADLINES = dict(zero_shot='top1', audio_to_image='mrr', image_to_audio='mrr', text_to_audio='mrr', image_to_text='mrr', probe='accuracy', detection='f1', captioning='cider')
+HEADLINES = dict(
+    zero_shot='top1',
+    audio_to_image='mrr',
+    image_to_audio='mrr',
+    text_to_audio='mrr',
+    image_to_text='mrr',
+    probe='accuracy',
+    detection='f1',
+    captioning='cider',
+)
 
+# %% ../nbs/70_lab.ipynb #b7080b41
 @patch
-def write_metrics(self:Lab, metrics:dict, folder:str):
+def write_metrics(self: Lab, metrics: dict, folder: str):
     "All numbers to results/metrics/FOLDER; the headlines of the lab's own corpus to results/scores/RUN.json, which `dvc metrics show` prints a line each."
     own, run = metrics['corpus'] == self.corpus_name, metrics['run']
-    write_json(metrics, self.results/'metrics'/folder/(f"{metrics['corpus']}.json" if folder == run else f"{run}-{metrics['corpus']}.json"))
-    if not own: return
-    heads = {f'{t} {m}': round(metrics['tasks'][t][m]['mean'], 4) for t, m in HEADLINES.items() if m in metrics['tasks'].get(t, {})}
-    write_json(heads, self.results/'scores'/f'{run}.json')
+    write_json(
+        metrics,
+        self.results
+        / 'metrics'
+        / folder
+        / (
+            f'{metrics["corpus"]}.json'
+            if folder == run
+            else f'{run}-{metrics["corpus"]}.json'
+        ),
+    )
+    if not own:
+        return
+    heads = {
+        f'{t} {m}': round(metrics['tasks'][t][m]['mean'], 4)
+        for t, m in HEADLINES.items()
+        if m in metrics['tasks'].get(t, {})
+    }
+    write_json(heads, self.results / 'scores' / f'{run}.json')
 
 # %% ../nbs/70_lab.ipynb #44edef86
 @patch
-def embed_corpus(self:Lab, tower, exam:Exam, model_file, keep:bool) -> tuple:
+def embed_corpus(self: Lab, tower, exam: Exam, model_file, keep: bool) -> tuple:
     "(z, a) of every clip, from disk where this model has heard this corpus before."
-    if not keep: return embed_clips(tower, exam.clips(), self.params.evaluate.batch)
-    path = self.checkpoints/'embeddings'/f"{fingerprint(hashlib.sha1(Path(model_file).read_bytes()).hexdigest(), exam.corpus.print)}.npz"
+    if not keep:
+        return embed_clips(tower, exam.clips(), self.params.evaluate.batch)
+    path = (
+        self.checkpoints
+        / 'embeddings'
+        / f'{fingerprint(hashlib.sha1(Path(model_file).read_bytes()).hexdigest(), exam.corpus.print)}.npz'
+    )
     if not path.exists():
         z, a = embed_clips(tower, exam.clips(), self.params.evaluate.batch)
-        with whole(path) as tmp: np.savez(tmp, z=z.numpy(), a=a.numpy())
-    with np.load(path) as found: return torch.from_numpy(found['z']), torch.from_numpy(found['a'])
+        with whole(path) as tmp:
+            np.savez(tmp, z=z.numpy(), a=a.numpy())
+    with np.load(path) as found:
+        return torch.from_numpy(found['z']), torch.from_numpy(found['a'])
 
 # %% ../nbs/70_lab.ipynb #e8c98d8a
 HEARD = 'picture-caption pairs, sound-picture pairs; no sound-text pair'
 SAID = 'picture-caption pairs, sound-picture pairs, captions of the pictures and their gloss'
-SUPERVISION = dict(zero_shot=HEARD, probe='labels of the training split', audio_to_text=HEARD, text_to_audio=HEARD,
-                   detection='events of the training split, on frozen frames', captioning='captions of the training split, on frozen frames')
-ARM_SUPERVISION = {t: s.replace(HEARD, SAID) for t, s in SUPERVISION.items()} | dict.fromkeys(('selection', 'text_to_gloss', 'audio_to_gloss', 'token_times'), SAID)
 
+SUPERVISION = dict(
+    zero_shot=HEARD,
+    probe='labels of the training split',
+    audio_to_text=HEARD,
+    text_to_audio=HEARD,
+    detection='events of the training split, on frozen frames',
+    captioning='captions of the training split, on frozen frames',
+)
+
+ARM_SUPERVISION = {
+    t: s.replace(HEARD, SAID) for t, s in SUPERVISION.items()
+} | dict.fromkeys(('selection', 'text_to_gloss', 'audio_to_gloss', 'token_times'), SAID)
+
+# %% ../nbs/70_lab.ipynb #5c060cb6
 @patch
-def asked(self:Lab, seed:int, tasks=None):
+def asked(self: Lab, seed: int, tasks=None):
     "What a seed is asked: the slow tasks only of the first `evaluate.heads` seeds."
-    e, seeds = self.params.evaluate, self.params.language.seeds if self.run in run_names(self.root, 'arms') else self.params.train.seeds
-    slow = ('detection', 'captioning') if seed in seeds[e.heads:] else ()
-    return e.model_copy(update=dict(tasks=[t for t in tasks or e.tasks if t not in slow]))
+    e, seeds = (
+        self.params.evaluate,
+        self.params.language.seeds
+        if self.run in run_names(self.root, 'arms')
+        else self.params.train.seeds,
+    )
+    slow = ('detection', 'captioning') if seed in seeds[e.heads :] else ()
+    return e.model_copy(
+        update=dict(tasks=[t for t in tasks or e.tasks if t not in slow])
+    )
 
+# %% ../nbs/70_lab.ipynb #89d2bd85
 @patch
-def evaluate(self:Lab) -> list[dict]:
+def evaluate(self: Lab) -> list[dict]:
     "evaluate: every corpus, every task, every seed; metrics, and what figures need of the lab's own test split."
-    if self.params.train.loss == 'labels': return self.evaluate_classifier()
+    if self.params.train.loss == 'labels':
+        return self.evaluate_classifier()
     e, metrics = self.params.evaluate, []
     for name, exam, targets in self.exams():
         found = []
         for seed in self.params.train.seeds:
-            folder = left_by('train', self.models/f'seed-{seed}')
+            folder = left_by('train', self.models / f'seed-{seed}')
             model = WavBriVL.from_pretrained(folder, self.device)
-            embedded = self.embed_corpus(model.audio, exam, folder/'model.safetensors', name != self.corpus_name)
-            tasks, heard, _, a = examine(model.audio, lambda t: embed_texts(model.brivl, model.tokenizer, t), exam, targets, self.asked(seed), seed, f'{name}/{self.run}', embedded)
-            if name == self.corpus_name: self.keep(seed, a[exam.test], exam, targets, tasks, heard)
+            embedded = self.embed_corpus(
+                model.audio,
+                exam,
+                folder / 'model.safetensors',
+                name != self.corpus_name,
+            )
+            tasks, heard, _, a = examine(
+                model.audio,
+                lambda t: embed_texts(model.brivl, model.tokenizer, t),
+                exam,
+                targets,
+                self.asked(seed),
+                seed,
+                f'{name}/{self.run}',
+                embedded,
+            )
+            if name == self.corpus_name:
+                self.keep(seed, a[exam.test], exam, targets, tasks, heard)
             found.append(tasks)
-            log(name, self.run, f'seed {seed}', ' '.join(f'{t} {k} {v[k]:.3f}' for t, v in tasks.items() for k in ('top1', 'accuracy', 'mrr', 'f1', 'cider') if k in v))
-        facts = {t: dict(supervision=SUPERVISION[t]) for t in SUPERVISION} | dict(zero_shot=dict(templates=e.templates, supervision=HEARD))
-        metrics.append(dict(corpus=name, run=self.run, tasks=over_seeds(found, self.params.train.seeds, **facts)))
-    for m in metrics: self.write_metrics(m, self.run)
+            log(
+                name,
+                self.run,
+                f'seed {seed}',
+                ' '.join(
+                    f'{t} {k} {v[k]:.3f}'
+                    for t, v in tasks.items()
+                    for k in ('top1', 'accuracy', 'mrr', 'f1', 'cider')
+                    if k in v
+                ),
+            )
+        facts = {t: dict(supervision=SUPERVISION[t]) for t in SUPERVISION} | dict(
+            zero_shot=dict(templates=e.templates, supervision=HEARD)
+        )
+        metrics.append(
+            dict(
+                corpus=name,
+                run=self.run,
+                tasks=over_seeds(found, self.params.train.seeds, **facts),
+            )
+        )
+    for m in metrics:
+        self.write_metrics(m, self.run)
     return metrics
 
 # %% ../nbs/70_lab.ipynb #9fff9707
 @patch
-def evaluate_classifier(self:Lab) -> list[dict]:
+def evaluate_classifier(self: Lab) -> list[dict]:
     "evaluate, for a run on labels: the trained classifier on the lab's own corpus; on public ones it is trained from scratch for each split."
     metrics, seeds = [], self.params.train.seeds
     for name, exam, _ in self.exams():
-        if len(exam.names) < 2: continue
-        found = [self.classified(exam, seed) if name == self.corpus_name else supervised_task(self.params, exam, seed, self.checkpoints/self.run/name/f'seed-{seed}') for seed in seeds]
-        log(name, self.run, ' '.join(f"{k} {np.mean([f[k] for f in found]):.3f}" for k in found[0]['chance']))
-        metrics.append(dict(corpus=name, run=self.run, tasks=over_seeds([dict(probe=f) for f in found], seeds, probe=dict(supervision='labels of the training split, from scratch'))))
-    for m in metrics: self.write_metrics(m, self.run)
-    shutil.rmtree(self.checkpoints/self.run, ignore_errors=True)
+        if len(exam.names) < 2:
+            continue
+        found = [
+            self.classified(exam, seed)
+            if name == self.corpus_name
+            else supervised_task(
+                self.params,
+                exam,
+                seed,
+                self.checkpoints / self.run / name / f'seed-{seed}',
+            )
+            for seed in seeds
+        ]
+        log(
+            name,
+            self.run,
+            ' '.join(
+                f'{k} {np.mean([f[k] for f in found]):.3f}' for k in found[0]['chance']
+            ),
+        )
+        metrics.append(
+            dict(
+                corpus=name,
+                run=self.run,
+                tasks=over_seeds(
+                    [dict(probe=f) for f in found],
+                    seeds,
+                    probe=dict(
+                        supervision='labels of the training split, from scratch'
+                    ),
+                ),
+            )
+        )
+    for m in metrics:
+        self.write_metrics(m, self.run)
+    shutil.rmtree(self.checkpoints / self.run, ignore_errors=True)
     return metrics
 
+# %% ../nbs/70_lab.ipynb #29aa7dec
 @patch
-def classified(self:Lab, exam:Exam, seed:int) -> dict:
+def classified(self: Lab, exam: Exam, seed: int) -> dict:
     "What the classifier of one seed answers for the test clips."
-    folder = left_by('train', self.models/f'seed-{seed}')
-    model, head = WavBriVL.from_pretrained(folder, self.device), read_tensors(folder/'classifier.safetensors')
+    folder = left_by('train', self.models / f'seed-{seed}')
+    model, head = (
+        WavBriVL.from_pretrained(folder, self.device),
+        read_tensors(folder / 'classifier.safetensors'),
+    )
     rows = exam.test[exam.labelled[exam.test]]
     z = embed_clips(model.audio, exam.clips(rows), self.params.evaluate.batch)[0]
     logits = torch.nn.functional.linear(z.relu(), head['weight'], head['bias']).numpy()
-    with whole(self.build/'embeddings'/self.run/f'seed-{seed}.npz') as tmp:
-        np.savez(tmp, clips=exam.table['clip'].to_numpy(str)[rows], labels=exam.labels[rows].astype(str), names=np.array(exam.names, str), predicted=logits.argmax(1))
+    with whole(self.build / 'embeddings' / self.run / f'seed-{seed}.npz') as tmp:
+        np.savez(
+            tmp,
+            clips=exam.table['clip'].to_numpy(str)[rows],
+            labels=exam.labels[rows].astype(str),
+            names=np.array(exam.names, str),
+            predicted=logits.argmax(1),
+        )
     return label_scores(logits, exam.y[rows])
 
 # %% ../nbs/70_lab.ipynb #b6e6aa38
 @patch
-def keep(self:Lab, seed, heard, exam:Exam, targets, tasks, said):
+def keep(self: Lab, seed, heard, exam: Exam, targets, tasks, said):
     "What figures need of one seed's evaluation."
     test, seen = exam.table.iloc[exam.test], exam.seen[exam.test]
-    pictures = targets.picture(test['clip'][seen]) if seen.any() else torch.zeros(0, targets.dim)
+    pictures = (
+        targets.picture(test['clip'][seen])
+        if seen.any()
+        else torch.zeros(0, targets.dim)
+    )
     zero = tasks.get('zero_shot', dict(predictions=np.zeros(0, int)))
-    at = self.build/'embeddings'/self.run
-    with whole(at/f'seed-{seed}.npz') as tmp:
-        np.savez(tmp, audio=heard.numpy(), pictures=pictures.numpy(), labels=test.label.to_numpy(str), seen=seen, clips=test['clip'].to_numpy(str), names=np.array(exam.names, str), predicted=zero['predictions'])
-    write_json(said, at/f'seed-{seed}.json')
+    at = self.build / 'embeddings' / self.run
+    with whole(at / f'seed-{seed}.npz') as tmp:
+        np.savez(
+            tmp,
+            audio=heard.numpy(),
+            pictures=pictures.numpy(),
+            labels=test.label.to_numpy(str),
+            seen=seen,
+            clips=test['clip'].to_numpy(str),
+            names=np.array(exam.names, str),
+            predicted=zero['predictions'],
+        )
+    write_json(said, at / f'seed-{seed}.json')
 
+# %% ../nbs/70_lab.ipynb #56b2f7b2
 class Found:
     "Embeddings and predictions of one seed on the test split, as `keep` wrote them; `said`: detected events and captions, by task and clip."
+
     def __init__(self, path):
-        for k, v in np.load(left_by('evaluate', path), allow_pickle=False).items(): setattr(self, k, v)
+        for k, v in np.load(left_by('evaluate', path), allow_pickle=False).items():
+            setattr(self, k, v)
         self.said = read_json(Path(path).with_suffix('.json'))
 
+
 @patch
-def embeddings(self:Lab, seed, run=None) -> Found: return Found(self.build/'embeddings'/(run or self.run)/f'seed-{seed}.npz')
+def embeddings(self: Lab, seed, run=None) -> Found:
+    return Found(self.build / 'embeddings' / (run or self.run) / f'seed-{seed}.npz')
 
 # %% ../nbs/70_lab.ipynb #6fd4ad48
 @patch
-def baselines(self:Lab) -> list[dict]:
+def baselines(self: Lab) -> list[dict]:
     "baselines: log-mel, MFCC and YamNet on every corpus, and the pictures themselves."
     path, rows = self.params.baselines.yamnet, []
-    features = dict(log_mel=log_mel_features, mfcc=mfcc_features) | (dict(yamnet=YamNet(self.root/path).embed) if path else {})
+    features = dict(log_mel=log_mel_features, mfcc=mfcc_features) | (
+        dict(yamnet=YamNet(self.root / path).embed) if path else {}
+    )
     for name, exam, targets in self.exams():
         for run, f in features.items():
             tasks = {}
-            if len(exam.names) > 1: attempted(tasks, f'{name}/{run}', 'probe', feature_task, f(list(exam.clips())), exam)
-            rows.append(dict(corpus=name, run=run, tasks=over_seeds([tasks], [0], probe=dict(supervision='labels of the training split'))))
-            log(name, run, ' '.join(f'{k} {tasks["probe"][k]:.3f}' for k in tasks.get('probe', dict(chance={}))['chance']))
-        if exam.seen[exam.test].any(): rows.append(dict(corpus=name, run='brivl', tasks=self.picture_tasks(exam, targets)))
-    for m in rows: self.write_metrics(m, 'baselines')
+            if len(exam.names) > 1:
+                attempted(
+                    tasks,
+                    f'{name}/{run}',
+                    'probe',
+                    feature_task,
+                    f(list(exam.clips())),
+                    exam,
+                )
+            rows.append(
+                dict(
+                    corpus=name,
+                    run=run,
+                    tasks=over_seeds(
+                        [tasks],
+                        [0],
+                        probe=dict(supervision='labels of the training split'),
+                    ),
+                )
+            )
+            log(
+                name,
+                run,
+                ' '.join(
+                    f'{k} {tasks["probe"][k]:.3f}'
+                    for k in tasks.get('probe', dict(chance={}))['chance']
+                ),
+            )
+        if exam.seen[exam.test].any():
+            rows.append(
+                dict(corpus=name, run='brivl', tasks=self.picture_tasks(exam, targets))
+            )
+    for m in rows:
+        self.write_metrics(m, 'baselines')
     return rows
 
+# %% ../nbs/70_lab.ipynb #f14937a7
 @patch
-def picture_tasks(self:Lab, exam:Exam, targets:Targets) -> dict:
+def picture_tasks(self: Lab, exam: Exam, targets: Targets) -> dict:
     "What the frozen model does with the test pictures themselves."
     e, (brivl, tokenizer), tasks = self.params.evaluate, self.brivl, {}
     rows = exam.test[exam.seen[exam.test]]
     v, known = targets.picture(exam.table['clip'][rows]), exam.labelled[rows]
-    told = retrieval_tasks(v, exam, targets, rows).get('audio_to_text') if exam.told else None
-    if told: tasks['image_to_text'] = told
+    told = (
+        retrieval_tasks(v, exam, targets, rows).get('audio_to_text')
+        if exam.told
+        else None
+    )
+    if told:
+        tasks['image_to_text'] = told
     if len(exam.names) > 1:
-        words = class_embeddings(lambda t: embed_texts(brivl, tokenizer, t), exam.names, e.templates)
-        attempted(tasks, 'brivl', 'zero_shot', zero_shot, v[known], words, exam.y[rows][known])
-    return over_seeds([tasks], [self.params.brivl.seed], zero_shot=dict(templates=e.templates, supervision='picture-caption pairs'))
+        words = class_embeddings(
+            lambda t: embed_texts(brivl, tokenizer, t), exam.names, e.templates
+        )
+        attempted(
+            tasks, 'brivl', 'zero_shot', zero_shot, v[known], words, exam.y[rows][known]
+        )
+    return over_seeds(
+        [tasks],
+        [self.params.brivl.seed],
+        zero_shot=dict(templates=e.templates, supervision='picture-caption pairs'),
+    )
 
 # %% ../nbs/70_lab.ipynb #95c2e309
 @patch(as_prop=True)
-def painter(self:Lab) -> tuple:
+def painter(self: Lab) -> tuple:
     "(VQGAN, LatentDiffusion), trained."
-    folder = left_by('diffusion', self.root/'models/painter')
-    return VQGAN.load(folder/'vqgan').to(self.device), LatentDiffusion.load(folder/'diffusion').to(self.device)
+    folder = left_by('diffusion', self.root / 'models/painter')
+    return VQGAN.load(folder / 'vqgan').to(self.device), LatentDiffusion.load(
+        folder / 'diffusion'
+    ).to(self.device)
 
+# %% ../nbs/70_lab.ipynb #7ba621c3
 @patch
-def train_vqgan(self:Lab) -> pd.DataFrame:
+def train_vqgan(self: Lab) -> pd.DataFrame:
     "vqgan: the codec of pictures."
-    return train_vqgan(self.params, self.corpus, self.brivl[0], self.root/'models/painter/vqgan', self.checkpoints/'vqgan')
+    return train_vqgan(
+        self.params,
+        self.corpus,
+        self.brivl[0],
+        self.root / 'models/painter/vqgan',
+        self.checkpoints / 'vqgan',
+    )
 
+# %% ../nbs/70_lab.ipynb #7aa461f5
 @patch
-def train_diffusion(self:Lab) -> pd.DataFrame:
+def train_diffusion(self: Lab) -> pd.DataFrame:
     "diffusion: codes for a point of the joint space."
-    vqgan = VQGAN.load(left_by('vqgan', self.root/'models/painter/vqgan'))
-    history = train_diffusion(self.params, self.corpus, self.targets, vqgan, self.root/'models/painter/diffusion', self.checkpoints/'diffusion')
-    gather_mosaic(self.corpus, self.targets, vqgan).save(self.root/'models/painter/mosaic')
+    vqgan = VQGAN.load(left_by('vqgan', self.root / 'models/painter/vqgan'))
+    history = train_diffusion(
+        self.params,
+        self.corpus,
+        self.targets,
+        vqgan,
+        self.root / 'models/painter/diffusion',
+        self.checkpoints / 'diffusion',
+    )
+    gather_mosaic(self.corpus, self.targets, vqgan).save(
+        self.root / 'models/painter/mosaic'
+    )
     return history
 
+# %% ../nbs/70_lab.ipynb #dc379b4e
 @patch
-def judged(self:Lab):
+def judged(self: Lab):
     "Corpora whose pictures a judge can be taught, which takes two classes: (name, corpus). The lab's own, and VEGAS where it is."
-    if self.own_judge: yield self.corpus_name, self.corpus
-    rows = {r['dataset']: r for r in read_json(left_by('datasets', self.build/'datasets/found.json'))}
-    if rows['vegas']['clips'] and self.corpus_name != 'vegas': yield 'vegas', Corpus(self.build/'datasets/vegas')
+    if self.own_judge:
+        yield self.corpus_name, self.corpus
+    rows = {
+        r['dataset']: r
+        for r in read_json(left_by('datasets', self.build / 'datasets/found.json'))
+    }
+    if rows['vegas']['clips'] and self.corpus_name != 'vegas':
+        yield 'vegas', Corpus(self.build / 'datasets/vegas')
 
+# %% ../nbs/70_lab.ipynb #42e01737
 @patch(as_prop=True)
-def own_judge(self:Lab) -> bool:
+def own_judge(self: Lab) -> bool:
     "Has the lab's corpus pictures of two classes?"
     return self.shown(self.corpus, 'train').label.nunique() > 1
 
 # %% ../nbs/70_lab.ipynb #61bfd76e
 @patch
-def judge(self:Lab, name:str|None=None) -> Judge: return Judge.load(left_by('judge', self.build/'judge'/(name or self.corpus_name))).to(self.device)
+def judge(self: Lab, name: str | None = None) -> Judge:
+    return Judge.load(
+        left_by('judge', self.build / 'judge' / (name or self.corpus_name))
+    ).to(self.device)
+
 
 @patch
-def shown(self:Lab, corpus:Corpus, split:str='test') -> pd.DataFrame:
+def shown(self: Lab, corpus: Corpus, split: str = 'test') -> pd.DataFrame:
     "The clips of a split that have a sound, a picture and a class."
     t = corpus.split(split)
-    return t[t.audio.notna() & (t.frames.str.len() > 0) & (t.label != '')].reset_index(drop=True)
+    return t[t.audio.notna() & (t.frames.str.len() > 0) & (t.label != '')].reset_index(
+        drop=True
+    )
 
+# %% ../nbs/70_lab.ipynb #763b47d3
 @patch
-def first_frames(self:Lab, corpus:Corpus, table) -> torch.Tensor:
+def first_frames(self: Lab, corpus: Corpus, table) -> torch.Tensor:
     "The first picture of every clip at the codec's size: uint8 [N, 3, S, S]."
     pictures = load_pictures(corpus, [f[0] for f in table.frames])
-    return as_bytes(as_pixels(pictures, self.params.vqgan.size)) if len(pictures) else pictures
+    return (
+        as_bytes(as_pixels(pictures, self.params.vqgan.size))
+        if len(pictures)
+        else pictures
+    )
 
+# %% ../nbs/70_lab.ipynb #df17df55
 @patch
-def scored(self:Lab, name:str, corpus:Corpus, pictures, labels, **more) -> dict:
+def scored(self: Lab, name: str, corpus: Corpus, pictures, labels, **more) -> dict:
     "What a corpus's judge sees in pictures, as one task; FID, KID and IS only where there are enough of them."
     judge, valid = self.judge(name), self.shown(corpus, 'valid')
-    found = picture_scores(judge, pictures, labels, self.first_frames(corpus, valid), valid.label.tolist()) | more
-    few = ('fid', 'kid', 'is', 'diversity') if len(pictures) < 2*judge.dim else ()
-    keep = {k: float(v) for k, v in found.items() if isinstance(v, (int, float)) and k not in ('n', 'pool', *few) and np.isfinite(v)}
-    return keep | dict(chance=dict.fromkeys(keep) | found['chance'], pool=found['pool'], facts=dict(extractor=found['extractor'], sounds=len(pictures)))
+    found = (
+        picture_scores(
+            judge,
+            pictures,
+            labels,
+            self.first_frames(corpus, valid),
+            valid.label.tolist(),
+        )
+        | more
+    )
+    few = ('fid', 'kid', 'is', 'diversity') if len(pictures) < 2 * judge.dim else ()
+    keep = {
+        k: float(v)
+        for k, v in found.items()
+        if isinstance(v, (int, float))
+        and k not in ('n', 'pool', *few)
+        and np.isfinite(v)
+    }
+    return keep | dict(
+        chance=dict.fromkeys(keep) | found['chance'],
+        pool=found['pool'],
+        facts=dict(extractor=found['extractor'], sounds=len(pictures)),
+    )
 
 # %% ../nbs/70_lab.ipynb #28095036
-def picture_entry(run:str, corpus:str, tasks:dict, seed:int=0) -> dict:
+def picture_entry(run: str, corpus: str, tasks: dict, seed: int = 0) -> dict:
     "One metrics file out of `Lab.scored`'s findings."
-    return dict(corpus=corpus, run=run, tasks=over_seeds([tasks], [seed], **{t: v['facts'] for t, v in tasks.items()}))
+    return dict(
+        corpus=corpus,
+        run=run,
+        tasks=over_seeds([tasks], [seed], **{t: v['facts'] for t, v in tasks.items()}),
+    )
 
+# %% ../nbs/70_lab.ipynb #9f6b6f22
 @patch
-def train_judges(self:Lab) -> pd.DataFrame:
+def train_judges(self: Lab) -> pd.DataFrame:
     "judge: taught on real pictures; what it says of the true pictures and of random ones is ceiling and floor."
     histories = [pd.DataFrame(columns=['corpus', 'epoch', 'loss'])]
-    for folder in (self.build/'judge', self.results/'metrics/judge'): folder.mkdir(parents=True, exist_ok=True)
+    for folder in (self.build / 'judge', self.results / 'metrics/judge'):
+        folder.mkdir(parents=True, exist_ok=True)
     for name, corpus in self.judged():
-        histories.append(train_judge(self.params, corpus, self.build/'judge'/name, self.checkpoints/'judge'/name).assign(corpus=name))
+        histories.append(
+            train_judge(
+                self.params,
+                corpus,
+                self.build / 'judge' / name,
+                self.checkpoints / 'judge' / name,
+            ).assign(corpus=name)
+        )
         t = self.shown(corpus)
         true = self.first_frames(corpus, t)
         at = random_rows(len(t), len(t), self.params.judge.seed)
         for run, pictures in dict(real=true, random=true[torch.from_numpy(at)]).items():
-            write_json(picture_entry(run, name, {run: self.scored(name, corpus, pictures, t.label.tolist())}), self.results/'metrics/judge'/f'{run}-{name}.json')
+            write_json(
+                picture_entry(
+                    run,
+                    name,
+                    {run: self.scored(name, corpus, pictures, t.label.tolist())},
+                ),
+                self.results / 'metrics/judge' / f'{run}-{name}.json',
+            )
     return pd.concat(histories)
 
+# %% ../nbs/70_lab.ipynb #24e34ce0
 @patch
-def ceilings(self:Lab):
+def ceilings(self: Lab):
     "diffusion: true pictures through the codec, and pictures drawn for the true pictures' own embeddings."
-    for folder in (*(self.build/'pictures'/r for r in ('brivl', 'vqgan')), self.results/'metrics/painter'): folder.mkdir(parents=True, exist_ok=True)
-    if not self.own_judge: return pd.DataFrame()
+    for folder in (
+        *(self.build / 'pictures' / r for r in ('brivl', 'vqgan')),
+        self.results / 'metrics/painter',
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not self.own_judge:
+        return pd.DataFrame()
     vqgan, diffusion = self.painter
     t = self.shown(self.corpus)
-    with torch.inference_mode(): parts = [vqgan(as_pixels(x, self.params.vqgan.size).to(self.device)) for x in self.first_frames(self.corpus, t).split(64)]
-    coded, numbers = torch.cat([as_bytes(y) for y, _, _ in parts]), torch.cat([n.cpu() for _, _, n in parts])
-    drawn, codes = diffusion.draw(vqgan, self.targets.picture(t['clip']), [(c, 0) for c in t['clip']], batch=self.params.generate.batch)
+    with torch.inference_mode():
+        parts = [
+            vqgan(as_pixels(x, self.params.vqgan.size).to(self.device))
+            for x in self.first_frames(self.corpus, t).split(64)
+        ]
+    coded, numbers = (
+        torch.cat([as_bytes(y) for y, _, _ in parts]),
+        torch.cat([n.cpu() for _, _, n in parts]),
+    )
+    drawn, codes = diffusion.draw(
+        vqgan,
+        self.targets.picture(t['clip']),
+        [(c, 0) for c in t['clip']],
+        batch=self.params.generate.batch,
+    )
     usage = lambda x: code_usage(x, len(vqgan.codebook))['usage']
-    tasks = dict(reconstructed=self.scored(self.corpus_name, self.corpus, coded, t.label.tolist(), usage=usage(numbers)),
-                 diffusion=self.scored(self.corpus_name, self.corpus, drawn, t.label.tolist(), usage=usage(codes)))
-    entries = [picture_entry(run, self.corpus_name, {kind: tasks[kind]}) for run, kind in (('vqgan', 'reconstructed'), ('brivl', 'diffusion'))]
-    for e in entries: write_json(e, self.results/'metrics/painter'/f"{e['run']}-{self.corpus_name}.json")
-    for run, kind, made in (('brivl', 'diffusion', drawn), ('vqgan', 'reconstructed', coded)): self.keep_pictures(run, kind, t['clip'], t.label, made)
+    tasks = dict(
+        reconstructed=self.scored(
+            self.corpus_name, self.corpus, coded, t.label.tolist(), usage=usage(numbers)
+        ),
+        diffusion=self.scored(
+            self.corpus_name, self.corpus, drawn, t.label.tolist(), usage=usage(codes)
+        ),
+    )
+    entries = [
+        picture_entry(run, self.corpus_name, {kind: tasks[kind]})
+        for run, kind in (('vqgan', 'reconstructed'), ('brivl', 'diffusion'))
+    ]
+    for e in entries:
+        write_json(
+            e, self.results / 'metrics/painter' / f'{e["run"]}-{self.corpus_name}.json'
+        )
+    for run, kind, made in (
+        ('brivl', 'diffusion', drawn),
+        ('vqgan', 'reconstructed', coded),
+    ):
+        self.keep_pictures(run, kind, t['clip'], t.label, made)
     return self.metrics_table(*entries)
 
+# %% ../nbs/70_lab.ipynb #fdb23661
 @patch
-def keep_pictures(self:Lab, run:str, kind:str, clips, labels, pictures):
+def keep_pictures(self: Lab, run: str, kind: str, clips, labels, pictures):
     "Pictures by clip, for figures and the survey."
-    with whole(self.build/'pictures'/run/f'{kind}.npz') as tmp: np.savez_compressed(tmp, clips=np.asarray(clips, str), labels=np.asarray(labels, str), pictures=np.asarray(pictures))
+    with whole(self.build / 'pictures' / run / f'{kind}.npz') as tmp:
+        np.savez_compressed(
+            tmp,
+            clips=np.asarray(clips, str),
+            labels=np.asarray(labels, str),
+            pictures=np.asarray(pictures),
+        )
 
 # %% ../nbs/70_lab.ipynb #d311b986
 @patch
-def points(self:Lab, name:str, corpus:Corpus) -> tuple:
+def points(self: Lab, name: str, corpus: Corpus) -> tuple:
     "The test clips of a corpus, classes in turn, and where the first seed of this run hears them: table, [N, D]; and the model."
-    seed = (self.params.language if self.run in run_names(self.root, 'arms') else self.params.train).seeds[0]
-    model, t = WavBriVL.from_pretrained(left_by('train', self.models/f'seed-{seed}'), self.device), self.shown(corpus)
-    t = t.iloc[np.lexsort((np.arange(len(t)), t.groupby('label').cumcount()))].reset_index(drop=True)
+    seed = (
+        self.params.language
+        if self.run in run_names(self.root, 'arms')
+        else self.params.train
+    ).seeds[0]
+    model, t = (
+        WavBriVL.from_pretrained(
+            left_by('train', self.models / f'seed-{seed}'), self.device
+        ),
+        self.shown(corpus),
+    )
+    t = t.iloc[
+        np.lexsort((np.arange(len(t)), t.groupby('label').cumcount()))
+    ].reset_index(drop=True)
     if name == self.corpus_name:
         found = self.embeddings(seed)
         row = {c: i for i, c in enumerate(found.clips)}
         return t, torch.from_numpy(found.audio[[row[c] for c in t['clip']]]), model
     sounds = Recordings(corpus, t)
-    return t, embed_clips(model.audio, (sounds[i] for i in range(len(t))), self.params.evaluate.batch)[1], model
+    return (
+        t,
+        embed_clips(
+            model.audio, (sounds[i] for i in range(len(t))), self.params.evaluate.batch
+        )[1],
+        model,
+    )
 
+# %% ../nbs/70_lab.ipynb #f8f7ee01
 @patch
-def candidates(self:Lab, wanted, names, level=None) -> tuple:
+def candidates(self: Lab, wanted, names, level=None) -> tuple:
     "`generate.candidates` pictures for every point, the best by the image tower: all [N, C, 3, S, S], which is best [N], its cosine."
     vqgan, diffusion = self.painter
     g, brivl = self.params.generate, self.brivl[0]
     each = [(*n, k) for n in names for k in range(g.candidates)]
     repeat = lambda x: None if x is None else np.repeat(np.asarray(x), g.candidates, 0)
-    pictures, _ = diffusion.draw(vqgan, repeat(wanted), each, repeat(level), batch=g.batch)
+    pictures, _ = diffusion.draw(
+        vqgan, repeat(wanted), each, repeat(level), batch=g.batch
+    )
     seen = embed_pictures(brivl, pictures).view(len(names), g.candidates, -1)
     _, best = rerank(torch.as_tensor(wanted), seen)
-    cosine = (seen[torch.arange(len(best)), best]*torch.as_tensor(wanted)).sum(1)
+    cosine = (seen[torch.arange(len(best)), best] * torch.as_tensor(wanted)).sum(1)
     return pictures.view(len(names), g.candidates, *pictures.shape[1:]), best, cosine
 
 # %% ../nbs/70_lab.ipynb #1fec8d2c
 @patch
-def nearest_pictures(self:Lab, corpus, wanted) -> torch.Tensor:
+def nearest_pictures(self: Lab, corpus, wanted) -> torch.Tensor:
     "For every point the validation picture that is nearest: uint8 [N, 3, S, S]. Raises `BadInput` where there are none."
     pool = self.shown(corpus, 'valid')
-    if corpus is not self.corpus or not len(pool): raise BadInput('there are no validation pictures to retrieve from.')
+    if corpus is not self.corpus or not len(pool):
+        raise BadInput('there are no validation pictures to retrieve from.')
     _, nearest = top_k(wanted, self.targets.picture(pool['clip']), 1)
     return self.first_frames(corpus, pool)[torch.as_tensor(nearest)[:, 0]]
 
-
 # %% ../nbs/70_lab.ipynb #cf4dbc57
 @patch
-def make_pictures(self:Lab, kind:str, corpus, t, wanted, level) -> tuple:
+def make_pictures(self: Lab, kind: str, corpus, t, wanted, level) -> tuple:
     "Pictures of one kind for some sounds: clips, labels, uint8 [n, 3, S, S], more to report."
     p, (vqgan, diffusion), brivl = self.params, self.painter, self.brivl[0]
-    few, names, usage = min(p.generate.sounds, len(t)), [(c,) for c in t['clip']], lambda x: code_usage(x, len(vqgan.codebook))['usage']
-    cosine = lambda x, w: (embed_pictures(brivl, x)*torch.as_tensor(w)).sum(1).mean().item()
+    few, names, usage = (
+        min(p.generate.sounds, len(t)),
+        [(c,) for c in t['clip']],
+        lambda x: code_usage(x, len(vqgan.codebook))['usage'],
+    )
+    cosine = lambda x, w: (
+        (embed_pictures(brivl, x) * torch.as_tensor(w)).sum(1).mean().item()
+    )
     if kind == 'diffusion':
-        made, codes = diffusion.draw(vqgan, wanted, [(*n, 0) for n in names], level, batch=p.generate.batch)
-        return t['clip'], t.label, made, dict(score=cosine(made, wanted), usage=usage(codes))
+        made, codes = diffusion.draw(
+            vqgan, wanted, [(*n, 0) for n in names], level, batch=p.generate.batch
+        )
+        return (
+            t['clip'],
+            t.label,
+            made,
+            dict(score=cosine(made, wanted), usage=usage(codes)),
+        )
     if kind == 'mosaic':
-        made, codes = Mosaic.load(self.root/'models/painter/mosaic').to(self.device).draw(vqgan, wanted, [(*n, 0) for n in names])
-        return t['clip'], t.label, made, dict(score=cosine(made, wanted), usage=usage(codes))
+        made, codes = (
+            Mosaic.load(self.root / 'models/painter/mosaic')
+            .to(self.device)
+            .draw(vqgan, wanted, [(*n, 0) for n in names])
+        )
+        return (
+            t['clip'],
+            t.label,
+            made,
+            dict(score=cosine(made, wanted), usage=usage(codes)),
+        )
     if kind in ('retrieved', 'redrawn'):
         found = self.nearest_pictures(corpus, wanted)
-        if kind == 'retrieved': return t['clip'], t.label, found, dict(score=cosine(found, wanted))
-        made, codes = diffusion.draw(vqgan, wanted, [(*n, 0) for n in names], level, p.generate.batch, found)
-        return t['clip'], t.label, made, dict(score=cosine(made, wanted), usage=usage(codes))
-    t, wanted, level, names = t[:few], wanted[:few], None if level is None else level[:few], names[:few]
+        if kind == 'retrieved':
+            return t['clip'], t.label, found, dict(score=cosine(found, wanted))
+        made, codes = diffusion.draw(
+            vqgan, wanted, [(*n, 0) for n in names], level, p.generate.batch, found
+        )
+        return (
+            t['clip'],
+            t.label,
+            made,
+            dict(score=cosine(made, wanted), usage=usage(codes)),
+        )
+    t, wanted, level, names = (
+        t[:few],
+        wanted[:few],
+        None if level is None else level[:few],
+        names[:few],
+    )
     if kind == 'ranked':
         made, best, score = self.candidates(wanted, names, level)
-        return t['clip'], t.label, made[torch.arange(few), best], dict(score=score.mean().item())
+        return (
+            t['clip'],
+            t.label,
+            made[torch.arange(few), best],
+            dict(score=score.mean().item()),
+        )
     start = p.guide.start if kind == 'guided' else 'noise'
-    if start == 'picture': raise BadInput("guide.start is 'picture', and the lab has none to begin with; set it to noise or retrieved.")
+    if start == 'picture':
+        raise BadInput(
+            "guide.start is 'picture', and the lab has none to begin with; set it to noise or retrieved."
+        )
     begin = self.nearest_pictures(corpus, wanted) if start == 'retrieved' else None
-    made = guide(vqgan, brivl, wanted, p.guide.model_copy(update=dict(start=start)), begin, names, diffusion.likely if kind == 'guided' else None)
+    made = guide(
+        vqgan,
+        brivl,
+        wanted,
+        p.guide.model_copy(update=dict(start=start)),
+        begin,
+        names,
+        diffusion.likely if kind == 'guided' else None,
+    )
     for c, why in zip(t['clip'], made.stopped):
-        if why: log(f'{kind}, {c}: {why}')
-    return t['clip'], t.label, made.pictures, dict(score=made.score.mean().item(), usage=usage(made.indices))
+        if why:
+            log(f'{kind}, {c}: {why}')
+    return (
+        t['clip'],
+        t.label,
+        made.pictures,
+        dict(score=made.score.mean().item(), usage=usage(made.indices)),
+    )
 
 # %% ../nbs/70_lab.ipynb #9a3c17e2
 @patch
-def generate(self:Lab) -> list[dict]:
+def generate(self: Lab) -> list[dict]:
     "generate: every kind asked, for the lab's corpus and for VEGAS; metrics of what the judge saw."
     metrics = []
-    for folder in (self.build/'pictures'/self.run, self.results/'metrics/pictures'/self.run): folder.mkdir(parents=True, exist_ok=True)
+    for folder in (
+        self.build / 'pictures' / self.run,
+        self.results / 'metrics/pictures' / self.run,
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
     for name, corpus in self.judged():
         t, wanted, model = self.points(name, corpus)
-        level = sound_levels(corpus, t) if getattr(model.audio.params, 'level', False) else None
+        level = (
+            sound_levels(corpus, t)
+            if getattr(model.audio.params, 'level', False)
+            else None
+        )
         tasks = {}
         for kind in self.params.generate.kinds:
-            if kind == 'prompts': continue
-            try: clips, labels, made, more = self.make_pictures(kind, corpus, t, wanted, level)
-            except BadInput as e: log(f'{name}/{self.run}: no {kind}: {e}'); continue
+            if kind == 'prompts':
+                continue
+            try:
+                clips, labels, made, more = self.make_pictures(
+                    kind, corpus, t, wanted, level
+                )
+            except BadInput as e:
+                log(f'{name}/{self.run}: no {kind}: {e}')
+                continue
             tasks[kind] = self.scored(name, corpus, made, list(labels), **more)
-            if name == self.corpus_name: self.keep_pictures(self.run, kind, clips, labels, made)
-            if kind == 'diffusion': similarity_files(embed_pictures(self.brivl[0], made).numpy(), np.asarray(wanted), self.build/'pictures'/self.run/name)
-            log(name, self.run, kind, ' '.join(f'{k} {tasks[kind][k]:.3f}' for k in ('r1', 'r5', 'fid', 'score') if k in tasks[kind]))
-        if 'prompts' in self.params.generate.kinds and name == self.corpus_name: tasks |= self.prompted(corpus, t)
+            if name == self.corpus_name:
+                self.keep_pictures(self.run, kind, clips, labels, made)
+            if kind == 'diffusion':
+                similarity_files(
+                    embed_pictures(self.brivl[0], made).numpy(),
+                    np.asarray(wanted),
+                    self.build / 'pictures' / self.run / name,
+                )
+            log(
+                name,
+                self.run,
+                kind,
+                ' '.join(
+                    f'{k} {tasks[kind][k]:.3f}'
+                    for k in ('r1', 'r5', 'fid', 'score')
+                    if k in tasks[kind]
+                ),
+            )
+        if 'prompts' in self.params.generate.kinds and name == self.corpus_name:
+            tasks |= self.prompted(corpus, t)
         metrics.append(picture_entry(self.run, name, tasks))
-        write_json(metrics[-1], self.results/'metrics/pictures'/self.run/f'{name}.json')
+        write_json(
+            metrics[-1], self.results / 'metrics/pictures' / self.run / f'{name}.json'
+        )
     return metrics
 
 # %% ../nbs/70_lab.ipynb #d8598c2c
 @patch
-def prompted(self:Lab, corpus, t) -> dict:
+def prompted(self: Lab, corpus, t) -> dict:
     "The papers' twenty sentences: a picture for each, and the best of several."
-    said = [i for i, c in enumerate(t.captions) if len(c)][:self.params.generate.prompts]
-    if not said: return {}
+    said = [i for i, c in enumerate(t.captions) if len(c)][
+        : self.params.generate.prompts
+    ]
+    if not said:
+        return {}
     t = t.iloc[said]
     wanted = embed_texts(*self.brivl, [c[0] for c in t.captions])
     made, best, _ = self.candidates(wanted, [('said', c) for c in t['clip']])
     parts = dict(prompts=made[:, 0], prompts_ranked=made[torch.arange(len(said)), best])
-    for kind, x in parts.items(): self.keep_pictures(self.run, kind, t['clip'], t.label, x)
-    return {k: self.scored(self.corpus_name, corpus, x, t.label.tolist()) for k, x in parts.items()}
+    for kind, x in parts.items():
+        self.keep_pictures(self.run, kind, t['clip'], t.label, x)
+    return {
+        k: self.scored(self.corpus_name, corpus, x, t.label.tolist())
+        for k, x in parts.items()
+    }
 
+# %% ../nbs/70_lab.ipynb #47279fac
 def stored_pictures(path) -> dict:
     "clip -> uint8 [S, S, 3], as `keep_pictures` wrote them."
-    with np.load(path) as found: return dict(zip(found['clips'], np.moveaxis(found['pictures'], 1, -1)))
+    with np.load(path) as found:
+        return dict(zip(found['clips'], np.moveaxis(found['pictures'], 1, -1)))
+
 
 @patch
-def some_drawn(self:Lab, n:int) -> list:
+def some_drawn(self: Lab, n: int) -> list:
     "Test clips of different classes that every kind of picture was made for."
     t = self.shown(self.corpus)
-    t = t.iloc[np.lexsort((np.arange(len(t)), t.groupby('label').cumcount()))]['clip'].to_numpy()
-    return list(t[:self.params.generate.sounds][:n])
+    t = t.iloc[np.lexsort((np.arange(len(t)), t.groupby('label').cumcount()))][
+        'clip'
+    ].to_numpy()
+    return list(t[: self.params.generate.sounds][:n])
 
+# %% ../nbs/70_lab.ipynb #f2b4d872
 @patch
-def drawn_columns(self:Lab, clips, own:bool=False) -> list[dict]:
+def drawn_columns(self: Lab, clips, own: bool = False) -> list[dict]:
     "Arguments of `pictures_figure`: for some test clips every picture there is of them. `own`: of this run alone; else of the reference run, and what another tower guides."
-    t, reference = self.corpus.table.set_index('clip').loc[list(clips)], self.run if own else self.params.report.reference
-    runs = [reference] if own else [reference, *(r for r in run_names(self.root, 'pictures') if r == 'wav2clip')]
-    made = {(k, r): stored_pictures(f) for k in ('guided', 'bare', 'ranked', 'diffusion', 'mosaic', 'redrawn', 'retrieved') for r in runs if (f := self.build/f'pictures/{r}/{k}.npz').exists()}
-    true = dict(zip(t.index, np.moveaxis(self.first_frames(self.corpus, t).numpy(), 1, -1)))
-    columns = {'true': true} | {k if r == reference else f'{k}, {r}': v for (k, r), v in made.items()}
-    return [dict(label=l, clip=self.corpus.audio(a), pictures={name: x.get(c) for name, x in columns.items()}) for c, l, a in zip(t.index, t.label, t.audio)]
+    t, reference = (
+        self.corpus.table.set_index('clip').loc[list(clips)],
+        self.run if own else self.params.report.reference,
+    )
+    runs = (
+        [reference]
+        if own
+        else [
+            reference,
+            *(r for r in run_names(self.root, 'pictures') if r == 'wav2clip'),
+        ]
+    )
+    made = {
+        (k, r): stored_pictures(f)
+        for k in (
+            'guided',
+            'bare',
+            'ranked',
+            'diffusion',
+            'mosaic',
+            'redrawn',
+            'retrieved',
+        )
+        for r in runs
+        if (f := self.build / f'pictures/{r}/{k}.npz').exists()
+    }
+    true = dict(
+        zip(t.index, np.moveaxis(self.first_frames(self.corpus, t).numpy(), 1, -1))
+    )
+    columns = {'true': true} | {
+        k if r == reference else f'{k}, {r}': v for (k, r), v in made.items()
+    }
+    return [
+        dict(
+            label=l,
+            clip=self.corpus.audio(a),
+            pictures={name: x.get(c) for name, x in columns.items()},
+        )
+        for c, l, a in zip(t.index, t.label, t.audio)
+    ]
 
+# %% ../nbs/70_lab.ipynb #c19e1f9a
 @patch
-def reconstructions(self:Lab, n:int=12) -> list[dict]:
+def reconstructions(self: Lab, n: int = 12) -> list[dict]:
     "Arguments of `grid_figure`: validation pictures, and what the codec makes of them."
     t = self.shown(self.corpus, 'valid').drop_duplicates('label')[:n]
     true = self.first_frames(self.corpus, t)
-    vqgan = VQGAN.load(self.root/'models/painter/vqgan')
-    with torch.inference_mode(): back = as_bytes(vqgan(as_pixels(true, self.params.vqgan.size))[0])
-    return [dict(name=name, steps=list(zip(said, np.moveaxis(x.numpy(), 1, -1)))) for name, x, said in (('picture', true, list(t.label)), ('through the codec', back, ['']*len(t)))]
+    vqgan = VQGAN.load(self.root / 'models/painter/vqgan')
+    with torch.inference_mode():
+        back = as_bytes(vqgan(as_pixels(true, self.params.vqgan.size))[0])
+    return [
+        dict(name=name, steps=list(zip(said, np.moveaxis(x.numpy(), 1, -1))))
+        for name, x, said in (
+            ('picture', true, list(t.label)),
+            ('through the codec', back, [''] * len(t)),
+        )
+    ]
 
 # %% ../nbs/70_lab.ipynb #b107d47f
 @patch
-def measured(self:Lab, clips, names, told:bool) -> object:
+def measured(self: Lab, clips, names, told: bool) -> object:
     "`draw` of `study`: pictures drawn from edited sounds' points, as the judge measures them; is the drawer told how loud they are?"
     (vqgan, diffusion), judge = self.painter, self.judge()
     loudness = lambda x: level_db(torch.from_numpy(x)[None]).item()
+
     def draw(points, edit, values):
         v, n = points.shape[:2]
-        level = np.array([[loudness(edited(x, edit, value)[0]) if edit == 'gain' else loudness(x) for x in clips] for value in values]).ravel() if told else None
-        made, _ = diffusion.draw(vqgan, points.flatten(0, 1), [(c, 0) for c in names]*v, level, batch=self.params.generate.batch)
+        level = (
+            np.array(
+                [
+                    [
+                        loudness(edited(x, edit, value)[0])
+                        if edit == 'gain'
+                        else loudness(x)
+                        for x in clips
+                    ]
+                    for value in values
+                ]
+            ).ravel()
+            if told
+            else None
+        )
+        made, _ = diffusion.draw(
+            vqgan,
+            points.flatten(0, 1),
+            [(c, 0) for c in names] * v,
+            level,
+            batch=self.params.generate.batch,
+        )
         return judge.attributes(made).numpy().reshape(v, n, -1)
+
     return draw
 
+# %% ../nbs/70_lab.ipynb #71954e58
 @patch
-def study_volume(self:Lab) -> dict:
+def study_volume(self: Lab) -> dict:
     "volume: {run: (frame, correlations)} of every run under `study.runs`; build/study and metrics."
     p, pool, out = self.params.study, self.shown(self.corpus, 'train'), {}
-    for folder in (self.build/'study', self.results/'metrics/study'): folder.mkdir(parents=True, exist_ok=True)
-    if not self.own_judge: return out
+    for folder in (self.build / 'study', self.results / 'metrics/study'):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not self.own_judge:
+        return out
     judge = self.judge()
     names = [a for a in judge.attribute_names if a in ('intensity', 'pitch', 'rate')]
     for run in [r for r in p.runs if r in run_names(self.root)]:
         lab = Lab(run, self.root)
         t, _, model = lab.points(self.corpus_name, self.corpus)
-        t, heard = t[:p.sounds], bool(getattr(model.audio.params, 'level', False))
-        clips, beside = [self.corpus.audio(a) for a in t.audio], picture_pool(pool, self.targets, names)
-        ask = lambda told, p: study(model.audio, clips, self.targets.picture(t['clip']), t.label.to_numpy(), beside, p, draw=lab.measured(clips, list(t['clip']), told))
+        t, heard = t[: p.sounds], bool(getattr(model.audio.params, 'level', False))
+        clips, beside = (
+            [self.corpus.audio(a) for a in t.audio],
+            picture_pool(pool, self.targets, names),
+        )
+        ask = lambda told, p: study(
+            model.audio,
+            clips,
+            self.targets.picture(t['clip']),
+            t.label.to_numpy(),
+            beside,
+            p,
+            draw=lab.measured(clips, list(t['clip']), told),
+        )
         out[run] = ask(heard, p)
-        frame, rhos = ask(not heard, p.model_copy(update=dict(pitches=[], speeds=[])))     # the other half of feature x telling
-        drawn = frame[(frame.edit == 'gain') & frame.measure.str.startswith('drawn_')], {k: r for k, r in rhos.items() if k.startswith('gain/drawn_')}
-        out[f"{run}, level {'un' if heard else ''}told"] = drawn
+        frame, rhos = ask(
+            not heard, p.model_copy(update=dict(pitches=[], speeds=[]))
+        )  # the other half of feature x telling
+        drawn = (
+            frame[(frame.edit == 'gain') & frame.measure.str.startswith('drawn_')],
+            {k: r for k, r in rhos.items() if k.startswith('gain/drawn_')},
+        )
+        out[f'{run}, level {"un" if heard else ""}told'] = drawn
     for name, (frame, rhos) in out.items():
-        with whole(self.build/'study'/f'{name}.csv') as tmp: frame.round(6).to_csv(tmp, index=False)
-        write_json({k: {m: None if not np.isfinite(x) else x for m, x in r.items()} for k, r in rhos.items()}, self.build/'study'/f'{name}.json')
+        with whole(self.build / 'study' / f'{name}.csv') as tmp:
+            frame.round(6).to_csv(tmp, index=False)
+        write_json(
+            {
+                k: {m: None if not np.isfinite(x) else x for m, x in r.items()}
+                for k, r in rhos.items()
+            },
+            self.build / 'study' / f'{name}.json',
+        )
         known = {k: r for k, r in rhos.items() if np.isfinite(r.get('mean', np.nan))}
-        entry = {'study_' + k.replace('/', '_'): dict(rho=dict(mean=r['mean'], n=1, seeds=[0], low=r['low'], high=r['high'])) for k, r in known.items()}
-        write_json(dict(corpus=self.corpus_name, run=name, tasks=entry), self.results/'metrics/study'/f'{name}.json')
+        entry = {
+            'study_' + k.replace('/', '_'): dict(
+                rho=dict(mean=r['mean'], n=1, seeds=[0], low=r['low'], high=r['high'])
+            )
+            for k, r in known.items()
+        }
+        write_json(
+            dict(corpus=self.corpus_name, run=name, tasks=entry),
+            self.results / 'metrics/study' / f'{name}.json',
+        )
     return out
 
+# %% ../nbs/70_lab.ipynb #793e9b35
 @patch
-def studied(self:Lab) -> dict:
+def studied(self: Lab) -> dict:
     "What `study_volume` left, for the report."
-    order = lambda f: next((i for i, r in enumerate(self.params.study.runs) if f.stem.split(',')[0] == r), len(self.params.study.runs))
-    return {f.stem: (pd.read_csv(f), read_json(f.with_suffix('.json'))) for f in sorted((self.build/'study').glob('*.csv'), key=lambda f: (order(f), f.stem))}
+    order = lambda f: next(
+        (i for i, r in enumerate(self.params.study.runs) if f.stem.split(',')[0] == r),
+        len(self.params.study.runs),
+    )
+    return {
+        f.stem: (pd.read_csv(f), read_json(f.with_suffix('.json')))
+        for f in sorted(
+            (self.build / 'study').glob('*.csv'), key=lambda f: (order(f), f.stem)
+        )
+    }
 
 # %% ../nbs/70_lab.ipynb #ab7db71f
 @patch
-def manipulations(self:Lab, sounds:int=2) -> list[dict]:
+def manipulations(self: Lab, sounds: int = 2) -> list[dict]:
     "manipulate: arguments of `grid_figure`: what drawn pictures make of edited sounds, of mixtures, and of ways through the joint space."
-    run = next((r for r in reversed(self.params.study.runs) if r in run_names(self.root)), self.params.report.reference)
+    run = next(
+        (r for r in reversed(self.params.study.runs) if r in run_names(self.root)),
+        self.params.report.reference,
+    )
     lab, rows = Lab(run, self.root), []
-    if not self.own_judge: return self.keep_grids(rows)
+    if not self.own_judge:
+        return self.keep_grids(rows)
     t, _, model = lab.points(self.corpus_name, self.corpus)
-    t = t[:max(sounds, 2)]
-    clips, heard = [self.corpus.audio(a) for a in t.audio], getattr(model.audio.params, 'level', False)
+    t = t[: max(sounds, 2)]
+    clips, heard = (
+        [self.corpus.audio(a) for a in t.audio],
+        getattr(model.audio.params, 'level', False),
+    )
     for x, clip, label in zip(clips[:sounds], t['clip'], t.label):
-        for edit, values, unit in (('gain', self.params.study.gains[::2], 'dB'), ('low_pass', (4000, 1000, 300), 'Hz'), ('high_pass', (300, 1000, 4000), 'Hz'), ('pitch', self.params.study.pitches, 'st'), ('speed', self.params.study.speeds, 'x')):
+        for edit, values, unit in (
+            ('gain', self.params.study.gains[::2], 'dB'),
+            ('low_pass', (4000, 1000, 300), 'Hz'),
+            ('high_pass', (300, 1000, 4000), 'Hz'),
+            ('pitch', self.params.study.pitches, 'st'),
+            ('speed', self.params.study.speeds, 'x'),
+        ):
             waves = [edited(x, edit, v) for v in values]
-            rows.append(dict(name=f'{label}: {edit}', steps=lab.pictured(model, [w for w, _ in waves], clip, [f"{v:g} {unit}{'*' if cut > 0 else ''}" for v, (_, cut) in zip(values, waves)], heard)))
+            rows.append(
+                dict(
+                    name=f'{label}: {edit}',
+                    steps=lab.pictured(
+                        model,
+                        [w for w, _ in waves],
+                        clip,
+                        [
+                            f'{v:g} {unit}{"*" if cut > 0 else ""}'
+                            for v, (_, cut) in zip(values, waves)
+                        ],
+                        heard,
+                    ),
+                )
+            )
     a, b = clips[:2]
     between = f'{t.label[0]} and {t.label[1]}'
-    rows.append(dict(name=f'{between}: mixed', steps=lab.pictured(model, [mix(a, b, s) for s in (12, 6, 0, -6, -12)], t['clip'][0], [f'{s:+d} dB' for s in (12, 6, 0, -6, -12)], heard)))
-    points, own = embed_clips(model.audio, clips[:2])[1], self.targets.picture(t['clip'][:2])
-    rows.append(dict(name=f'{t.label[0]} to {t.label[1]}', steps=lab.drawn_steps(path(points[:1], points[1:], 5).flatten(0, 1).float(), t['clip'][0], [f'{s:.2f}' for s in np.linspace(0, 1, 5)])))
-    rows.append(dict(name=f'picture of {t.label[0]} + sound of {t.label[1]}', steps=lab.drawn_steps(torch.cat([add(own[:1], points[1:], w) for w in (0., .5, 1., 2., 4.)]).float(), t['clip'][0], [f'+ {w:g}' for w in (0., .5, 1., 2., 4.)])))
+    rows.append(
+        dict(
+            name=f'{between}: mixed',
+            steps=lab.pictured(
+                model,
+                [mix(a, b, s) for s in (12, 6, 0, -6, -12)],
+                t['clip'][0],
+                [f'{s:+d} dB' for s in (12, 6, 0, -6, -12)],
+                heard,
+            ),
+        )
+    )
+    points, own = (
+        embed_clips(model.audio, clips[:2])[1],
+        self.targets.picture(t['clip'][:2]),
+    )
+    rows.append(
+        dict(
+            name=f'{t.label[0]} to {t.label[1]}',
+            steps=lab.drawn_steps(
+                path(points[:1], points[1:], 5).flatten(0, 1).float(),
+                t['clip'][0],
+                [f'{s:.2f}' for s in np.linspace(0, 1, 5)],
+            ),
+        )
+    )
+    rows.append(
+        dict(
+            name=f'picture of {t.label[0]} + sound of {t.label[1]}',
+            steps=lab.drawn_steps(
+                torch.cat(
+                    [add(own[:1], points[1:], w) for w in (0.0, 0.5, 1.0, 2.0, 4.0)]
+                ).float(),
+                t['clip'][0],
+                [f'+ {w:g}' for w in (0.0, 0.5, 1.0, 2.0, 4.0)],
+            ),
+        )
+    )
     return self.keep_grids(rows)
 
 # %% ../nbs/70_lab.ipynb #61ec0f5d
 @patch
-def keep_grids(self:Lab, rows:list) -> list:
-    parts = {f'{i}-{k}': v for i, r in enumerate(rows) for k, v in (('said', np.array([c for c, _ in r['steps']])), ('made', np.stack([x for _, x in r['steps']])))}
-    with whole(self.build/'manipulation.npz') as tmp: np.savez_compressed(tmp, names=np.array([r['name'] for r in rows], str), **parts)
+def keep_grids(self: Lab, rows: list) -> list:
+    parts = {
+        f'{i}-{k}': v
+        for i, r in enumerate(rows)
+        for k, v in (
+            ('said', np.array([c for c, _ in r['steps']])),
+            ('made', np.stack([x for _, x in r['steps']])),
+        )
+    }
+    with whole(self.build / 'manipulation.npz') as tmp:
+        np.savez_compressed(
+            tmp, names=np.array([r['name'] for r in rows], str), **parts
+        )
     return rows
 
+# %% ../nbs/70_lab.ipynb #129632ac
 @patch
-def pictured(self:Lab, model, waves, clip, said, heard:bool) -> list:
+def pictured(self: Lab, model, waves, clip, said, heard: bool) -> list:
     "A picture of every wave, all from the noise of one clip: (caption, picture) each."
-    level = [level_db(torch.from_numpy(np.asarray(w, np.float32))[None]).item() for w in waves] if heard else None
+    level = (
+        [
+            level_db(torch.from_numpy(np.asarray(w, np.float32))[None]).item()
+            for w in waves
+        ]
+        if heard
+        else None
+    )
     return self.drawn_steps(embed_clips(model.audio, waves)[1], clip, said, level)
 
+# %% ../nbs/70_lab.ipynb #7d4f96d2
 @patch
-def drawn_steps(self:Lab, points, clip, said, level=None) -> list:
+def drawn_steps(self: Lab, points, clip, said, level=None) -> list:
     vqgan, diffusion = self.painter
-    made, _ = diffusion.draw(vqgan, points, [(clip, 0)]*len(points), level)
+    made, _ = diffusion.draw(vqgan, points, [(clip, 0)] * len(points), level)
     return list(zip(said, np.moveaxis(made.numpy(), 1, -1)))
 
+# %% ../nbs/70_lab.ipynb #e49259a2
 @patch
-def grids(self:Lab) -> list[dict]:
+def grids(self: Lab) -> list[dict]:
     "What `manipulations` left, for the report."
-    with np.load(left_by('manipulate', self.build/'manipulation.npz')) as found:
-        return [dict(name=str(n), steps=list(zip(map(str, found[f'{i}-said']), found[f'{i}-made']))) for i, n in enumerate(found['names'])]
+    with np.load(left_by('manipulate', self.build / 'manipulation.npz')) as found:
+        return [
+            dict(
+                name=str(n),
+                steps=list(zip(map(str, found[f'{i}-said']), found[f'{i}-made'])),
+            )
+            for i, n in enumerate(found['names'])
+        ]
 
 # %% ../nbs/70_lab.ipynb #b0160d26
 @patch
-def trials(self:Lab, kind:str='diffusion') -> list:
+def trials(self: Lab, kind: str = 'diffusion') -> list:
     "Trials of the reference run: its pictures for test sounds, and those for sounds of another class."
-    p, made = self.params.survey, stored_pictures(left_by('generate', self.build/f'pictures/{self.params.report.reference}/{kind}.npz'))
+    p, made = (
+        self.params.survey,
+        stored_pictures(
+            left_by(
+                'generate',
+                self.build / f'pictures/{self.params.report.reference}/{kind}.npz',
+            )
+        ),
+    )
     t = self.corpus.table.set_index('clip').loc[list(made)]
-    t = t.iloc[:p.sounds]
-    return make_trials([self.corpus.audio(a) for a in t.audio], [made[c] for c in t.index], list(t.label), seed=p.seed, repeats=p.repeats)
+    t = t.iloc[: p.sounds]
+    return make_trials(
+        [self.corpus.audio(a) for a in t.audio],
+        [made[c] for c in t.index],
+        list(t.label),
+        seed=p.seed,
+        repeats=p.repeats,
+    )
 
+# %% ../nbs/70_lab.ipynb #8f77ba1f
 @patch
-def make_survey(self:Lab) -> dict:
+def make_survey(self: Lab) -> dict:
     "survey: the page and its key in build/survey; nothing where there are no pictures."
-    (self.build/'survey').mkdir(parents=True, exist_ok=True)
-    if not (self.build/f'pictures/{self.params.report.reference}/diffusion.npz').exists(): return dict(trials=[])
-    return trial_page(self.trials(), self.build/'survey/survey.html', model=self.params.report.reference)
+    (self.build / 'survey').mkdir(parents=True, exist_ok=True)
+    if not (
+        self.build / f'pictures/{self.params.report.reference}/diffusion.npz'
+    ).exists():
+        return dict(trials=[])
+    return trial_page(
+        self.trials(),
+        self.build / 'survey/survey.html',
+        model=self.params.report.reference,
+    )
 
+# %% ../nbs/70_lab.ipynb #51207366
 @patch
-def surveyed(self:Lab) -> tuple:
+def surveyed(self: Lab) -> tuple:
     "Tables of people and of the judge in their place; None where nobody was asked."
-    folder, key, people = self.params.survey.responses, self.build/'survey/survey.key.json', None
-    if not key.exists(): return None, None
+    folder, key, people = (
+        self.params.survey.responses,
+        self.build / 'survey/survey.key.json',
+        None,
+    )
+    if not key.exists():
+        return None, None
     if folder:
-        found, rejected = read_responses(self.root/folder, key)
-        for e in rejected: log(e)
+        found, rejected = read_responses(self.root / folder, key)
+        for e in rejected:
+            log(e)
         people = survey_table(found)
     trials, judge = self.trials(), self.judge()
-    see = lambda x: judge.logits(torch.from_numpy(np.stack(x)).movedim(-1, 1)).softmax(1)[torch.arange(len(trials)), torch.as_tensor(judge.numbers([t['label'] for t in trials]))].numpy()
+    see = lambda x: (
+        judge.logits(torch.from_numpy(np.stack(x)).movedim(-1, 1))
+        .softmax(1)[
+            torch.arange(len(trials)),
+            torch.as_tensor(judge.numbers([t['label'] for t in trials])),
+        ]
+        .numpy()
+    )
     side = lambda t, mine: t['left'] if (t['target'] == 'left') == mine else t['right']
-    choices = proxy_choice(see([side(t, True) for t in trials]), see([side(t, False) for t in trials]), .5)
+    choices = proxy_choice(
+        see([side(t, True) for t in trials]), see([side(t, False) for t in trials]), 0.5
+    )
     return people, survey_table(proxy_responses(choices, [t['label'] for t in trials]))
 
 # %% ../nbs/70_lab.ipynb #13f50bc2
 @patch
-def metrics_table(self:Lab, *metrics) -> pd.DataFrame:
+def metrics_table(self: Lab, *metrics) -> pd.DataFrame:
     "Metrics files as a table: value, spread, luck, pool."
-    return pd.DataFrame([dict(run=m['run'], task=task, metric=k, mean=v['mean'], std=v.get('std'), chance=v.get('chance'), pool=v.get('pool'), seeds=v['n'])
-                         for m in metrics for task, found in m['tasks'].items() for k, v in found.items()]).round(4)
+    return pd.DataFrame(
+        [
+            dict(
+                run=m['run'],
+                task=task,
+                metric=k,
+                mean=v['mean'],
+                std=v.get('std'),
+                chance=v.get('chance'),
+                pool=v.get('pool'),
+                seeds=v['n'],
+            )
+            for m in metrics
+            for task, found in m['tasks'].items()
+            for k, v in found.items()
+        ]
+    ).round(4)
 
+# %% ../nbs/70_lab.ipynb #2b2e1af6
 @patch
-def nearness(self:Lab) -> pd.DataFrame:
+def nearness(self: Lab) -> pd.DataFrame:
     "Mean cosine of a test picture to its own caption, to others of its class, to any other."
     t, targets = self.corpus.split('test'), self.targets
     t = t[(t.frames.str.len() > 0) & (t.captions.str.len() > 0)]
-    v, c = targets.picture(t['clip']), torch.stack([targets.captions[targets.captions_of[targets.row[i]][0]] for i in t['clip']])
+    v, c = (
+        targets.picture(t['clip']),
+        torch.stack(
+            [
+                targets.captions[targets.captions_of[targets.row[i]][0]]
+                for i in t['clip']
+            ]
+        ),
+    )
     s, same = (v @ c.T).numpy(), t.label.to_numpy()[:, None] == t.label.to_numpy()
     own = np.eye(len(s), dtype=bool)
-    return pd.DataFrame({'own caption': [s[own].mean()], 'same class': [s[same & ~own].mean()], 'another class': [s[~same].mean()]}, index=['cosine'])
+    return pd.DataFrame(
+        {
+            'own caption': [s[own].mean()],
+            'same class': [s[same & ~own].mean()],
+            'another class': [s[~same].mean()],
+        },
+        index=['cosine'],
+    )
 
 # %% ../nbs/70_lab.ipynb #c59a7048
 @patch
-def first_seed(self:Lab) -> Found | None:
+def first_seed(self: Lab) -> Found | None:
     "What the first seed of this run made of the test split; None for a run that has no joint space."
-    return None if self.params.train.loss == 'labels' else self.embeddings(self.params.train.seeds[0])
+    return (
+        None
+        if self.params.train.loss == 'labels'
+        else self.embeddings(self.params.train.seeds[0])
+    )
 
+# %% ../nbs/70_lab.ipynb #28efcbc6
 @patch
-def reference(self:Lab) -> Found:
+def reference(self: Lab) -> Found:
     "The run whose model the figures show, its first seed."
     name = self.params.report.reference
-    if name not in run_names(self.root): raise BadInput(f'report.reference is {name!r}, which is no run; there are {", ".join(run_names(self.root))}.')
+    if name not in run_names(self.root):
+        raise BadInput(
+            f'report.reference is {name!r}, which is no run; there are {", ".join(run_names(self.root))}.'
+        )
     seed = load_params(name, self.root).train.seeds[0]
     found = self.embeddings(seed, name)
     found.run, found.seed = name, seed
     return found
 
+# %% ../nbs/70_lab.ipynb #82dd5728
 @patch
-def histories(self:Lab, kind:str='runs') -> pd.DataFrame:
+def histories(self: Lab, kind: str = 'runs') -> pd.DataFrame:
     "The curves of all runs on the board, or of all arms with the seconds they took."
-    read = lambda r: pd.read_csv(left_by('train' if kind == 'runs' else 'arm', self.results/'history'/f'{r}.csv'))
-    if kind == 'runs': return pd.concat([read(r) for r in run_names(self.root)])
-    return pd.concat([read(r).merge(pd.read_csv(self.build/'embeddings'/r/'seconds.csv'), on=['seed', 'epoch']) for r in run_names(self.root, 'arms')] or [pd.DataFrame()])
+    read = lambda r: pd.read_csv(
+        left_by(
+            'train' if kind == 'runs' else 'arm', self.results / 'history' / f'{r}.csv'
+        )
+    )
+    if kind == 'runs':
+        return pd.concat([read(r) for r in run_names(self.root)])
+    return pd.concat(
+        [
+            read(r).merge(
+                pd.read_csv(self.build / 'embeddings' / r / 'seconds.csv'),
+                on=['seed', 'epoch'],
+            )
+            for r in run_names(self.root, 'arms')
+        ]
+        or [pd.DataFrame()]
+    )
 
+# %% ../nbs/70_lab.ipynb #83efc856
 @patch
-def found(self:Lab, summary:dict, task:str, metric:str) -> bool:
+def found(self: Lab, summary: dict, task: str, metric: str) -> bool:
     "Has any run this number?"
-    return any(k.startswith(f'{self.corpus_name}/') and k.endswith(f'/{task}/{metric}') for k in summary)
+    return any(
+        k.startswith(f'{self.corpus_name}/') and k.endswith(f'/{task}/{metric}')
+        for k in summary
+    )
 
+# %% ../nbs/70_lab.ipynb #4ad24764
 @patch
-def row_names(self:Lab, summary:dict) -> dict:
+def row_names(self: Lab, summary: dict) -> dict:
     "Which of our runs is which row of the papers' tables."
     runs = {k.split('/')[1] for k in summary}
-    return {r: {'wavbrivl': 'WavBriVL', 'supervised': 'Supervise', 'wav2clip': 'Wav2CLIP', 'yamnet': 'YamNet', 'unibrivl': 'UniBriVL', 'bgtai': 'BGTAI', 'log_mel': 'log-mel', 'mfcc': 'MFCC', 'brivl': 'BriVL (pictures)'}.get(r, r) for r in runs}
+    return {
+        r: {
+            'wavbrivl': 'WavBriVL',
+            'supervised': 'Supervise',
+            'wav2clip': 'Wav2CLIP',
+            'yamnet': 'YamNet',
+            'unibrivl': 'UniBriVL',
+            'bgtai': 'BGTAI',
+            'log_mel': 'log-mel',
+            'mfcc': 'MFCC',
+            'brivl': 'BriVL (pictures)',
+        }.get(r, r)
+        for r in runs
+    }
 
 # %% ../nbs/70_lab.ipynb #ecf55561
-def some(table:pd.DataFrame, n:int) -> np.ndarray:
+def some(table: pd.DataFrame, n: int) -> np.ndarray:
     "Rows of `n` clips of different classes, drawn by their names (the index)."
     order = np.argsort([named_seed('gallery', c) for c in table.index], kind='stable')
     return order[pd.Series(table.label.to_numpy()[order]).drop_duplicates().index[:n]]
 
+# %% ../nbs/70_lab.ipynb #32493268
 @patch
-def gallery(self:Lab, found:Found, k:int=5) -> dict:
+def gallery(self: Lab, found: Found, k: int = 5) -> dict:
     "Arguments of `gallery_figure`: sounds of different classes and the pictures they call up."
     t = self.corpus.split('test').set_index('clip').loc[found.clips[found.seen]]
     _, nearest = top_k(found.audio[found.seen], found.pictures, min(k, len(t)))
-    rows, picture = some(t, self.params.report.gallery), lambda i: self.corpus.picture(t.frames.iloc[i][0])
-    return dict(clips=[self.corpus.audio(t.audio.iloc[i]) for i in rows], true=[picture(i) for i in rows], labels=list(t.label.iloc[rows]),
-                found=[[picture(j) for j in nearest[i]] for i in rows], found_labels=[[t.label.iloc[j] for j in nearest[i]] for i in rows])
+    rows, picture = (
+        some(t, self.params.report.gallery),
+        lambda i: self.corpus.picture(t.frames.iloc[i][0]),
+    )
+    return dict(
+        clips=[self.corpus.audio(t.audio.iloc[i]) for i in rows],
+        true=[picture(i) for i in rows],
+        labels=list(t.label.iloc[rows]),
+        found=[[picture(j) for j in nearest[i]] for i in rows],
+        found_labels=[[t.label.iloc[j] for j in nearest[i]] for i in rows],
+    )
 
+# %% ../nbs/70_lab.ipynb #32d06428
 @patch
-def space(self:Lab, found:Found) -> tuple[dict, dict]:
+def space(self: Lab, found: Found) -> tuple[dict, dict]:
     "Arguments of `space_figure`: embeddings and classes of the three modalities."
     targets = self.targets
-    said = [(targets.captions_of[targets.row[c]], l) for c, l in zip(found.clips, found.labels)]
+    said = [
+        (targets.captions_of[targets.row[c]], l)
+        for c, l in zip(found.clips, found.labels)
+    ]
     text = [(targets.captions[own[0]], l) for own, l in said if len(own)]
-    spaces = dict(sound=found.audio, picture=found.pictures, text=np.stack([t.numpy() for t, _ in text]) if text else found.audio[:0])
-    labels = dict(sound=found.labels, picture=found.labels[found.seen], text=np.array([l for _, l in text]))
-    return {m: x for m, x in spaces.items() if len(x)}, {m: labels[m] for m, x in spaces.items() if len(x)}
+    spaces = dict(
+        sound=found.audio,
+        picture=found.pictures,
+        text=np.stack([t.numpy() for t, _ in text]) if text else found.audio[:0],
+    )
+    labels = dict(
+        sound=found.labels,
+        picture=found.labels[found.seen],
+        text=np.array([l for _, l in text]),
+    )
+    return {m: x for m, x in spaces.items() if len(x)}, {
+        m: labels[m] for m, x in spaces.items() if len(x)
+    }
 
 # %% ../nbs/70_lab.ipynb #5a618fd6
-TABLE4 = dict(l2='(A)', sp_only='(B)', total='(C)', second='(D)', half='(E)', ds_rf='(F)')
+TABLE4 = dict(
+    l2='(A)', sp_only='(B)', total='(C)', second='(D)', half='(E)', ds_rf='(F)'
+)
 
+# %% ../nbs/70_lab.ipynb #090889f3
 @patch
-def arms(self:Lab) -> dict:
+def arms(self: Lab) -> dict:
     "Every arm on the board: {name: (mismatch rate, who chooses the pairs)}, by rate."
-    found = {a: load_params(a, self.root).language for a in run_names(self.root, 'arms')}
-    return dict(sorted(((a, (p.mismatch, p.select.by)) for a, p in found.items()), key=lambda x: x[1][0]))
+    found = {
+        a: load_params(a, self.root).language for a in run_names(self.root, 'arms')
+    }
+    return dict(
+        sorted(
+            ((a, (p.mismatch, p.select.by)) for a, p in found.items()),
+            key=lambda x: x[1][0],
+        )
+    )
 
+# %% ../nbs/70_lab.ipynb #4fcef19d
 @patch
-def table4(self:Lab) -> dict:
+def table4(self: Lab) -> dict:
     "Which arm is which row of BGTAI's Table 4."
     return {a: r for a, r in TABLE4.items() if a in run_names(self.root, 'arms')}
 
-@patch
-def efficiency(self:Lab) -> list: return [a for a in ('base', 'ds_net', 'result_filter', 'ds_rf', 'random_drop') if a in run_names(self.root, 'arms')]
 
 @patch
-def full_arm(self:Lab) -> str | None: return next((a for a in ('bgtai', 'ds_rf') if a in run_names(self.root, 'arms')), None)
+def efficiency(self: Lab) -> list:
+    return [
+        a
+        for a in ('base', 'ds_net', 'result_filter', 'ds_rf', 'random_drop')
+        if a in run_names(self.root, 'arms')
+    ]
+
+# %% ../nbs/70_lab.ipynb #2b796551
+@patch
+def full_arm(self: Lab) -> str | None:
+    return next(
+        (a for a in ('bgtai', 'ds_rf') if a in run_names(self.root, 'arms')), None
+    )
+
 
 @patch
-def only(self:Lab, summary:dict, runs) -> dict: return {k: v for k, v in summary.items() if k.split('/')[1] in runs}
+def only(self: Lab, summary: dict, runs) -> dict:
+    return {k: v for k, v in summary.items() if k.split('/')[1] in runs}
 
 # %% ../nbs/70_lab.ipynb #50569a01
 @patch
-def glosses(self:Lab, arm:str, n:int=6) -> pd.DataFrame:
+def glosses(self: Lab, arm: str, n: int = 6) -> pd.DataFrame:
     "What the first seed of an arm says of test captions and test sounds, beside the gloss by rule."
     seed = load_params(arm, self.root).language.seeds[0]
-    found = read_json(self.build/'embeddings'/arm/f'gloss-{seed}.json')
+    found = read_json(self.build / 'embeddings' / arm / f'gloss-{seed}.json')
     text, audio = found['text_to_gloss'], found['audio_to_gloss']
-    step = max(1, len(text['said'])//n)
-    return pd.DataFrame({'by rule': text['wanted'][::step], 'from the caption': text['said'][::step], 'from the sound': audio['said'][::step]})[:n]
+    step = max(1, len(text['said']) // n)
+    return pd.DataFrame(
+        {
+            'by rule': text['wanted'][::step],
+            'from the caption': text['said'][::step],
+            'from the sound': audio['said'][::step],
+        }
+    )[:n]
 
+# %% ../nbs/70_lab.ipynb #2e821fda
 @patch
-def placed(self:Lab, arm:str, n:int=3) -> list:
+def placed(self: Lab, arm: str, n: int = 3) -> list:
     "Arguments of `placing_figure`: test clips with several sources, and where an arm puts their gloss tokens."
     p = load_params(arm, self.root).language
-    model = WavBriVL.from_pretrained(self.models.parent/arm/f'seed-{p.seeds[0]}', 'cpu')
-    stored, t = read_tensors(self.build/'front'/p.front/'frames.safetensors'), self.corpus.table
+    model = WavBriVL.from_pretrained(
+        self.models.parent / arm / f'seed-{p.seeds[0]}', 'cpu'
+    )
+    stored, t = (
+        read_tensors(self.build / 'front' / p.front / 'frames.safetensors'),
+        self.corpus.table,
+    )
     heard = Heard(stored, stored['rows'])
-    rows = [i for i in np.flatnonzero((t.split == 'test') & t.tokens.str.len().gt(3)) if len({(s['onset'], s['offset']) for s in t.tokens.iloc[i]}) > 1]
-    spread_ = lambda i: -max(s['onset'] for s in t.tokens.iloc[i]) + min(s['onset'] for s in t.tokens.iloc[i])
-    return [dict(clip=self.corpus.audio(t.audio.iloc[i]), spans=list(t.tokens.iloc[i])[:p.longest], hop=model.audio.hop, **timing(model.audio, heard, i, [s['token'] for s in t.tokens.iloc[i]][:p.longest])) for i in sorted(rows, key=spread_)[:n]]
+    rows = [
+        i
+        for i in np.flatnonzero((t.split == 'test') & t.tokens.str.len().gt(3))
+        if len({(s['onset'], s['offset']) for s in t.tokens.iloc[i]}) > 1
+    ]
+    spread_ = lambda i: (
+        -max(s['onset'] for s in t.tokens.iloc[i])
+        + min(s['onset'] for s in t.tokens.iloc[i])
+    )
+    return [
+        dict(
+            clip=self.corpus.audio(t.audio.iloc[i]),
+            spans=list(t.tokens.iloc[i])[: p.longest],
+            hop=model.audio.hop,
+            **timing(
+                model.audio,
+                heard,
+                i,
+                [s['token'] for s in t.tokens.iloc[i]][: p.longest],
+            ),
+        )
+        for i in sorted(rows, key=spread_)[:n]
+    ]
 
 # %% ../nbs/70_lab.ipynb #82b35748
 @patch
-def heard(self:Lab, found:Found, task:str, n:int) -> pd.DataFrame:
+def heard(self: Lab, found: Found, task: str, n: int) -> pd.DataFrame:
     "Test clips of different classes for which a task has an answer, and the answer in column `said`."
     t = self.corpus.split('test').set_index('clip').loc[list(found.said[task])]
     t['said'] = list(found.said[task].values())
     return t.iloc[some(t, n)]
 
+# %% ../nbs/70_lab.ipynb #aee7b863
 @patch
-def timeline(self:Lab, found:Found, n:int=6) -> dict:
+def timeline(self: Lab, found: Found, n: int = 6) -> dict:
     "Arguments of `timeline_figure`."
     t = self.heard(found, 'detection', n)
-    return dict(clips=[self.corpus.audio(a) for a in t.audio], true=list(t.events), found=list(t.said))
+    return dict(
+        clips=[self.corpus.audio(a) for a in t.audio],
+        true=list(t.events),
+        found=list(t.said),
+    )
 
+# %% ../nbs/70_lab.ipynb #fcbfe4cb
 @patch
-def captions(self:Lab, found:Found, n:int=8) -> list[dict]:
+def captions(self: Lab, found: Found, n: int = 8) -> list[dict]:
     "Arguments of `caption_table`."
     t = self.heard(found, 'captioning', n)
-    return [dict(clip=c, said=r.said, person=r.captions[0]) for c, r in zip(t.index, t.itertuples())]
+    return [
+        dict(clip=c, said=r.said, person=r.captions[0])
+        for c, r in zip(t.index, t.itertuples())
+    ]
 
+# %% ../nbs/70_lab.ipynb #be11e450
 @patch
-def found_data(self:Lab) -> tuple[list, dict]:
+def found_data(self: Lab) -> tuple[list, dict]:
     "Arguments of `data_table`."
     s = self.corpus.summary
-    return read_json(left_by('datasets', self.build/'datasets/found.json')), dict(name=self.corpus_name, clips=sum(s['sounds'].values()), classes=len(set(self.corpus.table.label) - {''}), rejected=s['rejected'])
+    return read_json(left_by('datasets', self.build / 'datasets/found.json')), dict(
+        name=self.corpus_name,
+        clips=sum(s['sounds'].values()),
+        classes=len(set(self.corpus.table.label) - {''}),
+        rejected=s['rejected'],
+    )
 
 # %% ../nbs/70_lab.ipynb #41fcb687
 def main(argv=None):
     "`LAUNCHER -m wavbrivl.lab STAGE [RUN]`: this process's part of a stage."
     parser = argparse.ArgumentParser(prog='wavbrivl.lab')
-    parser.add_argument('stage', choices=MANY); parser.add_argument('run', nargs='?')
+    parser.add_argument('stage', choices=MANY)
+    parser.add_argument('run', nargs='?')
     a = parser.parse_args(argv)
     lab = Lab(a.run)
     engine = accelerator(lab.params)
     log(f'{a.stage}: {engine.num_processes} processes, {engine.device.type}')
     getattr(lab, MANY[a.stage])()
-    engine.wait_for_everyone(); engine.end_training()
+    engine.wait_for_everyone()
+    engine.end_training()
 
-if __name__ == '__main__' and '__file__' in globals(): main()      # started as a program, not in a notebook
+
+if __name__ == '__main__' and '__file__' in globals():
+    main()  # started as a program, not in a notebook

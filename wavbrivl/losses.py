@@ -9,32 +9,33 @@ __all__ = ['LOSSES', 'pair_mean', 'cosine_regression', 'l2', 'info_nce_pairs', '
 
 # %% ../nbs/20_losses.ipynb #04f70ed2
 import copy
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-
 from .core import BadInput
 
 # %% ../nbs/20_losses.ipynb #fda94ec3
 def pair_mean(
-    losses:torch.Tensor,               # [N]
-    weights:torch.Tensor|None=None,    # [N], at least 0; None: all alike
-) -> torch.Tensor:                     # a scalar
+    losses: torch.Tensor,  # [N]
+    weights: torch.Tensor | None = None,  # [N], at least 0; None: all alike
+) -> torch.Tensor:  # a scalar
     "The weighted mean over pairs; 0 when no pair weighs anything."
-    if weights is None: return losses.mean()
-    return (weights*losses).sum()/weights.sum().clamp(min=1e-8)
+    if weights is None:
+        return losses.mean()
+    return (weights * losses).sum() / weights.sum().clamp(min=1e-8)
 
+# %% ../nbs/20_losses.ipynb #c222d6b3
 def cosine_regression(
-    a:torch.Tensor,                    # [N, D]
-    b:torch.Tensor,                    # [N, D]
-    weights:torch.Tensor|None=None,    # [N]
-) -> torch.Tensor:                     # 0 .. 2
+    a: torch.Tensor,  # [N, D]
+    b: torch.Tensor,  # [N, D]
+    weights: torch.Tensor | None = None,  # [N]
+) -> torch.Tensor:  # 0 .. 2
     "1 - cosine."
     return pair_mean(1 - F.cosine_similarity(a, b, dim=-1), weights)
+
 
 def l2(a, b, weights=None) -> torch.Tensor:
     "Squared distance of the vectors as they are, [N, D] each."
@@ -42,80 +43,111 @@ def l2(a, b, weights=None) -> torch.Tensor:
 
 # %% ../nbs/20_losses.ipynb #0ad38889
 def info_nce_pairs(
-    a:torch.Tensor,                    # [N, D]
-    b:torch.Tensor,                    # [N, D]
-    temperature:float|torch.Tensor=.07,
-    ids:torch.Tensor|None=None,        # [N] int64: rows of one id are no negatives of each other
-) -> torch.Tensor:                     # [N]
+    a: torch.Tensor,  # [N, D]
+    b: torch.Tensor,  # [N, D]
+    temperature: float | torch.Tensor = 0.07,
+    ids: torch.Tensor
+    | None = None,  # [N] int64: rows of one id are no negatives of each other
+) -> torch.Tensor:  # [N]
     "Symmetric in-batch contrast, the mean of both directions, pair by pair. Source: CLIP."
-    logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T/temperature
+    logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / temperature
     if ids is not None:
-        same = (ids[:, None] == ids) & ~torch.eye(len(ids), dtype=torch.bool, device=ids.device)
+        same = (ids[:, None] == ids) & ~torch.eye(
+            len(ids), dtype=torch.bool, device=ids.device
+        )
         logits = logits.masked_fill(same, float('-inf'))
     own = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, own, reduction='none') + F.cross_entropy(logits.T, own, reduction='none'))/2
+    return (
+        F.cross_entropy(logits, own, reduction='none')
+        + F.cross_entropy(logits.T, own, reduction='none')
+    ) / 2
 
-def info_nce(a, b, temperature=.07, ids=None, weights=None) -> torch.Tensor:
+# %% ../nbs/20_losses.ipynb #b7154137
+def info_nce(a, b, temperature=0.07, ids=None, weights=None) -> torch.Tensor:
     "The weighted mean of `info_nce_pairs`."
     return pair_mean(info_nce_pairs(a, b, temperature, ids), weights)
 
 # %% ../nbs/20_losses.ipynb #4f75ec5d
 @torch.no_grad()
 def ema_update(
-    online:nn.Module,    # the tower that learns
-    target:nn.Module,    # its momentum copy
-    momentum:float,      # share of the old value that stays, 0 .. 1
+    online: nn.Module,  # the tower that learns
+    target: nn.Module,  # its momentum copy
+    momentum: float,  # share of the old value that stays, 0 .. 1
 ):
     "Move every parameter of `target` a little towards `online`; buffers stay."
     ours, theirs = [list(m.parameters()) for m in (target, online)]
-    if len(ours) != len(theirs): raise BadInput(f'the momentum copy has {len(ours)} parameters, its tower {len(theirs)}; copy the tower again.')
-    if ours: get_ema_multi_avg_fn(momentum)(ours, theirs, None)
+    if len(ours) != len(theirs):
+        raise BadInput(
+            f'the momentum copy has {len(ours)} parameters, its tower {len(theirs)}; copy the tower again.'
+        )
+    if ours:
+        get_ema_multi_avg_fn(momentum)(ours, theirs, None)
 
 # %% ../nbs/20_losses.ipynb #8877db58
 def rank_and_world() -> tuple[int, int]:
     "Which of how many processes this is; (0, 1) alone."
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+    return (
+        (dist.get_rank(), dist.get_world_size())
+        if dist.is_available() and dist.is_initialized()
+        else (0, 1)
+    )
 
-def summed(x:torch.Tensor) -> torch.Tensor:
+
+def summed(x: torch.Tensor) -> torch.Tensor:
     "The sum over all processes, with gradient; `x` itself where there is only one."
-    if rank_and_world()[1] == 1: return x
+    if rank_and_world()[1] == 1:
+        return x
     from torch.distributed.nn.functional import all_reduce
+
     return all_reduce(x)
 
+# %% ../nbs/20_losses.ipynb #a6fec08b
 def gather_rows(
-    x:torch.Tensor|None,    # [N, ...], N may differ from process to process; None: stays None
-) -> torch.Tensor|None:     # [sum of N, ...]
+    x: torch.Tensor
+    | None,  # [N, ...], N may differ from process to process; None: stays None
+) -> torch.Tensor | None:  # [sum of N, ...]
     "The rows of all processes, in order of rank, with gradient; `x` itself where there is only one."
     rank, world = rank_and_world()
-    if world == 1 or x is None: return x
+    if world == 1 or x is None:
+        return x
     rows = torch.zeros(world, dtype=torch.long, device=x.device)
     rows[rank] = len(x)
     rows = summed(rows).tolist()
-    return summed(F.pad(x, (0, 0)*(x.ndim - 1) + (sum(rows[:rank]), sum(rows[rank+1:]))))
+    return summed(
+        F.pad(x, (0, 0) * (x.ndim - 1) + (sum(rows[:rank]), sum(rows[rank + 1 :])))
+    )
 
+# %% ../nbs/20_losses.ipynb #342d462d
 def process_mean(
-    loss:torch.Tensor,      # a scalar: a mean over this process's rows
-    weight,                 # of this process: rows, or the sum of their weights
-) -> torch.Tensor:          # a scalar
+    loss: torch.Tensor,  # a scalar: a mean over this process's rows
+    weight,  # of this process: rows, or the sum of their weights
+) -> torch.Tensor:  # a scalar
     "The mean over the rows of all processes; `loss` itself where there is only one."
-    if rank_and_world()[1] == 1: return loss
-    total = summed(torch.stack((loss*weight, torch.ones_like(loss)*weight)))
-    return total[0]/total[1]
+    if rank_and_world()[1] == 1:
+        return loss
+    total = summed(torch.stack((loss * weight, torch.ones_like(loss) * weight)))
+    return total[0] / total[1]
 
 # %% ../nbs/20_losses.ipynb #a07473f1
 class Queue(nn.Module):
     "The last K keys of one side, with the ids of their clips: a ring of buffers."
-    def __init__(self,
-        dim:int,                               # D
-        size:int,                              # K
-        generator:torch.Generator|None=None,   # fill with random unit vectors, as the reference does; None: begin empty
+
+    def __init__(
+        self,
+        dim: int,  # D
+        size: int,  # K
+        generator: torch.Generator
+        | None = None,  # fill with random unit vectors, as the reference does; None: begin empty
     ):
         super().__init__()
         self.register_buffer('keys', torch.zeros(dim, size))
-        self.register_buffer('ids', torch.full((size,), -1))              # -1: unknown
+        self.register_buffer('ids', torch.full((size,), -1))  # -1: unknown
         self.register_buffer('pointer', torch.zeros((), dtype=torch.long))
-        self.register_buffer('count', torch.zeros((), dtype=torch.long))  # places filled
-        if generator is not None: self.fill(F.normalize(torch.randn(dim, size, generator=generator), dim=0))
+        self.register_buffer(
+            'count', torch.zeros((), dtype=torch.long)
+        )  # places filled
+        if generator is not None:
+            self.fill(F.normalize(torch.randn(dim, size, generator=generator), dim=0))
 
     @property
     def filled(self) -> torch.Tensor:
@@ -123,22 +155,34 @@ class Queue(nn.Module):
         return torch.arange(self.keys.shape[1], device=self.keys.device) < self.count
 
     @torch.no_grad()
-    def fill(self, keys:torch.Tensor, pointer=0):
+    def fill(self, keys: torch.Tensor, pointer=0):
         "Take over a whole queue [D, K] and where it stands."
-        self.keys.copy_(keys); self.ids.fill_(-1); self.count.fill_(keys.shape[1]); self.pointer.fill_(int(pointer))
+        self.keys.copy_(keys)
+        self.ids.fill_(-1)
+        self.count.fill_(keys.shape[1])
+        self.pointer.fill_(int(pointer))
 
 # %% ../nbs/20_losses.ipynb #a76226b3
 @patch
 @torch.no_grad()
-def enqueue(self:Queue,
-    keys:torch.Tensor,               # [N, D], any N
-    ids:torch.Tensor|None=None,      # [N] int64
+def enqueue(
+    self: Queue,
+    keys: torch.Tensor,  # [N, D], any N
+    ids: torch.Tensor | None = None,  # [N] int64
 ):
     "Write keys over the oldest ones."
     size = self.keys.shape[1]
-    ids = torch.full((len(keys),), -1, device=keys.device) if ids is None else ids.to(keys.device)
+    ids = (
+        torch.full((len(keys),), -1, device=keys.device)
+        if ids is None
+        else ids.to(keys.device)
+    )
     at = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
-    at, keys, ids = at[-size:], keys[-size:], ids[-size:]      # more than fit: the newest stay
+    at, keys, ids = (
+        at[-size:],
+        keys[-size:],
+        ids[-size:],
+    )  # more than fit: the newest stay
     self.keys[:, at] = keys.T.to(self.keys.dtype)
     self.ids[at] = ids
     self.pointer.copy_((at[-1] + 1) % size if len(at) else self.pointer)
@@ -146,148 +190,232 @@ def enqueue(self:Queue,
 
 # %% ../nbs/20_losses.ipynb #b695f26e
 def moco_logits(
-    query:torch.Tensor,                   # [N, D] of length 1
-    key:torch.Tensor,                     # [N, D] of length 1, row by row the query's match
-    queue:torch.Tensor,                   # [D, K]
-    temperature:float=.07,
-    ids:torch.Tensor|None=None,           # [N] ids of the queries
-    queue_ids:torch.Tensor|None=None,     # [K] ids of the queue's keys; negative: unknown
-    filled:torch.Tensor|None=None,        # [K] True where the queue holds a key; None: everywhere
-) -> torch.Tensor:                        # [N, 1+K], positive first; -inf for what is left out
+    query: torch.Tensor,  # [N, D] of length 1
+    key: torch.Tensor,  # [N, D] of length 1, row by row the query's match
+    queue: torch.Tensor,  # [D, K]
+    temperature: float = 0.07,
+    ids: torch.Tensor | None = None,  # [N] ids of the queries
+    queue_ids: torch.Tensor
+    | None = None,  # [K] ids of the queue's keys; negative: unknown
+    filled: torch.Tensor
+    | None = None,  # [K] True where the queue holds a key; None: everywhere
+) -> torch.Tensor:  # [N, 1+K], positive first; -inf for what is left out
     "Similarities over temperature of each query with its match and with the queue. Source: MoCo, BriVL."
-    positive = (query*key).sum(-1, keepdim=True)
+    positive = (query * key).sum(-1, keepdim=True)
     negative = query @ queue.to(query.dtype)
     out = None if filled is None else ~filled.expand(negative.shape)
     if ids is not None and queue_ids is not None:
         own = (ids[:, None] == queue_ids) & (queue_ids >= 0)
         out = own if out is None else out | own
-    if out is not None: negative = negative.masked_fill(out, float('-inf'))
-    return torch.cat((positive, negative), 1)/temperature
+    if out is not None:
+        negative = negative.masked_fill(out, float('-inf'))
+    return torch.cat((positive, negative), 1) / temperature
 
 # %% ../nbs/20_losses.ipynb #e85b1d6c
 def call(tower, x):
     "Call a tower on its inputs: a tuple is its arguments, a mapping its keyword arguments."
-    return tower(*x) if isinstance(x, (tuple, list)) else tower(**x) if isinstance(x, dict) else tower(x)
+    return (
+        tower(*x)
+        if isinstance(x, (tuple, list))
+        else tower(**x)
+        if isinstance(x, dict)
+        else tower(x)
+    )
 
-def momentum_copy(tower:nn.Module) -> nn.Module:
+
+def momentum_copy(tower: nn.Module) -> nn.Module:
     "A copy that takes no gradient; the tower itself when it has nothing to learn."
-    if next(tower.parameters(), None) is None: return tower
+    if next(tower.parameters(), None) is None:
+        return tower
     return copy.deepcopy(tower).requires_grad_(False)
 
 # %% ../nbs/20_losses.ipynb #a1330b78
 class TwoWayMoCo(nn.Module):
     "BriVL's loss: both towers, their momentum copies and queues. Source: BAAI-WuDao/BriVL."
-    def __init__(self,
-        tower_a:nn.Module,    # gives [N, D]; scaled to length 1 here
-        tower_b:nn.Module,    # `nn.Identity()` for stored embeddings
-        dim:int,              # D
-        queue:int=9600,       # K
-        momentum:float=.99,
-        temperature:float=.07,
-        generator:torch.Generator|None=None,   # fill the queues at random, as the reference does
-        in_batch:bool=False,                   # are the other pairs of the batch negatives too?
+
+    def __init__(
+        self,
+        tower_a: nn.Module,  # gives [N, D]; scaled to length 1 here
+        tower_b: nn.Module,  # `nn.Identity()` for stored embeddings
+        dim: int,  # D
+        queue: int = 9600,  # K
+        momentum: float = 0.99,
+        temperature: float = 0.07,
+        generator: torch.Generator
+        | None = None,  # fill the queues at random, as the reference does
+        in_batch: bool = False,  # are the other pairs of the batch negatives too?
     ):
         super().__init__()
         self.tower_a, self.tower_b, self.in_batch = tower_a, tower_b, in_batch
-        self.momentum_a, self.momentum_b = momentum_copy(tower_a), momentum_copy(tower_b)
-        self.queue_a, self.queue_b = Queue(dim, queue, generator), Queue(dim, queue, generator)
+        self.momentum_a, self.momentum_b = (
+            momentum_copy(tower_a),
+            momentum_copy(tower_b),
+        )
+        self.queue_a, self.queue_b = (
+            Queue(dim, queue, generator),
+            Queue(dim, queue, generator),
+        )
         self.momentum, self.temperature = momentum, temperature
-        self.frozen_a, self.frozen_b = self.momentum_a is tower_a, self.momentum_b is tower_b
+        self.frozen_a, self.frozen_b = (
+            self.momentum_a is tower_a,
+            self.momentum_b is tower_b,
+        )
 
     @torch.no_grad()
-    def keys(self, x_a, x_b, update:bool) -> tuple:
+    def keys(self, x_a, x_b, update: bool) -> tuple:
         "Update the momentum towers, then embed with them: [N, D] each, of length 1."
-        pairs = (self.tower_a, self.momentum_a, x_a), (self.tower_b, self.momentum_b, x_b)
+        pairs = (
+            (self.tower_a, self.momentum_a, x_a),
+            (self.tower_b, self.momentum_b, x_b),
+        )
         for online, slow, _ in pairs:
-            if update and slow is not online: ema_update(online, slow, self.momentum)
+            if update and slow is not online:
+                ema_update(online, slow, self.momentum)
         return tuple(F.normalize(call(slow, x), dim=-1) for _, slow, x in pairs)
 
-    def logits(self, query, key, queue:Queue, ids) -> torch.Tensor:
+    def logits(self, query, key, queue: Queue, ids) -> torch.Tensor:
         "`moco_logits` against a queue of ours and, if asked for, the keys of the batch."
-        held = queue.keys.clone() if query.requires_grad else queue.keys   # the gradient needs it when new keys have come in
-        if not self.in_batch: return moco_logits(query, key, held, self.temperature, ids, queue.ids, queue.filled)
+        held = (
+            queue.keys.clone() if query.requires_grad else queue.keys
+        )  # the gradient needs it when new keys have come in
+        if not self.in_batch:
+            return moco_logits(
+                query, key, held, self.temperature, ids, queue.ids, queue.filled
+            )
         n, old = len(key), queue.ids
-        if ids is None: ids, old = torch.arange(n, device=key.device), torch.full_like(old, -1)
-        keys, filled = torch.cat((key.detach().T.to(held.dtype), held), 1), F.pad(queue.filled, (n, 0), value=True)
-        return moco_logits(query, key, keys, self.temperature, ids, torch.cat((ids, old)), filled)
+        if ids is None:
+            ids, old = torch.arange(n, device=key.device), torch.full_like(old, -1)
+        keys, filled = (
+            torch.cat((key.detach().T.to(held.dtype), held), 1),
+            F.pad(queue.filled, (n, 0), value=True),
+        )
+        return moco_logits(
+            query, key, keys, self.temperature, ids, torch.cat((ids, old)), filled
+        )
 
 # %% ../nbs/20_losses.ipynb #38372311
 @patch
-def forward(self:TwoWayMoCo,
-    x_a,                               # inputs of tower a: a tensor, a tuple or a mapping
-    x_b,                               # inputs of tower b
-    ids:torch.Tensor|None=None,        # [N] int64, at least 0: the clips
-    weights:torch.Tensor|None=None,    # [N] weight of each pair
-) -> tuple:                            # loss (sum of both directions), mapping of what it was made of
+def forward(
+    self: TwoWayMoCo,
+    x_a,  # inputs of tower a: a tensor, a tuple or a mapping
+    x_b,  # inputs of tower b
+    ids: torch.Tensor | None = None,  # [N] int64, at least 0: the clips
+    weights: torch.Tensor | None = None,  # [N] weight of each pair
+) -> tuple:  # loss (sum of both directions), mapping of what it was made of
     "One step of MoCo. Without gradients nothing is updated."
     learning = torch.is_grad_enabled()
-    query_a, query_b = (gather_rows(F.normalize(call(t, x), dim=-1)) for t, x in ((self.tower_a, x_a), (self.tower_b, x_b)))
+    query_a, query_b = (
+        gather_rows(F.normalize(call(t, x), dim=-1))
+        for t, x in ((self.tower_a, x_a), (self.tower_b, x_b))
+    )
     key_a, key_b = map(gather_rows, self.keys(x_a, x_b, learning))
     ids, weights = gather_rows(ids), gather_rows(weights)
-    logits_ab = self.logits(query_a, query_b if self.frozen_a else key_b, self.queue_b, ids)
-    logits_ba = self.logits(query_b, query_a if self.frozen_b else key_a, self.queue_a, ids)
+    logits_ab = self.logits(
+        query_a, query_b if self.frozen_a else key_b, self.queue_b, ids
+    )
+    logits_ba = self.logits(
+        query_b, query_a if self.frozen_b else key_a, self.queue_a, ids
+    )
     first = torch.zeros(len(query_a), dtype=torch.long, device=query_a.device)
-    loss_ab, loss_ba = (pair_mean(F.cross_entropy(l, first, reduction='none'), weights) for l in (logits_ab, logits_ba))
-    if learning: self.queue_a.enqueue(key_a, ids), self.queue_b.enqueue(key_b, ids)
-    return loss_ab + loss_ba, dict(loss_ab=loss_ab, loss_ba=loss_ba, logits_ab=logits_ab, logits_ba=logits_ba,
-                                   query_a=query_a, query_b=query_b, key_a=key_a, key_b=key_b)
+    loss_ab, loss_ba = (
+        pair_mean(F.cross_entropy(l, first, reduction='none'), weights)
+        for l in (logits_ab, logits_ba)
+    )
+    if learning:
+        self.queue_a.enqueue(key_a, ids), self.queue_b.enqueue(key_b, ids)
+    return loss_ab + loss_ba, dict(
+        loss_ab=loss_ab,
+        loss_ba=loss_ba,
+        logits_ab=logits_ab,
+        logits_ba=logits_ba,
+        query_a=query_a,
+        query_b=query_b,
+        key_a=key_a,
+        key_b=key_b,
+    )
 
 # %% ../nbs/20_losses.ipynb #ef65a69f
 class TowerLoss(nn.Module):
     "A tower against stored embeddings, by a loss that needs no memory."
-    def __init__(self,
-        tower:nn.Module,         # gives [N, D]
-        temperature:float=.07,   # used by `infonce`
+
+    def __init__(
+        self,
+        tower: nn.Module,  # gives [N, D]
+        temperature: float = 0.07,  # used by `infonce`
     ):
         super().__init__()
         self.tower, self.temperature = tower, temperature
 
-    def compare(self, a, b, ids, weights) -> torch.Tensor: raise NotImplementedError
+    def compare(self, a, b, ids, weights) -> torch.Tensor:
+        raise NotImplementedError
 
-    def forward(self,
-        inputs,                           # what the tower takes: a tensor, a tuple or a mapping
-        target:torch.Tensor,              # [N, D] stored embeddings
-        ids:torch.Tensor|None=None,       # [N] clips
-        weights:torch.Tensor|None=None,   # [N]
-    ) -> torch.Tensor:                    # a scalar
+    def forward(
+        self,
+        inputs,  # what the tower takes: a tensor, a tuple or a mapping
+        target: torch.Tensor,  # [N, D] stored embeddings
+        ids: torch.Tensor | None = None,  # [N] clips
+        weights: torch.Tensor | None = None,  # [N]
+    ) -> torch.Tensor:  # a scalar
         "How far the tower lands from the stored embeddings."
-        return self.compare(*map(gather_rows, (call(self.tower, inputs), target, ids, weights)))
+        return self.compare(
+            *map(gather_rows, (call(self.tower, inputs), target, ids, weights))
+        )
 
 # %% ../nbs/20_losses.ipynb #04610d45
 class CosineLoss(TowerLoss):
     "`cosine_regression`"
-    def compare(self, a, b, ids, weights): return cosine_regression(a, b, weights)
+
+    def compare(self, a, b, ids, weights):
+        return cosine_regression(a, b, weights)
+
 
 class L2Loss(TowerLoss):
     "`l2`, on the vectors as the tower gives them"
-    def compare(self, a, b, ids, weights): return l2(a, b, weights)
 
+    def compare(self, a, b, ids, weights):
+        return l2(a, b, weights)
+
+# %% ../nbs/20_losses.ipynb #8ad5d1cc
 class InfoNCELoss(TowerLoss):
     "`info_nce`: negatives from the batch"
-    def compare(self, a, b, ids, weights): return info_nce(a, b, self.temperature, ids, weights)
 
+    def compare(self, a, b, ids, weights):
+        return info_nce(a, b, self.temperature, ids, weights)
+
+# %% ../nbs/20_losses.ipynb #09364261
 class MoCoLoss(nn.Module):
     "`TwoWayMoCo` against stored embeddings: negatives from the queues and the batch"
+
     def __init__(self, tower, dim, queue, momentum, temperature):
         super().__init__()
-        self.moco = TwoWayMoCo(tower, nn.Identity(), dim, queue, momentum, temperature, in_batch=True)
+        self.moco = TwoWayMoCo(
+            tower, nn.Identity(), dim, queue, momentum, temperature, in_batch=True
+        )
 
     @property
-    def tower(self): return self.moco.tower_a
+    def tower(self):
+        return self.moco.tower_a
 
-    def forward(self, inputs, target, ids=None, weights=None): return self.moco(inputs, target, ids, weights)[0]
+    def forward(self, inputs, target, ids=None, weights=None):
+        return self.moco(inputs, target, ids, weights)[0]
 
 # %% ../nbs/20_losses.ipynb #f2f0755a
 LOSSES = dict(moco=MoCoLoss, infonce=InfoNCELoss, cosine=CosineLoss, l2=L2Loss)
 
+# %% ../nbs/20_losses.ipynb #1260f075
 def make_loss(
-    name:str,                  # a key of `LOSSES`
-    tower:nn.Module,           # gives [N, D]
-    dim:int,                   # D
-    queue:int=9600,            # keys remembered
-    momentum:float=.99,
-    temperature:float=.07,
-) -> nn.Module:                # loss(inputs, target, ids, weights=None) -> scalar
+    name: str,  # a key of `LOSSES`
+    tower: nn.Module,  # gives [N, D]
+    dim: int,  # D
+    queue: int = 9600,  # keys remembered
+    momentum: float = 0.99,
+    temperature: float = 0.07,
+) -> nn.Module:  # loss(inputs, target, ids, weights=None) -> scalar
     "A loss by name, around its tower. Raises `BadInput` for a name nobody knows."
-    if name not in LOSSES: raise BadInput(f"no loss is named {name!r}; there are {', '.join(LOSSES)}.")
-    return MoCoLoss(tower, dim, queue, momentum, temperature) if name == 'moco' else LOSSES[name](tower, temperature)
+    if name not in LOSSES:
+        raise BadInput(f'no loss is named {name!r}; there are {", ".join(LOSSES)}.')
+    return (
+        MoCoLoss(tower, dim, queue, momentum, temperature)
+        if name == 'moco'
+        else LOSSES[name](tower, temperature)
+    )

@@ -10,28 +10,38 @@ __all__ = ['EDITS', 'READABLE', 'NEUTRAL', 'edited', 'two_sets', 'slerp', 'path'
 
 # %% ../nbs/46_manipulation.ipynb #ece413a5
 from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-
 from .core import BadInput, StudyParams, stream
-from .media import SAMPLE_RATE, gain, high_pass, limited, low_pass, pitch_shift, speed
+from wavbrivl.media import (
+    SAMPLE_RATE,
+    gain,
+    high_pass,
+    limited,
+    low_pass,
+    pitch_shift,
+    speed,
+)
 from .retrieval import ranks, top_k, unit
 from .wavlm import embed_clips
 
 # %% ../nbs/46_manipulation.ipynb #48f75531
-EDITS = dict(gain=gain, low_pass=low_pass, high_pass=high_pass, pitch=pitch_shift, speed=speed)   # (samples, value) -> samples; gain: and the share cut
+EDITS = dict(
+    gain=gain, low_pass=low_pass, high_pass=high_pass, pitch=pitch_shift, speed=speed
+)  # (samples, value) -> samples; gain: and the share cut
+
 
 def edited(
-    x,             # [n]
-    edit:str,      # a key of `EDITS`
-    value:float,   # dB, Hz, semitones or times
-) -> tuple:        # samples in -1..1 float32, share of them cut at full scale
+    x,  # [n]
+    edit: str,  # a key of `EDITS`
+    value: float,  # dB, Hz, semitones or times
+) -> tuple:  # samples in -1..1 float32, share of them cut at full scale
     "A sound after an edit by name. Raises `BadInput`."
-    if edit not in EDITS: raise BadInput(f"no edit is named {edit!r}; there are {', '.join(EDITS)}.")
+    if edit not in EDITS:
+        raise BadInput(f'no edit is named {edit!r}; there are {", ".join(EDITS)}.')
     y = EDITS[edit](x, value)
     return y if isinstance(y, tuple) else gain(y, 0)
 
@@ -39,328 +49,555 @@ def edited(
 def two_sets(a, b) -> tuple:
     "Unit vectors [N, D] each, in double precision; one row may face many. Raises `BadInput`."
     a, b = unit(a, 'a').double(), unit(b, 'b').double()
-    if a.shape[1] != b.shape[1] or 1 < len(a) != len(b) > 1: raise BadInput(f'a has shape {list(a.shape)}, b {list(b.shape)}; give as many rows of as many dimensions, or one row.')
+    if a.shape[1] != b.shape[1] or 1 < len(a) != len(b) > 1:
+        raise BadInput(
+            f'a has shape {list(a.shape)}, b {list(b.shape)}; give as many rows of as many dimensions, or one row.'
+        )
     return a, b
 
+# %% ../nbs/46_manipulation.ipynb #a0c51d67
 def slerp(
-    a, b,            # [N, D] or [1, D] each
-    t,               # 0: a, 1: b; a number or [N, 1]
-) -> torch.Tensor:   # [N, D] float32, unit norm
+    a,
+    b,  # [N, D] or [1, D] each
+    t,  # 0: a, 1: b; a number or [N, 1]
+) -> torch.Tensor:  # [N, D] float32, unit norm
     "The point at share `t` of the great circle from a to b. Raises `BadInput`."
     a, b = two_sets(a, b)
-    cos = (a*b).sum(-1, keepdim=True)
+    cos = (a * b).sum(-1, keepdim=True)
     aside = F.one_hot(a.abs().argmin(-1), a.shape[1]).double()
-    across = torch.where(cos < -1 + 1e-9, aside - (aside*a).sum(-1, keepdim=True)*a, b - cos*a)
-    angle = torch.arccos(cos.clamp(-1, 1))*torch.as_tensor(t)
-    return F.normalize(torch.cos(angle)*a + torch.sin(angle)*F.normalize(across, dim=-1), dim=-1).float()
+    across = torch.where(
+        cos < -1 + 1e-9, aside - (aside * a).sum(-1, keepdim=True) * a, b - cos * a
+    )
+    angle = torch.arccos(cos.clamp(-1, 1)) * torch.as_tensor(t)
+    return F.normalize(
+        torch.cos(angle) * a + torch.sin(angle) * F.normalize(across, dim=-1), dim=-1
+    ).float()
 
 # %% ../nbs/46_manipulation.ipynb #f22399a5
 def path(
-    a, b,            # [N, D] or [1, D] each
-    steps:int,       # at least 2: a and b themselves
-) -> torch.Tensor:   # [steps, N, D] float32, unit norm
+    a,
+    b,  # [N, D] or [1, D] each
+    steps: int,  # at least 2: a and b themselves
+) -> torch.Tensor:  # [steps, N, D] float32, unit norm
     "Evenly spaced points from a to b. Raises `BadInput`."
-    if steps < 2: raise BadInput(f'A path of {steps} steps has no two ends; take 2 or more.')
+    if steps < 2:
+        raise BadInput(f'A path of {steps} steps has no two ends; take 2 or more.')
     return torch.stack([slerp(a, b, t) for t in torch.linspace(0, 1, steps).tolist()])
 
 # %% ../nbs/46_manipulation.ipynb #0a5cdbe1
 def _direction(x, said):
-    if (lost := (x.norm(dim=-1) < 1e-6)).any(): raise BadInput(f'{int(lost.sum())} of {len(x)} rows {said}, the first is row {int(lost.nonzero()[0])}; leave them out.')
+    if (lost := (x.norm(dim=-1) < 1e-6)).any():
+        raise BadInput(
+            f'{int(lost.sum())} of {len(x)} rows {said}, the first is row {int(lost.nonzero()[0])}; leave them out.'
+        )
     return F.normalize(x, dim=-1).float()
 
+# %% ../nbs/46_manipulation.ipynb #cf7109d1
 def add(
-    a, b,                # [N, D] or [1, D] each
-    weight:float=1.,     # of b, relative to a
-) -> torch.Tensor:       # [N, D] float32, unit norm
+    a,
+    b,  # [N, D] or [1, D] each
+    weight: float = 1.0,  # of b, relative to a
+) -> torch.Tensor:  # [N, D] float32, unit norm
     "Towards b. Raises `BadInput` where a and b cancel."
     a, b = two_sets(a, b)
-    return _direction(a + limited(weight, -1e6, 1e6, 'The weight')*b, 'cancel each other')
+    return _direction(
+        a + limited(weight, -1e6, 1e6, 'The weight') * b, 'cancel each other'
+    )
 
+# %% ../nbs/46_manipulation.ipynb #e3c71faa
 def remove(a, b) -> torch.Tensor:
     "a without its share in the direction of b: [N, D] and [N, D] or [1, D] -> [N, D], unit norm. Raises `BadInput` where nothing is left."
     a, b = two_sets(a, b)
-    return _direction(a - (a*b).sum(-1, keepdim=True)*b, 'point along the direction that is removed')
+    return _direction(
+        a - (a * b).sum(-1, keepdim=True) * b,
+        'point along the direction that is removed',
+    )
 
 # %% ../nbs/46_manipulation.ipynb #28cb42f6
 def sweep(
-    tower,           # an audio tower, as in `WavBriVL.audio`
-    clips,           # N float32 arrays at 16 kHz, any length
-    edit:str,        # a key of `EDITS`
-    values,          # V numbers
-    batch:int=32,    # windows run at once
-) -> tuple:          # joint embeddings [V, N, D] unit norm, share of samples cut at full scale [V, N]
+    tower,  # an audio tower, as in `WavBriVL.audio`
+    clips,  # N float32 arrays at 16 kHz, any length
+    edit: str,  # a key of `EDITS`
+    values,  # V numbers
+    batch: int = 32,  # windows run at once
+) -> (
+    tuple
+):  # joint embeddings [V, N, D] unit norm, share of samples cut at full scale [V, N]
     "Embed every clip under every value of an edit. Raises `BadInput`."
     clips, values, cut = list(clips), list(values), []
-    if not clips or not values: raise BadInput(f'A sweep needs clips and values; there are {len(clips)} and {len(values)}.')
+    if not clips or not values:
+        raise BadInput(
+            f'A sweep needs clips and values; there are {len(clips)} and {len(values)}.'
+        )
+
     def sounds():
         for v in values:
             for x in clips:
                 y, share = edited(x, edit, v)
                 cut.append(share)
                 yield y
+
     joint = embed_clips(tower, sounds(), batch)[1]
-    return joint.view(len(values), len(clips), -1), np.array(cut).reshape(len(values), len(clips))
+    return joint.view(len(values), len(clips), -1), np.array(cut).reshape(
+        len(values), len(clips)
+    )
 
 # %% ../nbs/46_manipulation.ipynb #c421dba0
 def bootstrap(
-    x,                      # [N, ...] one row a clip
-    resamples:int=1000,
+    x,  # [N, ...] one row a clip
+    resamples: int = 1000,
     seed_name='bootstrap',  # the draw depends on this and on N alone
-    statistic=None,         # [N, ...] -> [...]; None: the mean over clips
-) -> tuple:                 # statistic, low, high: the middle 95 %, each [...]
+    statistic=None,  # [N, ...] -> [...]; None: the mean over clips
+) -> tuple:  # statistic, low, high: the middle 95 %, each [...]
     "A statistic over clips with its percentile interval. Raises `BadInput` where there are no clips."
     x, statistic = np.asarray(x, float), statistic or (lambda rows: rows.mean(0))
-    if not x.ndim or not len(x): raise BadInput('There are no clips to draw from; give at least one row.')
-    if resamples < 1: raise BadInput(f'resamples is {resamples}; draw at least once.')
+    if not x.ndim or not len(x):
+        raise BadInput('There are no clips to draw from; give at least one row.')
+    if resamples < 1:
+        raise BadInput(f'resamples is {resamples}; draw at least once.')
     drawn = stream('bootstrap', seed_name).integers(len(x), size=(resamples, len(x)))
-    low, high = np.quantile(np.stack([statistic(x[i]) for i in drawn]), (.025, .975), axis=0)
+    low, high = np.quantile(
+        np.stack([statistic(x[i]) for i in drawn]), (0.025, 0.975), axis=0
+    )
     return statistic(x), low, high
 
 # %% ../nbs/46_manipulation.ipynb #8108ccb8
 def similarity(
-    embeddings,      # [V, N, D] unit norm
-    others,          # [N, D]
-) -> np.ndarray:     # [V, N]
+    embeddings,  # [V, N, D] unit norm
+    others,  # [N, D]
+) -> np.ndarray:  # [V, N]
     "Cosine of every clip under every value with one point a clip. Raises `BadInput`."
     e, o = torch.as_tensor(embeddings), unit(others, 'others')
-    if e.ndim != 3 or e.shape[1:] != o.shape: raise BadInput(f'embeddings of shape {list(e.shape)} do not face points of shape {list(o.shape)}; they need [values, N, D] and [N, D].')
-    return (F.normalize(e.float(), dim=-1)*o).sum(-1).numpy()
+    if e.ndim != 3 or e.shape[1:] != o.shape:
+        raise BadInput(
+            f'embeddings of shape {list(e.shape)} do not face points of shape {list(o.shape)}; they need [values, N, D] and [N, D].'
+        )
+    return (F.normalize(e.float(), dim=-1) * o).sum(-1).numpy()
+
 
 def reciprocal_ranks(embeddings, pictures) -> np.ndarray:
     "1/rank of each clip's own picture among all N, under every value: [V, N, D], [N, D] -> [V, N]."
-    return np.stack([1/ranks(e, pictures) for e in embeddings])
+    return np.stack([1 / ranks(e, pictures) for e in embeddings])
 
+# %% ../nbs/46_manipulation.ipynb #f8a14e2b
 def drift(
-    embeddings,              # [V, N, D]
-    reference_index:int,     # which of the V is the unedited sound
-    resamples:int=1000, seed_name='drift',
-) -> tuple:                  # mean cosine to the unedited, low, high: each [V]
+    embeddings,  # [V, N, D]
+    reference_index: int,  # which of the V is the unedited sound
+    resamples: int = 1000,
+    seed_name='drift',
+) -> tuple:  # mean cosine to the unedited, low, high: each [V]
     "How much of a sound's point is left under each value."
-    return bootstrap(similarity(embeddings, embeddings[reference_index]).T, resamples, seed_name)
+    return bootstrap(
+        similarity(embeddings, embeddings[reference_index]).T, resamples, seed_name
+    )
 
+# %% ../nbs/46_manipulation.ipynb #c6f0c95c
 def match(
-    embeddings,              # [V, N, D]
-    pictures,                # [N, D] the clips' own
-    resamples:int=1000, seed_name='match',
-) -> dict:                   # match (cosine) and mrr: (mean, low, high), each [V]
+    embeddings,  # [V, N, D]
+    pictures,  # [N, D] the clips' own
+    resamples: int = 1000,
+    seed_name='match',
+) -> dict:  # match (cosine) and mrr: (mean, low, high), each [V]
     "How well sounds find their pictures under each value."
-    return {k: bootstrap(x.T, resamples, seed_name) for k, x in (('match', similarity(embeddings, pictures)), ('mrr', reciprocal_ranks(embeddings, pictures)))}
+    return {
+        k: bootstrap(x.T, resamples, seed_name)
+        for k, x in (
+            ('match', similarity(embeddings, pictures)),
+            ('mrr', reciprocal_ranks(embeddings, pictures)),
+        )
+    }
 
 # %% ../nbs/46_manipulation.ipynb #5e11afa3
 @dataclass
 class Pool:
     "Real pictures whose attributes are known."
-    embeddings: torch.Tensor    # [M, D]
-    labels: np.ndarray          # [M] class names
-    attributes: dict            # name -> [M] values, NaN where a picture has no such attribute
 
+    embeddings: torch.Tensor  # [M, D]
+    labels: np.ndarray  # [M] class names
+    attributes: dict  # name -> [M] values, NaN where a picture has no such attribute
+
+# %% ../nbs/46_manipulation.ipynb #fe6ca397
 def picture_pool(
-    table,                                  # rows of a corpus's manifest
-    targets,                                # `training.Targets`: the stored picture embeddings
-    names:tuple=('intensity', 'pitch', 'rate'),
+    table,  # rows of a corpus's manifest
+    targets,  # `training.Targets`: the stored picture embeddings
+    names: tuple = ('intensity', 'pitch', 'rate'),
 ) -> Pool:
     "The pictures of a manifest, one a clip, with its attributes."
     table = table[table.frames.str.len() > 0]
     known = [{a['name']: a['value'] for a in row} for row in table.attributes]
-    return Pool(targets.picture(table['clip']), table.label.to_numpy(), {n: np.array([k.get(n, np.nan) for k in known], float) for n in names})
+    return Pool(
+        targets.picture(table['clip']),
+        table.label.to_numpy(),
+        {n: np.array([k.get(n, np.nan) for k in known], float) for n in names},
+    )
 
 # %% ../nbs/46_manipulation.ipynb #ebe57c99
 def retrieved_values(
-    embeddings,              # [V, N, D]
-    labels,                  # [N] class of each clip
-    pool:Pool,
-    values,                  # [M, P] something about each picture; NaN in a row: not one to be found
-    k:int=5,                 # pictures; fewer where the class has fewer
-    within_class:bool=True,  # only pictures of the clip's own class?
-) -> np.ndarray:             # [V, N, P]; NaN for clips whose class has no such picture
+    embeddings,  # [V, N, D]
+    labels,  # [N] class of each clip
+    pool: Pool,
+    values,  # [M, P] something about each picture; NaN in a row: not one to be found
+    k: int = 5,  # pictures; fewer where the class has fewer
+    within_class: bool = True,  # only pictures of the clip's own class?
+) -> np.ndarray:  # [V, N, P]; NaN for clips whose class has no such picture
     "Means over the k pictures nearest to every edited sound."
     labels, has = np.asarray(labels), np.isfinite(values).all(1)
     out = np.full((*embeddings.shape[:2], values.shape[1]), np.nan)
     for group in np.unique(labels) if within_class else [None]:
-        rows, mine = (has & (pool.labels == group), labels == group) if within_class else (has, np.full(len(labels), True))
-        if not rows.any(): continue
-        near = top_k(embeddings[:, mine].flatten(0, 1), pool.embeddings[rows], min(k, int(rows.sum())))[1]
+        rows, mine = (
+            (has & (pool.labels == group), labels == group)
+            if within_class
+            else (has, np.full(len(labels), True))
+        )
+        if not rows.any():
+            continue
+        near = top_k(
+            embeddings[:, mine].flatten(0, 1),
+            pool.embeddings[rows],
+            min(k, int(rows.sum())),
+        )[1]
         out[:, mine] = values[rows][near].mean(1).reshape(len(out), -1, values.shape[1])
     return out
 
-def retrieved(embeddings, labels, pool:Pool, attribute:str, k:int=5, within_class:bool=True) -> np.ndarray:
+# %% ../nbs/46_manipulation.ipynb #134a2f4c
+def retrieved(
+    embeddings,
+    labels,
+    pool: Pool,
+    attribute: str,
+    k: int = 5,
+    within_class: bool = True,
+) -> np.ndarray:
     "`retrieved_values` of one attribute: [V, N]."
-    return retrieved_values(embeddings, labels, pool, pool.attributes[attribute][:, None], k, within_class)[..., 0]
+    return retrieved_values(
+        embeddings, labels, pool, pool.attributes[attribute][:, None], k, within_class
+    )[..., 0]
 
 # %% ../nbs/46_manipulation.ipynb #3cc29a31
 def centred_ranks(x) -> np.ndarray:
     "Ranks along the first axis, mean 0 and length 1; zeros where all are tied."
     from scipy.stats import rankdata
-    r = rankdata(x, axis=0) - (len(x) + 1)/2
-    return r/np.maximum(np.linalg.norm(r, axis=0, keepdims=True), 1e-9)
+
+    r = rankdata(x, axis=0) - (len(x) + 1) / 2
+    return r / np.maximum(np.linalg.norm(r, axis=0, keepdims=True), 1e-9)
+
 
 def follows(values, x) -> tuple:
     "rho and slope of every column: [V], [V, ...] -> two of [...]."
     v = values - values.mean()
-    return np.tensordot(centred_ranks(values), centred_ranks(x), 1), np.tensordot(v/(v @ v), x, 1)
+    return np.tensordot(centred_ranks(values), centred_ranks(x), 1), np.tensordot(
+        v / (v @ v), x, 1
+    )
 
+# %% ../nbs/46_manipulation.ipynb #4237e15d
 def pooled_rho(values, clips) -> float:
     "Spearman's rho over all clips and values at once: [V], [N, V]."
-    return float(centred_ranks(np.tile(values, len(clips))) @ centred_ranks(clips.ravel()))
+    return float(
+        centred_ranks(np.tile(values, len(clips))) @ centred_ranks(clips.ravel())
+    )
 
 # %% ../nbs/46_manipulation.ipynb #d50b9a92
 def correlation_with(
-    values,              # [V] of the edit
-    measured,            # [V, N]; clips with a NaN are left out
-    resamples:int=1000, seed_name='correlation',
-    chance=None,         # [V, N, P] the same measured where there is nothing to follow; see `luck`
-) -> dict:               # mean, low, high of the clips' rho; pooled, pooled_low, pooled_high; slope, slope_low, slope_high; n clips
+    values,  # [V] of the edit
+    measured,  # [V, N]; clips with a NaN are left out
+    resamples: int = 1000,
+    seed_name='correlation',
+    chance=None,  # [V, N, P] the same measured where there is nothing to follow; see `luck`
+) -> dict:  # mean, low, high of the clips' rho; pooled, pooled_low, pooled_high; slope, slope_low, slope_high; n clips
     "How an edit's value is followed by what was measured. Raises `BadInput` where nothing can be ranked."
     values, x = np.asarray(values, float), np.asarray(measured, float)
     if x.ndim != 2 or len(x) != len(values) or len(np.unique(values)) < 2:
-        raise BadInput(f'{len(values)} values and measures of shape {x.shape}; give two different values at least, and one row a value.')
+        raise BadInput(
+            f'{len(values)} values and measures of shape {x.shape}; give two different values at least, and one row a value.'
+        )
     whole = np.isfinite(x).all(0)
-    if not whole.any(): raise BadInput('No clip was measured under every value; there is nothing to rank.')
+    if not whole.any():
+        raise BadInput(
+            'No clip was measured under every value; there is nothing to rank.'
+        )
     x = x[:, whole]
     rho, slope = (bootstrap(f, resamples, seed_name) for f in follows(values, x))
-    pooled = bootstrap(x.T, resamples, seed_name, lambda clips: pooled_rho(values, clips))
-    out = dict(zip('mean low high pooled pooled_low pooled_high slope slope_low slope_high'.split(), map(float, (*rho, *pooled, *slope)))) | dict(n=int(whole.sum()))
-    return out if chance is None else out | luck(values, np.asarray(chance)[:, whole], out)
+    pooled = bootstrap(
+        x.T, resamples, seed_name, lambda clips: pooled_rho(values, clips)
+    )
+    out = dict(
+        zip(
+            'mean low high pooled pooled_low pooled_high slope slope_low slope_high'.split(),
+            map(float, (*rho, *pooled, *slope)),
+        )
+    ) | dict(n=int(whole.sum()))
+    return (
+        out if chance is None else out | luck(values, np.asarray(chance)[:, whole], out)
+    )
 
+# %% ../nbs/46_manipulation.ipynb #a0535506
 def luck(
-    values,         # [V]
-    chance,         # [V, N, P] P measures that follow nothing
-    found:dict,     # `correlation_with` of the true measure
-) -> dict:          # chance_low, chance_high (95 % of their mean rho), p and slope_p: share of them at least as far from 0
+    values,  # [V]
+    chance,  # [V, N, P] P measures that follow nothing
+    found: dict,  # `correlation_with` of the true measure
+) -> dict:  # chance_low, chance_high (95 % of their mean rho), p and slope_p: share of them at least as far from 0
     "What measures of nothing would have given."
     rho, slope = (f.mean(0) for f in follows(values, chance))
-    share = lambda null, seen: float((1 + (np.abs(null) >= abs(seen) - 1e-9).sum())/(1 + len(null)))
-    return dict(chance_low=float(np.quantile(rho, .025)), chance_high=float(np.quantile(rho, .975)), p=share(rho, found['mean']), slope_p=share(slope, found['slope']))
+    share = lambda null, seen: float(
+        (1 + (np.abs(null) >= abs(seen) - 1e-9).sum()) / (1 + len(null))
+    )
+    return dict(
+        chance_low=float(np.quantile(rho, 0.025)),
+        chance_high=float(np.quantile(rho, 0.975)),
+        p=share(rho, found['mean']),
+        slope_p=share(slope, found['slope']),
+    )
 
 # %% ../nbs/46_manipulation.ipynb #aeaedb38
-READABLE = 20   # pictures with the attribute that a reading needs
+READABLE = 20  # pictures with the attribute that a reading needs
 
-def shuffled(pool:Pool, attribute:str, times:int, seed_name='shuffle') -> np.ndarray:
+
+def shuffled(pool: Pool, attribute: str, times: int, seed_name='shuffle') -> np.ndarray:
     "An attribute dealt anew among the pictures of each class that have it: [M, times]."
     value, rng = pool.attributes[attribute], stream('shuffle', seed_name)
     out = np.repeat(value[:, None], times, 1)
     for c in np.unique(pool.labels):
         rows = np.flatnonzero((pool.labels == c) & np.isfinite(value))
-        if times: out[rows] = rng.permuted(out[rows], axis=0)
+        if times:
+            out[rows] = rng.permuted(out[rows], axis=0)
     return out
 
+# %% ../nbs/46_manipulation.ipynb #e612d5a1
 @dataclass
 class Reader:
     "Linear readings of an attribute off the points of the joint space: the true one first, then those of shuffled attributes."
-    weights: np.ndarray    # [D, 1 + shuffles]
-    centres: dict          # class (None: all) -> mean embedding [D] and mean value
-    held_out: np.ndarray   # [M, 2] reading and truth of pictures it had not met, less their class's mean
+
+    weights: np.ndarray  # [D, 1 + shuffles]
+    centres: dict  # class (None: all) -> mean embedding [D] and mean value
+    held_out: (
+        np.ndarray
+    )  # [M, 2] reading and truth of pictures it had not met, less their class's mean
 
     def read(self, embeddings, labels) -> np.ndarray:
         "[V, N, D], [N] -> [V, N, 1 + shuffles]; NaN for classes it has met no picture of."
-        e, out = np.asarray(embeddings, float), np.full((*embeddings.shape[:2], self.weights.shape[1]), np.nan)
-        for i, c in enumerate([None]*len(labels) if None in self.centres else labels):
-            if c in self.centres: out[:, i] = self.centres[c][1] + (e[:, i] - self.centres[c][0]) @ self.weights
+        e, out = (
+            np.asarray(embeddings, float),
+            np.full((*embeddings.shape[:2], self.weights.shape[1]), np.nan),
+        )
+        for i, c in enumerate([None] * len(labels) if None in self.centres else labels):
+            if c in self.centres:
+                out[:, i] = (
+                    self.centres[c][1] + (e[:, i] - self.centres[c][0]) @ self.weights
+                )
         return out
 
-    def quality(self, resamples:int=1000, seed_name='reader') -> dict:
+    def quality(self, resamples: int = 1000, seed_name='reader') -> dict:
         "Spearman's rho of reading and truth on pictures it had not met: mean, low, high, n."
         rho = lambda rows: float(np.prod(centred_ranks(rows), axis=1).sum())
-        return dict(zip(('mean', 'low', 'high'), map(float, bootstrap(self.held_out, resamples, seed_name, rho)))) | dict(n=len(self.held_out))
+        return dict(
+            zip(
+                ('mean', 'low', 'high'),
+                map(float, bootstrap(self.held_out, resamples, seed_name, rho)),
+            )
+        ) | dict(n=len(self.held_out))
 
 # %% ../nbs/46_manipulation.ipynb #4bcfdc87
 def fit_reader(
-    pool:Pool,
-    attribute:str,
-    within_class:bool=True,   # read what differs within a class; False: what differs at all
-    shuffles:int=0,           # readings of nothing, for comparison
+    pool: Pool,
+    attribute: str,
+    within_class: bool = True,  # read what differs within a class; False: what differs at all
+    shuffles: int = 0,  # readings of nothing, for comparison
     seed_name='reader',
 ) -> Reader:
     "Ridge regression from picture embeddings to an attribute, both less their class's mean. Raises `BadInput` where too few pictures have it."
     from sklearn.linear_model import Ridge, RidgeCV
     from sklearn.model_selection import KFold, cross_val_predict
+
     has = np.isfinite(pool.attributes[attribute])
-    if has.sum() < READABLE: raise BadInput(f'{int(has.sum())} pictures have a value of {attribute}; a reading needs {READABLE}.')
-    x, y = unit(pool.embeddings, 'pool').numpy()[has].astype(float), np.column_stack([pool.attributes[attribute], shuffled(pool, attribute, shuffles, seed_name)])[has]
+    if has.sum() < READABLE:
+        raise BadInput(
+            f'{int(has.sum())} pictures have a value of {attribute}; a reading needs {READABLE}.'
+        )
+    x, y = (
+        unit(pool.embeddings, 'pool').numpy()[has].astype(float),
+        np.column_stack(
+            [pool.attributes[attribute], shuffled(pool, attribute, shuffles, seed_name)]
+        )[has],
+    )
     groups = pool.labels[has] if within_class else np.full(len(y), None)
-    centres = {c: (x[groups == c].mean(0), y[groups == c, 0].mean()) for c in dict.fromkeys(groups)}
-    x, y = x - np.stack([centres[c][0] for c in groups]), y - np.array([centres[c][1] for c in groups])[:, None]
+    centres = {
+        c: (x[groups == c].mean(0), y[groups == c, 0].mean())
+        for c in dict.fromkeys(groups)
+    }
+    x, y = (
+        x - np.stack([centres[c][0] for c in groups]),
+        y - np.array([centres[c][1] for c in groups])[:, None],
+    )
     ridge = RidgeCV(np.logspace(-4, 3, 15))
-    told, strength = cross_val_predict(ridge, x, y[:, 0], cv=KFold(5, shuffle=True, random_state=0)), ridge.fit(x, y[:, 0]).alpha_
-    return Reader(Ridge(strength, fit_intercept=False).fit(x, y).coef_.T.reshape(x.shape[1], -1), centres, np.stack([told, y[:, 0]], 1))
+    told, strength = (
+        cross_val_predict(ridge, x, y[:, 0], cv=KFold(5, shuffle=True, random_state=0)),
+        ridge.fit(x, y[:, 0]).alpha_,
+    )
+    return Reader(
+        Ridge(strength, fit_intercept=False).fit(x, y).coef_.T.reshape(x.shape[1], -1),
+        centres,
+        np.stack([told, y[:, 0]], 1),
+    )
 
 # %% ../nbs/46_manipulation.ipynb #a1113a22
-NEUTRAL = dict(gain=0., pitch=0., speed=1.)   # where an edit changes nothing
+NEUTRAL = dict(gain=0.0, pitch=0.0, speed=1.0)  # where an edit changes nothing
 
+# %% ../nbs/46_manipulation.ipynb #99cd1c91
 @dataclass
 class Yardstick:
     "What edited sounds are held against."
-    pictures: torch.Tensor   # [N, D] the clips' own
-    labels: np.ndarray       # [N]
+
+    pictures: torch.Tensor  # [N, D] the clips' own
+    labels: np.ndarray  # [N]
     pool: Pool
-    k: int                   # pictures retrieved
-    within_class: bool       # retrieved and read within the clip's own class
-    shuffles: int            # measures of nothing, for comparison
+    k: int  # pictures retrieved
+    within_class: bool  # retrieved and read within the clip's own class
+    shuffles: int  # measures of nothing, for comparison
     seed_name: tuple
-    draw: object             # None, or (points [V, N, D], edit, values) -> [V, N, A]: attributes, in the pool's order, of pictures drawn from these points
+    draw: object  # None, or (points [V, N, D], edit, values) -> [V, N, A]: attributes, in the pool's order, of pictures drawn from these points
 
     def __post_init__(self):
-        wide = [a for a, v in self.pool.attributes.items() if np.isfinite(v).sum() >= READABLE]
-        self.readers = {a: fit_reader(self.pool, a, self.within_class, self.shuffles, self.seed_name) for a in wide}
+        wide = [
+            a
+            for a, v in self.pool.attributes.items()
+            if np.isfinite(v).sum() >= READABLE
+        ]
+        self.readers = {
+            a: fit_reader(
+                self.pool, a, self.within_class, self.shuffles, self.seed_name
+            )
+            for a in wide
+        }
 
     def answers(self, embeddings) -> dict:
         "retrieved_* and read_* of every attribute: [V, N, D] -> name: [V, N, 1 + shuffles], the true measure first."
         out = {}
         for a, v in self.pool.attributes.items():
-            values = np.column_stack([v, shuffled(self.pool, a, self.shuffles, self.seed_name)])
-            out[f'retrieved_{a}'] = retrieved_values(embeddings, self.labels, self.pool, values, self.k, self.within_class)
-        return out | {f'read_{a}': r.read(embeddings, self.labels) for a, r in self.readers.items()}
+            values = np.column_stack(
+                [v, shuffled(self.pool, a, self.shuffles, self.seed_name)]
+            )
+            out[f'retrieved_{a}'] = retrieved_values(
+                embeddings, self.labels, self.pool, values, self.k, self.within_class
+            )
+        return out | {
+            f'read_{a}': r.read(embeddings, self.labels)
+            for a, r in self.readers.items()
+        }
 
 # %% ../nbs/46_manipulation.ipynb #ecea9d21
 @patch
-def drawn(self:Yardstick, embeddings, edit:str, values) -> dict:
+def drawn(self: Yardstick, embeddings, edit: str, values) -> dict:
     "drawn_*: attributes of pictures drawn from every point, [V, N, 1]; NaN where the pool's class has none. Raises `BadInput` where `draw` gives something else."
-    if self.draw is None: return {}
+    if self.draw is None:
+        return {}
     names, (v, n) = list(self.pool.attributes), embeddings.shape[:2]
     seen = np.asarray(self.draw(embeddings, edit, values), float)
-    if seen.shape != (v, n, len(names)): raise BadInput(f'draw measured {seen.shape}; it must give {(v, n, len(names))}: one row a point, one column for each of {", ".join(names)}.')
-    has = {a: [np.isfinite(self.pool.attributes[a][self.pool.labels == c]).any() or not self.within_class for c in self.labels] for a in names}
-    return {f'drawn_{a}': np.where(has[a], seen[..., i], np.nan)[..., None] for i, a in enumerate(names)}
+    if seen.shape != (v, n, len(names)):
+        raise BadInput(
+            f'draw measured {seen.shape}; it must give {(v, n, len(names))}: one row a point, one column for each of {", ".join(names)}.'
+        )
+    has = {
+        a: [
+            np.isfinite(self.pool.attributes[a][self.pool.labels == c]).any()
+            or not self.within_class
+            for c in self.labels
+        ]
+        for a in names
+    }
+    return {
+        f'drawn_{a}': np.where(has[a], seen[..., i], np.nan)[..., None]
+        for i, a in enumerate(names)
+    }
 
+# %% ../nbs/46_manipulation.ipynb #edf3a025
 @patch
-def measure(self:Yardstick,
-    embeddings,              # [V, N, D]
-    edit:str,
-    values,                  # V numbers
-) -> dict:                   # name -> [V, N, 1 + chance]: drift, match, mrr, retrieved_*, read_*, drawn_*
+def measure(
+    self: Yardstick,
+    embeddings,  # [V, N, D]
+    edit: str,
+    values,  # V numbers
+) -> (
+    dict
+):  # name -> [V, N, 1 + chance]: drift, match, mrr, retrieved_*, read_*, drawn_*
     "Everything that follows from one edit."
-    plain = dict(drift=similarity(embeddings, embeddings[values.index(NEUTRAL[edit])]), match=similarity(embeddings, self.pictures), mrr=reciprocal_ranks(embeddings, self.pictures))
-    return {k: x[..., None] for k, x in plain.items()} | self.answers(embeddings) | self.drawn(embeddings, edit, values)
+    plain = dict(
+        drift=similarity(embeddings, embeddings[values.index(NEUTRAL[edit])]),
+        match=similarity(embeddings, self.pictures),
+        mrr=reciprocal_ranks(embeddings, self.pictures),
+    )
+    return (
+        {k: x[..., None] for k, x in plain.items()}
+        | self.answers(embeddings)
+        | self.drawn(embeddings, edit, values)
+    )
 
 # %% ../nbs/46_manipulation.ipynb #2e38610b
-def as_rows(edit:str, values, measure:str, x, resamples:int, seed_name) -> list[dict]:
+def as_rows(
+    edit: str, values, measure: str, x, resamples: int, seed_name
+) -> list[dict]:
     "Rows of the study's frame for one measure [V, N]; none where no clip has it."
     x = x[:, np.isfinite(x).all(0)]
-    if not x.size: return []
+    if not x.size:
+        return []
     found = zip(values, *bootstrap(x.T, resamples, seed_name))
-    return [dict(edit=edit, value=v, measure=measure, mean=float(m), low=float(a), high=float(b), n=x.shape[1]) for v, m, a, b in found]
+    return [
+        dict(
+            edit=edit,
+            value=v,
+            measure=measure,
+            mean=float(m),
+            low=float(a),
+            high=float(b),
+            n=x.shape[1],
+        )
+        for v, m, a, b in found
+    ]
 
+# %% ../nbs/46_manipulation.ipynb #5bd273fa
 def study(
-    tower,                   # an audio tower
-    clips,                   # N float32 arrays at 16 kHz
-    pictures,                # [N, D] embeddings of the clips' own pictures
-    labels,                  # [N] class names
-    pool:Pool,               # pictures with known attributes; better not the clips' own
-    params:StudyParams,
-    seed:int=0,              # of bootstrap and shuffles
-    k:int=5, within_class:bool=True, shuffles:int=200,
-    draw=None,               # see `Yardstick`
-    batch:int=32,            # windows run at once
-) -> tuple:                  # frame (edit, value, measure, mean, low, high, n), {edit/measure: `correlation_with`, pool/read_*: `Reader.quality`}
+    tower,  # an audio tower
+    clips,  # N float32 arrays at 16 kHz
+    pictures,  # [N, D] embeddings of the clips' own pictures
+    labels,  # [N] class names
+    pool: Pool,  # pictures with known attributes; better not the clips' own
+    params: StudyParams,
+    seed: int = 0,  # of bootstrap and shuffles
+    k: int = 5,
+    within_class: bool = True,
+    shuffles: int = 200,
+    draw=None,  # see `Yardstick`
+    batch: int = 32,  # windows run at once
+) -> tuple:  # frame (edit, value, measure, mean, low, high, n), {edit/measure: `correlation_with`, pool/read_*: `Reader.quality`}
     "Volume, pitch and speed: what follows from each. Raises `BadInput`."
     clips, rows, name = list(clips), [], ('study', seed)
-    beside = Yardstick(pictures, np.asarray(labels), pool, k, within_class, shuffles, name, draw)
-    rhos = {f'pool/read_{a}': r.quality(params.resamples, name) for a, r in beside.readers.items()}
-    for edit, asked in (('gain', params.gains), ('pitch', params.pitches), ('speed', params.speeds)):
+    beside = Yardstick(
+        pictures, np.asarray(labels), pool, k, within_class, shuffles, name, draw
+    )
+    rhos = {
+        f'pool/read_{a}': r.quality(params.resamples, name)
+        for a, r in beside.readers.items()
+    }
+    for edit, asked in (
+        ('gain', params.gains),
+        ('pitch', params.pitches),
+        ('speed', params.speeds),
+    ):
         values = sorted({*map(float, asked), NEUTRAL[edit]})
         e, cut = sweep(tower, clips, edit, values, batch)
-        for measure, x in (dict(clipped=cut[..., None]) | beside.measure(e, edit, values)).items():
+        for measure, x in (
+            dict(clipped=cut[..., None]) | beside.measure(e, edit, values)
+        ).items():
             rows += as_rows(edit, values, measure, x[..., 0], params.resamples, name)
-            if '_' in measure and len(values) > 1 and np.isfinite(x[..., 0]).all(0).any():
-                rhos[f'{edit}/{measure}'] = correlation_with(values, x[..., 0], params.resamples, name, x[..., 1:] if x.shape[-1] > 1 else None)
+            if (
+                '_' in measure
+                and len(values) > 1
+                and np.isfinite(x[..., 0]).all(0).any()
+            ):
+                rhos[f'{edit}/{measure}'] = correlation_with(
+                    values,
+                    x[..., 0],
+                    params.resamples,
+                    name,
+                    x[..., 1:] if x.shape[-1] > 1 else None,
+                )
     return pd.DataFrame(rows), rhos

@@ -13,7 +13,6 @@ __all__ = ['SAMPLE_RATE', 'MEMBER', 'BLOCK', 'CONTAINERS', 'WHOLE_ENOUGH', 'FRAM
 # %% ../nbs/01_media.ipynb #76a29df8
 import io, math, os, re, struct, warnings
 from pathlib import Path
-
 import numpy as np
 import soundfile as sf
 import soxr
@@ -22,180 +21,281 @@ import soxr
 from .core import BadFile, BadInput
 
 # %% ../nbs/01_media.ipynb #0fab785f
-SAMPLE_RATE = 16000   # Hz: what WavLM hears
+SAMPLE_RATE = 16000  # Hz: what WavLM hears
 
 # %% ../nbs/01_media.ipynb #57fe7440
 def existing(
-    path,     # of a file
+    path,  # of a file
 ) -> Path:
     "The path, if something is there to read. Raises `BadFile`."
     path = Path(path)
-    if not path.exists(): raise BadFile(path, 'the file does not exist.')
-    if not path.is_file(): raise BadFile(path, 'this is a folder or a device, not a file.')
-    if not path.stat().st_size: raise BadFile(path, 'the file is empty (0 bytes); copy it again.')
-    if not os.access(path, os.R_OK): raise BadFile(path, 'there is no permission to read it; change it with chmod.')
+    if not path.exists():
+        raise BadFile(path, 'the file does not exist.')
+    if not path.is_file():
+        raise BadFile(path, 'this is a folder or a device, not a file.')
+    if not path.stat().st_size:
+        raise BadFile(path, 'the file is empty (0 bytes); copy it again.')
+    if not os.access(path, os.R_OK):
+        raise BadFile(path, 'there is no permission to read it; change it with chmod.')
     return path
 
-MEMBER = re.compile(r'(.+\.tar)@(\d+)\+(\d+)::.+', re.S)   # TAR@OFFSET+SIZE::NAME
+# %% ../nbs/01_media.ipynb #e745b28e
+MEMBER = re.compile(r'(.+\.tar)@(\d+)\+(\d+)::.+', re.S)  # TAR@OFFSET+SIZE::NAME
 
+# %% ../nbs/01_media.ipynb #11fdceda
 def content(
-    path,     # of a file, or of a member of a tar
-):            # the path, or the member's bytes in memory
+    path,  # of a file, or of a member of a tar
+):  # the path, or the member's bytes in memory
     "What a decoder opens. Raises `BadFile`."
     m = MEMBER.fullmatch(str(path))
-    if m is None: return existing(path)
+    if m is None:
+        return existing(path)
     with open(existing(m[1]), 'rb') as f:
-        f.seek(int(m[2])); data = f.read(int(m[3]))
-    if len(data) < int(m[3]): raise BadFile(path, 'the tar ends inside it; copy the tar again.')
-    if not data: raise BadFile(path, 'it is empty (0 bytes).')
+        f.seek(int(m[2]))
+        data = f.read(int(m[3]))
+    if len(data) < int(m[3]):
+        raise BadFile(path, 'the tar ends inside it; copy the tar again.')
+    if not data:
+        raise BadFile(path, 'it is empty (0 bytes).')
     return io.BytesIO(data)
 
 # %% ../nbs/01_media.ipynb #ae798cdb
 def wav_promise(
     path,
-) -> int | None:   # samples per channel; None: not a RIFF wav, or no promise made
+) -> int | None:  # samples per channel; None: not a RIFF wav, or no promise made
     "How many samples a wav file's header promises."
     x = content(path)
     with open(x, 'rb') if isinstance(x, Path) else x as f:
         head = f.read(12)
-        if head[:4] != b'RIFF' or head[8:] != b'WAVE': return None
+        if head[:4] != b'RIFF' or head[8:] != b'WAVE':
+            return None
         kind = align = 0
         while len(chunk := f.read(8)) == 8:
             name, size = chunk[:4], struct.unpack('<I', chunk[4:])[0]
-            if name == b'data': return size//align if align and kind in (1, 3, 0xFFFE) and 0 < size < 2**32 - 1 else None   # PCM, float, extensible
+            if name == b'data':
+                return (
+                    size // align
+                    if align and kind in (1, 3, 0xFFFE) and 0 < size < 2**32 - 1
+                    else None
+                )  # PCM, float, extensible
             body = f.read(16) if name == b'fmt ' else b''
-            if len(body) == 16: kind, align = struct.unpack('<H10xH', body[:14])
+            if len(body) == 16:
+                kind, align = struct.unpack('<H10xH', body[:14])
             f.seek(size + size % 2 - len(body), io.SEEK_CUR)
     return None
 
 # %% ../nbs/01_media.ipynb #832965ad
-BLOCK = 1024   # samples read at once; a damaged block is lost whole
+BLOCK = 1024  # samples read at once; a damaged block is lost whole
 
-def soundfile_blocks(path:Path, max_seconds:float):
+# %% ../nbs/01_media.ipynb #80bdbd42
+def soundfile_blocks(path: Path, max_seconds: float):
     "First the rate and the promised count, then samples [n] block by block: by libsndfile."
     x = content(path)
-    with sf.SoundFile(os.fsencode(x) if isinstance(x, Path) else x) as f:     # names need not be UTF-8
+    with sf.SoundFile(
+        os.fsencode(x) if isinstance(x, Path) else x
+    ) as f:  # names need not be UTF-8
         most, got = sample_limit(path, f.samplerate, max_seconds), 0
         yield f.samplerate, wav_promise(path) or f.frames
         try:
-            while got < most and len(block := f.read(min(BLOCK, most - got), dtype='float32', always_2d=True)):
+            while got < most and len(
+                block := f.read(min(BLOCK, most - got), dtype='float32', always_2d=True)
+            ):
                 got += len(block)
                 yield block.mean(1)
-        except sf.LibsndfileError: pass    # damaged from here on: what was read counts
+        except sf.LibsndfileError:
+            pass  # damaged from here on: what was read counts
 
-def sample_limit(path, rate:float, max_seconds:float) -> int:
+# %% ../nbs/01_media.ipynb #d3807836
+def sample_limit(path, rate: float, max_seconds: float) -> int:
     "How many samples at `rate` make `max_seconds`, and a little for the filter's tail. Raises `BadFile` for a rate no sound has."
-    if not 1000 <= rate <= 768000: raise BadFile(path, f'a sample rate of {rate:g} Hz; sounds between 1 and 768 kHz can be read.')
-    return math.ceil(min(max_seconds, 1e6)*rate + rate/10)
+    if not 1000 <= rate <= 768000:
+        raise BadFile(
+            path,
+            f'a sample rate of {rate:g} Hz; sounds between 1 and 768 kHz can be read.',
+        )
+    return math.ceil(min(max_seconds, 1e6) * rate + rate / 10)
 
 # %% ../nbs/01_media.ipynb #968dd74a
 CONTAINERS = 'aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv'
 
-def open_media(path:Path):
+# %% ../nbs/01_media.ipynb #5db67ae1
+def open_media(path: Path):
     "An ffmpeg container. Raises `BadFile`."
     import av
-    x = content(path)
-    try: return av.open(str(x.resolve()) if isinstance(x, Path) else x, metadata_errors='ignore', options=dict(format_whitelist=CONTAINERS, protocol_whitelist='file'))
-    except (av.FFmpegError, OSError, ValueError): raise BadFile(path, 'neither libsndfile nor ffmpeg can read it: it is damaged, or not a media file whatever its name says.') from None
 
-def known(tracks, path, what:str, stream:str):
+    x = content(path)
+    try:
+        return av.open(
+            str(x.resolve()) if isinstance(x, Path) else x,
+            metadata_errors='ignore',
+            options=dict(format_whitelist=CONTAINERS, protocol_whitelist='file'),
+        )
+    except (av.FFmpegError, OSError, ValueError):
+        raise BadFile(
+            path,
+            'neither libsndfile nor ffmpeg can read it: it is damaged, or not a media file whatever its name says.',
+        ) from None
+
+# %% ../nbs/01_media.ipynb #5f9d5266
+def known(tracks, path, what: str, stream: str):
     "The first of the tracks. Raises `BadFile` when there is none, or none that ffmpeg can decode."
-    if not tracks: raise BadFile(path, f'there is no {what} in it (no {stream} stream).')
-    if tracks[0].codec_context is None: raise BadFile(path, f'its {what} is coded in a way that ffmpeg does not know; convert it.')
+    if not tracks:
+        raise BadFile(path, f'there is no {what} in it (no {stream} stream).')
+    if tracks[0].codec_context is None:
+        raise BadFile(
+            path, f'its {what} is coded in a way that ffmpeg does not know; convert it.'
+        )
     return tracks[0]
 
+# %% ../nbs/01_media.ipynb #5a175b60
 def decoded(container, track):
     "Frames of one track; damaged packets are left out."
     import av
+
     packets = container.demux(track)
     while True:
-        try: packet = next(packets)
-        except (StopIteration, av.FFmpegError): return
-        try: yield from packet.decode()
-        except av.FFmpegError: continue
+        try:
+            packet = next(packets)
+        except (StopIteration, av.FFmpegError):
+            return
+        try:
+            yield from packet.decode()
+        except av.FFmpegError:
+            continue
 
 # %% ../nbs/01_media.ipynb #8a09d81e
-def av_blocks(path:Path, max_seconds:float):
+def av_blocks(path: Path, max_seconds: float):
     "The same for the first sound track, by ffmpeg."
     import av
+
     with open_media(path) as c:
-        track, plain, got = known(c.streams.audio, path, 'sound', 'audio'), av.AudioResampler(format='fltp'), 0
+        track, plain, got = (
+            known(c.streams.audio, path, 'sound', 'audio'),
+            av.AudioResampler(format='fltp'),
+            0,
+        )
         rate = track.rate or 0
         most = sample_limit(path, rate, max_seconds)
-        yield rate, int(track.duration*track.time_base*rate) if track.duration else 0
+        yield (
+            rate,
+            int(track.duration * track.time_base * rate) if track.duration else 0,
+        )
         for frame in decoded(c, track):
             for f in plain.resample(frame):
-                yield f.to_ndarray().mean(0)[:most - got]
+                yield f.to_ndarray().mean(0)[: most - got]
                 got += f.samples
-            if got >= most: return
+            if got >= most:
+                return
 
 # %% ../nbs/01_media.ipynb #f9d0eb5c
 def resampled(
-    name,        # of the sound, for messages
-    blocks,      # of samples [n] float32
-    rate,        # Hz
-):               # blocks [m] float32
+    name,  # of the sound, for messages
+    blocks,  # of samples [n] float32
+    rate,  # Hz
+):  # blocks [m] float32
     "Bring samples to 16 kHz, block by block. Raises `BadFile` for samples that are no numbers, and for none at all."
     same, n, made, first = rate == SAMPLE_RATE, 0, 0, None
-    change = None if same else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype='float32', quality='HQ').resample_chunk
+    change = (
+        None
+        if same
+        else soxr.ResampleStream(
+            rate, SAMPLE_RATE, 1, dtype='float32', quality='HQ'
+        ).resample_chunk
+    )
     for x in blocks:
-        if not np.isfinite(x).all(): raise BadFile(name, f'samples that are NaN or infinite, {(n + np.flatnonzero(~np.isfinite(x))[0])/rate:.2f} s from the start.')
+        if not np.isfinite(x).all():
+            raise BadFile(
+                name,
+                f'samples that are NaN or infinite, {(n + np.flatnonzero(~np.isfinite(x))[0]) / rate:.2f} s from the start.',
+            )
         y = x if same else change(x)
         first, n, made = x[:1] if first is None else first, n + len(x), made + len(y)
-        if len(y): yield y
-    if not n: raise BadFile(name, 'there is not a single sample in it.')
-    want = max(1, round(n*SAMPLE_RATE/rate)) - made
+        if len(y):
+            yield y
+    if not n:
+        raise BadFile(name, 'there is not a single sample in it.')
+    want = max(1, round(n * SAMPLE_RATE / rate)) - made
     y = x[:0] if same else change(x[:0], last=True)
-    if not made + len(y): y = first      # a sound of less than one new sample
+    if not made + len(y):
+        y = first  # a sound of less than one new sample
     yield np.pad(y[:want], (0, max(0, want - len(y))))
 
+# %% ../nbs/01_media.ipynb #84ea1b12
 def resample(
-    x,           # [n] float32
-    rate,        # Hz
-) -> np.ndarray: # [round(n * 16000 / rate), at least 1] float32
+    x,  # [n] float32
+    rate,  # Hz
+) -> np.ndarray:  # [round(n * 16000 / rate), at least 1] float32
     "The same at once, to the same bits."
     return np.concatenate(list(resampled('array', [np.asarray(x, np.float32)], rate)))
 
 # %% ../nbs/01_media.ipynb #ee4fa8c6
-_CENTRE = {np.dtype(np.uint8): (128, 128), np.dtype(np.int16): (0, 2**15), np.dtype(np.int32): (0, 2**31)}   # zero, full scale
+_CENTRE = {
+    np.dtype(np.uint8): (128, 128),
+    np.dtype(np.int16): (0, 2**15),
+    np.dtype(np.int32): (0, 2**31),
+}  # zero, full scale
 
+# %% ../nbs/01_media.ipynb #7974cdeb
 def mono(
-    array,         # [n], [channels, n] or [n, channels]; float, or int16, int32, uint8
-) -> np.ndarray:   # [n] float32
+    array,  # [n], [channels, n] or [n, channels]; float, or int16, int32, uint8
+) -> np.ndarray:  # [n] float32
     "One channel of floats from an array. Raises `BadFile` where the layout or type is ambiguous."
     a = np.asarray(array)
-    if a.dtype in _CENTRE: a = (a.astype(np.float64) - _CENTRE[a.dtype][0])/_CENTRE[a.dtype][1]
-    elif a.dtype.kind != 'f': raise BadFile('array', f'samples of type {a.dtype} have no known full scale; give float in -1..1, int16, int32 or uint8.')
-    if a.ndim == 1: return a.astype(np.float32)
-    if a.ndim != 2: raise BadFile('array', f'shape {a.shape}; one sound is [n], [channels, n] or [n, channels].')
+    if a.dtype in _CENTRE:
+        a = (a.astype(np.float64) - _CENTRE[a.dtype][0]) / _CENTRE[a.dtype][1]
+    elif a.dtype.kind != 'f':
+        raise BadFile(
+            'array',
+            f'samples of type {a.dtype} have no known full scale; give float in -1..1, int16, int32 or uint8.',
+        )
+    if a.ndim == 1:
+        return a.astype(np.float32)
+    if a.ndim != 2:
+        raise BadFile(
+            'array',
+            f'shape {a.shape}; one sound is [n], [channels, n] or [n, channels].',
+        )
     few, many = sorted(a.shape)
-    if few > 1 and (few > 32 or many <= 32): raise BadFile('array', f'shape {a.shape} does not say which axis is channels; average them first.')
+    if few > 1 and (few > 32 or many <= 32):
+        raise BadFile(
+            'array',
+            f'shape {a.shape} does not say which axis is channels; average them first.',
+        )
     return a.mean(int(np.argmin(a.shape)) if few != many else 0).astype(np.float32)
 
 # %% ../nbs/01_media.ipynb #1e0f9e23
 def load_audio(
-    source,                 # file, or array [n], [channels, n], [n, channels]
-    sample_rate=None,       # Hz, of an array; a file brings its own
-    max_seconds=None,       # read no more than this
-) -> np.ndarray:            # [n] float32, n >= 1
+    source,  # file, or array [n], [channels, n], [n, channels]
+    sample_rate=None,  # Hz, of an array; a file brings its own
+    max_seconds=None,  # read no more than this
+) -> np.ndarray:  # [n] float32, n >= 1
     "One channel at 16 kHz. Raises `BadFile` when there is nothing whole to hear."
     limit = max_seconds or math.inf
-    if isinstance(source, (str, Path)): y = np.concatenate(list(stream_audio(source, limit)))
+    if isinstance(source, (str, Path)):
+        y = np.concatenate(list(stream_audio(source, limit)))
     else:
-        if sample_rate is None: raise BadInput('An array does not say how fast it was sampled; give sample_rate= in Hz.')
+        if sample_rate is None:
+            raise BadInput(
+                'An array does not say how fast it was sampled; give sample_rate= in Hz.'
+            )
         most = sample_limit('array', sample_rate, limit)
-        x = mono(source.detach().cpu().numpy() if hasattr(source, 'detach') else source)[:most]
+        x = mono(
+            source.detach().cpu().numpy() if hasattr(source, 'detach') else source
+        )[:most]
         y = resample(x, sample_rate)
-    return y if max_seconds is None else y[:max(1, round(max_seconds*SAMPLE_RATE))]
+    return y if max_seconds is None else y[: max(1, round(max_seconds * SAMPLE_RATE))]
 
 # %% ../nbs/01_media.ipynb #222aed5e
-WHOLE_ENOUGH = 0.5   # share of a file that must be readable
+WHOLE_ENOUGH = 0.5  # share of a file that must be readable
 
-def read_blocks(path:Path, limit:float=math.inf):
+# %% ../nbs/01_media.ipynb #5283c306
+def read_blocks(path: Path, limit: float = math.inf):
     "First the file's own rate, then samples [n] block by block: by libsndfile where it can, else by ffmpeg."
     blocks = soundfile_blocks(path, limit)
-    try: (rate, promised), x = next(blocks), next(blocks, None)
-    except (sf.LibsndfileError, TypeError): x = None
+    try:
+        (rate, promised), x = next(blocks), next(blocks, None)
+    except (sf.LibsndfileError, TypeError):
+        x = None
     if x is None:
         blocks = av_blocks(path, limit)
         (rate, promised), x = next(blocks), next(blocks, None)
@@ -205,13 +305,17 @@ def read_blocks(path:Path, limit:float=math.inf):
         got += len(x)
         yield x
         x = next(blocks, None)
-    if got < WHOLE_ENOUGH*min(promised, sample_limit(path, rate, limit)):
-        raise BadFile(path, f'cut short: {promised/rate:.2f} s promised, {got/rate:.2f} s found; copy the file again.')
+    if got < WHOLE_ENOUGH * min(promised, sample_limit(path, rate, limit)):
+        raise BadFile(
+            path,
+            f'cut short: {promised / rate:.2f} s promised, {got / rate:.2f} s found; copy the file again.',
+        )
 
+# %% ../nbs/01_media.ipynb #d6fb89ca
 def stream_audio(
-    path,                    # of a file
-    max_seconds=math.inf,    # read little more than this
-):                           # blocks [n] float32; one after the other what `load_audio` gives at once
+    path,  # of a file
+    max_seconds=math.inf,  # read little more than this
+):  # blocks [n] float32; one after the other what `load_audio` gives at once
     "One channel at 16 kHz of a file of any length. Raises `BadFile`, perhaps after the last block only."
     blocks = read_blocks(Path(path), max_seconds)
     yield from resampled(path, blocks, next(blocks))
@@ -219,110 +323,153 @@ def stream_audio(
 # %% ../nbs/01_media.ipynb #be8e8ddc
 def probe_audio(
     path,
-) -> dict:   # rate (Hz), channels, seconds, format
+) -> dict:  # rate (Hz), channels, seconds, format
     "What a sound file says of itself, without decoding it. Raises `BadFile`."
     x = content(path)
     try:
         i = sf.info(x)
-        if i.frames: return dict(rate=i.samplerate, channels=i.channels, seconds=i.frames/i.samplerate, format=f'{i.format} {i.subtype}')
-    except (sf.LibsndfileError, TypeError): pass
+        if i.frames:
+            return dict(
+                rate=i.samplerate,
+                channels=i.channels,
+                seconds=i.frames / i.samplerate,
+                format=f'{i.format} {i.subtype}',
+            )
+    except (sf.LibsndfileError, TypeError):
+        pass
     with open_media(Path(path)) as c:
         s = known(c.streams.audio, path, 'sound', 'audio')
-        seconds = float(s.duration*s.time_base) if s.duration else (c.duration or 0)/1e6
-        return dict(rate=s.rate, channels=s.channels, seconds=seconds, format=f'{c.format.name} {s.codec_context.name}')
+        seconds = (
+            float(s.duration * s.time_base) if s.duration else (c.duration or 0) / 1e6
+        )
+        return dict(
+            rate=s.rate,
+            channels=s.channels,
+            seconds=seconds,
+            format=f'{c.format.name} {s.codec_context.name}',
+        )
 
 # %% ../nbs/01_media.ipynb #b6918507
 def windows(
-    n:int,         # samples in the clip
-    window:int,    # samples in a window
-) -> np.ndarray:   # [W, 2] int64: start and stop of each
+    n: int,  # samples in the clip
+    window: int,  # samples in a window
+) -> np.ndarray:  # [W, 2] int64: start and stop of each
     "Where the windows of a clip lie."
     start = np.arange(0, max(1, n - window + 1), window)
-    if n > window and start[-1] + window < n: start = np.append(start, n - window)
+    if n > window and start[-1] + window < n:
+        start = np.append(start, n - window)
     return np.stack([start, np.minimum(start + window, n)], 1)
 
+# %% ../nbs/01_media.ipynb #86225d81
 def window_weights(
-    n:int,
-    window:int,
-) -> np.ndarray:   # [W] int64, adding up to n
+    n: int,
+    window: int,
+) -> np.ndarray:  # [W] int64, adding up to n
     "How many samples each window adds to those before it."
     stop = windows(n, window)[:, 1]
     return np.diff(stop, prepend=0)
 
 # %% ../nbs/01_media.ipynb #cf0e3e35
 def rms_dbfs(
-    x,                  # [n]
-    floor:float=-120.,
-) -> float:             # dB re full scale: a full-scale square wave is 0, a sine -3
+    x,  # [n]
+    floor: float = -120.0,
+) -> float:  # dB re full scale: a full-scale square wave is 0, a sine -3
     "Root mean square level."
     power = float(np.mean(np.square(x, dtype=np.float64)))
-    return max(floor, 10*math.log10(power)) if power > 0 else floor
+    return max(floor, 10 * math.log10(power)) if power > 0 else floor
 
+# %% ../nbs/01_media.ipynb #90735801
 def loudness(
-    x,              # [n] at 16 kHz
-) -> float:         # LUFS, at least -70
+    x,  # [n] at 16 kHz
+) -> float:  # LUFS, at least -70
     "Integrated loudness, ITU-R BS.1770-4."
     import torch, torchaudio.functional as F
-    block = round(0.4*SAMPLE_RATE)
+
+    block = round(0.4 * SAMPLE_RATE)
     wave, n = torch.as_tensor(np.asarray(x, np.float32)), len(x)
-    down = max(1., 4*float(wave.abs().max()))
-    if n < block: wave = torch.nn.functional.pad(wave, (0, block - n))
-    value = float(F.loudness(wave[None]/down, SAMPLE_RATE)) + 20*math.log10(down)
-    return max(-70., value + 10*math.log10(max(block, n)/n)) if math.isfinite(value) else -70.
+    down = max(1.0, 4 * float(wave.abs().max()))
+    if n < block:
+        wave = torch.nn.functional.pad(wave, (0, block - n))
+    value = float(F.loudness(wave[None] / down, SAMPLE_RATE)) + 20 * math.log10(down)
+    return (
+        max(-70.0, value + 10 * math.log10(max(block, n) / n))
+        if math.isfinite(value)
+        else -70.0
+    )
 
 # %% ../nbs/01_media.ipynb #b0fc6abb
 def wave(
-    x,               # [n]
-) -> np.ndarray:     # [n] float32
+    x,  # [n]
+) -> np.ndarray:  # [n] float32
     "Samples that can be edited. Raises `BadInput` where they are not one row of finite numbers."
     x = np.asarray(x)
-    if x.ndim != 1 or not len(x): raise BadInput(f'A sound is one row of samples, [n]; this one has shape {x.shape}. Open it with load_audio.')
-    if bad := int((~np.isfinite(x)).sum()): raise BadInput(f'{bad} of {len(x)} samples are NaN or infinite; open the sound with load_audio, which names such files.')
+    if x.ndim != 1 or not len(x):
+        raise BadInput(
+            f'A sound is one row of samples, [n]; this one has shape {x.shape}. Open it with load_audio.'
+        )
+    if bad := int((~np.isfinite(x)).sum()):
+        raise BadInput(
+            f'{bad} of {len(x)} samples are NaN or infinite; open the sound with load_audio, which names such files.'
+        )
     return x.astype(np.float32)
 
-def limited(value, low:float, high:float, what:str) -> float:
+# %% ../nbs/01_media.ipynb #53412ce3
+def limited(value, low: float, high: float, what: str) -> float:
     "The value, if it lies in low..high. Raises `BadInput`."
-    if not low <= value <= high: raise BadInput(f'{what} is {value:g}; it must lie between {low:g} and {high:g}.')
+    if not low <= value <= high:
+        raise BadInput(
+            f'{what} is {value:g}; it must lie between {low:g} and {high:g}.'
+        )
     return float(value)
 
 # %% ../nbs/01_media.ipynb #a58ec5eb
 def gain(
-    x,               # [n]
-    db:float,        # -120 .. 120
-    clip:bool=True,  # cut at full scale, as a 16-bit file would
-) -> tuple:          # [n] float32, share of samples beyond full scale
+    x,  # [n]
+    db: float,  # -120 .. 120
+    clip: bool = True,  # cut at full scale, as a 16-bit file would
+) -> tuple:  # [n] float32, share of samples beyond full scale
     "Change the level by `db`. Raises `BadInput`."
-    y = (wave(x)*10**(limited(db, -120, 120, 'The gain in dB')/20)).astype(np.float32)
+    y = (wave(x) * 10 ** (limited(db, -120, 120, 'The gain in dB') / 20)).astype(
+        np.float32
+    )
     share = float(np.mean(np.abs(y) > 1))
     return (np.clip(y, -1, 1) if clip else y), share
 
 # %% ../nbs/01_media.ipynb #093a41c6
 def pitch_shift(
-    x,                  # [n]
-    semitones:float,    # -36 .. 36
-) -> np.ndarray:        # [n] float32
+    x,  # [n]
+    semitones: float,  # -36 .. 36
+) -> np.ndarray:  # [n] float32
     "Raise or lower the pitch, keep the length. Raises `BadInput`."
     import librosa
+
     x, semitones = wave(x), limited(semitones, -36, 36, 'The pitch shift in semitones')
-    if not semitones: return x
-    n_fft = min(1024, 2**max(4, int(math.log2(max(16, len(x))))))
+    if not semitones:
+        return x
+    n_fft = min(1024, 2 ** max(4, int(math.log2(max(16, len(x))))))
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')      # clips shorter than a frame are padded
-        return librosa.effects.pitch_shift(x, sr=SAMPLE_RATE, n_steps=semitones, n_fft=n_fft)
+        warnings.simplefilter('ignore')  # clips shorter than a frame are padded
+        return librosa.effects.pitch_shift(
+            x, sr=SAMPLE_RATE, n_steps=semitones, n_fft=n_fft
+        )
 
+# %% ../nbs/01_media.ipynb #1db6761d
 def speed(
-    x,                      # [n]
-    factor:float,           # .1 .. 10: times as fast
-    keep_pitch:bool=False,  # stretch by a phase vocoder; False: as a tape would
-) -> np.ndarray:            # [n / factor, at least 1] float32
+    x,  # [n]
+    factor: float,  # .1 .. 10: times as fast
+    keep_pitch: bool = False,  # stretch by a phase vocoder; False: as a tape would
+) -> np.ndarray:  # [n / factor, at least 1] float32
     "Play faster or slower. Raises `BadInput`."
-    x, factor = wave(x), limited(factor, .1, 10, 'The speed')
-    if factor == 1: return x
-    return _stretched(x, factor) if keep_pitch else resample(x, SAMPLE_RATE*factor)
+    x, factor = wave(x), limited(factor, 0.1, 10, 'The speed')
+    if factor == 1:
+        return x
+    return _stretched(x, factor) if keep_pitch else resample(x, SAMPLE_RATE * factor)
 
+# %% ../nbs/01_media.ipynb #3f14b738
 def _stretched(x, factor):
     import librosa
-    n, frame = max(1, round(len(x)/factor)), 2**int(np.clip(np.log2(len(x)), 4, 10))
+
+    n, frame = max(1, round(len(x) / factor)), 2 ** int(np.clip(np.log2(len(x)), 4, 10))
     padded = np.pad(x, (0, max(0, frame - len(x))))
     y = librosa.effects.time_stretch(padded, rate=factor, n_fft=frame)[:n]
     return np.pad(y, (0, n - len(y))).astype(np.float32)
@@ -330,153 +477,257 @@ def _stretched(x, factor):
 # %% ../nbs/01_media.ipynb #1499a8ca
 def _butterworth(x, hz, kind):
     from scipy.signal import butter, sosfiltfilt
-    x, sos = wave(x), butter(4, limited(hz, 1, SAMPLE_RATE/2 - 1, f'The edge of a {kind}-pass in Hz'), kind, fs=SAMPLE_RATE, output='sos')
+
+    x, sos = (
+        wave(x),
+        butter(
+            4,
+            limited(hz, 1, SAMPLE_RATE / 2 - 1, f'The edge of a {kind}-pass in Hz'),
+            kind,
+            fs=SAMPLE_RATE,
+            output='sos',
+        ),
+    )
     return sosfiltfilt(sos, x, padlen=min(15, len(x) - 1)).astype(np.float32)
 
-def low_pass(x, hz:float) -> np.ndarray:
+# %% ../nbs/01_media.ipynb #4999b992
+def low_pass(x, hz: float) -> np.ndarray:
     "Keep what is below `hz`, 1 to 7999: [n] -> [n]. Raises `BadInput`."
     return _butterworth(x, hz, 'low')
 
-def high_pass(x, hz:float) -> np.ndarray:
+
+def high_pass(x, hz: float) -> np.ndarray:
     "Keep what is above `hz`, 1 to 7999: [n] -> [n]. Raises `BadInput`."
     return _butterworth(x, hz, 'high')
 
 # %% ../nbs/01_media.ipynb #16905dce
 def mix(
-    a,               # [n] the sound in front, its level kept
-    b,               # [m] the one behind
-    snr_db:float,    # level of a above b, -120 .. 120
-) -> np.ndarray:     # [max(n, m)] float32, not cut at full scale
+    a,  # [n] the sound in front, its level kept
+    b,  # [m] the one behind
+    snr_db: float,  # level of a above b, -120 .. 120
+) -> np.ndarray:  # [max(n, m)] float32, not cut at full scale
     "Put `b` under `a`, both from the beginning. Where either is silent there is no ratio, and `a` is what remains. Raises `BadInput`."
-    a, b, ratio = wave(a), wave(b), 10**(limited(snr_db, -120, 120, 'The ratio in dB')/10)
-    n, power = max(len(a), len(b)), lambda x: float(np.mean(np.square(x, dtype=np.float64)))
+    a, b, ratio = (
+        wave(a),
+        wave(b),
+        10 ** (limited(snr_db, -120, 120, 'The ratio in dB') / 10),
+    )
+    n, power = (
+        max(len(a), len(b)),
+        lambda x: float(np.mean(np.square(x, dtype=np.float64))),
+    )
     y = np.pad(a, (0, n - len(a)))
-    if power(a) and power(b): y[:len(b)] += b*np.float32(np.sqrt(power(a)/power(b)/ratio))
+    if power(a) and power(b):
+        y[: len(b)] += b * np.float32(np.sqrt(power(a) / power(b) / ratio))
     return y
 
 # %% ../nbs/01_media.ipynb #ae731de6
-FRAME, HOP = 400, 160   # samples: 25 ms every 10 ms
+FRAME, HOP = 400, 160  # samples: 25 ms every 10 ms
 
+# %% ../nbs/01_media.ipynb #7ca097ef
 def log_mel(
-    x,               # [n] at 16 kHz
-    mels:int=64,
-) -> np.ndarray:     # [1 + n // 160, mels] float32, dB
+    x,  # [n] at 16 kHz
+    mels: int = 64,
+) -> np.ndarray:  # [1 + n // 160, mels] float32, dB
     "Log-mel spectrogram, 0 to 8 kHz."
     import librosa
+
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')      # clips shorter than a frame are padded
-        power = librosa.feature.melspectrogram(y=np.asarray(x, np.float32), sr=SAMPLE_RATE, n_fft=1024, win_length=FRAME, hop_length=HOP, n_mels=mels, pad_mode='constant')
+        warnings.simplefilter('ignore')  # clips shorter than a frame are padded
+        power = librosa.feature.melspectrogram(
+            y=np.asarray(x, np.float32),
+            sr=SAMPLE_RATE,
+            n_fft=1024,
+            win_length=FRAME,
+            hop_length=HOP,
+            n_mels=mels,
+            pad_mode='constant',
+        )
     return librosa.power_to_db(power, ref=1.0, top_db=None).T.astype(np.float32)
 
+# %% ../nbs/01_media.ipynb #d31ab751
 def mfcc(
-    x,               # [n] at 16 kHz
-    coefficients:int=20,
-) -> np.ndarray:     # [1 + n // 160, coefficients] float32
+    x,  # [n] at 16 kHz
+    coefficients: int = 20,
+) -> np.ndarray:  # [1 + n // 160, coefficients] float32
     "Mel-frequency cepstral coefficients."
     import librosa
-    return librosa.feature.mfcc(S=log_mel(x).T, n_mfcc=coefficients).T.astype(np.float32)
+
+    return librosa.feature.mfcc(S=log_mel(x).T, n_mfcc=coefficients).T.astype(
+        np.float32
+    )
 
 # %% ../nbs/01_media.ipynb #a187007a
 def eight_bits(picture):
     "A 16- or 32-bit grey picture scaled to 8 bits, others as they are."
     from PIL import Image
-    if picture.mode[0] not in 'IF': return picture
-    a = np.asarray(picture).astype(np.float64)
-    full = 65535 if picture.mode.startswith('I') else max(1., float(np.nanmax(a)))
-    return Image.fromarray(np.clip(np.nan_to_num(a)/full*255, 0, 255).round().astype(np.uint8))
 
+    if picture.mode[0] not in 'IF':
+        return picture
+    a = np.asarray(picture).astype(np.float64)
+    full = 65535 if picture.mode.startswith('I') else max(1.0, float(np.nanmax(a)))
+    return Image.fromarray(
+        np.clip(np.nan_to_num(a) / full * 255, 0, 255).round().astype(np.uint8)
+    )
+
+# %% ../nbs/01_media.ipynb #00d95c94
 def flatten(picture):
     "Put transparent pictures on white, others as they are."
     from PIL import Image
-    if 'A' not in picture.getbands() and 'transparency' not in picture.info: return picture
+
+    if 'A' not in picture.getbands() and 'transparency' not in picture.info:
+        return picture
     picture = picture.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
 
+# %% ../nbs/01_media.ipynb #7f77c734
 def upright(picture):
     "Turn a photograph as its EXIF tag says; a broken tag is no reason to lose the picture."
     from PIL import ImageOps
-    try: return ImageOps.exif_transpose(picture)
-    except Exception: return picture
+
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:
+        return picture
 
 # %% ../nbs/01_media.ipynb #cb591077
-PICTURES = 'BMP DIB GIF JPEG PNG PPM TIFF WEBP'.split()   # Pillow's names; it hands other kinds to other programs
-PIXELS = 100_000_000                                      # larger pictures are refused before one of them is decoded
+PICTURES = (
+    'BMP DIB GIF JPEG PNG PPM TIFF WEBP'.split()
+)  # Pillow's names; it hands other kinds to other programs
 
+PIXELS = 100_000_000  # larger pictures are refused before one of them is decoded
+
+# %% ../nbs/01_media.ipynb #14938a12
 def load_picture(
     path,
-    mode:str='RGB',
-    max_pixels:int=PIXELS,
-):                                # PIL picture
+    mode: str = 'RGB',
+    max_pixels: int = PIXELS,
+):  # PIL picture
     "Open a picture, upright, on white, 8 bits. Raises `BadFile`."
     from PIL import Image
+
     x = content(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')           # Pillow warns where we refuse
+            warnings.simplefilter('ignore')  # Pillow warns where we refuse
             with Image.open(x, formats=PICTURES) as p:
-                if (n := p.width*p.height) > max_pixels:
-                    raise BadFile(path, f'{p.width} x {p.height} pixels; at most {max_pixels/1e6:g} million are read. Make it smaller.')
+                if (n := p.width * p.height) > max_pixels:
+                    raise BadFile(
+                        path,
+                        f'{p.width} x {p.height} pixels; at most {max_pixels / 1e6:g} million are read. Make it smaller.',
+                    )
                 p.load()
                 return flatten(eight_bits(upright(p))).convert(mode)
-    except BadInput: raise
-    except Image.DecompressionBombError: raise BadFile(path, f'more than {max_pixels/1e6:g} million pixels. Make it smaller.') from None
-    except Image.UnidentifiedImageError: raise BadFile(path, 'not a picture, whatever its name says.') from None
-    except Exception as e: raise BadFile(path, f'a damaged picture ({e}).') from None   # decoders raise anything
+    except BadInput:
+        raise
+    except Image.DecompressionBombError:
+        raise BadFile(
+            path, f'more than {max_pixels / 1e6:g} million pixels. Make it smaller.'
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise BadFile(path, 'not a picture, whatever its name says.') from None
+    except Exception as e:
+        raise BadFile(
+            path, f'a damaged picture ({e}).'
+        ) from None  # decoders raise anything
 
 # %% ../nbs/01_media.ipynb #d22cd524
 def square(
-    picture,             # PIL picture
-    crop:int=480,        # side of the square cut from the middle, px; never more than the short side
-    size:int|None=None,  # side of the result, px; None: as cut
-):                       # PIL picture [side, side]
+    picture,  # PIL picture
+    crop: int = 480,  # side of the square cut from the middle, px; never more than the short side
+    size: int | None = None,  # side of the result, px; None: as cut
+):  # PIL picture [side, side]
     "Cut a square from the middle and bring it to `size`."
     from PIL import Image
+
     side = min(crop, *picture.size)
-    x, y = (picture.width - side)//2, (picture.height - side)//2
+    x, y = (picture.width - side) // 2, (picture.height - side) // 2
     picture = picture.crop((x, y, x + side, y + side))
-    return picture if size in (None, side) else picture.resize((size, size), Image.Resampling.BICUBIC)
+    return (
+        picture
+        if size in (None, side)
+        else picture.resize((size, size), Image.Resampling.BICUBIC)
+    )
 
 # %% ../nbs/01_media.ipynb #d35e2aa6
 def film(container, path):
     "The first video track that is not a cover picture. Raises `BadFile`."
     import av
+
     cover = av.stream.Disposition.attached_pic
-    v = known([v for v in container.streams.video if not v.disposition & cover], path, 'film', 'video')
-    if v.width*v.height > PIXELS: raise BadFile(path, f'a film of {v.width} x {v.height} pixels; at most {PIXELS/1e6:g} million are read.')
+    v = known(
+        [v for v in container.streams.video if not v.disposition & cover],
+        path,
+        'film',
+        'video',
+    )
+    if v.width * v.height > PIXELS:
+        raise BadFile(
+            path,
+            f'a film of {v.width} x {v.height} pixels; at most {PIXELS / 1e6:g} million are read.',
+        )
     return v
 
+# %% ../nbs/01_media.ipynb #2db3a012
 def film_seconds(path) -> float:
     "Length of a film by its packets' times, for containers that do not say."
     with open_media(path) as c:
         v = film(c, path)
-        return max((float((p.pts + (p.duration or 0))*v.time_base) for p in c.demux(v) if p.pts is not None), default=0.)
+        return max(
+            (
+                float((p.pts + (p.duration or 0)) * v.time_base)
+                for p in c.demux(v)
+                if p.pts is not None
+            ),
+            default=0.0,
+        )
 
+# %% ../nbs/01_media.ipynb #3654f574
 def has_audio(path) -> bool:
     "Is there a sound track? Raises `BadFile` for what is no media file."
-    try: return sf.info(existing(path)).frames > 0
-    except (sf.LibsndfileError, TypeError): pass
-    with open_media(Path(path)) as c: return bool(c.streams.audio)
+    try:
+        return sf.info(existing(path)).frames > 0
+    except (sf.LibsndfileError, TypeError):
+        pass
+    with open_media(Path(path)) as c:
+        return bool(c.streams.audio)
 
 # %% ../nbs/01_media.ipynb #ddd39cff
-FAR = 10.   # seconds: across longer gaps it jumps to a key frame
+FAR = 10.0  # seconds: across longer gaps it jumps to a key frame
 
+# %% ../nbs/01_media.ipynb #6235c509
 def frames(
-    path,                # video file
-    n:int,
-    max_seconds=None,    # of the film's beginning only
-) -> list:               # at most n distinct PIL pictures (RGB)
+    path,  # video file
+    n: int,
+    max_seconds=None,  # of the film's beginning only
+) -> list:  # at most n distinct PIL pictures (RGB)
     "Evenly spaced pictures of a film. Raises `BadFile` when there is none."
     path, out = existing(path), []
     with open_media(path) as c:
         v = film(c, path)
-        begin = float((v.start_time or 0)*v.time_base)
-        length = min(float(v.duration*v.time_base) if v.duration else (c.duration or 0)/1e6 or film_seconds(path), max_seconds or math.inf)
+        begin = float((v.start_time or 0) * v.time_base)
+        length = min(
+            float(v.duration * v.time_base)
+            if v.duration
+            else (c.duration or 0) / 1e6 or film_seconds(path),
+            max_seconds or math.inf,
+        )
         flow, shown, coming = decoded(c, v), None, None
-        for t in begin + (np.arange(n) + .5)/n*length:
-            if t - (coming.time if coming else begin) > FAR: c.seek(int(t/v.time_base), stream=v); flow, coming = decoded(c, v), None
-            if coming is None: coming = next(flow, None)
-            while coming is not None and (coming.time or 0) <= t: shown, coming = coming, next(flow, None)
+        for t in begin + (np.arange(n) + 0.5) / n * length:
+            if t - (coming.time if coming else begin) > FAR:
+                c.seek(int(t / v.time_base), stream=v)
+                flow, coming = decoded(c, v), None
+            if coming is None:
+                coming = next(flow, None)
+            while coming is not None and (coming.time or 0) <= t:
+                shown, coming = coming, next(flow, None)
             best = shown or coming
-            if best is not None and (not out or out[-1][0] != best.pts): out.append((best.pts, best.to_image().rotate(best.rotation, expand=True)))
-    if not out: raise BadFile(path, 'no picture of its film can be decoded; copy the file again.')
+            if best is not None and (not out or out[-1][0] != best.pts):
+                out.append(
+                    (best.pts, best.to_image().rotate(best.rotation, expand=True))
+                )
+    if not out:
+        raise BadFile(
+            path, 'no picture of its film can be decoded; copy the file again.'
+        )
     return [p for _, p in out]

@@ -10,7 +10,6 @@ __all__ = ['SAMPLES', 'STEP', 'FLOOR', 'RELEASED', 'power_spectrogram', 'mirrore
 # %% ../nbs/12_peers.ipynb #bfc0e19f
 import csv, math, warnings
 from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn as nn
@@ -23,65 +22,107 @@ from .media import SAMPLE_RATE
 from .wavlm import level_db
 
 # %% ../nbs/12_peers.ipynb #9e4d0b63
-SAMPLES, STEP, FLOOR = 512, 353, 1e-7   # FFT length and hop in samples, floor of the power (descriptinc/lyrebird-wav2clip, resnet.py)
+SAMPLES, STEP, FLOOR = (
+    512,
+    353,
+    1e-7,
+)  # FFT length and hop in samples, floor of the power (descriptinc/lyrebird-wav2clip, resnet.py)
 
+# %% ../nbs/12_peers.ipynb #78fa8d55
 def power_spectrogram(
-    wave,   # [N, n]
-):          # [N, 257, 1 + (n - 512)//353]
+    wave,  # [N, n]
+):  # [N, 257, 1 + (n - 512)//353]
     "Power of a short-time Fourier transform; no sample is added at the ends."
-    s = torch.stft(wave.float(), SAMPLES, STEP, window=torch.hann_window(SAMPLES, device=wave.device), center=False, return_complex=True)
+    s = torch.stft(
+        wave.float(),
+        SAMPLES,
+        STEP,
+        window=torch.hann_window(SAMPLES, device=wave.device),
+        center=False,
+        return_complex=True,
+    )
     return torch.view_as_real(s).square().sum(-1)
 
 # %% ../nbs/12_peers.ipynb #eff09308
 def mirrored(
-    wave,       # [N, n], zero-padded
-    lengths,    # [N] int64, real samples
-    pad:int,    # samples to add at either end
-):              # [N, pad + n + pad]
+    wave,  # [N, n], zero-padded
+    lengths,  # [N] int64, real samples
+    pad: int,  # samples to add at either end
+):  # [N, pad + n + pad]
     "Continue each clip by its mirror image on both sides of what is real of it; zeros beyond."
     at = torch.arange(-pad, wave.shape[1] + pad, device=wave.device)[None]
-    turn = (2*(lengths - 1)).clamp(min=1)[:, None]
+    turn = (2 * (lengths - 1)).clamp(min=1)[:, None]
     back = at.remainder(turn)
-    return wave.gather(1, torch.minimum(back, turn - back)).masked_fill(at >= lengths[:, None] + pad, 0)
+    return wave.gather(1, torch.minimum(back, turn - back)).masked_fill(
+        at >= lengths[:, None] + pad, 0
+    )
 
 # %% ../nbs/12_peers.ipynb #af13d62d
 def log_spectrogram(
-    wave,                     # [N, n] at 16 kHz, zero-padded
-    lengths=None,             # [N] real samples; None: all
-    standardise:str='clip',   # over each clip, or over the whole `batch` as the original does
-):                            # x [N, 1, 257, T], frames [N] int64 that are real; the others are zero
+    wave,  # [N, n] at 16 kHz, zero-padded
+    lengths=None,  # [N] real samples; None: all
+    standardise: str = 'clip',  # over each clip, or over the whole `batch` as the original does
+):  # x [N, 1, 257, T], frames [N] int64 that are real; the others are zero
     "What the network sees: log power, mean 0 and deviation 1 over real frames."
-    n = torch.full((len(wave),), wave.shape[1]) if lengths is None else torch.as_tensor(lengths)
+    n = (
+        torch.full((len(wave),), wave.shape[1])
+        if lengths is None
+        else torch.as_tensor(lengths)
+    )
     n = n.to(wave.device)
-    x = torch.log1p(power_spectrogram(mirrored(wave, n, SAMPLES//2))/FLOOR)
-    frames = 1 + n//STEP
+    x = torch.log1p(power_spectrogram(mirrored(wave, n, SAMPLES // 2)) / FLOOR)
+    frames = 1 + n // STEP
     real = torch.arange(x.shape[2], device=x.device) < frames[:, None, None]
-    dims, count = ((1, 2), frames[:, None, None]) if standardise == 'clip' else ((0, 1, 2), frames.sum())
-    count = x.shape[1]*count
-    x = (x - (x*real).sum(dims, keepdim=True)/count)*real
-    deviation = (x.square().sum(dims, keepdim=True)/(count - 1)).sqrt()
-    return (x/(deviation + 1e-9))[:, None], frames
+    dims, count = (
+        ((1, 2), frames[:, None, None])
+        if standardise == 'clip'
+        else ((0, 1, 2), frames.sum())
+    )
+    count = x.shape[1] * count
+    x = (x - (x * real).sum(dims, keepdim=True) / count) * real
+    deviation = (x.square().sum(dims, keepdim=True) / (count - 1)).sqrt()
+    return (x / (deviation + 1e-9))[:, None], frames
 
 # %% ../nbs/12_peers.ipynb #25531131
 def kept(
-    x,        # [N, C, F, T]
-    frames,   # [N] real frames; None: all
+    x,  # [N, C, F, T]
+    frames,  # [N] real frames; None: all
 ):
     "Zero what lies past the real frames."
-    return x if frames is None else x.masked_fill(torch.arange(x.shape[-1], device=x.device) >= frames[:, None, None, None], 0)
+    return (
+        x
+        if frames is None
+        else x.masked_fill(
+            torch.arange(x.shape[-1], device=x.device) >= frames[:, None, None, None], 0
+        )
+    )
 
+# %% ../nbs/12_peers.ipynb #102f0251
 def halved(frames):
     "Real frames after a stride of 2."
-    return None if frames is None else (frames + 1)//2
+    return None if frames is None else (frames + 1) // 2
 
 # %% ../nbs/12_peers.ipynb #13ead9fd
 class Block(nn.Module):
     "Two 3 x 3 convolutions and a short cut (He et al., 2016)."
-    def __init__(self, inner:int, outer:int, stride:int=1):
+
+    def __init__(self, inner: int, outer: int, stride: int = 1):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer)
-        self.conv2, self.bn2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False), nn.BatchNorm2d(outer)
-        self.downsample = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer)) if stride > 1 else None
+        self.conv1, self.bn1 = (
+            nn.Conv2d(inner, outer, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outer),
+        )
+        self.conv2, self.bn2 = (
+            nn.Conv2d(outer, outer, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outer),
+        )
+        self.downsample = (
+            nn.Sequential(
+                nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer)
+            )
+            if stride > 1
+            else None
+        )
 
     def forward(self, x, frames=None):
         "`frames` are those of the output."
@@ -92,47 +133,93 @@ class Block(nn.Module):
 # %% ../nbs/12_peers.ipynb #9837d50d
 class ResNet18(nn.Module):
     "ResNet-18 over a spectrogram, without its classifier: [N, 1, 257, T] -> [N, 8 width, 9, T/32]."
-    def __init__(self,
-        width:int=64,   # channels of the first stage
+
+    def __init__(
+        self,
+        width: int = 64,  # channels of the first stage
     ):
         super().__init__()
-        w = [width, width, 2*width, 4*width, 8*width]
-        self.conv1, self.bn1 = nn.Conv2d(1, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
-        for k in (1, 2, 3, 4): setattr(self, f'layer{k}', nn.Sequential(Block(w[k-1], w[k], 1 if k == 1 else 2), Block(w[k], w[k])))
+        w = [width, width, 2 * width, 4 * width, 8 * width]
+        self.conv1, self.bn1 = (
+            nn.Conv2d(1, width, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        for k in (1, 2, 3, 4):
+            setattr(
+                self,
+                f'layer{k}',
+                nn.Sequential(
+                    Block(w[k - 1], w[k], 1 if k == 1 else 2), Block(w[k], w[k])
+                ),
+            )
         for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
 
     def forward(self, x, frames=None):
         "Returns the map and its real frames."
-        x, frames = self.conv1(x).contiguous(memory_format=torch.channels_last), halved(frames)   # a fifth faster on a CPU
-        x, frames = F.max_pool2d(kept(F.relu(self.bn1(x)), frames), 3, 2, 1), halved(frames)
+        x, frames = (
+            self.conv1(x).contiguous(memory_format=torch.channels_last),
+            halved(frames),
+        )  # a fifth faster on a CPU
+        x, frames = (
+            F.max_pool2d(kept(F.relu(self.bn1(x)), frames), 3, 2, 1),
+            halved(frames),
+        )
         x = kept(x, frames)
         for k, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
-            if k: frames = halved(frames)
-            for block in layer: x = block(x, frames)
+            if k:
+                frames = halved(frames)
+            for block in layer:
+                x = block(x, frames)
         return x, frames
 
 # %% ../nbs/12_peers.ipynb #fb971f46
 class Wav2CLIPTower(nn.Module):
     "Wav2CLIP's audio tower: log spectrogram, ResNet-18, mean, MLP; an embedding does not depend on padding or batch."
-    hop, first = 32*STEP/SAMPLE_RATE, 0.0   # seconds from frame to frame, and the middle of frame 0
-    def __init__(self,
-        params:AudioParams,        # of which `width`, `embed`, `dropout` and `level` count
-        dim:int,                   # of the joint space
-        window:float=2.0,          # seconds a window at inference
-        standardise:str='clip',    # `batch`: as the original, for comparison
+
+    hop, first = (
+        32 * STEP / SAMPLE_RATE,
+        0.0,
+    )  # seconds from frame to frame, and the middle of frame 0
+
+    def __init__(
+        self,
+        params: AudioParams,  # of which `width`, `embed`, `dropout` and `level` count
+        dim: int,  # of the joint space
+        window: float = 2.0,  # seconds a window at inference
+        standardise: str = 'clip',  # `batch`: as the original, for comparison
     ):
         super().__init__()
-        if standardise not in ('clip', 'batch'): raise BadInput(f"standardise is {standardise!r}; it must be 'clip' or 'batch'.")
-        p, self.params, self.dim, self.window, self.standardise = params, params, dim, window, standardise
+        if standardise not in ('clip', 'batch'):
+            raise BadInput(
+                f"standardise is {standardise!r}; it must be 'clip' or 'batch'."
+            )
+        p, self.params, self.dim, self.window, self.standardise = (
+            params,
+            params,
+            dim,
+            window,
+            standardise,
+        )
         self.encoder = ResNet18(p.width)
-        self.transform = nn.Sequential(nn.Linear(8*p.width, p.embed), nn.ReLU(), nn.Dropout(p.dropout), nn.Linear(p.embed, p.embed))
+        self.transform = nn.Sequential(
+            nn.Linear(8 * p.width, p.embed),
+            nn.ReLU(),
+            nn.Dropout(p.dropout),
+            nn.Linear(p.embed, p.embed),
+        )
         self.to_joint = nn.Identity() if dim == p.embed else nn.Linear(p.embed, dim)
-        self.level = nn.Sequential(nn.Linear(1, 64), nn.GELU(), nn.Linear(64, p.embed)) if p.level else None
+        self.level = (
+            nn.Sequential(nn.Linear(1, 64), nn.GELU(), nn.Linear(64, p.embed))
+            if p.level
+            else None
+        )
 
     def frames(self, wave, lengths=None):
         "Frame embeddings, mean over frequency: [N, n] -> [N, T, H], real [N, T] bool."
-        with torch.autocast(wave.device.type, enabled=False): x, real = log_spectrogram(wave, lengths, self.standardise)
+        with torch.autocast(wave.device.type, enabled=False):
+            x, real = log_spectrogram(wave, lengths, self.standardise)
         whole = bool((real == x.shape[-1]).all())
         x, end = self.encoder(x, None if whole else real)
         x = x.float().mean(2).transpose(1, 2)
@@ -142,8 +229,9 @@ class Wav2CLIPTower(nn.Module):
     def embed(self, wave, lengths=None):
         "The embedding tasks use: [N, n] -> [N, embed]."
         x, real = self.frames(wave, lengths)
-        z = self.transform((x*real[..., None]).sum(1)/real.sum(1, keepdim=True))
-        if self.level is not None: z = z + self.level((level_db(wave, lengths)[:, None] + 30)/20)
+        z = self.transform((x * real[..., None]).sum(1) / real.sum(1, keepdim=True))
+        if self.level is not None:
+            z = z + self.level((level_db(wave, lengths)[:, None] + 30) / 20)
         return z
 
     def joint(self, z):
@@ -158,85 +246,155 @@ class Wav2CLIPTower(nn.Module):
 def read_weights(path) -> dict:
     "Tensors of a `.safetensors` file or of a torch file opened with weights_only. Raises `BadFile`."
     from safetensors.torch import load_file
-    try: found = load_file(path) if str(path).endswith('.safetensors') else torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError: raise BadFile(path, 'the file does not exist.') from None
-    except Exception as e: raise BadFile(path, f'no weights could be read ({type(e).__name__}); it is damaged, or holds pickled objects and must be saved again as plain tensors.') from None
+
+    try:
+        found = (
+            load_file(path)
+            if str(path).endswith('.safetensors')
+            else torch.load(path, map_location='cpu', weights_only=True)
+        )
+    except FileNotFoundError:
+        raise BadFile(path, 'the file does not exist.') from None
+    except Exception as e:
+        raise BadFile(
+            path,
+            f'no weights could be read ({type(e).__name__}); it is damaged, or holds pickled objects and must be saved again as plain tensors.',
+        ) from None
     found = found.get('state_dict', found) if isinstance(found, dict) else {}
     return {k: v for k, v in found.items() if isinstance(v, torch.Tensor)}
 
+# %% ../nbs/12_peers.ipynb #bdb5f8a9
 RELEASED = {'audio_encoder.': 'encoder.', 'audio_transform.sequential.': 'transform.'}
 
-def released_keys(found:dict) -> dict:
+
+def released_keys(found: dict) -> dict:
     "Released names -> ours; the image side, the classifier and the constant window are left out."
-    out = {new + k[len(old):]: v for k, v in found.items() for old, new in RELEASED.items() if k.startswith(old)}
-    return {k: v for k, v in out.items() if not k.startswith(('encoder.fc', 'encoder.spectrogram.'))}
+    out = {
+        new + k[len(old) :]: v
+        for k, v in found.items()
+        for old, new in RELEASED.items()
+        if k.startswith(old)
+    }
+    return {
+        k: v
+        for k, v in out.items()
+        if not k.startswith(('encoder.fc', 'encoder.spectrogram.'))
+    }
 
 # %% ../nbs/12_peers.ipynb #d1af6d30
 def load_wav2clip(
-    path,                      # the released file, or one in its layout
-    window:float=2.0,          # seconds a window at inference
-    standardise:str='clip',    # `batch`: as the original
-) -> Wav2CLIPTower:            # in eval mode; its joint space is its embedding, scaled to length 1
+    path,  # the released file, or one in its layout
+    window: float = 2.0,  # seconds a window at inference
+    standardise: str = 'clip',  # `batch`: as the original
+) -> (
+    Wav2CLIPTower
+):  # in eval mode; its joint space is its embedding, scaled to length 1
     "A tower with released weights. Raises `BadInput` when they do not fit."
     found = read_weights(path)
     keys = released_keys(found)
     sized = [keys.get(k) for k in ('encoder.conv1.weight', 'transform.3.weight')]
     if any(v is None or not v.ndim for v in sized):
-        raise BadInput(f"{path}: a Wav2CLIP file holds audio_encoder.* and audio_transform.*; this one holds {', '.join(list(found)[:4]) or 'no tensors'}.")
+        raise BadInput(
+            f'{path}: a Wav2CLIP file holds audio_encoder.* and audio_transform.*; this one holds {", ".join(list(found)[:4]) or "no tensors"}.'
+        )
     width, embed = (len(v) for v in sized)
     hann = found.get('audio_encoder.spectrogram.window', torch.hann_window(SAMPLES))
-    if hann.shape != (SAMPLES,) or not torch.allclose(hann, torch.hann_window(SAMPLES), atol=1e-6):
-        raise BadInput(f'{path}: its spectrogram has another window than the Hann window of {SAMPLES} samples; it belongs to another model.')
-    tower = Wav2CLIPTower(AudioParams(kind='wav2clip', width=width, embed=embed), embed, window, standardise)
-    try: missing, left = tower.load_state_dict(keys, strict=False)
-    except RuntimeError as e: raise BadInput(f'{path}: weights do not fit; {str(e).splitlines()[1].strip()}') from None
-    if missing or left: raise BadInput(f'{path}: weights do not fit; missing {missing[:5]}, left over {left[:5]}.')
+    if hann.shape != (SAMPLES,) or not torch.allclose(
+        hann, torch.hann_window(SAMPLES), atol=1e-6
+    ):
+        raise BadInput(
+            f'{path}: its spectrogram has another window than the Hann window of {SAMPLES} samples; it belongs to another model.'
+        )
+    tower = Wav2CLIPTower(
+        AudioParams(kind='wav2clip', width=width, embed=embed),
+        embed,
+        window,
+        standardise,
+    )
+    try:
+        missing, left = tower.load_state_dict(keys, strict=False)
+    except RuntimeError as e:
+        raise BadInput(
+            f'{path}: weights do not fit; {str(e).splitlines()[1].strip()}'
+        ) from None
+    if missing or left:
+        raise BadInput(
+            f'{path}: weights do not fit; missing {missing[:5]}, left over {left[:5]}.'
+        )
     return tower.eval()
 
 # %% ../nbs/12_peers.ipynb #a1fd6221
 def hops(
-    clip,        # [n] at 16 kHz
-    size:int,    # samples a window
-    hop:int,     # samples from window to window
-) -> np.ndarray: # [W, size] float32
+    clip,  # [n] at 16 kHz
+    size: int,  # samples a window
+    hop: int,  # samples from window to window
+) -> np.ndarray:  # [W, size] float32
     "Overlapping windows, the clip filled up with zeros to a whole number of hops."
-    x = np.zeros(size + hop*max(0, math.ceil((len(clip) - size)/hop)), np.float32)
-    x[:len(clip)] = clip
+    x = np.zeros(size + hop * max(0, math.ceil((len(clip) - size) / hop)), np.float32)
+    x[: len(clip)] = clip
     return np.lib.stride_tricks.sliding_window_view(x, size)[::hop]
 
 # %% ../nbs/12_peers.ipynb #c3273393
 def open_tflite(
-    path,            # a `.tflite` file
-    threads:int=1,
-):                   # an interpreter that keeps every tensor inside the network readable
+    path,  # a `.tflite` file
+    threads: int = 1,
+):  # an interpreter that keeps every tensor inside the network readable
     "Open a `.tflite` file. Raises `BadInput` where the file or the runtime is missing."
-    if not Path(path).is_file(): raise BadFile(path, 'the file does not exist; YAMNet is released as yamnet.tflite, give its path.')
-    try: from ai_edge_litert.interpreter import Interpreter
-    except ImportError: raise BadInput(f'{path} needs the package ai-edge-litert; install it with: pip install ai-edge-litert') from None
+    if not Path(path).is_file():
+        raise BadFile(
+            path,
+            'the file does not exist; YAMNet is released as yamnet.tflite, give its path.',
+        )
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        raise BadInput(
+            f'{path} needs the package ai-edge-litert; install it with: pip install ai-edge-litert'
+        ) from None
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*preserve_all_tensors')
-        try: net = Interpreter(str(path), num_threads=threads, experimental_preserve_all_tensors=True)
-        except (ValueError, RuntimeError) as e: raise BadFile(path, f'not a .tflite file that can be run ({str(e).strip()[:80]}).') from None
+        try:
+            net = Interpreter(
+                str(path), num_threads=threads, experimental_preserve_all_tensors=True
+            )
+        except (ValueError, RuntimeError) as e:
+            raise BadFile(
+                path, f'not a .tflite file that can be run ({str(e).strip()[:80]}).'
+            ) from None
     net.allocate_tensors()
     return net
 
 # %% ../nbs/12_peers.ipynb #a14a3aa7
 class YamNet:
     "YAMNet on the CPU: AudioSet scores and embeddings for clips of any length."
-    size, hop = 15_600, 7_680   # samples: windows of 0.975 s each 0.48 s
-    def __init__(self,
-        path,            # `yamnet.tflite`; class names are read from `yamnet_class_map.csv` beside it
-        threads:int=1,
+
+    size, hop = 15_600, 7_680  # samples: windows of 0.975 s each 0.48 s
+
+    def __init__(
+        self,
+        path,  # `yamnet.tflite`; class names are read from `yamnet_class_map.csv` beside it
+        threads: int = 1,
     ):
         self.path, self.net = Path(path), open_tflite(path, threads)
-        given, made = self.net.get_input_details(), {d['shape'][-1]: d['index'] for d in self.net.get_output_details()}
+        given, made = (
+            self.net.get_input_details(),
+            {d['shape'][-1]: d['index'] for d in self.net.get_output_details()},
+        )
         if [d['shape'].tolist() for d in given] != [[1, self.size]] or 521 not in made:
-            raise BadFile(path, f"takes {[d['shape'].tolist() for d in given]} and gives {sorted(map(int, made))}; YAMNet takes [1, {self.size}] samples and gives 521 scores.")
+            raise BadFile(
+                path,
+                f'takes {[d["shape"].tolist() for d in given]} and gives {sorted(map(int, made))}; YAMNet takes [1, {self.size}] samples and gives 521 scores.',
+            )
         self.given, self.scored = given[0]['index'], made[521]
-        inside = [d['index'] for d in self.net.get_tensor_details() if d['name'].endswith('global_average_pooling2d/Mean') and d['shape'].tolist() == [1, 1024]]
+        inside = [
+            d['index']
+            for d in self.net.get_tensor_details()
+            if d['name'].endswith('global_average_pooling2d/Mean')
+            and d['shape'].tolist() == [1, 1024]
+        ]
         self.pooled = inside[0] if inside else None
 
-    def run(self, clip, of:int) -> np.ndarray:
+    def run(self, clip, of: int) -> np.ndarray:
         "Tensor `of` for each window of a clip: [W, D]."
         out = []
         for w in hops(clip, self.size, self.hop):
@@ -247,32 +405,49 @@ class YamNet:
 
 # %% ../nbs/12_peers.ipynb #0a7122a3
 @patch
-def mean_of(self:YamNet,
-    clips,        # arrays [n] at 16 kHz, any lengths
-    of:int,       # index of a tensor
+def mean_of(
+    self: YamNet,
+    clips,  # arrays [n] at 16 kHz, any lengths
+    of: int,  # index of a tensor
 ) -> np.ndarray:  # [N, D] float32
     "Mean of a tensor over the windows of each clip. Raises `BadInput` for an empty or broken clip."
     rows = []
     for i, x in enumerate(clips):
-        if np.ndim(x) != 1 or not np.size(x) or not np.isfinite(x).all(): raise BadInput(f'Clip {i} is not a list of finite samples (shape {np.shape(x)}); leave it out.')
+        if np.ndim(x) != 1 or not np.size(x) or not np.isfinite(x).all():
+            raise BadInput(
+                f'Clip {i} is not a list of finite samples (shape {np.shape(x)}); leave it out.'
+            )
         rows.append(self.run(x, of).mean(0))
-    if not rows: raise BadInput('There are no clips.')
+    if not rows:
+        raise BadInput('There are no clips.')
     return np.stack(rows)
 
+# %% ../nbs/12_peers.ipynb #4b9610aa
 @patch
-def scores(self:YamNet, clips) -> np.ndarray:
+def scores(self: YamNet, clips) -> np.ndarray:
     "[N, 521] scores in 0..1, mean over windows."
     return self.mean_of(clips, self.scored)
 
+
 @patch
-def embed(self:YamNet, clips) -> np.ndarray:
+def embed(self: YamNet, clips) -> np.ndarray:
     "[N, 1024] embeddings, mean over windows. Raises `BadInput` for a file without them."
-    if self.pooled is None: raise BadInput(f'{self.path} has no pooled feature map of 1024; use its scores.')
+    if self.pooled is None:
+        raise BadInput(
+            f'{self.path} has no pooled feature map of 1024; use its scores.'
+        )
     return self.mean_of(clips, self.pooled)
 
+# %% ../nbs/12_peers.ipynb #2a023ac9
 @patch(as_prop=True)
-def names(self:YamNet) -> list:
+def names(self: YamNet) -> list:
     "The class of each score. Raises `BadFile` when the class map is not beside the model."
     path = self.path.with_name('yamnet_class_map.csv')
-    try: return [r['display_name'] for r in csv.DictReader(path.read_text().splitlines())]
-    except FileNotFoundError: raise BadFile(path, 'the file does not exist; the class map belongs beside the model.') from None
+    try:
+        return [
+            r['display_name'] for r in csv.DictReader(path.read_text().splitlines())
+        ]
+    except FileNotFoundError:
+        raise BadFile(
+            path, 'the file does not exist; the class map belongs beside the model.'
+        ) from None

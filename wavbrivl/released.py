@@ -11,7 +11,6 @@ __all__ = ['SECTION', 'KEPT', 'DROPPED', 'FIXED', 'WEIGHT_NORM', 'IMPORTERS', 'p
 import os, pickle, re, tempfile
 from contextlib import contextmanager
 from pathlib import Path
-
 import torch
 
 # %% ../nbs/61_released.ipynb #8538bdfc
@@ -23,191 +22,354 @@ from .vqgan import VQGAN
 from .wavlm import WavLM, load_released, rename_key, wavlm_config
 
 # %% ../nbs/61_released.ipynb #239da9f6
-SECTION = dict(brivl='learnable', wavlm='model', vqgan='state_dict')   # under which a released file keeps its weights
-KEPT = dict(brivl="{'learnable': found['learnable']}", wavlm="{'cfg': dict(vars(found['cfg']) if hasattr(found['cfg'], '__dict__') else found['cfg']), 'model': found['model']}",
-            vqgan="{'state_dict': found['state_dict']}", transformers='dict(found)')
+SECTION = dict(
+    brivl='learnable', wavlm='model', vqgan='state_dict'
+)  # under which a released file keeps its weights
 
-def pickled(path:Path, kind:str) -> str:
+KEPT = dict(
+    brivl="{'learnable': found['learnable']}",
+    wavlm="{'cfg': dict(vars(found['cfg']) if hasattr(found['cfg'], '__dict__') else found['cfg']), 'model': found['model']}",
+    vqgan="{'state_dict': found['state_dict']}",
+    transformers='dict(found)',
+)
+
+# %% ../nbs/61_released.ipynb #c424a51f
+def pickled(path: Path, kind: str) -> str:
     "Why a file was refused, and how to keep its weights alone."
-    try: names = ', '.join(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))[:4])
-    except Exception: names = ''     # files older than PyTorch 1.6 cannot be looked into
-    return (f"holds pickled objects{names and f' ({names})'} beside its weights, and opening those would run code. If you trust whoever made it, keep the weights alone, in the environment it was made in: "
-            f"`found = torch.load(PATH, map_location='cpu', weights_only=False); torch.save({KEPT[kind]}, NEW)`; then import the new file.")
+    try:
+        names = ', '.join(
+            sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))[:4]
+        )
+    except Exception:
+        names = ''  # files older than PyTorch 1.6 cannot be looked into
+    return (
+        f'holds pickled objects{names and f" ({names})"} beside its weights, and opening those would run code. If you trust whoever made it, keep the weights alone, in the environment it was made in: '
+        f"`found = torch.load(PATH, map_location='cpu', weights_only=False); torch.save({KEPT[kind]}, NEW)`; then import the new file."
+    )
 
 # %% ../nbs/61_released.ipynb #5e7e37c9
 def shapes_in(
-    path:Path,    # .pt, .pth, .ckpt, .bin or .safetensors
-    kind:str,     # a key of `KEPT`
-) -> dict:        # name -> shape
+    path: Path,  # .pt, .pth, .ckpt, .bin or .safetensors
+    kind: str,  # a key of `KEPT`
+) -> dict:  # name -> shape
     "Every tensor of a weight file, none of them read. Raises `BadFile`; nothing in the file is run."
     from safetensors import safe_open
-    if not path.is_file(): raise BadFile(path, 'a folder; name the weight file in it.' if path.is_dir() else 'the file does not exist.')
+
+    if not path.is_file():
+        raise BadFile(
+            path,
+            'a folder; name the weight file in it.'
+            if path.is_dir()
+            else 'the file does not exist.',
+        )
     try:
         if path.suffix == '.safetensors':
-            with safe_open(path, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+            with safe_open(path, 'pt') as f:
+                return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
         found = torch.load(path, map_location='meta', weights_only=True)
-    except pickle.UnpicklingError as e: raise BadFile(path, 'not a weight file.' if 'Unsupported operand' in str(e) else pickled(path, kind)) from None
-    except Exception as e: raise BadFile(path, f'not a weight file, or damaged ({type(e).__name__}).') from None
+    except pickle.UnpicklingError as e:
+        raise BadFile(
+            path,
+            'not a weight file.'
+            if 'Unsupported operand' in str(e)
+            else pickled(path, kind),
+        ) from None
+    except Exception as e:
+        raise BadFile(
+            path, f'not a weight file, or damaged ({type(e).__name__}).'
+        ) from None
     found = found.get(SECTION.get(kind), found) if isinstance(found, dict) else None
-    if not isinstance(found, dict): raise BadFile(path, f'holds no weights by name; a mapping is needed, this is {type(found).__name__}.')
+    if not isinstance(found, dict):
+        raise BadFile(
+            path,
+            f'holds no weights by name; a mapping is needed, this is {type(found).__name__}.',
+        )
     return {k: tuple(v.shape) for k, v in found.items() if isinstance(v, torch.Tensor)}
 
 # %% ../nbs/61_released.ipynb #e1ed391c
 DROPPED = dict(
-    brivl={'momentum copies': r'^\w+_mom\.', 'numbers of positions': r'embeddings\.position_ids$'},
+    brivl={
+        'momentum copies': r'^\w+_mom\.',
+        'numbers of positions': r'embeddings\.position_ids$',
+    },
     wavlm={"its own training's": r'^(mask_emb|final_proj|label_embs)'},
     transformers={'mask of its own training': r'^(wavlm\.)?masked_spec_embed$'},
-    vqgan={"the training losses'": r'^loss\.'})
+    vqgan={"the training losses'": r'^loss\.'},
+)
 
+# %% ../nbs/61_released.ipynb #cf9bb9ab
 def fate(
-    found:dict,      # released name -> shape
-    wanted,          # names of the model's weights
-    named,           # released name -> ours
-    dropped:dict,    # reason -> pattern of released names
-) -> dict:           # matched: how many; missing, left_over: names; dropped: reason -> how many
+    found: dict,  # released name -> shape
+    wanted,  # names of the model's weights
+    named,  # released name -> ours
+    dropped: dict,  # reason -> pattern of released names
+) -> dict:  # matched: how many; missing, left_over: names; dropped: reason -> how many
     "Account for every tensor of a released file."
     count, got = dict.fromkeys(dropped, 0), set()
     for k in found:
-        why = next((reason for reason, pattern in dropped.items() if re.search(pattern, k)), None)
-        if why is None: got.add(named(k))
-        else: count[why] += 1
+        why = next(
+            (reason for reason, pattern in dropped.items() if re.search(pattern, k)),
+            None,
+        )
+        if why is None:
+            got.add(named(k))
+        else:
+            count[why] += 1
     wanted = set(wanted)
-    return dict(matched=len(got & wanted), missing=sorted(wanted - got), left_over=sorted(got - wanted), dropped={k: n for k, n in count.items() if n})
+    return dict(
+        matched=len(got & wanted),
+        missing=sorted(wanted - got),
+        left_over=sorted(got - wanted),
+        dropped={k: n for k, n in count.items() if n},
+    )
 
 # %% ../nbs/61_released.ipynb #c74f44ac
-def accepted(path, told:dict) -> dict:
+def accepted(path, told: dict) -> dict:
     "What `fate` told, if nothing is missing or left over. Raises `BadFile` with the names."
-    some = lambda names: ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
-    wrong = [f"{len(told[k])} {k.replace('_', ' ')}: {some(told[k])}" for k in ('missing', 'left_over') if told[k]]
-    if wrong: raise BadFile(path, f"does not fit the configuration; {'; '.join(wrong)}.")
+    some = lambda names: (
+        ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
+    )
+    wrong = [
+        f'{len(told[k])} {k.replace("_", " ")}: {some(told[k])}'
+        for k in ('missing', 'left_over')
+        if told[k]
+    ]
+    if wrong:
+        raise BadFile(path, f'does not fit the configuration; {"; ".join(wrong)}.')
     return told
 
+# %% ../nbs/61_released.ipynb #a8b5f499
 @contextmanager
 def config_last(
-    out:Path,    # made if missing; a model in it is replaced
-):               # yields the folder to write to
+    out: Path,  # made if missing; a model in it is replaced
+):  # yields the folder to write to
     "Files appear in `out` when all are written, config.json last; none after a failure."
-    if out.exists() and not out.is_dir(): raise BadInput(f'{out} is a file; name a folder.')
+    if out.exists() and not out.is_dir():
+        raise BadInput(f'{out} is a file; name a folder.')
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as d:
         yield Path(d)
         out.mkdir(exist_ok=True)
-        (out/'config.json').unlink(missing_ok=True)
-        for f in sorted(Path(d).iterdir(), key=lambda f: f.name == 'config.json'): os.replace(f, out/f.name)
+        (out / 'config.json').unlink(missing_ok=True)
+        for f in sorted(Path(d).iterdir(), key=lambda f: f.name == 'config.json'):
+            os.replace(f, out / f.name)
 
 # %% ../nbs/61_released.ipynb #650006a2
-def beside(path:Path, name:str, kind:str, remedy:str) -> Path:
+def beside(path: Path, name: str, kind: str, remedy: str) -> Path:
     "The configuration that lies beside a file. Raises `BadInput`."
-    if (path.parent/name).is_file(): return path.parent/name
-    raise BadInput(f'{path}: a {kind} file does not say how its model is built, and no {name} lies beside it; {remedy}.')
+    if (path.parent / name).is_file():
+        return path.parent / name
+    raise BadInput(
+        f'{path}: a {kind} file does not say how its model is built, and no {name} lies beside it; {remedy}.'
+    )
 
-def brivl_name(key:str) -> str:
+
+def brivl_name(key: str) -> str:
     "`imgencoder.backbone.…` -> `image.backbone.…`"
-    for theirs, ours in (('imgencoder.', 'image.'), ('textencoder.', 'text.')): key = re.sub(f'^{theirs}', ours, key)
+    for theirs, ours in (('imgencoder.', 'image.'), ('textencoder.', 'text.')):
+        key = re.sub(f'^{theirs}', ours, key)
     return key
 
-def import_brivl(path:Path, out:Path, config=None, tokenizer=None) -> dict:
+# %% ../nbs/61_released.ipynb #e08d8008
+def import_brivl(path: Path, out: Path, config=None, tokenizer=None) -> dict:
     "A released BriVL; one without a text tower stays without."
     found = shapes_in(path, 'brivl')
-    config = config or beside(path, 'config.json', 'BriVL', f"give a preset ({', '.join(PRESETS)}) or a configuration file")
-    model = BriVL.from_checkpoint(path, config, text=any(k.startswith('textencoder.') for k in found))
+    config = config or beside(
+        path,
+        'config.json',
+        'BriVL',
+        f'give a preset ({", ".join(PRESETS)}) or a configuration file',
+    )
+    model = BriVL.from_checkpoint(
+        path, config, text=any(k.startswith('textencoder.') for k in found)
+    )
     told = accepted(path, fate(found, model.state_dict(), brivl_name, DROPPED['brivl']))
     words = None if tokenizer is None else load_tokenizer(tokenizer)
     with config_last(out) as d:
         model.save(d)
-        if words is not None: getattr(words, 'backend_tokenizer', words).save(str(d/'tokenizer.json'))
+        if words is not None:
+            getattr(words, 'backend_tokenizer', words).save(str(d / 'tokenizer.json'))
     return told
 
 # %% ../nbs/61_released.ipynb #898d51b9
 FIXED = 'conv_kernel conv_stride conv_bias feat_extract_activation do_stable_layer_norm hidden_act layer_norm_eps add_adapter'.split()
 
-def transformers_sizes(folder:Path):
+# %% ../nbs/61_released.ipynb #4cc11ad3
+def transformers_sizes(folder: Path):
     "The `audio` section that a folder of `transformers` describes. Raises `BadInput` or `BadFile`."
     from transformers import WavLMConfig
-    path = folder/'config.json'
-    made, heard = read_json(path), folder/'preprocessor_config.json'
-    if not isinstance(made, dict) or made.get('model_type') != 'wavlm': raise BadFile(path, 'describes no WavLM: its model_type is not wavlm.')
-    try: c = WavLMConfig(**made)
-    except Exception as e: raise BadFile(path, f'not the configuration of a WavLM ({type(e).__name__}: {e}).') from None
-    level = read_json(heard).get('do_normalize', True) if heard.exists() else c.feat_extract_norm == 'layer'
-    p = checked_section('audio', dict(conv_dim=list(c.conv_dim), conv_norm=c.feat_extract_norm, hidden=c.hidden_size, layers=c.num_hidden_layers,
-        heads=c.num_attention_heads, ffn=c.intermediate_size, pos_kernel=c.num_conv_pos_embeddings, pos_groups=c.num_conv_pos_embedding_groups,
-        buckets=c.num_buckets, max_distance=c.max_bucket_distance, normalize=level), path)
+
+    path = folder / 'config.json'
+    made, heard = read_json(path), folder / 'preprocessor_config.json'
+    if not isinstance(made, dict) or made.get('model_type') != 'wavlm':
+        raise BadFile(path, 'describes no WavLM: its model_type is not wavlm.')
+    try:
+        c = WavLMConfig(**made)
+    except Exception as e:
+        raise BadFile(
+            path, f'not the configuration of a WavLM ({type(e).__name__}: {e}).'
+        ) from None
+    level = (
+        read_json(heard).get('do_normalize', True)
+        if heard.exists()
+        else c.feat_extract_norm == 'layer'
+    )
+    p = checked_section(
+        'audio',
+        dict(
+            conv_dim=list(c.conv_dim),
+            conv_norm=c.feat_extract_norm,
+            hidden=c.hidden_size,
+            layers=c.num_hidden_layers,
+            heads=c.num_attention_heads,
+            ffn=c.intermediate_size,
+            pos_kernel=c.num_conv_pos_embeddings,
+            pos_groups=c.num_conv_pos_embedding_groups,
+            buckets=c.num_buckets,
+            max_distance=c.max_bucket_distance,
+            normalize=level,
+        ),
+        path,
+    )
     ours, plain = wavlm_config(p), lambda x: list(x) if isinstance(x, tuple) else x
     for k in FIXED:
-        if plain(getattr(ours, k)) != plain(getattr(c, k)): raise BadFile(path, f'{k} is {plain(getattr(c, k))}; only {plain(getattr(ours, k))} can be run.')
+        if plain(getattr(ours, k)) != plain(getattr(c, k)):
+            raise BadFile(
+                path,
+                f'{k} is {plain(getattr(c, k))}; only {plain(getattr(ours, k))} can be run.',
+            )
     return p
 
 # %% ../nbs/61_released.ipynb #c6831e72
-WEIGHT_NORM = {f'encoder.pos_conv_embed.conv.weight_{k}': f'encoder.pos_conv_embed.conv.parametrizations.weight.original{i}' for i, k in enumerate('gv')}
+WEIGHT_NORM = {
+    f'encoder.pos_conv_embed.conv.weight_{k}': f'encoder.pos_conv_embed.conv.parametrizations.weight.original{i}'
+    for i, k in enumerate('gv')
+}
 
-def transformers_name(key:str) -> str:
+
+def transformers_name(key: str) -> str:
     "A key of any version of `transformers`, with or without `wavlm.`, as `WavLMModel` names it today."
     key = key.removeprefix('wavlm.')
     return WEIGHT_NORM.get(key, key)
 
-def load_transformers(folder:Path) -> tuple:
+# %% ../nbs/61_released.ipynb #f6eea99a
+def load_transformers(folder: Path) -> tuple:
     "(WavLM, what became of the tensors) of a folder of `transformers`. Raises `BadInput` or `BadFile`."
     from safetensors.torch import load_file
-    files = [folder/n for n in ('model.safetensors', 'pytorch_model.bin')]
+
+    files = [folder / n for n in ('model.safetensors', 'pytorch_model.bin')]
     path = next((f for f in files if f.is_file()), None)
-    if path is None: raise BadInput(f'{folder} holds neither model.safetensors nor pytorch_model.bin; weights in several files must be joined first.')
+    if path is None:
+        raise BadInput(
+            f'{folder} holds neither model.safetensors nor pytorch_model.bin; weights in several files must be joined first.'
+        )
     wavlm, found = WavLM(transformers_sizes(folder)), shapes_in(path, 'transformers')
-    dropped = DROPPED['transformers'] | ({'heads of a task': r'^(?!wavlm\.)'} if any(k.startswith('wavlm.') for k in found) else {})
-    told = accepted(path, fate(found, wavlm.model.state_dict(), transformers_name, dropped))
-    weights = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+    dropped = DROPPED['transformers'] | (
+        {'heads of a task': r'^(?!wavlm\.)'}
+        if any(k.startswith('wavlm.') for k in found)
+        else {}
+    )
+    told = accepted(
+        path, fate(found, wavlm.model.state_dict(), transformers_name, dropped)
+    )
+    weights = (
+        load_file(path)
+        if path.suffix == '.safetensors'
+        else torch.load(path, map_location='cpu', weights_only=True)
+    )
     own = wavlm.model.state_dict().keys()
-    load_exactly(wavlm.model, {n: v for k, v in weights.items() if (n := transformers_name(k)) in own}, path)
+    load_exactly(
+        wavlm.model,
+        {n: v for k, v in weights.items() if (n := transformers_name(k)) in own},
+        path,
+    )
     return wavlm, told
 
 # %% ../nbs/61_released.ipynb #588cfe14
-def load_original(path:Path) -> tuple:
+def load_original(path: Path) -> tuple:
     "(WavLM, what became of the tensors) of an original file. Raises `BadInput` or `BadFile`."
     found = shapes_in(path, 'wavlm')
-    try: wavlm, _ = load_released(path)
-    except BadInput: raise
-    except Exception as e: raise BadFile(path, f"its 'cfg' and its weights do not fit ({type(e).__name__}: {e}).") from None
-    return wavlm, accepted(path, fate(found, wavlm.model.state_dict(), rename_key, DROPPED['wavlm']))
+    try:
+        wavlm, _ = load_released(path)
+    except BadInput:
+        raise
+    except Exception as e:
+        raise BadFile(
+            path, f"its 'cfg' and its weights do not fit ({type(e).__name__}: {e})."
+        ) from None
+    return wavlm, accepted(
+        path, fate(found, wavlm.model.state_dict(), rename_key, DROPPED['wavlm'])
+    )
 
-def import_wavlm(path:Path, out:Path, config=None, tokenizer=None) -> dict:
+# %% ../nbs/61_released.ipynb #0758b2b8
+def import_wavlm(path: Path, out: Path, config=None, tokenizer=None) -> dict:
     "A released WavLM: a file of the original, or a folder of `transformers`; either knows its sizes."
-    if config is not None: raise BadInput('A WavLM knows its own sizes; leave the configuration out.')
+    if config is not None:
+        raise BadInput('A WavLM knows its own sizes; leave the configuration out.')
     wavlm, told = (load_transformers if path.is_dir() else load_original)(path)
-    with config_last(out) as d: keep_wavlm(wavlm, None, d)
+    with config_last(out) as d:
+        keep_wavlm(wavlm, None, d)
     return told
 
 # %% ../nbs/61_released.ipynb #eb387a0f
-def import_vqgan(path:Path, out:Path, config=None, tokenizer=None) -> dict:
+def import_vqgan(path: Path, out: Path, config=None, tokenizer=None) -> dict:
     "A released codec."
     found = shapes_in(path, 'vqgan')
-    model = VQGAN.from_checkpoint(path, config or beside(path, 'model.yaml', 'VQGAN', 'give its configuration file'))
+    model = VQGAN.from_checkpoint(
+        path,
+        config or beside(path, 'model.yaml', 'VQGAN', 'give its configuration file'),
+    )
     told = accepted(path, fate(found, model.state_dict(), str, DROPPED['vqgan']))
-    with config_last(out) as d: model.save(d)
+    with config_last(out) as d:
+        model.save(d)
     return told
 
 # %% ../nbs/61_released.ipynb #50b9f0e0
 IMPORTERS = dict(brivl=import_brivl, wavlm=import_wavlm, vqgan=import_vqgan)
 
+# %% ../nbs/61_released.ipynb #72dfdad9
 def import_released(
-    kind:str,          # brivl, wavlm, vqgan
-    path,              # the released file; of WavLM also a folder of `transformers`
-    out,               # folder for config.json and model.safetensors
-    config=None,       # how the model is built: a preset of BriVL, or a file; default: the one beside `path`
-    tokenizer=None,    # of BriVL: the folder of its text tower's tokenizer
-) -> dict:             # kind, source, folder, matched, missing, left_over, dropped, parameters, megabytes, sizes
+    kind: str,  # brivl, wavlm, vqgan
+    path,  # the released file; of WavLM also a folder of `transformers`
+    out,  # folder for config.json and model.safetensors
+    config=None,  # how the model is built: a preset of BriVL, or a file; default: the one beside `path`
+    tokenizer=None,  # of BriVL: the folder of its text tower's tokenizer
+) -> dict:  # kind, source, folder, matched, missing, left_over, dropped, parameters, megabytes, sizes
     "Rewrite released weights as a folder of the lab's. Raises `BadInput` or `BadFile` and writes nothing where they do not fit."
-    if kind not in IMPORTERS: raise BadInput(f"no released model of kind {kind!r}; there are {', '.join(IMPORTERS)}.")
-    if tokenizer is not None and kind != 'brivl': raise BadInput(f'A {kind} has no tokenizer; leave it out.')
+    if kind not in IMPORTERS:
+        raise BadInput(
+            f'no released model of kind {kind!r}; there are {", ".join(IMPORTERS)}.'
+        )
+    if tokenizer is not None and kind != 'brivl':
+        raise BadInput(f'A {kind} has no tokenizer; leave it out.')
     out = Path(out)
     told = IMPORTERS[kind](Path(path), out, config, tokenizer)
-    written = shapes_in(out/'model.safetensors', kind)
-    return dict(kind=kind, source=str(path), folder=str(out), **told, parameters=sum(torch.Size(s).numel() for s in written.values()),
-                megabytes=round((out/'model.safetensors').stat().st_size/1e6, 1), sizes=read_json(out/'config.json'))
+    written = shapes_in(out / 'model.safetensors', kind)
+    return dict(
+        kind=kind,
+        source=str(path),
+        folder=str(out),
+        **told,
+        parameters=sum(torch.Size(s).numel() for s in written.values()),
+        megabytes=round((out / 'model.safetensors').stat().st_size / 1e6, 1),
+        sizes=read_json(out / 'config.json'),
+    )
 
-def said(report:dict) -> str:
+# %% ../nbs/61_released.ipynb #c3e25671
+def said(report: dict) -> str:
     "A report in lines."
     r = report
     dropped = ', '.join(f'{n} {why}' for why, n in r['dropped'].items()) or 'nothing'
-    flat = ', '.join(f'{k} {v}' for k, v in r['sizes'].items() if not isinstance(v, dict) and v is not None)
-    return '\n'.join([f"{r['kind']}: {r['source']} -> {r['folder']}", f"  {r['matched']} tensors matched, {len(r['missing'])} missing, {len(r['left_over'])} left over; dropped: {dropped}",
-                      f"  {r['parameters']:,} numbers, {r['megabytes']} MB", f'  {flat}'])
+    flat = ', '.join(
+        f'{k} {v}'
+        for k, v in r['sizes'].items()
+        if not isinstance(v, dict) and v is not None
+    )
+    return '\n'.join(
+        [
+            f'{r["kind"]}: {r["source"]} -> {r["folder"]}',
+            f'  {r["matched"]} tensors matched, {len(r["missing"])} missing, {len(r["left_over"])} left over; dropped: {dropped}',
+            f'  {r["parameters"]:,} numbers, {r["megabytes"]} MB',
+            f'  {flat}',
+        ]
+    )

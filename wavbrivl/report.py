@@ -18,7 +18,6 @@ __all__ = ['PRINTED', 'FAULTS', 'BESIDE', 'UNSHOWN', 'NAMES', 'KINDS', 'SMALLER'
 # %% ../nbs/50_report.ipynb #7fc9abab
 import base64, functools, io, textwrap
 from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
@@ -29,73 +28,124 @@ from .retrieval import top_k, unit
 
 # %% ../nbs/50_report.ipynb #b9dfbcc3
 def spread(
-    values,      # one per seed
-    seeds,       # as many; or how many there were
-    **facts,     # chance, pool, supervision, templates, extractor, ...; None: left out
-) -> dict:       # mean, std (n > 1, ddof 1), n, seeds, facts
+    values,  # one per seed
+    seeds,  # as many; or how many there were
+    **facts,  # chance, pool, supervision, templates, extractor, ...; None: left out
+) -> dict:  # mean, std (n > 1, ddof 1), n, seeds, facts
     "Summarise one metric over seeds. Raises `BadInput` when a value is missing or not a number."
-    values, seeds = [float(v) for v in values], list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
-    if not values or len(values) != len(seeds): raise BadInput(f'{len(values)} values for {len(seeds)} seeds; each seed gives one value.')
-    if not np.isfinite(values).all(): raise BadInput(f'Not a number among {values}; a metric that could not be computed is left out, not averaged.')
-    out = dict(mean=float(np.mean(values)), n=len(values), seeds=seeds) | {k: v for k, v in facts.items() if v is not None}
+    values, seeds = (
+        [float(v) for v in values],
+        list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds],
+    )
+    if not values or len(values) != len(seeds):
+        raise BadInput(
+            f'{len(values)} values for {len(seeds)} seeds; each seed gives one value.'
+        )
+    if not np.isfinite(values).all():
+        raise BadInput(
+            f'Not a number among {values}; a metric that could not be computed is left out, not averaged.'
+        )
+    out = dict(mean=float(np.mean(values)), n=len(values), seeds=seeds) | {
+        k: v for k, v in facts.items() if v is not None
+    }
     return out | (dict(std=float(np.std(values, ddof=1))) if len(values) > 1 else {})
 
 # %% ../nbs/50_report.ipynb #0170598e
 def read_metrics(
-    path,      # a metrics file
-) -> dict:     # CORPUS/RUN/TASK/METRIC -> entry
+    path,  # a metrics file
+) -> dict:  # CORPUS/RUN/TASK/METRIC -> entry
     "The entries of one file. Raises `BadInput` where its shape is not that of a metrics file."
     found = read_json(path)
-    try: return {f"{found['corpus']}/{found['run']}/{task}/{k}": dict(v) for task, metrics in found['tasks'].items() for k, v in metrics.items() if np.isfinite(v['mean'])}
+    try:
+        return {
+            f'{found["corpus"]}/{found["run"]}/{task}/{k}': dict(v)
+            for task, metrics in found['tasks'].items()
+            for k, v in metrics.items()
+            if np.isfinite(v['mean'])
+        }
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise BadInput(f'{path} is not a metrics file: it needs corpus, run and tasks, and a mean in every metric ({type(e).__name__}: {e}).') from None
+        raise BadInput(
+            f'{path} is not a metrics file: it needs corpus, run and tasks, and a mean in every metric ({type(e).__name__}: {e}).'
+        ) from None
 
+# %% ../nbs/50_report.ipynb #2261d1f7
 def summarise(
-    results_dir,        # holds metrics/*.json
-    write:bool=True,    # results_dir/summary.json
-) -> dict:              # CORPUS/RUN/TASK/METRIC -> {mean, std, n, chance, pool, seeds, ...}
+    results_dir,  # holds metrics/*.json
+    write: bool = True,  # results_dir/summary.json
+) -> dict:  # CORPUS/RUN/TASK/METRIC -> {mean, std, n, chance, pool, seeds, ...}
     "Gather every metrics file into one flat map."
     out, source = {}, {}
-    for path in sorted((Path(results_dir)/'metrics').rglob('*.json')):
-        try: found = read_metrics(path)
-        except BadInput as e: log('passed over: ' + str(e).replace(str(path), path.name)); continue
-        for key in found.keys() & out.keys(): raise BadInput(f'{path.name} and {source[key].name} both claim {key}; remove the one that is out of date.')
-        out |= found; source |= dict.fromkeys(found, path)
-    if write: write_json(out, Path(results_dir)/'summary.json')
+    for path in sorted((Path(results_dir) / 'metrics').rglob('*.json')):
+        try:
+            found = read_metrics(path)
+        except BadInput as e:
+            log('passed over: ' + str(e).replace(str(path), path.name))
+            continue
+        for key in found.keys() & out.keys():
+            raise BadInput(
+                f'{path.name} and {source[key].name} both claim {key}; remove the one that is out of date.'
+            )
+        out |= found
+        source |= dict.fromkeys(found, path)
+    if write:
+        write_json(out, Path(results_dir) / 'summary.json')
     return out
 
 # %% ../nbs/50_report.ipynb #3ea71beb
 def entries(
-    summary:dict,
-) -> pd.DataFrame:   # columns corpus, run, task, metric and every fact
+    summary: dict,
+) -> pd.DataFrame:  # columns corpus, run, task, metric and every fact
     "The flat map as a table."
-    rows = [dict(zip(('corpus', 'run', 'task', 'metric'), k.split('/'))) | v for k, v in summary.items()]
-    return pd.DataFrame(rows).reindex(columns=list(dict.fromkeys(['corpus', 'run', 'task', 'metric', 'mean', 'std', 'n', 'chance', 'pool', *(k for r in rows for k in r)])))
+    rows = [
+        dict(zip(('corpus', 'run', 'task', 'metric'), k.split('/'))) | v
+        for k, v in summary.items()
+    ]
+    return pd.DataFrame(rows).reindex(
+        columns=list(
+            dict.fromkeys(
+                [
+                    'corpus',
+                    'run',
+                    'task',
+                    'metric',
+                    'mean',
+                    'std',
+                    'n',
+                    'chance',
+                    'pool',
+                    *(k for r in rows for k in r),
+                ]
+            )
+        )
+    )
 
 # %% ../nbs/50_report.ipynb #fda4ac7a
 PRINTED = {
-('WavBriVL', 1): '''dataset ; task ; clips (split) ; classes ; metric
+    ('WavBriVL', 1): """dataset ; task ; clips (split) ; classes ; metric
 ESC-50 ; MC/ZS ; 2k (5 folds) ; 50 ; ACC
 UrbanSound8K ; MC/ZS ; 8k (10 folds) ; 10 ; ACC
 VGGSound ; MC/ZS ; 185k ; 309 ; mAP
 DESED ; AR ; 2.5k (valid) ; 10 ; F1
 VGGSound (CMR) ; CMR ; 15k (test) ; 309 ; MRR
-Clotho ; AC ; 5k (evaluation) ; ; COCO''',
-('WavBriVL', 2): '''model ; ESC-50 ACC ; UrbanSound8K ACC ; VGGSound mAP ; DESED F1 ; VGGSound A→I MRR ; VGGSound I→A MRR
+Clotho ; AC ; 5k (evaluation) ; ; COCO""",
+    (
+        'WavBriVL',
+        2,
+    ): """model ; ESC-50 ACC ; UrbanSound8K ACC ; VGGSound mAP ; DESED F1 ; VGGSound A→I MRR ; VGGSound I→A MRR
 Supervise ; 0.5200 ; 0.6179 ; 0.4331 ; ; ;
 OpenL3 ; 0.733 ; 0.7588 ; 0.3487 ; 0.1170 ; 0.0169 ; 0.0162
 Wav2CLIP ; 0.8595 ; 0.8101 ; 0.4663 ; 0.3955 ; 0.0566 ; 0.0678
 WavBriVL ; 0.9117 ; 0.8832 ; 0.4741 ; 0.3720 ; 0.0611 ; 0.0608
 SOTA ; 0.959 ; 0.8949 ; 0.544 ; ; ;
-WavBriVL (ZS) ; 0.412 ; 0.4024 ; 0.1001 ; ; ;''',
-('WavBriVL', 3): '''model ; R@1 ; FID ; IS
+WavBriVL (ZS) ; 0.412 ; 0.4024 ; 0.1001 ; ; ;""",
+    ('WavBriVL', 3): """model ; R@1 ; FID ; IS
 WavBriVL ; ; ;
 S2I ; ; ;
-Pedersoli et al. ; ; ;''',
-('WavBriVL', 4): '''model ; Positive ; Negative ; Neither
+Pedersoli et al. ; ; ;""",
+    ('WavBriVL', 4): """model ; Positive ; Negative ; Neither
 AudioCLIP ; 78% ; 14% ; 8%
-WavBriVL ; 81% ; 15% ; 4%''',
-('BGTAI', 1): '''dataset ; task ; clips (split) ; classes ; metric
+WavBriVL ; 81% ; 15% ; 4%""",
+    ('BGTAI', 1): """dataset ; task ; clips (split) ; classes ; metric
 ESC-50 ; MC/ZS ; 2k (5 folds) ; 50 ; ACC
 UrbanSound8K ; MC/ZS ; 8k (10 folds) ; 10 ; ACC
 FSD50K ; ML/ZS ; 50k ; 200 ; mAP
@@ -103,12 +153,15 @@ VGGSound ; MC/ZS ; 185k ; 309 ; mAP
 TAU Audio ; MC/ZS ; 190k ; 10 ; ACC
 DESED ; AR ; 2.5k (valid) ; 10 ; F1
 VGGSound (CMR) ; CMR ; 15k (test) ; 309 ; MRR
-Clotho ; AC ; 5k (evaluation) ; ; COCO''',
+Clotho ; AC ; 5k (evaluation) ; ; COCO""",
 }
 
 # %% ../nbs/50_report.ipynb #868b58b7
 PRINTED |= {
-('BGTAI', 2): '''model ; ESC-50 ACC ; UrbanSound8K ACC ; FSD50K mAP ; VGGSound mAP ; TAU ACC ; DESED F1 ; VGGSound A→I MRR ; VGGSound I→A MRR
+    (
+        'BGTAI',
+        2,
+    ): """model ; ESC-50 ACC ; UrbanSound8K ACC ; FSD50K mAP ; VGGSound mAP ; TAU ACC ; DESED F1 ; VGGSound A→I MRR ; VGGSound I→A MRR
 Supervise ; 0.5300 ; 0.6289 ; 0.3212 ; 0.4512 ; 0.3827 ; ; ;
 OpenL3 ; 0.723 ; 0.7681 ; 0.4053 ; 0.3405 ; 0.651 ; 0.1176 ; 0.0171 ; 0.0160
 YamNet ; 0.8505 ; 0.7832 ; 0.5039 ; 0.4541 ; 0.5667 ; 0.3420 ; ;
@@ -117,75 +170,172 @@ WavBriVL ; 0.9117 ; 0.8832 ; - ; 0.4741 ; - ; 0.3720 ; 0.0611 ; 0.0608
 UniBriVL ; 0.9307 ; 0.8722 ; - ; 0.4885 ; - ; 0.4111 ; 0.0641 ; 0.0612
 BGTAI ; 0.9455 ; 0.8911 ; 0.4748 ; 0.5130 ; 0.6932 ; 0.4351 ; 0.0622 ; 0.0745
 BGTAI (ZS) ; 0.5015 ; 0.4896 ; 0.0365 ; 0.1214 ; 0.2089 ; ; ;
-SOTA ; 0.959 ; 0.8949 ; 0.5671 ; 0.544 ; 0.687 ; ; ;''',
-('BGTAI', 3): '''model ; B1 ; B4 ; M ; RL ; Cr ; S ; Sr
+SOTA ; 0.959 ; 0.8949 ; 0.5671 ; 0.544 ; 0.687 ; ; ;""",
+    ('BGTAI', 3): """model ; B1 ; B4 ; M ; RL ; Cr ; S ; Sr
 Baseline ; 0.389 ; 0.015 ; 0.084 ; 0.262 ; 0.074 ; 0.033 ; 0.054
 Wav2CLIP ; 0.393 ; 0.054 ; 0.104 ; 0.271 ; 0.100 ; 0.045 ; 0.073
 WavBriVL ; 0.412 ; 0.92 ; 0.108 ; 0.268 ; 0.126 ; - ; -
 UniBriVL ; 0.434 ; 0.107 ; 0.115 ; 0.300 ; 0.11 ; 0.050 ; 0.080
-BGTAI ; 0.476 ; 0.185 ; 0.126 ; 0.328 ; 0.121 ; 0.054 ; 0.088''',
-('BGTAI', 4): '''model ; loss ; duration ; R@1 ; R@5 ; FID ; IS
+BGTAI ; 0.476 ; 0.185 ; 0.126 ; 0.328 ; 0.121 ; 0.054 ; 0.088""",
+    ('BGTAI', 4): """model ; loss ; duration ; R@1 ; R@5 ; FID ; IS
 (A) ; L2 ; 10 s ; 14.57 ; 37.35 ; 19.24 ; 7.98
 (B) ; SP ; 10 s ; 30.05 ; 62.74 ; 25.70 ; 12.27
 (C) ; total ; 10 s ; 36.10 ; 70.89 ; 20.52 ; 17.00
 (D) ; total ; 1 s ; 34.78 ; 73.62 ; 19.37 ; 19.25
 (E) ; ; 5 s ; 39.00 ; 79.51 ; 21.56 ; 20.16
-(F) ; total ; 10 s ; 37.89 ; 81.22 ; 16.88 ; 20.96''',
-('BGTAI', 5): '''model ; Clotho R@1 ; Clotho R@10 ; AudioCaps R@1 ; AudioCaps R@10 ; ESC top-1
+(F) ; total ; 10 s ; 37.89 ; 81.22 ; 16.88 ; 20.96""",
+    (
+        'BGTAI',
+        5,
+    ): """model ; Clotho R@1 ; Clotho R@10 ; AudioCaps R@1 ; AudioCaps R@10 ; ESC top-1
 AudioCLIP ; _ ; _ ; _ ; _ ; 68.6
 AVFIC ; 3.0 ; 17.5 ; 8.7 ; 37.7 ; _
 BGTAI ; 4.2 ; 24.9 ; 9.5 ; 39.5 ; 62.3
-ImageBind ; 6.0 ; 28.4 ; 9.3 ; 42.3 ; 66.9''',
+ImageBind ; 6.0 ; 28.4 ; 9.3 ; 42.3 ; 66.9""",
 }
 
 # %% ../nbs/50_report.ipynb #32078a9a
 FAULTS = {
-('WavBriVL', 1): ['VGGSound has 309 classes here, 310 in section 3.2.'],
-('WavBriVL', 2): ['Nothing of WavBriVL exceeds the listed SOTA, though the text speaks of results "close to or exceeding" it.',
-                  'The BGTAI paper prints other values for the same baselines (OpenL3 on ESC-50 .723, Supervise .5300).'],
-('WavBriVL', 3): ['The values are missing from the text of the paper; it compares on five classes of VEGAS: baby cry, dog, rail transport, fireworks, water flowing.'],
-('WavBriVL', 4): ['A survey of people; the number of participants is not given.'],
-('BGTAI', 2): ['UniBriVL is above BGTAI on A→I.', 'BGTAI on TAU (.6932) is above the value listed as SOTA (.687).',
-               'The WavBriVL paper prints other values for the same baselines (OpenL3 on ESC-50 .733, Supervise .5200).'],
-('BGTAI', 3): ['B4 of WavBriVL is printed as 0.92; from its neighbours it must be 0.092.', 'CIDEr of WavBriVL (0.126) is above that of BGTAI, which the text calls best in all metrics.'],
-('BGTAI', 4): ['The ticks of column D (DS-Net) are lost; the text implies that (C) is without it.', 'FID and IS use an extractor of the authors and compare with no other FID or IS.'],
-('BGTAI', 5): ['The text claims to exceed previous work on all datasets; the rows of AudioCLIP and ImageBind do not show that.'],
+    ('WavBriVL', 1): ['VGGSound has 309 classes here, 310 in section 3.2.'],
+    ('WavBriVL', 2): [
+        'Nothing of WavBriVL exceeds the listed SOTA, though the text speaks of results "close to or exceeding" it.',
+        'The BGTAI paper prints other values for the same baselines (OpenL3 on ESC-50 .723, Supervise .5300).',
+    ],
+    ('WavBriVL', 3): [
+        'The values are missing from the text of the paper; it compares on five classes of VEGAS: baby cry, dog, rail transport, fireworks, water flowing.'
+    ],
+    ('WavBriVL', 4): ['A survey of people; the number of participants is not given.'],
+    ('BGTAI', 2): [
+        'UniBriVL is above BGTAI on A→I.',
+        'BGTAI on TAU (.6932) is above the value listed as SOTA (.687).',
+        'The WavBriVL paper prints other values for the same baselines (OpenL3 on ESC-50 .733, Supervise .5200).',
+    ],
+    ('BGTAI', 3): [
+        'B4 of WavBriVL is printed as 0.92; from its neighbours it must be 0.092.',
+        'CIDEr of WavBriVL (0.126) is above that of BGTAI, which the text calls best in all metrics.',
+    ],
+    ('BGTAI', 4): [
+        'The ticks of column D (DS-Net) are lost; the text implies that (C) is without it.',
+        'FID and IS use an extractor of the authors and compare with no other FID or IS.',
+    ],
+    ('BGTAI', 5): [
+        'The text claims to exceed previous work on all datasets; the rows of AudioCLIP and ImageBind do not show that.'
+    ],
 }
+
+# %% ../nbs/50_report.ipynb #941fec40
 BESIDE = {
-('WavBriVL', 2): ['probe/accuracy', 'zero_shot/top1', 'probe/map', 'detection/f1', 'audio_to_image/mrr', 'image_to_audio/mrr'],
-('BGTAI', 3): [f'captioning/{m}' for m in ('bleu1', 'bleu4', 'meteor', 'rouge_l', 'cider', 'spice', 'spider')],
-('WavBriVL', 3): ['diffusion/r1', 'diffusion/fid', 'diffusion/is'],
-('BGTAI', 4): ['diffusion/r1', 'diffusion/r5', 'diffusion/fid', 'diffusion/is'],
-('BGTAI', 5): ['text_to_audio/r1', 'text_to_audio/r10', 'zero_shot/top1'],
+    ('WavBriVL', 2): [
+        'probe/accuracy',
+        'zero_shot/top1',
+        'probe/map',
+        'detection/f1',
+        'audio_to_image/mrr',
+        'image_to_audio/mrr',
+    ],
+    ('BGTAI', 3): [
+        f'captioning/{m}'
+        for m in ('bleu1', 'bleu4', 'meteor', 'rouge_l', 'cider', 'spice', 'spider')
+    ],
+    ('WavBriVL', 3): ['diffusion/r1', 'diffusion/fid', 'diffusion/is'],
+    ('BGTAI', 4): ['diffusion/r1', 'diffusion/r5', 'diffusion/fid', 'diffusion/is'],
+    ('BGTAI', 5): ['text_to_audio/r1', 'text_to_audio/r10', 'zero_shot/top1'],
 }
+
+# %% ../nbs/50_report.ipynb #49bae25d
 BESIDE['BGTAI', 2] = BESIDE['WavBriVL', 2]
 UNSHOWN = 'Rows of OpenL3, AudioCLIP, S2I, Pedersoli et al. and SOTA hold what the papers print; these systems are not run here.'
 
+# %% ../nbs/50_report.ipynb #f17cc5b2
 def printed(
-    paper:str,    # WavBriVL or BGTAI
-    table:int,
+    paper: str,  # WavBriVL or BGTAI
+    table: int,
 ) -> pd.DataFrame:
     "One printed table, values as text, blank where the paper has none."
-    if (paper, table) not in PRINTED: raise BadInput(f'There is no table {table} of {paper}; there are ' + ', '.join(f'{p} {t}' for p, t in PRINTED) + '.')
-    head, *rows = [[c.strip() for c in line.split(';')] for line in PRINTED[paper, table].split('\n')]
-    return pd.DataFrame([r[1:] for r in rows], [r[0] for r in rows], head[1:]).rename_axis(head[0])
+    if (paper, table) not in PRINTED:
+        raise BadInput(
+            f'There is no table {table} of {paper}; there are '
+            + ', '.join(f'{p} {t}' for p, t in PRINTED)
+            + '.'
+        )
+    head, *rows = [
+        [c.strip() for c in line.split(';')]
+        for line in PRINTED[paper, table].split('\n')
+    ]
+    return pd.DataFrame(
+        [r[1:] for r in rows], [r[0] for r in rows], head[1:]
+    ).rename_axis(head[0])
 
 # %% ../nbs/50_report.ipynb #57bd2223
 def cell(
-    entry:dict,       # mean, std, ...
-    digits:int=3,
+    entry: dict,  # mean, std, ...
+    digits: int = 3,
 ) -> str:
     "mean ± spread"
-    return f"{entry['mean']:.{digits}f}" + (f" ± {entry['std']:.{digits}f}" if entry.get('std') is not None and np.isfinite(entry['std']) else '')
+    return f'{entry["mean"]:.{digits}f}' + (
+        f' ± {entry["std"]:.{digits}f}'
+        if entry.get('std') is not None and np.isfinite(entry['std'])
+        else ''
+    )
 
-NAMES = dict(probe='probe', zero_shot='zero-shot', audio_to_image='A→I', image_to_audio='I→A', text_to_audio='T→A', audio_to_text='A→T', image_to_text='I→T',
-    audio_to_image_class='A→I by class', detection='detection', captioning='captions', accuracy='accuracy', top1='top-1', top5='top-5', mrr='MRR', map='mAP', r1='R@1', r5='R@5', r10='R@10', median_rank='median rank', f1='F1', f1_macro='macro F1', event_f1='event F1',
-    bleu1='BLEU-1', bleu4='BLEU-4', meteor='METEOR', rouge_l='ROUGE-L', cider='CIDEr', spice='SPICE', spider='SPIDEr', fid='FID', kid='KID', diversity='diversity', usage='codes used', score='cosine', **{'is': 'IS'})
+# %% ../nbs/50_report.ipynb #8208af57
+NAMES = dict(
+    probe='probe',
+    zero_shot='zero-shot',
+    audio_to_image='A→I',
+    image_to_audio='I→A',
+    text_to_audio='T→A',
+    audio_to_text='A→T',
+    image_to_text='I→T',
+    audio_to_image_class='A→I by class',
+    detection='detection',
+    captioning='captions',
+    accuracy='accuracy',
+    top1='top-1',
+    top5='top-5',
+    mrr='MRR',
+    map='mAP',
+    r1='R@1',
+    r5='R@5',
+    r10='R@10',
+    median_rank='median rank',
+    f1='F1',
+    f1_macro='macro F1',
+    event_f1='event F1',
+    bleu1='BLEU-1',
+    bleu4='BLEU-4',
+    meteor='METEOR',
+    rouge_l='ROUGE-L',
+    cider='CIDEr',
+    spice='SPICE',
+    spider='SPIDEr',
+    fid='FID',
+    kid='KID',
+    diversity='diversity',
+    usage='codes used',
+    score='cosine',
+    **{'is': 'IS'},
+)
 
-KINDS = dict(random='random real picture', bare='guided, nothing else (VQGAN-CLIP)', guided='guided by the image tower, steadied by the diffusion model', diffusion='diffusion',
-    ranked='best of several', mosaic='mosaic of the nearest training pictures', redrawn='redrawn from the one retrieved', retrieved='retrieved', prompts='from a sentence, first', prompts_ranked='from a sentence, best of several',
-    reconstructed='true picture through the codec', real='true picture')   # of pictures: luck first, what bounds them last
+# %% ../nbs/50_report.ipynb #cc380bca
+KINDS = dict(
+    random='random real picture',
+    bare='guided, nothing else (VQGAN-CLIP)',
+    guided='guided by the image tower, steadied by the diffusion model',
+    diffusion='diffusion',
+    ranked='best of several',
+    mosaic='mosaic of the nearest training pictures',
+    redrawn='redrawn from the one retrieved',
+    retrieved='retrieved',
+    prompts='from a sentence, first',
+    prompts_ranked='from a sentence, best of several',
+    reconstructed='true picture through the codec',
+    real='true picture',
+)  # of pictures: luck first, what bounds them last
+
+# %% ../nbs/50_report.ipynb #0e44128e
 NAMES |= KINDS
+
 
 def titled(task, metric, pool=None) -> str:
     "audio_to_image, mrr, 320 -> A→I MRR of 320"
@@ -194,11 +344,11 @@ def titled(task, metric, pool=None) -> str:
 
 # %% ../nbs/50_report.ipynb #451efb89
 def our_columns(
-    summary:dict,
-    wanted:list,     # TASK/METRIC
-    rows:dict,       # run -> row name; a name with ' (ZS)' beside it takes the zero-shot values
-    names:list,      # row names there are
-) -> tuple:          # {(group, column): {row: text}}, notes
+    summary: dict,
+    wanted: list,  # TASK/METRIC
+    rows: dict,  # run -> row name; a name with ' (ZS)' beside it takes the zero-shot values
+    names: list,  # row names there are
+) -> tuple:  # {(group, column): {row: text}}, notes
     "Our numbers as columns: one for each corpus, task, metric and pool."
     columns, notes, t = {}, [], entries(summary)
     for want in wanted:
@@ -206,766 +356,1565 @@ def our_columns(
         found = t[(t.task == task) & (t.metric == metric)]
         for (corpus, pool), group in found.groupby(['corpus', 'pool'], dropna=False):
             key = (f'ours, {corpus}', titled(task, metric, pool))
-            place = lambda run: (rows[run] + ' (ZS)') if task == 'zero_shot' and rows[run] + ' (ZS)' in names else rows[run]
+            place = lambda run: (
+                (rows[run] + ' (ZS)')
+                if task == 'zero_shot' and rows[run] + ' (ZS)' in names
+                else rows[run]
+            )
             columns[key] = {place(r.run): cell(r._asdict()) for r in group.itertuples()}
             luck = group.chance.dropna().unique()
-            if len(luck): columns[key]['luck'] = ' to '.join(f'{v:.3f}' for v in sorted({luck.min(), luck.max()}))
-            notes.append(f"{key[0]}, {key[1]}: " + describe(group))
+            if len(luck):
+                columns[key]['luck'] = ' to '.join(
+                    f'{v:.3f}' for v in sorted({luck.min(), luck.max()})
+                )
+            notes.append(f'{key[0]}, {key[1]}: ' + describe(group))
     return columns, notes
 
-def describe(group:pd.DataFrame) -> str:
+# %% ../nbs/50_report.ipynb #f5c303fa
+def describe(group: pd.DataFrame) -> str:
     "The facts of a column: seeds, supervision, templates, extractor, whatever was said; by run where they differ."
-    facts = [c for c in group.columns if c not in ('corpus', 'run', 'task', 'metric', 'mean', 'std', 'chance', 'pool', 'seeds') and group[c].notna().any()]
+    facts = [
+        c
+        for c in group.columns
+        if c
+        not in (
+            'corpus',
+            'run',
+            'task',
+            'metric',
+            'mean',
+            'std',
+            'chance',
+            'pool',
+            'seeds',
+        )
+        and group[c].notna().any()
+    ]
+
     def one(c):
         said = group[['run', c]].astype(str).drop_duplicates(c)
-        return f"{'seeds' if c == 'n' else c} " + (said[c].iloc[0] if len(said) == 1 else ', '.join(f'{v} ({r})' for r, v in zip(group.run, group[c])))
+        return f'{"seeds" if c == "n" else c} ' + (
+            said[c].iloc[0]
+            if len(said) == 1
+            else ', '.join(f'{v} ({r})' for r, v in zip(group.run, group[c]))
+        )
+
     return '; '.join(one(c) for c in facts) + '.'
 
 # %% ../nbs/50_report.ipynb #84a04d95
 def table_beside(
-    summary:dict,
-    paper:str, table:int,     # which printed table
-    rows:dict|None=None,      # run -> row; default: the row of the same name, else the run's own
-    wanted:list|None=None,    # TASK/METRIC of ours to show; default: those that answer to the table
-) -> pd.DataFrame:            # text cells, two-level columns; notes in .attrs['notes']
+    summary: dict,
+    paper: str,
+    table: int,  # which printed table
+    rows: dict
+    | None = None,  # run -> row; default: the row of the same name, else the run's own
+    wanted: list
+    | None = None,  # TASK/METRIC of ours to show; default: those that answer to the table
+) -> pd.DataFrame:  # text cells, two-level columns; notes in .attrs['notes']
     "A paper's table as printed, and our numbers beside it in columns of their own."
-    theirs, wanted = printed(paper, table), wanted if wanted is not None else BESIDE.get((paper, table), [])
-    runs = list(dict.fromkeys(k.split('/')[1] for k in summary if '/'.join(k.split('/')[2:]) in wanted))
+    theirs, wanted = (
+        printed(paper, table),
+        wanted if wanted is not None else BESIDE.get((paper, table), []),
+    )
+    runs = list(
+        dict.fromkeys(
+            k.split('/')[1] for k in summary if '/'.join(k.split('/')[2:]) in wanted
+        )
+    )
     same = {name.lower(): name for name in theirs.index}
     rows = {run: (rows or {}).get(run) or same.get(run.lower(), run) for run in runs}
     doubled = {r for r in rows.values() if list(rows.values()).count(r) > 1}
-    if doubled: raise BadInput(f'Several runs would share the row {sorted(doubled)}; give each its own in rows.')
+    if doubled:
+        raise BadInput(
+            f'Several runs would share the row {sorted(doubled)}; give each its own in rows.'
+        )
     ours, notes = our_columns(summary, wanted, rows, list(theirs.index))
-    index = list(dict.fromkeys([*theirs.index, *rows.values(), *(['luck'] if ours else [])]))
-    out = pd.concat({f'{paper}, Table {table}, as printed': theirs}, axis=1).reindex(index)
-    for key, column in ours.items(): out[key] = pd.Series(column).reindex(index)
+    index = list(
+        dict.fromkeys([*theirs.index, *rows.values(), *(['luck'] if ours else [])])
+    )
+    out = pd.concat({f'{paper}, Table {table}, as printed': theirs}, axis=1).reindex(
+        index
+    )
+    for key, column in ours.items():
+        out[key] = pd.Series(column).reindex(index)
     out = out.fillna('').rename_axis(theirs.index.name)
     out.attrs['systems'] = True
-    out.attrs['notes'] = notes + [UNSHOWN] + [f'{paper}, Table {table}: {f}' for f in FAULTS.get((paper, table), [])]
+    out.attrs['notes'] = (
+        notes
+        + [UNSHOWN]
+        + [f'{paper}, Table {table}: {f}' for f in FAULTS.get((paper, table), [])]
+    )
     return out
 
 # %% ../nbs/50_report.ipynb #8b3f1dbd
 def plain(
-    table:pd.DataFrame,
-) -> pd.DataFrame:       # text, one header line, the index as first columns unless it only counts
+    table: pd.DataFrame,
+) -> (
+    pd.DataFrame
+):  # text, one header line, the index as first columns unless it only counts
     "A table as it is written down; two-level columns become `group: column`."
     out = table.copy()
-    out.columns = [': '.join(c) if isinstance(c, tuple) else str(c) for c in table.columns]
-    return (out if isinstance(out.index, pd.RangeIndex) else out.reset_index()).astype(str)
+    out.columns = [
+        ': '.join(c) if isinstance(c, tuple) else str(c) for c in table.columns
+    ]
+    return (out if isinstance(out.index, pd.RangeIndex) else out.reset_index()).astype(
+        str
+    )
 
-SMALLER = ('FID', 'KID', 'median rank')   # the rest is better when larger
 
+SMALLER = ('FID', 'KID', 'median rank')  # the rest is better when larger
+
+# %% ../nbs/50_report.ipynb #02427637
 def best_bold(
-    table:pd.DataFrame,
-    aside=('luck',),     # rows that do not compete
-) -> pd.DataFrame:       # the same with ** around the best cell of every column of numbers
+    table: pd.DataFrame,
+    aside=('luck',),  # rows that do not compete
+) -> pd.DataFrame:  # the same with ** around the best cell of every column of numbers
     "Mark the best of every column; the first numbers of the cells are compared."
     out = table.copy()
-    number = lambda s: pd.to_numeric(s.astype(str).str.extract(r'^\s*([-+]?\d*\.?\d+)')[0], errors='coerce')
+    number = lambda s: pd.to_numeric(
+        s.astype(str).str.extract(r'^\s*([-+]?\d*\.?\d+)')[0], errors='coerce'
+    )
     for j in range(table.shape[1]):
         v = number(table.iloc[:, j])[[i not in aside for i in table.index]].dropna()
-        if len(v) < 2: continue
-        sign = -1 if any(str(table.columns[j][-1] if isinstance(table.columns[j], tuple) else table.columns[j]).startswith(s) for s in SMALLER) else 1
-        top = v.index[(sign*v == (sign*v).max())]
-        out.iloc[:, j] = [f'**{c}**' if i in top else c for i, c in zip(table.index, table.iloc[:, j])]
+        if len(v) < 2:
+            continue
+        sign = (
+            -1
+            if any(
+                str(
+                    table.columns[j][-1]
+                    if isinstance(table.columns[j], tuple)
+                    else table.columns[j]
+                ).startswith(s)
+                for s in SMALLER
+            )
+            else 1
+        )
+        top = v.index[(sign * v == (sign * v).max())]
+        out.iloc[:, j] = [
+            f'**{c}**' if i in top else c for i, c in zip(table.index, table.iloc[:, j])
+        ]
     return out
 
 # %% ../nbs/50_report.ipynb #d7eb81e6
 def to_markdown(
-    table:pd.DataFrame,
+    table: pd.DataFrame,
 ) -> str:
     "A table with its notes as Markdown; in a table of systems the best of each column is bold."
     notes = [f'- {n}' for n in table.attrs.get('notes', [])]
     flat = plain(best_bold(table) if table.attrs.get('systems') else table)
-    lines = [list(flat.columns), ['---']*flat.shape[1], *flat.to_numpy().tolist()]
-    return '\n'.join(['| ' + ' | '.join(c.replace('|', '\\|') for c in l) + ' |' for l in lines] + ([''] + notes if notes else [])) + '\n'
+    lines = [list(flat.columns), ['---'] * flat.shape[1], *flat.to_numpy().tolist()]
+    return (
+        '\n'.join(
+            ['| ' + ' | '.join(c.replace('|', '\\|') for c in l) + ' |' for l in lines]
+            + ([''] + notes if notes else [])
+        )
+        + '\n'
+    )
 
+# %% ../nbs/50_report.ipynb #ed738db9
 def save_table(
-    table:pd.DataFrame,
-    path,                # without suffix; .md and .csv are written
+    table: pd.DataFrame,
+    path,  # without suffix; .md and .csv are written
 ):
     "Write a table as Markdown and CSV; notes are comment lines at the end of the CSV."
     notes = ''.join(f'# {n}\n' for n in table.attrs.get('notes', []))
-    for suffix, text in (('.md', to_markdown(table)), ('.csv', plain(table).to_csv(index=False, lineterminator='\n') + notes)):
-        with whole(Path(f'{path}{suffix}')) as tmp: tmp.write_text(text, encoding='utf-8')
+    for suffix, text in (
+        ('.md', to_markdown(table)),
+        ('.csv', plain(table).to_csv(index=False, lineterminator='\n') + notes),
+    ):
+        with whole(Path(f'{path}{suffix}')) as tmp:
+            tmp.write_text(text, encoding='utf-8')
 
-def told(table:pd.DataFrame):
+# %% ../nbs/50_report.ipynb #574e5ca0
+def told(table: pd.DataFrame):
     "A table with its notes, to be shown in a notebook."
     from IPython.display import Markdown
+
     return Markdown(to_markdown(table))
 
 # %% ../nbs/50_report.ipynb #5b300353
 def caption_table(
-    rows:list,     # dict(clip, said, person)
-):                 # a styled table
+    rows: list,  # dict(clip, said, person)
+):  # a styled table
     "Generated sentences beside a person's."
-    return pd.DataFrame(rows).style.hide(axis='index').set_properties(**{'text-align': 'left'})
+    return (
+        pd.DataFrame(rows)
+        .style.hide(axis='index')
+        .set_properties(**{'text-align': 'left'})
+    )
 
 # %% ../nbs/50_report.ipynb #27063524
 def data_table(
-    found:list,       # rows of the stage `datasets`: dataset, clips, rejected, said
-    own:dict,         # name, clips, classes of the corpus the lab trains on
+    found: list,  # rows of the stage `datasets`: dataset, clips, rejected, said
+    own: dict,  # name, clips, classes of the corpus the lab trains on
 ) -> pd.DataFrame:
     "The papers' Table 1, and how much of each data set was there."
-    rows = {own['name']: {'task': 'all', 'clips, published': '', 'classes': own['classes'], 'metric': 'all', 'clips here': own['clips'], 'set aside': own['rejected']}}
+    rows = {
+        own['name']: {
+            'task': 'all',
+            'clips, published': '',
+            'classes': own['classes'],
+            'metric': 'all',
+            'clips here': own['clips'],
+            'set aside': own['rejected'],
+        }
+    }
     notes = []
     for r in found:
         d = DATASETS[r['dataset']]
-        rows[d.name] = {'task': d.task, 'clips, published': d.clips, 'classes': d.classes, 'metric': d.metric, 'clips here': r['clips'] or '', 'set aside': r['rejected'] if r['clips'] else ''}
-        if r['said']: notes.append(f"{d.name}: {r['said']}")
-    out = pd.DataFrame.from_dict(rows, orient='index').fillna('').rename_axis('data set')
-    out.attrs['notes'] = notes + [f'WavBriVL, Table 1: {f}' for f in FAULTS['WavBriVL', 1]]
+        rows[d.name] = {
+            'task': d.task,
+            'clips, published': d.clips,
+            'classes': d.classes,
+            'metric': d.metric,
+            'clips here': r['clips'] or '',
+            'set aside': r['rejected'] if r['clips'] else '',
+        }
+        if r['said']:
+            notes.append(f'{d.name}: {r["said"]}')
+    out = (
+        pd.DataFrame.from_dict(rows, orient='index').fillna('').rename_axis('data set')
+    )
+    out.attrs['notes'] = notes + [
+        f'WavBriVL, Table 1: {f}' for f in FAULTS['WavBriVL', 1]
+    ]
     return out
 
 # %% ../nbs/50_report.ipynb #0a8ed3bf
 RETRIEVAL = ('mrr', 'r1', 'r5', 'r10', 'map', 'median_rank')
 
+# %% ../nbs/50_report.ipynb #ba44a393
 def retrieval_table(
-    summary:dict,
-    corpus:str,
-    tasks:list|None=None,      # default: all with an MRR
-) -> pd.DataFrame:             # rows: task, run; text cells
+    summary: dict,
+    corpus: str,
+    tasks: list | None = None,  # default: all with an MRR
+) -> pd.DataFrame:  # rows: task, run; text cells
     "Every retrieval task of a corpus: runs as rows, luck below them."
-    t = entries(summary); t = t[t.corpus == corpus]
+    t = entries(summary)
+    t = t[t.corpus == corpus]
     tasks = tasks or list(dict.fromkeys(t[t.metric == 'mrr'].task))
-    if not tasks: raise BadInput(f'There is no retrieval on corpus {corpus!r} in the summary.')
+    if not tasks:
+        raise BadInput(f'There is no retrieval on corpus {corpus!r} in the summary.')
     rows = {}
-    for (task, pool), group in t[t.task.isin(tasks) & t.metric.isin(RETRIEVAL)].groupby(['task', 'pool'], sort=False, dropna=False):
-        name, digits = titled(task, '', pool).replace('  ', ' '), lambda m: 1 if m == 'median_rank' else 3
-        for r in group.itertuples(): rows.setdefault((name, r.run), {})[NAMES[r.metric]] = cell(r._asdict(), digits(r.metric))
-        rows[name, 'luck'] = {NAMES[m]: f'{c:.{digits(m)}f}' for m, c in zip(group.metric, group.chance) if pd.notna(c)}
+    for (task, pool), group in t[t.task.isin(tasks) & t.metric.isin(RETRIEVAL)].groupby(
+        ['task', 'pool'], sort=False, dropna=False
+    ):
+        name, digits = (
+            titled(task, '', pool).replace('  ', ' '),
+            lambda m: 1 if m == 'median_rank' else 3,
+        )
+        for r in group.itertuples():
+            rows.setdefault((name, r.run), {})[NAMES[r.metric]] = cell(
+                r._asdict(), digits(r.metric)
+            )
+        rows[name, 'luck'] = {
+            NAMES[m]: f'{c:.{digits(m)}f}'
+            for m, c in zip(group.metric, group.chance)
+            if pd.notna(c)
+        }
     order = [NAMES[m] for m in RETRIEVAL]
     out = pd.DataFrame.from_dict(rows, orient='index').fillna('')
     out.index = pd.MultiIndex.from_tuples(out.index, names=['task', 'run'])
     return out[[c for c in order if c in out]]
 
 # %% ../nbs/50_report.ipynb #ad55765f
-STYLE = {'font.size': 9, 'axes.titlesize': 9.5, 'axes.labelsize': 9, 'xtick.labelsize': 8, 'ytick.labelsize': 8, 'legend.fontsize': 8, 'legend.frameon': False,
-         'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlelocation': 'left', 'figure.dpi': 80, 'axes.axisbelow': True}
+STYLE = {
+    'font.size': 9,
+    'axes.titlesize': 9.5,
+    'axes.labelsize': 9,
+    'xtick.labelsize': 8,
+    'ytick.labelsize': 8,
+    'legend.fontsize': 8,
+    'legend.frameon': False,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.titlelocation': 'left',
+    'figure.dpi': 80,
+    'axes.axisbelow': True,
+}
 
+# %% ../nbs/50_report.ipynb #6e4fdae7
 def figure(f):
     "Draw in the report's style and close what was drawn."
+
     @functools.wraps(f)
     def drawn(*args, **kwargs):
         import matplotlib.pyplot as plt
-        with plt.rc_context(STYLE): fig = f(*args, **kwargs)
+
+        with plt.rc_context(STYLE):
+            fig = f(*args, **kwargs)
         plt.close(fig)
         fig._ipython_display_ = lambda: shown(fig)
         return fig
+
     return drawn
 
-def colours(n:int) -> list:
+# %% ../nbs/50_report.ipynb #6bbbd075
+def colours(n: int) -> list:
     "n colours; beyond ten they repeat."
     import seaborn as sns
+
     return [sns.color_palette('colorblind')[i % 10] for i in range(n)]
 
+# %% ../nbs/50_report.ipynb #5f277e79
 def finding(
     fig,
-    text:str,    # a sentence
+    text: str,  # a sentence
     width=None,  # characters a line; default: from the figure's width
 ):
     "Put the finding above the figure."
-    fig.suptitle(textwrap.fill(text, width or int(fig.get_figwidth()*15)), x=.01, ha='left', fontsize=10, fontweight='bold')
+    fig.suptitle(
+        textwrap.fill(text, width or int(fig.get_figwidth() * 15)),
+        x=0.01,
+        ha='left',
+        fontsize=10,
+        fontweight='bold',
+    )
 
 # %% ../nbs/50_report.ipynb #8253bb03
 def rendered(
     fig,
-    dpi:int,
-) -> tuple:       # (PIL image, bool: does it hold photographs or the like?)
+    dpi: int,
+) -> tuple:  # (PIL image, bool: does it hold photographs or the like?)
     "A figure as an image, with a palette of 256 colours where that shows no difference, or where the figure is a page of pictures."
     from PIL import Image
+
     raw = io.BytesIO()
     fig.savefig(raw, format='png', dpi=dpi, bbox_inches='tight', facecolor='w')
     full = Image.open(raw).convert('RGB')
     page = getattr(fig, 'page', False)
     few = full.quantize(256, kmeans=int(page), dither=Image.Dither.NONE)
-    rich = not page and np.abs(np.asarray(full, float) - np.asarray(few.convert('RGB'), float)).mean() > .5     # of 255 levels
+    rich = (
+        not page
+        and np.abs(
+            np.asarray(full, float) - np.asarray(few.convert('RGB'), float)
+        ).mean()
+        > 0.5
+    )  # of 255 levels
     return (full if rich else few), rich
 
+# %% ../nbs/50_report.ipynb #d41cedd7
 def png_bytes(
     fig,
-    dpi:int|None=None,   # default: 110; of a page of pictures 80
+    dpi: int | None = None,  # default: 110; of a page of pictures 80
 ) -> bytes:
     "A figure as PNG, the same bytes for the same numbers."
     out = io.BytesIO()
-    rendered(fig, dpi or (80 if getattr(fig, 'page', False) else 110))[0].save(out, format='PNG', optimize=True)
+    rendered(fig, dpi or (80 if getattr(fig, 'page', False) else 110))[0].save(
+        out, format='PNG', optimize=True
+    )
     return out.getvalue()
 
+# %% ../nbs/50_report.ipynb #19cf9ca2
 def save_figure(
     fig,
-    path,                # .png
-    dpi:int|None=None,   # as in `png_bytes`
+    path,  # .png
+    dpi: int | None = None,  # as in `png_bytes`
 ):
     "Write a figure, whole or not at all."
-    with whole(path) as tmp: tmp.write_bytes(png_bytes(fig, dpi))
+    with whole(path) as tmp:
+        tmp.write_bytes(png_bytes(fig, dpi))
 
 # %% ../nbs/50_report.ipynb #d8a9a0e0
 def shown(
     fig,
-    dpi:int=72,
+    dpi: int = 72,
 ):
     "Show a figure in a notebook, small: PNG with a palette, JPEG where it holds pictures. IPython's own is several times larger."
     from IPython.display import Image, display
+
     out, (image, rich) = io.BytesIO(), rendered(fig, dpi)
-    image.save(out, format='JPEG' if rich else 'PNG', optimize=True, **(dict(quality=88) if rich else {}))
+    image.save(
+        out,
+        format='JPEG' if rich else 'PNG',
+        optimize=True,
+        **(dict(quality=88) if rich else {}),
+    )
     display(Image(out.getvalue()))
 
 # %% ../nbs/50_report.ipynb #73097530
 def ending(
-    history:pd.DataFrame,   # run, seed, epoch, score
-    score:str,
-) -> pd.DataFrame:          # by run: mean and std over seeds of the best score, and its epoch
+    history: pd.DataFrame,  # run, seed, epoch, score
+    score: str,
+) -> pd.DataFrame:  # by run: mean and std over seeds of the best score, and its epoch
     "The best score of every seed, summarised by run, the best run first."
     best = history.loc[history.groupby(['run', 'seed'])[score].idxmax()]
-    return best.groupby('run').agg(mean=(score, 'mean'), std=(score, 'std'), n=(score, 'size'), epoch=('epoch', 'median')).sort_values('mean', ascending=False)
+    return (
+        best.groupby('run')
+        .agg(
+            mean=(score, 'mean'),
+            std=(score, 'std'),
+            n=(score, 'size'),
+            epoch=('epoch', 'median'),
+        )
+        .sort_values('mean', ascending=False)
+    )
 
+# %% ../nbs/50_report.ipynb #cec26868
 def training_story(history, score, label) -> str:
     "What the curves show, in a sentence."
     if score is None:
-        ends = history.groupby(['run', 'seed']).loss.agg(['first', 'last']).groupby('run').mean().sort_values('last')
-        return f"The loss of {ends.index[0]} falls from {ends['first'].iloc[0]:.2f} to {ends['last'].iloc[0]:.2f} in {int(history.epoch.max())} epochs"
-    e = ending(history, score); top = e.iloc[0]
-    said = f"{e.index[0]} reaches a {label} of {cell(top)} (epoch {top.epoch:.0f})"
-    return said if len(e) == 1 else said + f", {e.index[1]} {cell(e.iloc[1])}" + (f", {e.index[-1]} {cell(e.iloc[-1])}" if len(e) > 2 else '')
+        ends = (
+            history.groupby(['run', 'seed'])
+            .loss.agg(['first', 'last'])
+            .groupby('run')
+            .mean()
+            .sort_values('last')
+        )
+        return f'The loss of {ends.index[0]} falls from {ends["first"].iloc[0]:.2f} to {ends["last"].iloc[0]:.2f} in {int(history.epoch.max())} epochs'
+    e = ending(history, score)
+    top = e.iloc[0]
+    said = f'{e.index[0]} reaches a {label} of {cell(top)} (epoch {top.epoch:.0f})'
+    return (
+        said
+        if len(e) == 1
+        else said
+        + f', {e.index[1]} {cell(e.iloc[1])}'
+        + (f', {e.index[-1]} {cell(e.iloc[-1])}' if len(e) > 2 else '')
+    )
 
 # %% ../nbs/50_report.ipynb #18d2c5de
 @figure
 def training_curves(
-    history:pd.DataFrame,       # columns run, seed, epoch, loss, and where there is one a validation score
-    score:str='score',          # its column
-    label:str='validation MRR', # and what it is
-    seconds:bool=False,         # also against the time spent? needs a column seconds (cumulative)
-):                              # matplotlib Figure
+    history: pd.DataFrame,  # columns run, seed, epoch, loss, and where there is one a validation score
+    score: str = 'score',  # its column
+    label: str = 'validation MRR',  # and what it is
+    seconds: bool = False,  # also against the time spent? needs a column seconds (cumulative)
+):  # matplotlib Figure
     "Loss and validation score of runs over epochs, and over time if wanted."
     import matplotlib.pyplot as plt
+
     lacking = {'run', 'seed', 'epoch', 'loss'} - set(history.columns)
-    if lacking or not len(history): raise BadInput(f'A history needs rows and the columns run, seed, epoch, loss; missing: {sorted(lacking) or "rows"}.')
+    if lacking or not len(history):
+        raise BadInput(
+            f'A history needs rows and the columns run, seed, epoch, loss; missing: {sorted(lacking) or "rows"}.'
+        )
     score = score if score in history and history[score].notna().any() else None
-    panels = [('epoch', 'loss', 'training loss')] + [('epoch', score, label)]*bool(score) + [('seconds', score, label)]*bool(score and seconds)
-    fig, axes = plt.subplots(1, len(panels), figsize=(3.4*len(panels) + .4, 3.1), squeeze=False, layout='constrained')
+    panels = (
+        [('epoch', 'loss', 'training loss')]
+        + [('epoch', score, label)] * bool(score)
+        + [('seconds', score, label)] * bool(score and seconds)
+    )
+    fig, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(3.4 * len(panels) + 0.4, 3.1),
+        squeeze=False,
+        layout='constrained',
+    )
     runs = list(dict.fromkeys(history.run))
     for ax, (x, y, name) in zip(axes[0], panels):
         for run, c in zip(runs, colours(len(runs))):
             one = history[history.run == run]
-            for _, line in one.groupby('seed'): ax.plot(line[x], line[y], color=c, lw=.7, alpha=.45)
-            mean = one.groupby('epoch')[[y] if x == 'epoch' else [x, y]].mean().reset_index()
-            ax.plot(mean[x], mean[y], color=c, lw=2, label=run, marker='o' if len(mean) == 1 else None)
+            for _, line in one.groupby('seed'):
+                ax.plot(line[x], line[y], color=c, lw=0.7, alpha=0.45)
+            mean = (
+                one.groupby('epoch')[[y] if x == 'epoch' else [x, y]]
+                .mean()
+                .reset_index()
+            )
+            ax.plot(
+                mean[x],
+                mean[y],
+                color=c,
+                lw=2,
+                label=run,
+                marker='o' if len(mean) == 1 else None,
+            )
         ax.set(xlabel='time [s]' if x == 'seconds' else 'epoch', ylabel=name)
-        if x == 'epoch': ax.xaxis.get_major_locator().set_params(integer=True)
-    if len(runs) > 1: axes[0, -1].legend(loc='best' if len(runs) < 6 else 'center left', **({} if len(runs) < 6 else dict(bbox_to_anchor=(1, .5))))
+        if x == 'epoch':
+            ax.xaxis.get_major_locator().set_params(integer=True)
+    if len(runs) > 1:
+        axes[0, -1].legend(
+            loc='best' if len(runs) < 6 else 'center left',
+            **({} if len(runs) < 6 else dict(bbox_to_anchor=(1, 0.5))),
+        )
     finding(fig, training_story(history, score, label))
     return fig
 
 # %% ../nbs/50_report.ipynb #363e4c0d
 def by_class(
-    labels,           # [N]
-    most:int,         # rows to draw
-) -> tuple:           # (rows [R, N] that average clips of one class, class names, first row of each class and one past the last)
+    labels,  # [N]
+    most: int,  # rows to draw
+) -> tuple:  # (rows [R, N] that average clips of one class, class names, first row of each class and one past the last)
     "Which clips share a row of a picture: a class gets rows by its size, each the mean of neighbouring clips."
     labels = np.asarray(labels)
     names, counts = np.unique(labels, return_counts=True)
     rows = []
     for name, n in zip(names, counts):
-        parts = np.array_split(np.flatnonzero(labels == name), max(1, min(n, round(most*n/len(labels)))))
-        rows.append([np.bincount(p, minlength=len(labels))/len(p) for p in parts])
+        parts = np.array_split(
+            np.flatnonzero(labels == name),
+            max(1, min(n, round(most * n / len(labels)))),
+        )
+        rows.append([np.bincount(p, minlength=len(labels)) / len(p) for p in parts])
     stop = np.cumsum([len(r) for r in rows])
     return np.concatenate(rows), names, stop - [len(r) for r in rows], stop
 
+# %% ../nbs/50_report.ipynb #e8d505cb
 def class_ticks(ax, names, start, stop, axis, most=40):
     "Name the classes at the middle of their stretch and draw thin lines between them."
     set_ticks = getattr(ax, f'set_{axis}ticks')
-    if len(names) <= most: set_ticks((start + stop)/2 - .5, names, **(dict(rotation=90) if axis == 'x' else {}))
-    else: set_ticks([])
+    if len(names) <= most:
+        set_ticks(
+            (start + stop) / 2 - 0.5,
+            names,
+            **(dict(rotation=90) if axis == 'x' else {}),
+        )
+    else:
+        set_ticks([])
     ax.tick_params(length=0)
-    for s in start[1:]: (ax.axvline if axis == 'x' else ax.axhline)(s - .5, color='w', lw=.5)
+    for s in start[1:]:
+        (ax.axvline if axis == 'x' else ax.axhline)(s - 0.5, color='w', lw=0.5)
 
 # %% ../nbs/50_report.ipynb #1c575d57
 def nearer(
-    s:np.ndarray,      # [N, M] similarities
-    same:np.ndarray,   # [N, M] bool, of the same class
+    s: np.ndarray,  # [N, M] similarities
+    same: np.ndarray,  # [N, M] bool, of the same class
 ) -> str:
     "How much nearer same-class pairs are, in a sentence."
     from sklearn.metrics import roc_auc_score
-    return (f'A sound and a picture of its class are nearer (mean cosine {s[same].mean():.2f}) than of another ({s[~same].mean():.2f}) '
-            f'in {roc_auc_score(same.ravel(), s.ravel()):.0%} of comparisons; luck: 50%')
+
+    return (
+        f'A sound and a picture of its class are nearer (mean cosine {s[same].mean():.2f}) than of another ({s[~same].mean():.2f}) '
+        f'in {roc_auc_score(same.ravel(), s.ravel()):.0%} of comparisons; luck: 50%'
+    )
 
 # %% ../nbs/50_report.ipynb #0944db83
 @figure
 def similarity_figure(
-    audio,                # [N, D] embeddings
-    pictures,             # [M, D] embeddings
-    labels,               # [N] classes of the sounds
+    audio,  # [N, D] embeddings
+    pictures,  # [M, D] embeddings
+    labels,  # [N] classes of the sounds
     picture_labels=None,  # [M] of the pictures; default: the same
-    most:int=100,         # rows and columns drawn; of more clips, neighbours of a class share one
-):                        # matplotlib Figure
+    most: int = 100,  # rows and columns drawn; of more clips, neighbours of a class share one
+):  # matplotlib Figure
     "Cosine of every sound and every picture, sorted by class."
     import matplotlib.pyplot as plt
     import seaborn as sns
-    a, v, y = unit(audio, 'audio').numpy(), unit(pictures, 'pictures').numpy(), np.asarray(labels)
+
+    a, v, y = (
+        unit(audio, 'audio').numpy(),
+        unit(pictures, 'pictures').numpy(),
+        np.asarray(labels),
+    )
     z = y if picture_labels is None else np.asarray(picture_labels)
-    if len(a) != len(y) or len(v) != len(z): raise BadInput(f'{len(a)} sounds with {len(y)} labels and {len(v)} pictures with {len(z)} labels; each needs one.')
+    if len(a) != len(y) or len(v) != len(z):
+        raise BadInput(
+            f'{len(a)} sounds with {len(y)} labels and {len(v)} pictures with {len(z)} labels; each needs one.'
+        )
     (i, *rows), (j, *cols) = by_class(y, most), by_class(z, most)
     drawn = (i @ a) @ (j @ v).T
     fig, ax = plt.subplots(figsize=(6, 5.4), layout='constrained')
-    image = ax.imshow(drawn, cmap=sns.color_palette('mako', as_cmap=True), vmin=np.percentile(drawn, 1), vmax=drawn.max(), aspect='auto', interpolation='nearest')
-    class_ticks(ax, *rows, 'y'); class_ticks(ax, *cols, 'x')
-    ax.set(xlabel='pictures, by class', ylabel='sounds, by class'); ax.spines[:].set_visible(False)
-    fig.colorbar(image, label='cosine', shrink=.6, pad=.02).outline.set_visible(False)
-    i, j = (np.unique(np.linspace(0, n-1, min(n, 1500)).astype(int)) for n in (len(a), len(v)))
+    image = ax.imshow(
+        drawn,
+        cmap=sns.color_palette('mako', as_cmap=True),
+        vmin=np.percentile(drawn, 1),
+        vmax=drawn.max(),
+        aspect='auto',
+        interpolation='nearest',
+    )
+    class_ticks(ax, *rows, 'y')
+    class_ticks(ax, *cols, 'x')
+    ax.set(xlabel='pictures, by class', ylabel='sounds, by class')
+    ax.spines[:].set_visible(False)
+    fig.colorbar(image, label='cosine', shrink=0.6, pad=0.02).outline.set_visible(False)
+    i, j = (
+        np.unique(np.linspace(0, n - 1, min(n, 1500)).astype(int))
+        for n in (len(a), len(v))
+    )
     same = y[i][:, None] == z[j]
-    if same.any() and not same.all(): finding(fig, nearer(a[i] @ v[j].T, same))
+    if same.any() and not same.all():
+        finding(fig, nearer(a[i] @ v[j].T, same))
     return fig
 
 # %% ../nbs/50_report.ipynb #2d694261
 def across(
-    queries, gallery,       # [N, D], [M, D]
-    of_queries, of_gallery, # their classes
-) -> float:                 # 0..1
+    queries,
+    gallery,  # [N, D], [M, D]
+    of_queries,
+    of_gallery,  # their classes
+) -> float:  # 0..1
     "Share of queries whose nearest item in another modality is of their class."
-    return float((np.asarray(of_gallery)[top_k(queries, gallery, 1)[1][:, 0]] == np.asarray(of_queries)).mean())
+    return float(
+        (
+            np.asarray(of_gallery)[top_k(queries, gallery, 1)[1][:, 0]]
+            == np.asarray(of_queries)
+        ).mean()
+    )
 
+# %% ../nbs/50_report.ipynb #3d8d5529
 def flat(
-    x:np.ndarray,   # [N, D] unit vectors
-    *names,         # what the layout is for
-) -> np.ndarray:    # [N, 2]
+    x: np.ndarray,  # [N, D] unit vectors
+    *names,  # what the layout is for
+) -> np.ndarray:  # [N, 2]
     "PCA to at most 30 dimensions, then t-SNE, reproducibly."
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+
     x = PCA(min(30, *x.shape), random_state=0).fit_transform(x)
-    return TSNE(perplexity=min(30, max(2, len(x)//4)), init='pca', random_state=int(stream('t-SNE', *names).integers(2**31))).fit_transform(x)
+    return TSNE(
+        perplexity=min(30, max(2, len(x) // 4)),
+        init='pca',
+        random_state=int(stream('t-SNE', *names).integers(2**31)),
+    ).fit_transform(x)
 
 # %% ../nbs/50_report.ipynb #feac02ce
 MARKERS = dict(sound='o', picture='s', text='^')
 
+# %% ../nbs/50_report.ipynb #8d61a247
 @figure
 def space_figure(
-    spaces:dict,     # modality (sound, picture, text) -> [N, D] embeddings
-    labels:dict,     # modality -> [N] classes
-    most:int=300,    # points of each modality, evenly chosen
-    seed:int=0,
-):                   # matplotlib Figure
+    spaces: dict,  # modality (sound, picture, text) -> [N, D] embeddings
+    labels: dict,  # modality -> [N] classes
+    most: int = 300,  # points of each modality, evenly chosen
+    seed: int = 0,
+):  # matplotlib Figure
     "The modalities in one plane: by modality on the left, by class on the right."
     import matplotlib.pyplot as plt
     import matplotlib.patheffects as effects
-    keep = {m: np.unique(np.linspace(0, len(x)-1, min(len(x), most)).astype(int)) for m, x in spaces.items()}
+
+    keep = {
+        m: np.unique(np.linspace(0, len(x) - 1, min(len(x), most)).astype(int))
+        for m, x in spaces.items()
+    }
     x = np.concatenate([unit(spaces[m], m).numpy()[i] for m, i in keep.items()])
     y = np.concatenate([np.asarray(labels[m])[i] for m, i in keep.items()])
     kind, at = np.repeat(list(keep), [len(i) for i in keep.values()]), flat(x, seed)
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 4.4), layout='constrained')
-    for m, c in zip(keep, colours(len(keep))): left.scatter(*at[kind == m].T, s=14, marker=MARKERS.get(m, 'o'), color=c, alpha=.6, lw=0, label=m)
+    for m, c in zip(keep, colours(len(keep))):
+        left.scatter(
+            *at[kind == m].T,
+            s=14,
+            marker=MARKERS.get(m, 'o'),
+            color=c,
+            alpha=0.6,
+            lw=0,
+            label=m,
+        )
     names = np.unique(y)
     for n, c in zip(names, colours(len(names))):
-        for m in keep: right.scatter(*at[(kind == m) & (y == n)].T, s=14, marker=MARKERS.get(m, 'o'), color=c, alpha=.5, lw=0)
-        text = right.text(*np.median(at[y == n], 0), n, fontsize=8, ha='center', va='center')
+        for m in keep:
+            right.scatter(
+                *at[(kind == m) & (y == n)].T,
+                s=14,
+                marker=MARKERS.get(m, 'o'),
+                color=c,
+                alpha=0.5,
+                lw=0,
+            )
+        text = right.text(
+            *np.median(at[y == n], 0), n, fontsize=8, ha='center', va='center'
+        )
         text.set_path_effects([effects.withStroke(linewidth=2.5, foreground='w')])
-    left.legend(loc='upper center', bbox_to_anchor=(.5, 0), ncol=len(keep), markerscale=1.6); left.set_title('by modality'); right.set_title('by class')
-    for ax in (left, right): ax.set(xticks=[], yticks=[], aspect='equal'); ax.spines[:].set_visible(False)
-    pairs = [(a, b) for a in spaces for b in spaces if a == next(iter(spaces)) and b != a]
-    finding(fig, 'The nearest ' + ', the nearest '.join(f'{b} to a {a} is of its class {across(spaces[a], spaces[b], labels[a], labels[b]):.0%} of the time' for a, b in pairs))
+    left.legend(
+        loc='upper center', bbox_to_anchor=(0.5, 0), ncol=len(keep), markerscale=1.6
+    )
+    left.set_title('by modality')
+    right.set_title('by class')
+    for ax in (left, right):
+        ax.set(xticks=[], yticks=[], aspect='equal')
+        ax.spines[:].set_visible(False)
+    pairs = [
+        (a, b) for a in spaces for b in spaces if a == next(iter(spaces)) and b != a
+    ]
+    finding(
+        fig,
+        'The nearest '
+        + ', the nearest '.join(
+            f'{b} to a {a} is of its class {across(spaces[a], spaces[b], labels[a], labels[b]):.0%} of the time'
+            for a, b in pairs
+        ),
+    )
     return fig
 
 # %% ../nbs/50_report.ipynb #878fef7e
 @figure
 def confusion_figure(
-    labels,         # [N] true classes, names or indices into names
-    predictions,    # [N] the same for what was answered
-    names,          # class names
-):                  # matplotlib Figure
+    labels,  # [N] true classes, names or indices into names
+    predictions,  # [N] the same for what was answered
+    names,  # class names
+):  # matplotlib Figure
     "Confusion matrix, each row the share of a class's clips."
     import matplotlib.pyplot as plt
+
     names = [str(n) for n in names]
-    number = lambda v: np.array([names.index(x) if x in names else -1 for x in map(str, v)]) if np.asarray(v).dtype.kind in 'UOST' else np.asarray(v, int)
+    number = lambda v: (
+        np.array([names.index(x) if x in names else -1 for x in map(str, v)])
+        if np.asarray(v).dtype.kind in 'UOST'
+        else np.asarray(v, int)
+    )
     y, p = number(labels), number(predictions)
-    if len(y) != len(p) or not len(y): raise BadInput(f'{len(y)} labels and {len(p)} predictions; each clip needs both.')
+    if len(y) != len(p) or not len(y):
+        raise BadInput(
+            f'{len(y)} labels and {len(p)} predictions; each clip needs both.'
+        )
     known = (y >= 0) & (p >= 0)
-    counts = np.zeros((len(names), len(names))); np.add.at(counts, (y[known], p[known]), 1)
-    share, n = counts/counts.sum(1, keepdims=True).clip(min=1), len(names)
-    side = float(np.clip(1.8 + .3*n, 3.6, 9))
-    fig, ax = plt.subplots(figsize=(side + .6, side), layout='constrained')
+    counts = np.zeros((len(names), len(names)))
+    np.add.at(counts, (y[known], p[known]), 1)
+    share, n = counts / counts.sum(1, keepdims=True).clip(min=1), len(names)
+    side = float(np.clip(1.8 + 0.3 * n, 3.6, 9))
+    fig, ax = plt.subplots(figsize=(side + 0.6, side), layout='constrained')
     image = ax.imshow(share, cmap='Blues', vmin=0, vmax=1)
-    if n <= 40: ax.set_xticks(range(n), names, rotation=90); ax.set_yticks(range(n), names)
-    if n <= 26: [ax.text(j, i, f'{100*share[i, j]:.0f}', ha='center', va='center', fontsize=6.5, color='w' if share[i, j] > .55 else '.2') for i, j in zip(*np.nonzero(share >= .095))]
-    ax.set(xlabel='answered', ylabel='true class'); ax.tick_params(length=0); ax.spines[:].set_visible(False)
-    fig.colorbar(image, label='share of the class', shrink=.6, pad=.02).outline.set_visible(False)
-    off = share*(1 - np.eye(n)); i, j = np.unravel_index(off.argmax(), off.shape)
-    worst = f'; {names[i]} is taken for {names[j]} {off[i, j]:.0%} of the time' if off.max() else ''
-    finding(fig, f'{(y == p)[y >= 0].mean():.0%} of {(y >= 0).sum():,} sounds are named right (luck {1/n:.0%}){worst}')
+    if n <= 40:
+        ax.set_xticks(range(n), names, rotation=90)
+        ax.set_yticks(range(n), names)
+    if n <= 26:
+        [
+            ax.text(
+                j,
+                i,
+                f'{100 * share[i, j]:.0f}',
+                ha='center',
+                va='center',
+                fontsize=6.5,
+                color='w' if share[i, j] > 0.55 else '.2',
+            )
+            for i, j in zip(*np.nonzero(share >= 0.095))
+        ]
+    ax.set(xlabel='answered', ylabel='true class')
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    fig.colorbar(
+        image, label='share of the class', shrink=0.6, pad=0.02
+    ).outline.set_visible(False)
+    off = share * (1 - np.eye(n))
+    i, j = np.unravel_index(off.argmax(), off.shape)
+    worst = (
+        f'; {names[i]} is taken for {names[j]} {off[i, j]:.0%} of the time'
+        if off.max()
+        else ''
+    )
+    finding(
+        fig,
+        f'{(y == p)[y >= 0].mean():.0%} of {(y >= 0).sum():,} sounds are named right (luck {1 / n:.0%}){worst}',
+    )
     return fig
 
 # %% ../nbs/50_report.ipynb #2b19975c
-def draw_bands(ax, x, longest:float, columns:int=80):
+def draw_bands(ax, x, longest: float, columns: int = 80):
     "Log-mel spectrogram of a clip, 60 dB deep, at most so many columns wide."
     from wavbrivl.media import log_mel
-    parts = np.array_split(log_mel(x), min(columns, 1 + len(x)//160))
-    bands = np.stack([p.mean(0) for p in parts], 1)
-    ax.imshow(np.maximum(bands, bands.max() - 60), origin='lower', aspect='auto', cmap='magma', extent=(0, len(x)/16000, 0, 8))
-    ax.set(xlim=(0, longest), yticks=[], xticks=np.arange(0, longest + 1e-6, max(1, round(longest/4))))
 
+    parts = np.array_split(log_mel(x), min(columns, 1 + len(x) // 160))
+    bands = np.stack([p.mean(0) for p in parts], 1)
+    ax.imshow(
+        np.maximum(bands, bands.max() - 60),
+        origin='lower',
+        aspect='auto',
+        cmap='magma',
+        extent=(0, len(x) / 16000, 0, 8),
+    )
+    ax.set(
+        xlim=(0, longest),
+        yticks=[],
+        xticks=np.arange(0, longest + 1e-6, max(1, round(longest / 4))),
+    )
+
+# %% ../nbs/50_report.ipynb #997b0c87
 def draw_picture(ax, picture, name='', right=None):
     "A picture, with its class and a frame in green or red, ticked or crossed."
-    ax.imshow(picture); ax.set(xticks=[], yticks=[])
+    ax.imshow(picture)
+    ax.set(xticks=[], yticks=[])
     colour = '.4' if right is None else colours(4)[2 if right else 3]
     mark = '' if right is None else '✓ ' if right else '✗ '
-    ax.set_title(mark + textwrap.shorten(str(name), 14, placeholder='…'), loc='center', fontsize=7, pad=2, color=colour)
-    for side in ax.spines.values(): side.set(visible=right is not None, color=colour, linewidth=1.5)
+    ax.set_title(
+        mark + textwrap.shorten(str(name), 14, placeholder='…'),
+        loc='center',
+        fontsize=7,
+        pad=2,
+        color=colour,
+    )
+    for side in ax.spines.values():
+        side.set(visible=right is not None, color=colour, linewidth=1.5)
 
 # %% ../nbs/50_report.ipynb #354dc3cd
 @figure
 def gallery_figure(
-    clips,            # arrays [n] at 16 kHz
-    true,             # their own pictures, arrays [H, W, 3]
-    found,            # for each a list of pictures, best first
-    labels,           # [N] classes of the sounds
-    found_labels,     # for each the classes of the pictures found
-):                    # matplotlib Figure
+    clips,  # arrays [n] at 16 kHz
+    true,  # their own pictures, arrays [H, W, 3]
+    found,  # for each a list of pictures, best first
+    labels,  # [N] classes of the sounds
+    found_labels,  # for each the classes of the pictures found
+):  # matplotlib Figure
     "Spectrogram, true picture and the pictures a sound retrieves, marked where the class is right."
     import matplotlib.pyplot as plt
-    if not len(clips) or len({len(v) for v in (clips, true, found, labels, found_labels)}) > 1: raise BadInput('A gallery needs for every sound its picture, the pictures found, and the classes of all.')
-    n, k, longest = len(clips), len(found[0]), max(len(x) for x in clips)/16000
-    fig, axes = plt.subplots(n, k+2, figsize=(2 + 1.05*(k+1), 1.12*n + .7), width_ratios=[1.7, *[1]*(k+1)], squeeze=False, layout='constrained')
+
+    if (
+        not len(clips)
+        or len({len(v) for v in (clips, true, found, labels, found_labels)}) > 1
+    ):
+        raise BadInput(
+            'A gallery needs for every sound its picture, the pictures found, and the classes of all.'
+        )
+    n, k, longest = len(clips), len(found[0]), max(len(x) for x in clips) / 16000
+    fig, axes = plt.subplots(
+        n,
+        k + 2,
+        figsize=(2 + 1.05 * (k + 1), 1.12 * n + 0.7),
+        width_ratios=[1.7, *[1] * (k + 1)],
+        squeeze=False,
+        layout='constrained',
+    )
     for i, row in enumerate(axes):
         draw_bands(row[0], clips[i], longest)
-        row[0].set_ylabel(textwrap.fill(str(labels[i]), 12), rotation=0, ha='right', va='center')
+        row[0].set_ylabel(
+            textwrap.fill(str(labels[i]), 12), rotation=0, ha='right', va='center'
+        )
         draw_picture(row[1], true[i], '' if i else 'its own')
-        for ax, picture, name in zip(row[2:], found[i], found_labels[i]): draw_picture(ax, picture, name, name == labels[i])
-        if i < n-1: row[0].set_xticklabels([])
+        for ax, picture, name in zip(row[2:], found[i], found_labels[i]):
+            draw_picture(ax, picture, name, name == labels[i])
+        if i < n - 1:
+            row[0].set_xticklabels([])
     axes[-1, 0].set_xlabel('time [s]; mel, 0 to 8 kHz')
-    right = np.array([[t == l for t in theirs] for l, theirs in zip(labels, found_labels)])
-    finding(fig, f'{right[:, 0].sum()} of {n} sounds call up a picture of their class first, {right.any(1).sum()} among the first {k}')
+    right = np.array(
+        [[t == l for t in theirs] for l, theirs in zip(labels, found_labels)]
+    )
+    finding(
+        fig,
+        f'{right[:, 0].sum()} of {n} sounds call up a picture of their class first, {right.any(1).sum()} among the first {k}',
+    )
     return fig
 
 # %% ../nbs/50_report.ipynb #c57dce83
-def lead(t:pd.DataFrame) -> str:
+def lead(t: pd.DataFrame) -> str:
     "Is the best run apart from the next by more than both spreads together?"
     best = t.iloc[0]
     said = f'{best.run} is best, {cell(best)}'
-    if pd.notna(best.chance) and best.chance > 0: said += f' ({best["mean"]/best.chance:.1f} times luck)'
-    if len(t) == 1: return said.replace(' is best,', ':')
+    if pd.notna(best.chance) and best.chance > 0:
+        said += f' ({best["mean"] / best.chance:.1f} times luck)'
+    if len(t) == 1:
+        return said.replace(' is best,', ':')
     next_, apart = t.iloc[1], t.iloc[0]['mean'] - t.iloc[1]['mean']
     alone = [r.run for r in (best, next_) if pd.isna(r['std'])]
     both = np.nansum([best['std'], next_['std']])
-    if alone: return said + f', {apart:.3f} above {next_.run}; {" and ".join(alone)} had one seed, so no spread is known'
-    return said + (f', clear of {next_.run} by more than their spreads' if apart > both else f', but within the spreads of {next_.run}')
+    if alone:
+        return (
+            said
+            + f', {apart:.3f} above {next_.run}; {" and ".join(alone)} had one seed, so no spread is known'
+        )
+    return said + (
+        f', clear of {next_.run} by more than their spreads'
+        if apart > both
+        else f', but within the spreads of {next_.run}'
+    )
 
 # %% ../nbs/50_report.ipynb #272ec1f1
 @figure
 def runs_figure(
-    summary:dict,
-    corpus:str, task:str, metric:str,
-    runs:list|None=None,     # which; default: all that have the number
-):                           # matplotlib Figure
+    summary: dict,
+    corpus: str,
+    task: str,
+    metric: str,
+    runs: list | None = None,  # which; default: all that have the number
+):  # matplotlib Figure
     "One metric over runs: mean, spread, luck."
     import matplotlib.pyplot as plt
+
     t = entries(summary)
-    t = t[(t.corpus == corpus) & (t.task == task) & (t.metric == metric) & (t.run.isin(runs) if runs else True)]
-    if not len(t): raise BadInput(f'There is no {corpus}/RUN/{task}/{metric} in the summary.')
+    t = t[
+        (t.corpus == corpus)
+        & (t.task == task)
+        & (t.metric == metric)
+        & (t.run.isin(runs) if runs else True)
+    ]
+    if not len(t):
+        raise BadInput(f'There is no {corpus}/RUN/{task}/{metric} in the summary.')
     t = t.sort_values('mean', ascending=False).reset_index(drop=True)
-    fig, ax = plt.subplots(figsize=(6, .9 + .28*len(t)), layout='constrained')
+    fig, ax = plt.subplots(figsize=(6, 0.9 + 0.28 * len(t)), layout='constrained')
     blue, orange = colours(2)
-    ax.errorbar(t['mean'], t.index, xerr=t['std'].fillna(0), fmt='o', color=blue, ecolor=blue, elinewidth=1.5, capsize=2.5, ms=5)
+    ax.errorbar(
+        t['mean'],
+        t.index,
+        xerr=t['std'].fillna(0),
+        fmt='o',
+        color=blue,
+        ecolor=blue,
+        elinewidth=1.5,
+        capsize=2.5,
+        ms=5,
+    )
     if t.chance.notna().any():
         ax.scatter(t.chance, t.index, marker='|', s=110, color=orange)
-        ax.annotate('luck', (t.chance.dropna().iloc[0], t.chance.first_valid_index()), (5, -3), textcoords='offset points', color=orange, fontsize=8)
-    ax.set_yticks(t.index, [f'{r.run}  (n={r.n:.0f})' for r in t.itertuples()]); ax.invert_yaxis()
+        ax.annotate(
+            'luck',
+            (t.chance.dropna().iloc[0], t.chance.first_valid_index()),
+            (5, -3),
+            textcoords='offset points',
+            color=orange,
+            fontsize=8,
+        )
+    ax.set_yticks(t.index, [f'{r.run}  (n={r.n:.0f})' for r in t.itertuples()])
+    ax.invert_yaxis()
     pools = t.pool.dropna().unique()
-    ax.set(xlabel=titled(task, metric, pools[0] if len(pools) == 1 else None) + f', {corpus}' + ('' if len(pools) < 2 else f' (pools {int(pools.min())} to {int(pools.max())})'), xlim=(0, None))
-    ax.grid(axis='x', lw=.4, color='.85'); ax.tick_params(axis='y', length=0); ax.spines['left'].set_visible(False)
+    ax.set(
+        xlabel=titled(task, metric, pools[0] if len(pools) == 1 else None)
+        + f', {corpus}'
+        + (
+            ''
+            if len(pools) < 2
+            else f' (pools {int(pools.min())} to {int(pools.max())})'
+        ),
+        xlim=(0, None),
+    )
+    ax.grid(axis='x', lw=0.4, color='.85')
+    ax.tick_params(axis='y', length=0)
+    ax.spines['left'].set_visible(False)
     finding(fig, lead(t))
     return fig
 
 # %% ../nbs/50_report.ipynb #0f137371
 @figure
 def tasks_figure(
-    summary:dict,
-    wanted:list,            # TASK/METRIC
-    rows:dict|None=None,    # run -> name; default: the runs' own
-    runs:list|None=None,    # which; default: all
-):                          # matplotlib Figure
+    summary: dict,
+    wanted: list,  # TASK/METRIC
+    rows: dict | None = None,  # run -> name; default: the runs' own
+    runs: list | None = None,  # which; default: all
+):  # matplotlib Figure
     "Every task of a table, every system that was asked."
     import matplotlib.pyplot as plt
+
     t = entries(summary)
-    t['want'], t['system'] = t.task + '/' + t.metric, [(rows or {}).get(r, r) for r in t.run]
+    t['want'], t['system'] = (
+        t.task + '/' + t.metric,
+        [(rows or {}).get(r, r) for r in t.run],
+    )
     t = t[t.want.isin(wanted) & (t.run.isin(runs) if runs else True)]
-    if not len(t): raise BadInput(f'None of {wanted} is in the summary.')
-    panels = sorted(t.groupby(['want', 'corpus', 'pool'], dropna=False), key=lambda p: (p[0][1], wanted.index(p[0][0])))
+    if not len(t):
+        raise BadInput(f'None of {wanted} is in the summary.')
+    panels = sorted(
+        t.groupby(['want', 'corpus', 'pool'], dropna=False),
+        key=lambda p: (p[0][1], wanted.index(p[0][0])),
+    )
     names = list(dict.fromkeys(t.sort_values('mean', ascending=False).system))
-    wide = min(3, len(panels)); deep = -(-len(panels)//wide)
-    fig, axes = plt.subplots(deep, wide, figsize=(2.5*wide + 1.2, (.55 + .21*len(names))*deep + .4), sharey=True, squeeze=False, layout='constrained')
+    wide = min(3, len(panels))
+    deep = -(-len(panels) // wide)
+    fig, axes = plt.subplots(
+        deep,
+        wide,
+        figsize=(2.5 * wide + 1.2, (0.55 + 0.21 * len(names)) * deep + 0.4),
+        sharey=True,
+        squeeze=False,
+        layout='constrained',
+    )
     for ax, ((want, corpus, pool), g) in zip(axes.flat, panels):
         at = [names.index(s) for s in g.system]
-        ax.errorbar(g['mean'], at, xerr=g['std'].fillna(0), fmt='o', ms=4.5, capsize=2, color=colours(1)[0])
+        ax.errorbar(
+            g['mean'],
+            at,
+            xerr=g['std'].fillna(0),
+            fmt='o',
+            ms=4.5,
+            capsize=2,
+            color=colours(1)[0],
+        )
         ax.scatter(g.chance, at, marker='|', s=70, color=colours(2)[1])
-        ax.set_title(f"{titled(*want.split('/'), pool)}, {corpus}", fontsize=8.5)
-        ax.set(xlim=(0, None), yticks=range(len(names)), yticklabels=names); ax.grid(axis='x', lw=.4, color='.85'); ax.tick_params(axis='y', length=0)
+        ax.set_title(f'{titled(*want.split("/"), pool)}, {corpus}', fontsize=8.5)
+        ax.set(xlim=(0, None), yticks=range(len(names)), yticklabels=names)
+        ax.grid(axis='x', lw=0.4, color='.85')
+        ax.tick_params(axis='y', length=0)
     axes[0, 0].invert_yaxis()
-    for ax in axes.flat[len(panels):]: ax.set_visible(False)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
     lead_ = t.loc[t.groupby(['want', 'corpus'])['mean'].idxmax()].system.value_counts()
-    finding(fig, f'{lead_.index[0]} leads in {lead_.iloc[0]} of {len(panels)} columns; the bar is luck')
+    finding(
+        fig,
+        f'{lead_.index[0]} leads in {lead_.iloc[0]} of {len(panels)} columns; the bar is luck',
+    )
     return fig
 
 # %% ../nbs/50_report.ipynb #d11efda4
 @figure
 def timeline_figure(
-    clips,          # arrays [n] at 16 kHz
-    true,           # for each a list of dict(label, onset, offset)
-    found,          # the same, as detected
-):                  # matplotlib Figure
+    clips,  # arrays [n] at 16 kHz
+    true,  # for each a list of dict(label, onset, offset)
+    found,  # the same, as detected
+):  # matplotlib Figure
     "Spectrograms of clips with their true and detected events."
     import matplotlib.pyplot as plt
     from wavbrivl.detection import draw_timeline
-    if not len(clips) or not len(clips) == len(true) == len(found): raise BadInput('A timeline needs for every sound its true and its detected events.')
-    wide = min(3, len(clips)); deep = -(-len(clips)//wide)
-    fig, axes = plt.subplots(2*deep, wide, figsize=(3.1*wide, 2.1*deep + .3), height_ratios=[1, .8]*deep, squeeze=False, layout='constrained')
+
+    if not len(clips) or not len(clips) == len(true) == len(found):
+        raise BadInput(
+            'A timeline needs for every sound its true and its detected events.'
+        )
+    wide = min(3, len(clips))
+    deep = -(-len(clips) // wide)
+    fig, axes = plt.subplots(
+        2 * deep,
+        wide,
+        figsize=(3.1 * wide, 2.1 * deep + 0.3),
+        height_ratios=[1, 0.8] * deep,
+        squeeze=False,
+        layout='constrained',
+    )
     for k, (x, t, f) in enumerate(zip(clips, true, found)):
-        top, low = axes[2*(k//wide), k % wide], axes[2*(k//wide) + 1, k % wide]
-        draw_bands(top, x, len(x)/16000); top.set_xticklabels([])
-        draw_timeline(low, t, f, len(x)/16000, sorted({e['label'] for e in (*t, *f)}))
-    for k in range(len(clips), wide*deep):
-        for row in (0, 1): axes[2*(k//wide) + row, k % wide].set_visible(False)
-    named = [{e['label'] for e in t} == {e['label'] for e in f} for t, f in zip(true, found)]
-    finding(fig, f'True events (blue, above) and detected ones (orange, below): in {sum(named)} of {len(clips)} clips exactly the sounding classes are detected')
+        top, low = axes[2 * (k // wide), k % wide], axes[2 * (k // wide) + 1, k % wide]
+        draw_bands(top, x, len(x) / 16000)
+        top.set_xticklabels([])
+        draw_timeline(low, t, f, len(x) / 16000, sorted({e['label'] for e in (*t, *f)}))
+    for k in range(len(clips), wide * deep):
+        for row in (0, 1):
+            axes[2 * (k // wide) + row, k % wide].set_visible(False)
+    named = [
+        {e['label'] for e in t} == {e['label'] for e in f} for t, f in zip(true, found)
+    ]
+    finding(
+        fig,
+        f'True events (blue, above) and detected ones (orange, below): in {sum(named)} of {len(clips)} clips exactly the sounding classes are detected',
+    )
     return fig
 
 # %% ../nbs/50_report.ipynb #612ba952
 def placing_figure(
-    clips:list,   # of dict(spans, scores [Q, T], weights [Q, T], ds_net, langue2gloss, hop)
-):                # matplotlib Figure
+    clips: list,  # of dict(spans, scores [Q, T], weights [Q, T], ds_net, langue2gloss, hop)
+):  # matplotlib Figure
     "True spans of gloss tokens, and where DS-Net and Langue2Gloss put them."
     import matplotlib.pyplot as plt
-    if not clips: raise BadInput('There is no clip to show; the corpus gives no times of gloss tokens.')
-    fig, axes = plt.subplots(len(clips), 2, figsize=(8.4, .4 + sum(.3 + .21*len(c['spans']) for c in clips)), squeeze=False, layout='constrained',
-                             gridspec_kw=dict(height_ratios=[1.5 + len(c['spans']) for c in clips]))
+
+    if not clips:
+        raise BadInput(
+            'There is no clip to show; the corpus gives no times of gloss tokens.'
+        )
+    fig, axes = plt.subplots(
+        len(clips),
+        2,
+        figsize=(8.4, 0.4 + sum(0.3 + 0.21 * len(c['spans']) for c in clips)),
+        squeeze=False,
+        layout='constrained',
+        gridspec_kw=dict(height_ratios=[1.5 + len(c['spans']) for c in clips]),
+    )
     for k, (row, c) in enumerate(zip(axes, clips)):
         tokens, T = [s['token'] for s in c['spans']], c['scores'].shape[1]
-        for ax, grid, at, name in zip(row, (c['scores'], c['weights']), (c['ds_net'], c['langue2gloss']), ('DS-Net: score and path', 'Langue2Gloss: attention and peak')):
-            ax.imshow(grid[:len(tokens)], aspect='auto', cmap='Greys', extent=(0, T*c['hop'], len(tokens) - .5, -.5))
-            for q, s in enumerate(c['spans']): ax.plot([s['onset'], s['offset']], [q, q], color=colours(2)[0], lw=2, alpha=.6, solid_capstyle='butt')
-            ax.plot(at[:len(tokens)], range(len(tokens)), 'o', color=colours(2)[1], ms=4)
-            ax.set_yticks(range(len(tokens)), tokens if ax is row[0] else ['']*len(tokens), fontsize=7); ax.grid(False)
+        for ax, grid, at, name in zip(
+            row,
+            (c['scores'], c['weights']),
+            (c['ds_net'], c['langue2gloss']),
+            ('DS-Net: score and path', 'Langue2Gloss: attention and peak'),
+        ):
+            ax.imshow(
+                grid[: len(tokens)],
+                aspect='auto',
+                cmap='Greys',
+                extent=(0, T * c['hop'], len(tokens) - 0.5, -0.5),
+            )
+            for q, s in enumerate(c['spans']):
+                ax.plot(
+                    [s['onset'], s['offset']],
+                    [q, q],
+                    color=colours(2)[0],
+                    lw=2,
+                    alpha=0.6,
+                    solid_capstyle='butt',
+                )
+            ax.plot(
+                at[: len(tokens)], range(len(tokens)), 'o', color=colours(2)[1], ms=4
+            )
+            ax.set_yticks(
+                range(len(tokens)),
+                tokens if ax is row[0] else [''] * len(tokens),
+                fontsize=7,
+            )
+            ax.grid(False)
             ax.set_title('' if k else name, fontsize=9)
-    for ax in axes[-1]: ax.set_xlabel('time [s]')
+    for ax in axes[-1]:
+        ax.set_xlabel('time [s]')
     return fig
 
+# %% ../nbs/50_report.ipynb #1b113888
 def selection_table(
-    summary:dict,
-    corpus:str,
-    arms:dict,      # arm -> (mismatch rate, who chooses)
+    summary: dict,
+    corpus: str,
+    arms: dict,  # arm -> (mismatch rate, who chooses)
 ) -> pd.DataFrame:
     "What each arm rejects, and what that does to its tower: mean ± spread over seeds."
-    show = dict(AUC='selection/auc', precision='selection/precision', recall='selection/recall', **{'zero-shot': 'zero_shot/top1', 'A→I MRR': 'audio_to_image/mrr', 'I→A MRR': 'image_to_audio/mrr'})
-    rows = [dict(mismatch=rate, chooses=by, arm=a, **{k: cell(v) if (v := summary.get(f'{corpus}/{a}/{m}')) else '' for k, m in show.items()}) for a, (rate, by) in arms.items()]
+    show = dict(
+        AUC='selection/auc',
+        precision='selection/precision',
+        recall='selection/recall',
+        **{
+            'zero-shot': 'zero_shot/top1',
+            'A→I MRR': 'audio_to_image/mrr',
+            'I→A MRR': 'image_to_audio/mrr',
+        },
+    )
+    rows = [
+        dict(
+            mismatch=rate,
+            chooses=by,
+            arm=a,
+            **{
+                k: cell(v) if (v := summary.get(f'{corpus}/{a}/{m}')) else ''
+                for k, m in show.items()
+            },
+        )
+        for a, (rate, by) in arms.items()
+    ]
     table = pd.DataFrame(rows)
-    table.attrs['notes'] = ['Rejecting at random has AUC .5, precision the mismatch rate, and recall the share rejected.']
+    table.attrs['notes'] = [
+        'Rejecting at random has AUC .5, precision the mismatch rate, and recall the share rejected.'
+    ]
     return table
 
 # %% ../nbs/50_report.ipynb #cc2d9186
 def checked_picture(
-    picture,           # uint8 [H, W, 3]; None: none was made
-    where:str,         # whose it is
+    picture,  # uint8 [H, W, 3]; None: none was made
+    where: str,  # whose it is
 ):
     "The picture as an array. Raises `BadInput` for any other shape or type."
-    if picture is None: return None
+    if picture is None:
+        return None
     p = np.asarray(picture)
-    if p.ndim != 3 or p.shape[2] != 3 or p.dtype != np.uint8: raise BadInput(f'{where}: a picture is uint8 [H, W, 3], this is {p.dtype} {list(p.shape)}.')
+    if p.ndim != 3 or p.shape[2] != 3 or p.dtype != np.uint8:
+        raise BadInput(
+            f'{where}: a picture is uint8 [H, W, 3], this is {p.dtype} {list(p.shape)}.'
+        )
     return p
 
+# %% ../nbs/50_report.ipynb #253e16af
 def draw_pixels(ax, picture, caption='', colour='.3'):
     "A picture with its pixels as they are, or a blank, under a caption."
-    ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
-    if picture is not None: ax.imshow(picture, interpolation='nearest')
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    if picture is not None:
+        ax.imshow(picture, interpolation='nearest')
     ax.set_title(caption, loc='center', fontsize=7, pad=2, color=colour)
 
 # %% ../nbs/50_report.ipynb #b4455efc
 @figure
 def pictures_figure(
-    rows:list,      # of dict(label, clip: array [n] at 16 kHz, pictures: {column: uint8 [H, W, 3] or None})
-    said:str='',    # the finding, where a judge has seen the pictures
-):                  # matplotlib Figure
+    rows: list,  # of dict(label, clip: array [n] at 16 kHz, pictures: {column: uint8 [H, W, 3] or None})
+    said: str = '',  # the finding, where a judge has seen the pictures
+):  # matplotlib Figure
     "Spectrograms, and beside each what was made of the sound. Raises `BadInput` where there is nothing to show."
     import matplotlib.pyplot as plt
+
     columns = list(dict.fromkeys(c for r in rows for c in r['pictures']))
-    if not columns: raise BadInput('There is no picture to show; give rows, each with its pictures by column.')
-    n, longest = len(rows), max(len(r['clip']) for r in rows)/16000
-    fig, axes = plt.subplots(n, 1 + len(columns), figsize=(1.9 + .66*len(columns), .64*n + .6), width_ratios=[1.7, *[1]*len(columns)], squeeze=False, layout='constrained')
-    fig.get_layout_engine().set(w_pad=.015, h_pad=.015, wspace=.01, hspace=.01)
+    if not columns:
+        raise BadInput(
+            'There is no picture to show; give rows, each with its pictures by column.'
+        )
+    n, longest = len(rows), max(len(r['clip']) for r in rows) / 16000
+    fig, axes = plt.subplots(
+        n,
+        1 + len(columns),
+        figsize=(1.9 + 0.66 * len(columns), 0.64 * n + 0.6),
+        width_ratios=[1.7, *[1] * len(columns)],
+        squeeze=False,
+        layout='constrained',
+    )
+    fig.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.01, hspace=0.01)
     for i, (row, r) in enumerate(zip(axes, rows)):
         draw_bands(row[0], r['clip'], longest, 48)
-        row[0].set_ylabel(textwrap.fill(str(r['label']), 12), rotation=0, ha='right', va='center', fontsize=8)
-        if i < n-1: row[0].set_xticklabels([])
-        for ax, c in zip(row[1:], columns): draw_pixels(ax, checked_picture(r['pictures'].get(c), f'{r["label"]}, {c}'), '' if i else textwrap.fill(c, 13))
-    axes[-1, 0].set_xlabel('time [s]; mel, 0 to 8 kHz', fontsize=7); axes[-1, 0].tick_params(labelsize=7)
-    if said: finding(fig, said)
-    fig.page = True     # many small pictures: a palette, and few dots
+        row[0].set_ylabel(
+            textwrap.fill(str(r['label']), 12),
+            rotation=0,
+            ha='right',
+            va='center',
+            fontsize=8,
+        )
+        if i < n - 1:
+            row[0].set_xticklabels([])
+        for ax, c in zip(row[1:], columns):
+            draw_pixels(
+                ax,
+                checked_picture(r['pictures'].get(c), f'{r["label"]}, {c}'),
+                '' if i else textwrap.fill(c, 13),
+            )
+    axes[-1, 0].set_xlabel('time [s]; mel, 0 to 8 kHz', fontsize=7)
+    axes[-1, 0].tick_params(labelsize=7)
+    if said:
+        finding(fig, said)
+    fig.page = True  # many small pictures: a palette, and few dots
     return fig
 
 # %% ../nbs/50_report.ipynb #3fc68d52
 def moved(steps) -> float:
     "Mean difference of the last picture from the first, levels of 255; NaN where they are not of one size."
     first, last = (np.asarray(p, float) for p in (steps[0][1], steps[-1][1]))
-    return float(np.abs(first - last).mean()) if len(steps) > 1 and first.shape == last.shape else np.nan
+    return (
+        float(np.abs(first - last).mean())
+        if len(steps) > 1 and first.shape == last.shape
+        else np.nan
+    )
 
+# %% ../nbs/50_report.ipynb #ffcb0eb3
 def most_moved(rows) -> str:
     "Which change shows most from end to end and which least, in a sentence; empty where no two can be compared."
     change = {r['name']: m for r in rows if np.isfinite(m := moved(r['steps']))}
-    if len(change) < 2: return ''
+    if len(change) < 2:
+        return ''
     most, least = max(change, key=change.get), min(change, key=change.get)
     return f'From end to end pictures change most along {most} (by {change[most]:.0f} of 255 levels), least along {least} ({change[least]:.0f})'
 
+# %% ../nbs/50_report.ipynb #500195d6
 @figure
 def grid_figure(
-    rows:list,      # of dict(name, steps: [(caption, uint8 [H, W, 3]), ...]); a caption that ends in * was clipped
-    said:str='',    # the finding; `most_moved` has one where rows are changes
-):                  # matplotlib Figure
+    rows: list,  # of dict(name, steps: [(caption, uint8 [H, W, 3]), ...]); a caption that ends in * was clipped
+    said: str = '',  # the finding; `most_moved` has one where rows are changes
+):  # matplotlib Figure
     "Manipulations, one a row, step by step. Raises `BadInput` where there is no step."
     import matplotlib.pyplot as plt
-    if not rows or not all(r['steps'] for r in rows): raise BadInput('A grid needs rows, each with one step at least.')
+
+    if not rows or not all(r['steps'] for r in rows):
+        raise BadInput('A grid needs rows, each with one step at least.')
     wide = max(len(r['steps']) for r in rows)
-    fig, axes = plt.subplots(len(rows), wide, figsize=(1.1 + .72*wide, .86*len(rows) + .45), squeeze=False, layout='constrained')
-    fig.get_layout_engine().set(w_pad=.015, h_pad=.015, wspace=.01, hspace=.01)
+    fig, axes = plt.subplots(
+        len(rows),
+        wide,
+        figsize=(1.1 + 0.72 * wide, 0.86 * len(rows) + 0.45),
+        squeeze=False,
+        layout='constrained',
+    )
+    fig.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.01, hspace=0.01)
     for row, r in zip(axes, rows):
-        row[0].set_ylabel(textwrap.fill(r['name'], 12), rotation=0, ha='right', va='center', fontsize=8)
-        for ax, (caption, picture) in zip(row, r['steps']): draw_pixels(ax, checked_picture(picture, f'{r["name"]}, {caption}'), caption, '#c00000' if caption.endswith('*') else '.3')
-        for ax in row[len(r['steps']):]: ax.axis('off')
-    if said: finding(fig, said)
+        row[0].set_ylabel(
+            textwrap.fill(r['name'], 12),
+            rotation=0,
+            ha='right',
+            va='center',
+            fontsize=8,
+        )
+        for ax, (caption, picture) in zip(row, r['steps']):
+            draw_pixels(
+                ax,
+                checked_picture(picture, f'{r["name"]}, {caption}'),
+                caption,
+                '#c00000' if caption.endswith('*') else '.3',
+            )
+        for ax in row[len(r['steps']) :]:
+            ax.axis('off')
+    if said:
+        finding(fig, said)
     fig.page = True
     return fig
 
 # %% ../nbs/50_report.ipynb #2545b862
-MEASURES = ('drift', ('match', 'mrr'), ('drawn_intensity', 'retrieved_intensity'))   # panels; of alternatives the first that was measured
-MEASURED = dict(drift='cosine with the unchanged sound', match='cosine with its own picture', mrr='MRR of its own picture', drawn_intensity='intensity of the picture drawn',
-    retrieved_intensity='intensity of pictures retrieved', read_intensity='intensity read off the embedding')
+MEASURES = (
+    'drift',
+    ('match', 'mrr'),
+    ('drawn_intensity', 'retrieved_intensity'),
+)  # panels; of alternatives the first that was measured
+
+MEASURED = dict(
+    drift='cosine with the unchanged sound',
+    match='cosine with its own picture',
+    mrr='MRR of its own picture',
+    drawn_intensity='intensity of the picture drawn',
+    retrieved_intensity='intensity of pictures retrieved',
+    read_intensity='intensity read off the embedding',
+)
+
+# %% ../nbs/50_report.ipynb #0de7ec72
 KNOBS = dict(gain='gain [dB]', pitch='pitch [semitones]', speed='speed [times]')
 
-def rows_of(table:pd.DataFrame, edit:str, measure:str) -> pd.DataFrame:
-    "One line of a study, by value; empty where it was not measured."
-    return table[(table.edit == edit) & (table.measure == measure)].sort_values('value') if len(table) else pd.DataFrame(columns=['value', 'mean', 'low', 'high'])
 
-def rho_of(rhos:dict, edit:str, measure:str) -> dict:
+def rows_of(table: pd.DataFrame, edit: str, measure: str) -> pd.DataFrame:
+    "One line of a study, by value; empty where it was not measured."
+    return (
+        table[(table.edit == edit) & (table.measure == measure)].sort_values('value')
+        if len(table)
+        else pd.DataFrame(columns=['value', 'mean', 'low', 'high'])
+    )
+
+# %% ../nbs/50_report.ipynb #8bae1bf4
+def rho_of(rhos: dict, edit: str, measure: str) -> dict:
     "One correlation without what could not be computed; empty where there is none."
-    r = {k: v for k, v in rhos.get(f'{edit}/{measure}', {}).items() if v is not None and np.isfinite(v)}
+    r = {
+        k: v
+        for k, v in rhos.get(f'{edit}/{measure}', {}).items()
+        if v is not None and np.isfinite(v)
+    }
     return r if {'mean', 'low', 'high'} <= r.keys() else {}
 
-def interval(r:dict) -> str:
-    "rho and both ends of its interval"
-    return f"ρ {r['mean']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
 
+def interval(r: dict) -> str:
+    "rho and both ends of its interval"
+    return f'ρ {r["mean"]:.2f} ({r["low"]:.2f} to {r["high"]:.2f})'
+
+# %% ../nbs/50_report.ipynb #11e67a5b
 def tendency(
-    r:dict,      # mean, low, high; chance_low, chance_high where shuffled attributes were measured
+    r: dict,  # mean, low, high; chance_low, chance_high where shuffled attributes were measured
 ) -> str:
     "rises, falls, or shows no relation: is 0 outside the interval, and the mean outside what luck gives?"
     lucky = r.get('chance_low', np.inf) <= r['mean'] <= r.get('chance_high', -np.inf)
-    return 'shows no relation' if lucky or not (r['low'] > 0 or r['high'] < 0) else 'rises' if r['mean'] > 0 else 'falls'
+    return (
+        'shows no relation'
+        if lucky or not (r['low'] > 0 or r['high'] < 0)
+        else 'rises'
+        if r['mean'] > 0
+        else 'falls'
+    )
 
-def study_story(studies:dict, edit:str, panels:list) -> str:
+# %% ../nbs/50_report.ipynb #c85df51b
+def study_story(studies: dict, edit: str, panels: list) -> str:
     "Which runs follow the change, in a sentence; without correlations, how far the first panel's lines go."
-    told_ = [m for m in panels if any(rho_of(rhos, edit, m) for _, rhos in studies.values())]
+    told_ = [
+        m for m in panels if any(rho_of(rhos, edit, m) for _, rhos in studies.values())
+    ]
     if told_:
         m = told_[-1]
-        return f'{MEASURED.get(m, m).capitalize()} against {edit}: ' + '; '.join(f"{run} {tendency(r)}, {interval(r)}" for run, (_, rhos) in studies.items() if (r := rho_of(rhos, edit, m)))
-    lines = {run: v for run, (t, _) in studies.items() if len(v := rows_of(t, edit, panels[0]))}
-    return f'{MEASURED.get(panels[0], panels[0]).capitalize()}: ' + '; '.join(f"{run} {v['mean'].min():.2f} to {v['mean'].max():.2f}" for run, v in lines.items())
+        return f'{MEASURED.get(m, m).capitalize()} against {edit}: ' + '; '.join(
+            f'{run} {tendency(r)}, {interval(r)}'
+            for run, (_, rhos) in studies.items()
+            if (r := rho_of(rhos, edit, m))
+        )
+    lines = {
+        run: v
+        for run, (t, _) in studies.items()
+        if len(v := rows_of(t, edit, panels[0]))
+    }
+    return f'{MEASURED.get(panels[0], panels[0]).capitalize()}: ' + '; '.join(
+        f'{run} {v["mean"].min():.2f} to {v["mean"].max():.2f}'
+        for run, v in lines.items()
+    )
 
 # %% ../nbs/50_report.ipynb #70b023d2
-def study_panels(studies:dict, edit:str, measures) -> list:
+def study_panels(studies: dict, edit: str, measures) -> list:
     "The measures that have a panel. Raises `BadInput` when no run has any."
-    there = {m for t, _ in studies.values() if len(t) for m in t[t.edit == edit].measure}
-    found = [next((m for m in ([w] if isinstance(w, str) else w) if m in there), None) for w in measures]
-    if not any(found): raise BadInput(f'No run has one of {measures} for {edit!r}; there are {sorted(there) or "no measures"}.')
+    there = {
+        m for t, _ in studies.values() if len(t) for m in t[t.edit == edit].measure
+    }
+    found = [
+        next((m for m in ([w] if isinstance(w, str) else w) if m in there), None)
+        for w in measures
+    ]
+    if not any(found):
+        raise BadInput(
+            f'No run has one of {measures} for {edit!r}; there are {sorted(there) or "no measures"}.'
+        )
     return [m for m in found if m]
 
-def draw_study(ax, studies:dict, edit:str, measure:str):
+# %% ../nbs/50_report.ipynb #f734a1ad
+def draw_study(ax, studies: dict, edit: str, measure: str):
     "One panel: a line and a band a run, grey where samples are clipped."
-    cut = next((c for t, _ in studies.values() if len(c := rows_of(t, edit, 'clipped'))), None)
+    cut = next(
+        (c for t, _ in studies.values() if len(c := rows_of(t, edit, 'clipped'))), None
+    )
     if cut is not None and cut['mean'].max() > 0:
-        ax.fill_between(cut.value, 0, cut['mean'], transform=ax.get_xaxis_transform(), color='.85', lw=0, zorder=0)
-        ax.text(.99, .01, f"clipped: up to {cut['mean'].max():.1%}", transform=ax.transAxes, ha='right', fontsize=6.5, color='.45')
+        ax.fill_between(
+            cut.value,
+            0,
+            cut['mean'],
+            transform=ax.get_xaxis_transform(),
+            color='.85',
+            lw=0,
+            zorder=0,
+        )
+        ax.text(
+            0.99,
+            0.01,
+            f'clipped: up to {cut["mean"].max():.1%}',
+            transform=ax.transAxes,
+            ha='right',
+            fontsize=6.5,
+            color='.45',
+        )
     for (run, (t, rhos)), c in zip(studies.items(), colours(len(studies))):
-        if not len(v := rows_of(t, edit, measure)): continue
+        if not len(v := rows_of(t, edit, measure)):
+            continue
         rho = rho_of(rhos, edit, measure)
-        ax.plot(v.value, v['mean'], 'o-', ms=3, lw=1.6, color=c, label=run + (f': {interval(rho)}' if rho else ''))
-        ax.fill_between(v.value.astype(float), v.low.astype(float), v.high.astype(float), color=c, alpha=.18, lw=0)
-    ax.set(xlabel=KNOBS.get(edit, edit), ylabel=MEASURED.get(measure, measure.replace('_', ' '))); ax.grid(axis='y', lw=.4, color='.88')
+        ax.plot(
+            v.value,
+            v['mean'],
+            'o-',
+            ms=3,
+            lw=1.6,
+            color=c,
+            label=run + (f': {interval(rho)}' if rho else ''),
+        )
+        ax.fill_between(
+            v.value.astype(float),
+            v.low.astype(float),
+            v.high.astype(float),
+            color=c,
+            alpha=0.18,
+            lw=0,
+        )
+    ax.set(
+        xlabel=KNOBS.get(edit, edit),
+        ylabel=MEASURED.get(measure, measure.replace('_', ' ')),
+    )
+    ax.grid(axis='y', lw=0.4, color='.88')
 
 # %% ../nbs/50_report.ipynb #90cd4adc
 @figure
 def study_figure(
-    studies:dict,          # run -> (frame edit, value, measure, mean, low, high, n; {'edit/measure': dict(mean, low, high, ...)}), as `manipulation.study` gives them
-    measures=MEASURES,     # panels; of alternatives in a tuple the first that any run has
-    edit:str='gain',       # gain, pitch or speed
-):                         # matplotlib Figure
+    studies: dict,  # run -> (frame edit, value, measure, mean, low, high, n; {'edit/measure': dict(mean, low, high, ...)}), as `manipulation.study` gives them
+    measures=MEASURES,  # panels; of alternatives in a tuple the first that any run has
+    edit: str = 'gain',  # gain, pitch or speed
+):  # matplotlib Figure
     "What follows from a change of the sound, run beside run; panels that nothing was measured for are left out."
     import matplotlib.pyplot as plt
+
     panels = study_panels(studies, edit, measures)
-    fig, axes = plt.subplots(1, len(panels), figsize=(2.9*len(panels) + .3, (3.1 if len(panels) > 1 else 3.5) + .25*max(0, len(studies) - 2)), squeeze=False, layout='constrained')
-    for ax, m in zip(axes[0], panels): draw_study(ax, studies, edit, m)
-    named = [ax for ax, m in zip(axes[0], panels) if any(rho_of(rhos, edit, m) for _, rhos in studies.values())] or [axes[0, 0]]
-    for ax in named: ax.legend(loc='upper center', bbox_to_anchor=(.5, -.2), fontsize=7, handlelength=1.2)
+    fig, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(
+            2.9 * len(panels) + 0.3,
+            (3.1 if len(panels) > 1 else 3.5) + 0.25 * max(0, len(studies) - 2),
+        ),
+        squeeze=False,
+        layout='constrained',
+    )
+    for ax, m in zip(axes[0], panels):
+        draw_study(ax, studies, edit, m)
+    named = [
+        ax
+        for ax, m in zip(axes[0], panels)
+        if any(rho_of(rhos, edit, m) for _, rhos in studies.values())
+    ] or [axes[0, 0]]
+    for ax in named:
+        ax.legend(
+            loc='upper center', bbox_to_anchor=(0.5, -0.2), fontsize=7, handlelength=1.2
+        )
     finding(fig, study_story(studies, edit, panels))
     return fig
 
 # %% ../nbs/50_report.ipynb #38e991f9
-PICTURED = {'r1': 3, 'r5': 3, 'fid': 2, 'kid': 3, 'is': 2, 'diversity': 2, 'usage': 3, 'score': 3}   # metric -> digits
+PICTURED = {
+    'r1': 3,
+    'r5': 3,
+    'fid': 2,
+    'kid': 3,
+    'is': 2,
+    'diversity': 2,
+    'usage': 3,
+    'score': 3,
+}  # metric -> digits
 NO_INCEPTION = 'FID and KID are taken in the features named here, not in those of Inception: they compare with no FID or KID of a paper. FID is biased upwards by about 1/N, so it compares only between rows of equally many pictures.'
 AS_REAL = 'A random real picture is as real as the true one: its FID, KID and IS say nothing of the sound, its R@1 does.'
 
-def by_kind(t:pd.DataFrame, fact:str) -> str:
+# %% ../nbs/50_report.ipynb #af055da8
+def by_kind(t: pd.DataFrame, fact: str) -> str:
     "A fact, by kind of picture where it differs; empty where nobody gave it."
-    if fact not in t or not t[fact].notna().any(): return ''
-    said = {v: list(dict.fromkeys(KINDS[k] for k in g.task)) for v, g in t.dropna(subset=[fact]).groupby(fact, sort=False)}
+    if fact not in t or not t[fact].notna().any():
+        return ''
+    said = {
+        v: list(dict.fromkeys(KINDS[k] for k in g.task))
+        for v, g in t.dropna(subset=[fact]).groupby(fact, sort=False)
+    }
     plain_ = lambda v: f'{v:g}' if isinstance(v, float) else str(v)
-    return f'{fact}: ' + (plain_(next(iter(said))) if len(said) == 1 else '; '.join(f"{plain_(v)} ({'; '.join(k)})" for v, k in said.items())) + '.'
+    return (
+        f'{fact}: '
+        + (
+            plain_(next(iter(said)))
+            if len(said) == 1
+            else '; '.join(f'{plain_(v)} ({"; ".join(k)})' for v, k in said.items())
+        )
+        + '.'
+    )
 
+# %% ../nbs/50_report.ipynb #989d00fe
 def pictures_table(
-    summary:dict,
-    corpus:str,
-) -> pd.DataFrame:     # rows: kind, run; text cells, blank where nothing was computed; notes in .attrs['notes']
+    summary: dict,
+    corpus: str,
+) -> pd.DataFrame:  # rows: kind, run; text cells, blank where nothing was computed; notes in .attrs['notes']
     "Scores of every kind of picture: luck first, the true pictures last. Raises `BadInput` where none was scored."
-    t = entries(summary); t = t[(t.corpus == corpus) & t.task.isin(KINDS) & t.metric.isin(PICTURED)]
-    if not len(t): raise BadInput(f'There is no scored picture of corpus {corpus!r} in the summary.')
+    t = entries(summary)
+    t = t[(t.corpus == corpus) & t.task.isin(KINDS) & t.metric.isin(PICTURED)]
+    if not len(t):
+        raise BadInput(
+            f'There is no scored picture of corpus {corpus!r} in the summary.'
+        )
     t = t.sort_values('task', key=lambda k: k.map(list(KINDS).index), kind='stable')
     rows = {}
-    for r in t.itertuples(): rows.setdefault((KINDS[r.task], r.run), {})[NAMES[r.metric]] = cell(dict(mean=r.mean, std=r.std), PICTURED[r.metric])
+    for r in t.itertuples():
+        rows.setdefault((KINDS[r.task], r.run), {})[NAMES[r.metric]] = cell(
+            dict(mean=r.mean, std=r.std), PICTURED[r.metric]
+        )
     luck = t.dropna(subset=['chance']).groupby('metric').chance.agg(['min', 'max'])
-    if len(luck): rows['luck', ''] = {NAMES[m]: ' to '.join(f'{v:.3f}' for v in sorted({a, b})) for m, a, b in luck.itertuples()}
-    out = pd.DataFrame.from_dict(rows, orient='index').reindex(columns=[NAMES[m] for m in PICTURED]).fillna('')
+    if len(luck):
+        rows['luck', ''] = {
+            NAMES[m]: ' to '.join(f'{v:.3f}' for v in sorted({a, b}))
+            for m, a, b in luck.itertuples()
+        }
+    out = (
+        pd.DataFrame.from_dict(rows, orient='index')
+        .reindex(columns=[NAMES[m] for m in PICTURED])
+        .fillna('')
+    )
     out.index = pd.MultiIndex.from_tuples(out.index, names=['kind', 'run'])
     out = out.loc[list(rows)]
-    out.attrs['notes'] = [n for n in (by_kind(t, 'extractor'), by_kind(t, 'sounds'), NO_INCEPTION, AS_REAL) if n]
+    out.attrs['notes'] = [
+        n
+        for n in (by_kind(t, 'extractor'), by_kind(t, 'sounds'), NO_INCEPTION, AS_REAL)
+        if n
+    ]
     return out
 
 # %% ../nbs/50_report.ipynb #4b9b0680
 NO_PEOPLE = 'model-judged proxy, no people'
-VOTES = dict(Positive='target', Negative='other', Neither='neither')   # the paper's word -> ours
 
+VOTES = dict(
+    Positive='target', Negative='other', Neither='neither'
+)  # the paper's word -> ours
+
+# %% ../nbs/50_report.ipynb #bab24de5
 def votes(
-    table,          # of `survey.survey_table`, or None
-) -> dict:          # text cells; none where nothing was answered
+    table,  # of `survey.survey_table`, or None
+) -> dict:  # text cells; none where nothing was answered
     "Percentages of all answers with Wilson's intervals, and how many answers there were."
-    if table is None or not table.loc['all', 'n'] > 0: return {}
+    if table is None or not table.loc['all', 'n'] > 0:
+        return {}
     a = table.loc['all']
-    return {word: f"{a[c]:.0f}% [{a[c + '_low']:.0f}, {a[c + '_high']:.0f}]" for word, c in VOTES.items()} | {'answers': f'{a.n:.0f}', 'participants': f'{a.participants:.0f}'}
+    return {
+        word: f'{a[c]:.0f}% [{a[c + "_low"]:.0f}, {a[c + "_high"]:.0f}]'
+        for word, c in VOTES.items()
+    } | {'answers': f'{a.n:.0f}', 'participants': f'{a.participants:.0f}'}
 
-def repeats_note(table:pd.DataFrame, row:str) -> str:
+# %% ../nbs/50_report.ipynb #60c11ac2
+def repeats_note(table: pd.DataFrame, row: str) -> str:
     "The number as the paper makes it, and how often people agreed with themselves."
     m, agreed = table.loc['mean'], table.loc['all', 'agreement']
-    return f"Ours, {row}: the mean of the repeats, as the paper has it, is " + ' / '.join(f'{m[c]:.0f}%' for c in VOTES.values()) + (f'; {agreed:.0%} of the sounds got one answer in every repeat.' if np.isfinite(agreed) else '.')
+    return (
+        f'Ours, {row}: the mean of the repeats, as the paper has it, is '
+        + ' / '.join(f'{m[c]:.0f}%' for c in VOTES.values())
+        + (
+            f'; {agreed:.0%} of the sounds got one answer in every repeat.'
+            if np.isfinite(agreed)
+            else '.'
+        )
+    )
 
 # %% ../nbs/50_report.ipynb #ebe1aa2b
 def survey_beside(
-    table_of_people,       # of `survey.survey_table`; None: nobody was asked
-    proxy=None,            # the same of a model's choices
-    row:str='WavBriVL',    # the printed model that people's answers answer to
-) -> pd.DataFrame:         # text cells, two-level columns; notes in .attrs['notes']
+    table_of_people,  # of `survey.survey_table`; None: nobody was asked
+    proxy=None,  # the same of a model's choices
+    row: str = 'WavBriVL',  # the printed model that people's answers answer to
+) -> pd.DataFrame:  # text cells, two-level columns; notes in .attrs['notes']
     "WavBriVL's Table 4 as printed, and our answers beside it. Raises `BadInput` for a row that is not printed."
     theirs, people, model = printed('WavBriVL', 4), votes(table_of_people), votes(proxy)
-    if row not in theirs.index: raise BadInput(f'Table 4 has no row {row!r}; it has {", ".join(theirs.index)}.')
+    if row not in theirs.index:
+        raise BadInput(f'Table 4 has no row {row!r}; it has {", ".join(theirs.index)}.')
     columns = [*VOTES, 'answers', 'participants']
-    ours = pd.DataFrame({row: people, NO_PEOPLE: {k: v for k, v in model.items() if k != 'participants'}}).T.reindex(columns=columns)
+    ours = pd.DataFrame(
+        {
+            row: people,
+            NO_PEOPLE: {k: v for k, v in model.items() if k != 'participants'},
+        }
+    ).T.reindex(columns=columns)
     index = [*theirs.index, NO_PEOPLE]
-    out = pd.concat({'WavBriVL, Table 4, as printed': theirs, 'ours': ours}, axis=1).reindex(index).fillna('').rename_axis('model')
-    out.attrs['notes'] = [repeats_note(table_of_people, row) if people else 'No people were asked here; their cells are blank.',
-                          'The proxy is a classifier that chooses between the same two pictures; its row is no survey.'] + [
-                          "Brackets: Wilson's 95% interval, as if all answers were independent; those of one participant are not."]*bool(people or model) + [f'WavBriVL, Table 4: {f}' for f in FAULTS['WavBriVL', 4]]
+    out = (
+        pd.concat({'WavBriVL, Table 4, as printed': theirs, 'ours': ours}, axis=1)
+        .reindex(index)
+        .fillna('')
+        .rename_axis('model')
+    )
+    out.attrs['notes'] = (
+        [
+            repeats_note(table_of_people, row)
+            if people
+            else 'No people were asked here; their cells are blank.',
+            'The proxy is a classifier that chooses between the same two pictures; its row is no survey.',
+        ]
+        + [
+            "Brackets: Wilson's 95% interval, as if all answers were independent; those of one participant are not."
+        ]
+        * bool(people or model)
+        + [f'WavBriVL, Table 4: {f}' for f in FAULTS['WavBriVL', 4]]
+    )
     return out
 
 # %% ../nbs/50_report.ipynb #8c898cef
@@ -974,46 +1923,62 @@ def _ogg_table():
     out = []
     for i in range(256):
         r = i << 24
-        for _ in range(8): r = (r << 1) ^ (0x04c11db7 if r & 0x80000000 else 0)
-        out.append(r & 0xffffffff)
+        for _ in range(8):
+            r = (r << 1) ^ (0x04C11DB7 if r & 0x80000000 else 0)
+        out.append(r & 0xFFFFFFFF)
     return out
 
+# %% ../nbs/50_report.ipynb #017ca705
 def same_serial(
-    ogg:bytes,
+    ogg: bytes,
 ) -> bytes:
     "The stream with serial number zero and page checksums to match."
     out, at, table = bytearray(ogg), 0, _ogg_table()
     while at < len(out):
-        n = out[at+26]; end = at + 27 + n + sum(out[at+27:at+27+n])
-        out[at+14:at+18] = out[at+22:at+26] = bytes(4)
+        n = out[at + 26]
+        end = at + 27 + n + sum(out[at + 27 : at + 27 + n])
+        out[at + 14 : at + 18] = out[at + 22 : at + 26] = bytes(4)
         crc = 0
-        for b in out[at:end]: crc = ((crc << 8) & 0xffffffff) ^ table[(crc >> 24) ^ b]
-        out[at+22:at+26] = crc.to_bytes(4, 'little'); at = end
+        for b in out[at:end]:
+            crc = ((crc << 8) & 0xFFFFFFFF) ^ table[(crc >> 24) ^ b]
+        out[at + 22 : at + 26] = crc.to_bytes(4, 'little')
+        at = end
     return bytes(out)
 
 # %% ../nbs/50_report.ipynb #4cb86844
 def ogg_bytes(
-    audio,                 # [n] samples in -1..1
-    rate:int=16000,        # Hz
-    seconds:float=10,      # no more than this
-    squeeze:float=0.8,     # 0 best .. 1 smallest
+    audio,  # [n] samples in -1..1
+    rate: int = 16000,  # Hz
+    seconds: float = 10,  # no more than this
+    squeeze: float = 0.8,  # 0 best .. 1 smallest
 ) -> bytes:
     "Ogg Vorbis, the same bytes for the same samples."
     import soundfile as sf
-    x = np.clip(np.asarray(audio, np.float32)[:int(seconds*rate)], -1, 1)
-    if x.ndim != 1 or not len(x): raise BadInput(f'A player needs one channel with samples; the shape is {x.shape}.')
+
+    x = np.clip(np.asarray(audio, np.float32)[: int(seconds * rate)], -1, 1)
+    if x.ndim != 1 or not len(x):
+        raise BadInput(
+            f'A player needs one channel with samples; the shape is {x.shape}.'
+        )
     out = io.BytesIO()
-    with sf.SoundFile(out, 'w', rate, 1, format='OGG', subtype='VORBIS', compression_level=squeeze) as f:
-        for part in np.array_split(x, -(-len(x)//rate)): f.write(part)     # libsndfile's encoder overflows on long writes
+    with sf.SoundFile(
+        out, 'w', rate, 1, format='OGG', subtype='VORBIS', compression_level=squeeze
+    ) as f:
+        for part in np.array_split(x, -(-len(x) // rate)):
+            f.write(part)  # libsndfile's encoder overflows on long writes
     return same_serial(out.getvalue())
 
+# %% ../nbs/50_report.ipynb #5e70d95a
 def player(
-    audio,             # [n] samples in -1..1
-    rate:int=16000,    # Hz
-    label:str='',
-):                     # IPython HTML
+    audio,  # [n] samples in -1..1
+    rate: int = 16000,  # Hz
+    label: str = '',
+):  # IPython HTML
     "A small player with the sound inside."
     from html import escape
     from IPython.display import HTML
+
     data = base64.b64encode(ogg_bytes(audio, rate)).decode()
-    return HTML(f'<figure style="margin:0">{escape(label)} <audio controls preload="none" src="data:audio/ogg;base64,{data}"></audio></figure>')
+    return HTML(
+        f'<figure style="margin:0">{escape(label)} <audio controls preload="none" src="data:audio/ogg;base64,{data}"></audio></figure>'
+    )

@@ -9,7 +9,6 @@ __all__ = ['TIE', 'first_hit', 'Placing', 'unit', 'group_ids', 'check_relevant',
 
 # %% ../nbs/31_retrieval.ipynb #411151f7
 from dataclasses import dataclass
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,103 +18,142 @@ from .core import BadInput, stream
 from .classification import check_embeddings
 
 # %% ../nbs/31_retrieval.ipynb #b5430efa
-TIE = 2.0**-21   # similarities nearer than this are tied: a few roundings of a float32 dot product of unit vectors
+TIE = (
+    2.0**-21
+)  # similarities nearer than this are tied: a few roundings of a float32 dot product of unit vectors
+
 
 def first_hit(
-    wrong:int,      # e, items that are not relevant
-    right:int,      # h, relevant items, at least 1
-) -> np.ndarray:    # [e+1] probability of j wrong ones before the first right one
+    wrong: int,  # e, items that are not relevant
+    right: int,  # h, relevant items, at least 1
+) -> np.ndarray:  # [e+1] probability of j wrong ones before the first right one
     "Distribution of the place of the first relevant item in a random order."
     j = np.arange(wrong)
-    survive = np.cumprod(np.concatenate([[1.], (wrong-j)/(wrong+right-j)]))
-    return survive*right/(wrong+right-np.arange(wrong+1))
+    survive = np.cumprod(np.concatenate([[1.0], (wrong - j) / (wrong + right - j)]))
+    return survive * right / (wrong + right - np.arange(wrong + 1))
 
 # %% ../nbs/31_retrieval.ipynb #64a44bf0
 @dataclass
 class Placing:
     "Where the best relevant item of each query came."
-    better: np.ndarray     # [N] items above it
-    tied: np.ndarray       # [N] wrong items level with it
-    hits: np.ndarray       # [N] relevant items level with it, itself included; 0: the gallery has none
-    relevant: np.ndarray   # [N] relevant items in the gallery
-    pool: int              # M
+
+    better: np.ndarray  # [N] items above it
+    tied: np.ndarray  # [N] wrong items level with it
+    hits: (
+        np.ndarray
+    )  # [N] relevant items level with it, itself included; 0: the gallery has none
+    relevant: np.ndarray  # [N] relevant items in the gallery
+    pool: int  # M
 
     @property
     def rank(self) -> np.ndarray:
         "[N] expected rank, 1 is first; NaN where the gallery holds nothing relevant."
-        r = self.better + 1 + self.tied/(self.hits + 1)
+        r = self.better + 1 + self.tied / (self.hits + 1)
         return np.where(self.hits > 0, r, np.nan)
 
     @property
     def luck(self):
         "The placing of a model that knows nothing: the whole pool is tied."
-        return Placing(0*self.better, self.pool - self.relevant, self.relevant, self.relevant, self.pool)
+        return Placing(
+            0 * self.better,
+            self.pool - self.relevant,
+            self.relevant,
+            self.relevant,
+            self.pool,
+        )
 
 # %% ../nbs/31_retrieval.ipynb #85f02693
 def unit(
-    x,             # [N, D] array or tensor
-    name:str,      # what to call it when it cannot be used
-) -> torch.Tensor: # [N, D] float32, unit norm
+    x,  # [N, D] array or tensor
+    name: str,  # what to call it when it cannot be used
+) -> torch.Tensor:  # [N, D] float32, unit norm
     "Embeddings as float32 unit vectors. Raises `BadInput` when empty, not a matrix or not finite."
     return F.normalize(check_embeddings(x, name), dim=1)
 
+# %% ../nbs/31_retrieval.ipynb #ee804f00
 def group_ids(
-    queries,     # [N] ids or names
-    gallery,     # [M] ids or names
-) -> tuple:      # two int64 tensors; equal where the ids are equal
+    queries,  # [N] ids or names
+    gallery,  # [M] ids or names
+) -> tuple:  # two int64 tensors; equal where the ids are equal
     "Give equal ids equal small integers."
     queries, gallery = np.asarray(queries), np.asarray(gallery)
     inverse = np.unique(np.concatenate([queries, gallery]), return_inverse=True)[1]
-    return torch.from_numpy(inverse[:len(queries)]), torch.from_numpy(inverse[len(queries):])
+    return torch.from_numpy(inverse[: len(queries)]), torch.from_numpy(
+        inverse[len(queries) :]
+    )
 
 # %% ../nbs/31_retrieval.ipynb #7d6eb3fa
 def check_relevant(
-    relevant,    # None | [N] index | (query ids, gallery ids)
-    n:int,       # queries
-    m:int,       # gallery
-) -> tuple:      # ('index', [N]) or ('groups', [N], [M])
+    relevant,  # None | [N] index | (query ids, gallery ids)
+    n: int,  # queries
+    m: int,  # gallery
+) -> tuple:  # ('index', [N]) or ('groups', [N], [M])
     "Read `relevant`. Raises `BadInput` when it does not fit the embeddings."
     if relevant is None:
-        if n != m: raise BadInput(f'{n} queries and {m} gallery items cannot be paired one to one; say what is relevant.')
+        if n != m:
+            raise BadInput(
+                f'{n} queries and {m} gallery items cannot be paired one to one; say what is relevant.'
+            )
         return 'index', torch.arange(n)
     if isinstance(relevant, tuple):
         if len(relevant) != 2 or (len(relevant[0]), len(relevant[1])) != (n, m):
-            raise BadInput(f'relevant needs one id for each of {n} queries and {m} gallery items; it has {[len(r) for r in relevant]}.')
+            raise BadInput(
+                f'relevant needs one id for each of {n} queries and {m} gallery items; it has {[len(r) for r in relevant]}.'
+            )
         return 'groups', *group_ids(*relevant)
     index = torch.as_tensor(np.asarray(relevant))
     if index.shape != (n,) or index.is_floating_point():
-        raise BadInput(f'relevant must hold one whole number for each of {n} queries; its shape is {tuple(index.shape)}, its type {index.dtype}.')
-    if index.max() >= m or index.min() < -1: raise BadInput(f'relevant points at item {int(index.max())}; the gallery has {m}, counted from 0 (-1: none).')
+        raise BadInput(
+            f'relevant must hold one whole number for each of {n} queries; its shape is {tuple(index.shape)}, its type {index.dtype}.'
+        )
+    if index.max() >= m or index.min() < -1:
+        raise BadInput(
+            f'relevant points at item {int(index.max())}; the gallery has {m}, counted from 0 (-1: none).'
+        )
     return 'index', index.long()
 
 # %% ../nbs/31_retrieval.ipynb #4324e103
 def best_of_index(
-    q:torch.Tensor, g:torch.Tensor,   # [N, D], [M, D] unit
-    index:torch.Tensor,               # [N] target of each query, -1: none
-) -> tuple:                           # (best, hits, relevant) for the queries, the same for the gallery
+    q: torch.Tensor,
+    g: torch.Tensor,  # [N, D], [M, D] unit
+    index: torch.Tensor,  # [N] target of each query, -1: none
+) -> tuple:  # (best, hits, relevant) for the queries, the same for the gallery
     "Best relevant score from both sides when each query has one target."
     has = index >= 0
     score, one = torch.full((len(q),), torch.inf), has.long()
     for part in has.nonzero().flatten().split(8192):
-        score[part] = (q[part]*g[index[part].to(g.device)]).sum(1).cpu()
+        score[part] = (q[part] * g[index[part].to(g.device)]).sum(1).cpu()
     i, s = index[has], score[has]
     best = torch.full((len(g),), -torch.inf).scatter_reduce(0, i, s, 'amax')
-    level = torch.zeros(len(g), dtype=torch.long).scatter_add(0, i, (s >= best[i] - TIE).long())
-    return (score, one, one), (best.masked_fill(level == 0, torch.inf), level, torch.bincount(i, minlength=len(g)))
+    level = torch.zeros(len(g), dtype=torch.long).scatter_add(
+        0, i, (s >= best[i] - TIE).long()
+    )
+    return (score, one, one), (
+        best.masked_fill(level == 0, torch.inf),
+        level,
+        torch.bincount(i, minlength=len(g)),
+    )
 
 # %% ../nbs/31_retrieval.ipynb #845ff6be
 def best_of_groups(
-    q:torch.Tensor, g:torch.Tensor,     # [N, D], [M, D] unit
-    gq:torch.Tensor, gg:torch.Tensor,   # [N], [M] group ids
-    block:int=2**22,                    # similarities held at once
-) -> tuple:                             # (best, hits, relevant), each [N]
+    q: torch.Tensor,
+    g: torch.Tensor,  # [N, D], [M, D] unit
+    gq: torch.Tensor,
+    gg: torch.Tensor,  # [N], [M] group ids
+    block: int = 2**22,  # similarities held at once
+) -> tuple:  # (best, hits, relevant), each [N]
     "Best relevant score of each query when relevant means the same group."
-    best, hits, relevant = torch.full((len(q),), torch.inf), torch.zeros(len(q), dtype=torch.long), torch.zeros(len(q), dtype=torch.long)
+    best, hits, relevant = (
+        torch.full((len(q),), torch.inf),
+        torch.zeros(len(q), dtype=torch.long),
+        torch.zeros(len(q), dtype=torch.long),
+    )
     members = {int(k): (gg == k).nonzero().flatten() for k in torch.unique(gg)}
     for k in torch.unique(gq).tolist():
-        if k not in members: continue
+        if k not in members:
+            continue
         right = g[members[k].to(g.device)]
-        for part in (gq == k).nonzero().flatten().split(max(1, block//len(right))):
+        for part in (gq == k).nonzero().flatten().split(max(1, block // len(right))):
             s = (q[part.to(q.device)] @ right.T).cpu()
             best[part] = top = s.amax(1)
             hits[part], relevant[part] = (s >= top[:, None] - TIE).sum(1), len(right)
@@ -123,34 +161,46 @@ def best_of_groups(
 
 # %% ../nbs/31_retrieval.ipynb #47cd7992
 def tiles(
-    n:int, m:int,      # queries, gallery
-    block:int,         # similarities in a tile
-    rows:int=256,      # queries in a tile
-):                     # yields (row slice, column slice)
+    n: int,
+    m: int,  # queries, gallery
+    block: int,  # similarities in a tile
+    rows: int = 256,  # queries in a tile
+):  # yields (row slice, column slice)
     "Cut an n x m matrix into tiles of at most `block` entries."
     rows = min(n, rows, max(1, block))
-    cols = max(1, min(m, block//rows))
+    cols = max(1, min(m, block // rows))
     for r in range(0, n, rows):
-        for c in range(0, m, cols): yield slice(r, min(r+rows, n)), slice(c, min(c+cols, m))
+        for c in range(0, m, cols):
+            yield slice(r, min(r + rows, n)), slice(c, min(c + cols, m))
 
 # %% ../nbs/31_retrieval.ipynb #a5435aeb
 def count_above(
-    q:torch.Tensor, g:torch.Tensor,   # [N, D], [M, D] unit
-    of_queries:torch.Tensor|None,     # [N] the score to beat for each query; None: this direction is not wanted
-    of_gallery:torch.Tensor|None,     # [M] the score to beat for each gallery item
-    block:int,
-) -> tuple:                           # (better, at_least) for the queries, the same for the gallery
+    q: torch.Tensor,
+    g: torch.Tensor,  # [N, D], [M, D] unit
+    of_queries: torch.Tensor
+    | None,  # [N] the score to beat for each query; None: this direction is not wanted
+    of_gallery: torch.Tensor | None,  # [M] the score to beat for each gallery item
+    block: int,
+) -> tuple:  # (better, at_least) for the queries, the same for the gallery
     "Count similarities above a score, and level with it or above, along rows and columns in one pass."
     counts, edges = [], []
     for best in (of_queries, of_gallery):
-        edges.append(None if best is None else (best.to(q.device) + TIE, best.to(q.device) - TIE))
-        counts.append(None if best is None else torch.zeros(2, len(best), dtype=torch.long, device=q.device))
+        edges.append(
+            None if best is None else (best.to(q.device) + TIE, best.to(q.device) - TIE)
+        )
+        counts.append(
+            None
+            if best is None
+            else torch.zeros(2, len(best), dtype=torch.long, device=q.device)
+        )
     for r, c in tiles(len(q), len(g), block):
         s = q[r] @ g[c].T
         if of_queries is not None:
-            for k, edge in enumerate(edges[0]): counts[0][k, r] += (s > edge[r, None]).sum(1, dtype=torch.int32)
+            for k, edge in enumerate(edges[0]):
+                counts[0][k, r] += (s > edge[r, None]).sum(1, dtype=torch.int32)
         if of_gallery is not None:
-            for k, edge in enumerate(edges[1]): counts[1][k, c] += (s > edge[c]).sum(0, dtype=torch.int32)
+            for k, edge in enumerate(edges[1]):
+                counts[1][k, c] += (s > edge[c]).sum(0, dtype=torch.int32)
     return tuple(x if x is None else x.cpu() for x in counts)
 
 # %% ../nbs/31_retrieval.ipynb #f3467d97
@@ -160,163 +210,235 @@ def _placing(counted, known, pool):
     tied = (at_least - better - hits).clamp(min=0)
     return Placing(better.numpy(), tied.numpy(), hits.numpy(), relevant.numpy(), pool)
 
+# %% ../nbs/31_retrieval.ipynb #d619ea7e
 def place(
-    queries,              # [N, D] embeddings
-    gallery,              # [M, D] embeddings
-    relevant=None,        # None: i matches i | [N] target of each query | (query ids [N], gallery ids [M])
-    block:int=2**22,      # similarities held at once (4 bytes each)
-    both:bool=False,      # also place the queries for each gallery item?
-):                        # `Placing`, or a pair of them
+    queries,  # [N, D] embeddings
+    gallery,  # [M, D] embeddings
+    relevant=None,  # None: i matches i | [N] target of each query | (query ids [N], gallery ids [M])
+    block: int = 2**22,  # similarities held at once (4 bytes each)
+    both: bool = False,  # also place the queries for each gallery item?
+):  # `Placing`, or a pair of them
     "Place the best relevant item of every query in the whole pool, exactly, in bounded memory."
     q, g = unit(queries, 'queries'), unit(gallery, 'gallery')
-    if q.shape[1] != g.shape[1]: raise BadInput(f'queries have {q.shape[1]} dimensions, the gallery {g.shape[1]}; they are not of one space.')
+    if q.shape[1] != g.shape[1]:
+        raise BadInput(
+            f'queries have {q.shape[1]} dimensions, the gallery {g.shape[1]}; they are not of one space.'
+        )
     kind, *ids = check_relevant(relevant, len(q), len(g))
-    if kind == 'index': known = best_of_index(q, g, *ids)
-    else: known = best_of_groups(q, g, *ids, block), best_of_groups(g, q, *ids[::-1], block) if both else None
+    if kind == 'index':
+        known = best_of_index(q, g, *ids)
+    else:
+        known = (
+            best_of_groups(q, g, *ids, block),
+            best_of_groups(g, q, *ids[::-1], block) if both else None,
+        )
     there, back = count_above(q, g, known[0][0], known[1][0] if both else None, block)
     there = _placing(there, known[0], len(g))
     return (there, _placing(back, known[1], len(q))) if both else there
 
 # %% ../nbs/31_retrieval.ipynb #b722ed4c
 def ranks(
-    queries,              # [N, D] embeddings
-    gallery,              # [M, D] embeddings
-    relevant=None,        # None: i matches i | [N] target of each query | (query ids [N], gallery ids [M])
-    block:int=2**22,      # similarities held at once
-) -> np.ndarray:          # [N] 1 is first; half places where tied; NaN where nothing is relevant
+    queries,  # [N, D] embeddings
+    gallery,  # [M, D] embeddings
+    relevant=None,  # None: i matches i | [N] target of each query | (query ids [N], gallery ids [M])
+    block: int = 2**22,  # similarities held at once
+) -> (
+    np.ndarray
+):  # [N] 1 is first; half places where tied; NaN where nothing is relevant
     "Expected rank of the best relevant item of every query."
     return place(queries, gallery, relevant, block).rank
 
 # %% ../nbs/31_retrieval.ipynb #d7a59e91
 def _expect(
-    found:Placing,
-    at:tuple,        # the k of R@k
-) -> dict:           # mrr, r1, ... in 0..1
+    found: Placing,
+    at: tuple,  # the k of R@k
+) -> dict:  # mrr, r1, ... in 0..1
     "Means over the queries, exact under ties."
-    rows, times = np.unique(np.stack([found.better, found.tied, found.hits])[:, found.hits > 0], axis=1, return_counts=True)
+    rows, times = np.unique(
+        np.stack([found.better, found.tied, found.hits])[:, found.hits > 0],
+        axis=1,
+        return_counts=True,
+    )
     total = np.zeros(1 + len(at))
     loose = rows[1] == 0
     place = rows[0][loose] + 1
-    total += np.stack([1/place, *(place <= k for k in at)]) @ times[loose]
+    total += np.stack([1 / place, *(place <= k for k in at)]) @ times[loose]
     for (better, tied, hits), n in zip(rows[:, ~loose].T, times[~loose]):
-        p, place = first_hit(tied, hits), better + 1 + np.arange(tied+1)
-        total += n*np.array([p @ (1/place), *(p[place <= k].sum() for k in at)])
-    return dict(zip(['mrr', *(f'r{k}' for k in at)], (total/times.sum()).tolist()))
+        p, place = first_hit(tied, hits), better + 1 + np.arange(tied + 1)
+        total += n * np.array([p @ (1 / place), *(p[place <= k].sum() for k in at)])
+    return dict(zip(['mrr', *(f'r{k}' for k in at)], (total / times.sum()).tolist()))
 
 # %% ../nbs/31_retrieval.ipynb #05b7ac14
 def scores(
-    found,                # `Placing`, or [N] ranks
-    pool:int|None=None,   # M; a `Placing` knows it
-    relevant=1,           # relevant items in the gallery, a number or [N]; a `Placing` knows it
-    at:tuple=(1, 5, 10),  # the k of R@k
-) -> dict:                # mrr, r1, r5, r10, median_rank, pool, n, unanswered, chance
+    found,  # `Placing`, or [N] ranks
+    pool: int | None = None,  # M; a `Placing` knows it
+    relevant=1,  # relevant items in the gallery, a number or [N]; a `Placing` knows it
+    at: tuple = (1, 5, 10),  # the k of R@k
+) -> dict:  # mrr, r1, r5, r10, median_rank, pool, n, unanswered, chance
     "Retrieval scores with the chance level of the same pool."
-    if not isinstance(found, Placing): found = _from_ranks(found, pool, relevant)
+    if not isinstance(found, Placing):
+        found = _from_ranks(found, pool, relevant)
     rank, answered = found.rank, found.hits > 0
-    if not answered.any(): raise BadInput('No query has a relevant item in the gallery; check that both use the same ids.')
-    return _expect(found, at) | dict(median_rank=float(np.median(rank[answered])), pool=found.pool, n=int(answered.sum()),
-        unanswered=int((~answered).sum()), chance=_expect(found.luck, at) | dict(median_rank=_luck_median(found)))
+    if not answered.any():
+        raise BadInput(
+            'No query has a relevant item in the gallery; check that both use the same ids.'
+        )
+    return _expect(found, at) | dict(
+        median_rank=float(np.median(rank[answered])),
+        pool=found.pool,
+        n=int(answered.sum()),
+        unanswered=int((~answered).sum()),
+        chance=_expect(found.luck, at) | dict(median_rank=_luck_median(found)),
+    )
 
+# %% ../nbs/31_retrieval.ipynb #32976ac4
 def _from_ranks(r, pool, relevant):
     "Ranks somebody else computed, as a `Placing` without ties."
     r = np.asarray(r, float)
-    if pool is None: raise BadInput('Ranks alone do not say how large the pool was; give pool.')
+    if pool is None:
+        raise BadInput('Ranks alone do not say how large the pool was; give pool.')
     has = np.isfinite(r)
-    if r.ndim != 1 or (r[has] < 1).any() or (r[has] > pool).any(): raise BadInput(f'Ranks must be a list of numbers from 1 to the pool, {pool}.')
-    return Placing(np.where(has, r-1, 0), np.zeros(len(r), int), has.astype(int), np.where(has, relevant, 0).astype(int), int(pool))
+    if r.ndim != 1 or (r[has] < 1).any() or (r[has] > pool).any():
+        raise BadInput(f'Ranks must be a list of numbers from 1 to the pool, {pool}.')
+    return Placing(
+        np.where(has, r - 1, 0),
+        np.zeros(len(r), int),
+        has.astype(int),
+        np.where(has, relevant, 0).astype(int),
+        int(pool),
+    )
 
+# %% ../nbs/31_retrieval.ipynb #71326d56
 def _luck_median(found):
     "The median rank of a random order."
     has, times = np.unique(found.relevant[found.hits > 0], return_counts=True)
-    cdf = sum(n*np.pad(np.cumsum(first_hit(found.pool-r, r)), (0, r-1), constant_values=1) for r, n in zip(has, times))/times.sum()
-    return float(np.searchsorted(cdf, .5 - 1e-9) + 1)
+    cdf = (
+        sum(
+            n
+            * np.pad(
+                np.cumsum(first_hit(found.pool - r, r)), (0, r - 1), constant_values=1
+            )
+            for r, n in zip(has, times)
+        )
+        / times.sum()
+    )
+    return float(np.searchsorted(cdf, 0.5 - 1e-9) + 1)
 
 # %% ../nbs/31_retrieval.ipynb #465deb5f
 def both_ways(
-    a,                    # [N, D] embeddings, say audio
-    b,                    # [M, D] embeddings, say images
-    relevant=None,        # None: i matches i | [N] target of each a in b | (ids of a [N], ids of b [M])
-    names:tuple=('audio_to_image', 'image_to_audio'),
-    block:int=2**22,      # similarities held at once
-    at:tuple=(1, 5, 10),
-) -> dict:                # name -> `scores`
+    a,  # [N, D] embeddings, say audio
+    b,  # [M, D] embeddings, say images
+    relevant=None,  # None: i matches i | [N] target of each a in b | (ids of a [N], ids of b [M])
+    names: tuple = ('audio_to_image', 'image_to_audio'),
+    block: int = 2**22,  # similarities held at once
+    at: tuple = (1, 5, 10),
+) -> dict:  # name -> `scores`
     "Retrieval in both directions from one pass over the similarities."
-    return {name: scores(p, at=at) for name, p in zip(names, place(a, b, relevant, block, both=True))}
+    return {
+        name: scores(p, at=at)
+        for name, p in zip(names, place(a, b, relevant, block, both=True))
+    }
 
 # %% ../nbs/31_retrieval.ipynb #0b2282f4
 def _expected_precision(
-    s:torch.Tensor,      # [n, M] similarities, sorted descending
-    rel:torch.Tensor,    # [n, M] float, 1 where relevant
-) -> torch.Tensor:       # [n, M] expected rel(r) times precision at r
+    s: torch.Tensor,  # [n, M] similarities, sorted descending
+    rel: torch.Tensor,  # [n, M] float, 1 where relevant
+) -> torch.Tensor:  # [n, M] expected rel(r) times precision at r
     "The terms of average precision, exact under ties."
     m = s.shape[1]
-    new = torch.cat([torch.ones_like(s[:, :1], dtype=torch.bool), s[:, :-1] - s[:, 1:] > TIE], 1)
+    new = torch.cat(
+        [torch.ones_like(s[:, :1], dtype=torch.bool), s[:, :-1] - s[:, 1:] > TIE], 1
+    )
     run, place = new.cumsum(1) - 1, torch.arange(m, device=s.device).expand_as(s)
     count = lambda v: torch.zeros_like(s).scatter_add_(1, run, v).gather(1, run)
     n, h = count(torch.ones_like(s)), count(rel)
     start = torch.where(new, place, 0).cummax(1).values
     before = (rel.cumsum(1) - rel).gather(1, start)
-    return h/n*(before + 1 + (place-start)*(h-1)/(n-1).clamp(min=1))/(place+1)
+    return (
+        h
+        / n
+        * (before + 1 + (place - start) * (h - 1) / (n - 1).clamp(min=1))
+        / (place + 1)
+    )
 
 # %% ../nbs/31_retrieval.ipynb #690a7f58
 def average_precision(
-    queries,              # [N, D] embeddings
-    gallery,              # [M, D] embeddings
-    relevant:tuple,       # (query ids [N], gallery ids [M])
-    k:int|None=None,      # look at the first k only; None: the whole pool
-    block:int=2**22,      # similarities held at once, at least one query's
-) -> np.ndarray:          # [N]; NaN where the gallery has none of the class
+    queries,  # [N, D] embeddings
+    gallery,  # [M, D] embeddings
+    relevant: tuple,  # (query ids [N], gallery ids [M])
+    k: int | None = None,  # look at the first k only; None: the whole pool
+    block: int = 2**22,  # similarities held at once, at least one query's
+) -> np.ndarray:  # [N]; NaN where the gallery has none of the class
     "Average precision of every query, any item of the same group being relevant."
     q, g = unit(queries, 'queries'), unit(gallery, 'gallery')
     _, gq, gg = check_relevant(tuple(relevant), len(q), len(g))
     gg, out, k = gg.to(g.device), [], min(k or len(g), len(g))
-    if k < 1: raise BadInput(f'k is {k}; it must be at least 1.')
-    for part in torch.arange(len(q)).split(max(1, block//len(g))):
+    if k < 1:
+        raise BadInput(f'k is {k}; it must be at least 1.')
+    for part in torch.arange(len(q)).split(max(1, block // len(g))):
         s, order = (q[part.to(q.device)] @ g.T).sort(1, descending=True)
         rel = (gg[order] == gq[part].to(g.device)[:, None]).float()
-        out.append((_expected_precision(s, rel)[:, :k].sum(1)/rel.sum(1).clamp(max=k)).cpu())
+        out.append(
+            (_expected_precision(s, rel)[:, :k].sum(1) / rel.sum(1).clamp(max=k)).cpu()
+        )
     return torch.cat(out).numpy()
 
 # %% ../nbs/31_retrieval.ipynb #3d7da380
 def class_scores(
-    queries, gallery,     # [N, D], [M, D] embeddings
-    relevant:tuple,       # (query ids [N], gallery ids [M])
-    k:int|None=None,      # mAP@k; None: the whole pool
-    block:int=2**22,
-) -> dict:                # `scores` of the first hit, and map
+    queries,
+    gallery,  # [N, D], [M, D] embeddings
+    relevant: tuple,  # (query ids [N], gallery ids [M])
+    k: int | None = None,  # mAP@k; None: the whole pool
+    block: int = 2**22,
+) -> dict:  # `scores` of the first hit, and map
     "Class-level retrieval: the first hit and the mean average precision."
     found = place(queries, gallery, relevant, block)
     out = scores(found)
-    out['map'] = float(np.nanmean(average_precision(queries, gallery, relevant, k, block)))
+    out['map'] = float(
+        np.nanmean(average_precision(queries, gallery, relevant, k, block))
+    )
     r, times = np.unique(found.relevant[found.hits > 0], return_counts=True)
-    out['chance']['map'] = float(sum(n*lucky_precision(found.pool, h, k) for h, n in zip(r, times))/times.sum())
+    out['chance']['map'] = float(
+        sum(n * lucky_precision(found.pool, h, k) for h, n in zip(r, times))
+        / times.sum()
+    )
     return out
 
+# %% ../nbs/31_retrieval.ipynb #15b17ec1
 def lucky_precision(
-    pool:int,           # M
-    relevant:int,       # R
-    k:int|None=None,
-) -> float:             # 0..1
+    pool: int,  # M
+    relevant: int,  # R
+    k: int | None = None,
+) -> float:  # 0..1
     "Expected average precision of a random order: one run of ties as long as the pool."
-    s, rel = torch.zeros(1, pool, dtype=torch.double), (torch.arange(pool) < relevant)[None].double()
+    s, rel = (
+        torch.zeros(1, pool, dtype=torch.double),
+        (torch.arange(pool) < relevant)[None].double(),
+    )
     k = min(k or pool, pool)
-    return float(_expected_precision(s, rel)[0, :k].sum()/min(relevant, k))
+    return float(_expected_precision(s, rel)[0, :k].sum() / min(relevant, k))
 
 # %% ../nbs/31_retrieval.ipynb #fa08ccd4
 def top_k(
-    queries,              # [N, D] embeddings
-    gallery,              # [M, D] embeddings
-    k:int=5,
-    block:int=2**22,      # similarities held at once
-) -> tuple:               # scores [N, k] descending, indices [N, k]
+    queries,  # [N, D] embeddings
+    gallery,  # [M, D] embeddings
+    k: int = 5,
+    block: int = 2**22,  # similarities held at once
+) -> tuple:  # scores [N, k] descending, indices [N, k]
     "The k most similar gallery items of every query, exactly, in bounded memory."
     q, g = unit(queries, 'queries'), unit(gallery, 'gallery')
-    if q.shape[1] != g.shape[1]: raise BadInput(f'queries have {q.shape[1]} dimensions, the gallery {g.shape[1]}; they are not of one space.')
-    if not 1 <= k <= len(g): raise BadInput(f'k is {k}; it must be at least 1 and at most the gallery, {len(g)} items.')
+    if q.shape[1] != g.shape[1]:
+        raise BadInput(
+            f'queries have {q.shape[1]} dimensions, the gallery {g.shape[1]}; they are not of one space.'
+        )
+    if not 1 <= k <= len(g):
+        raise BadInput(
+            f'k is {k}; it must be at least 1 and at most the gallery, {len(g)} items.'
+        )
     best = torch.full((len(q), k), -torch.inf, device=q.device)
     index = torch.zeros(len(q), k, dtype=torch.long, device=q.device)
     for r, c in tiles(len(q), len(g), block):
-        s, i = (q[r] @ g[c].T).topk(min(k, c.stop-c.start), dim=1)
+        s, i = (q[r] @ g[c].T).topk(min(k, c.stop - c.start), dim=1)
         s, i = torch.cat([best[r], s], 1), torch.cat([index[r], i + c.start], 1)
         i, by = i.sort(dim=1)
         s, order = s.gather(1, by).sort(dim=1, descending=True, stable=True)

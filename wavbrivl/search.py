@@ -11,7 +11,6 @@ __all__ = ['EMBED', 'FORMAT', 'FILES', 'SHEET', 'WIDE', 'embed_items', 'name_tab
 # %% ../nbs/63_search.ipynb #28f83e67
 import hashlib, json, os, tempfile, textwrap
 from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -25,13 +24,16 @@ from .retrieval import unit
 from fastcore.basics import patch
 
 # %% ../nbs/63_search.ipynb #ccdf0c2f
-EMBED = dict(sound='embed_audio', picture='embed_image', text='embed_text')   # kind of item -> the model's method
+EMBED = dict(
+    sound='embed_audio', picture='embed_image', text='embed_text'
+)  # kind of item -> the model's method
 
+# %% ../nbs/63_search.ipynb #8b330ab0
 def embed_items(
-    model,       # `WavBriVL`
-    items,       # [N] files, or sentences
-    kinds,       # [N] of each: sound, picture or text
-) -> np.ndarray: # [N, D] unit norm; NaN where an item could not be read, which `model.rejected` names
+    model,  # `WavBriVL`
+    items,  # [N] files, or sentences
+    kinds,  # [N] of each: sound, picture or text
+) -> np.ndarray:  # [N, D] unit norm; NaN where an item could not be read, which `model.rejected` names
     "Embed items of any kinds, each with the tower of its kind."
     out, rejected = np.full((len(items), model.dim), np.nan, np.float32), []
     for kind in dict.fromkeys(kinds):
@@ -44,153 +46,272 @@ def embed_items(
 
 # %% ../nbs/63_search.ipynb #2ced78d2
 def name_table(
-    names,                        # [n]
-    kinds,                        # [n] of each: sound, picture or text
-    group=None, seconds=None,     # [n] where they are known
-):                                # pyarrow table: name, kind, group, seconds
+    names,  # [n]
+    kinds,  # [n] of each: sound, picture or text
+    group=None,
+    seconds=None,  # [n] where they are known
+):  # pyarrow table: name, kind, group, seconds
     "What is known of a block of items. Raises `BadInput` for an unknown kind."
     import pyarrow as pa
-    if odd := set(kinds) - set(EMBED): raise BadInput(f"{sorted(map(str, odd))[0]!r} is no kind of item; there are {', '.join(EMBED)}.")
-    types = dict(name=(names, pa.string()), kind=(kinds, pa.string()), group=(group, pa.string()), seconds=(seconds, pa.float32()))
-    column = lambda x, t: pa.nulls(len(names), t) if x is None else x.cast(t) if hasattr(x, 'cast') else pa.array(x, t)
+
+    if odd := set(kinds) - set(EMBED):
+        raise BadInput(
+            f'{sorted(map(str, odd))[0]!r} is no kind of item; there are {", ".join(EMBED)}.'
+        )
+    types = dict(
+        name=(names, pa.string()),
+        kind=(kinds, pa.string()),
+        group=(group, pa.string()),
+        seconds=(seconds, pa.float32()),
+    )
+    column = lambda x, t: (
+        pa.nulls(len(names), t)
+        if x is None
+        else x.cast(t)
+        if hasattr(x, 'cast')
+        else pa.array(x, t)
+    )
     return pa.table({k: column(*v) for k, v in types.items()})
 
+# %% ../nbs/63_search.ipynb #71e8e742
 def item_blocks(
-    items:dict,    # kind -> files, or sentences
-    model,         # `WavBriVL`
-    size:int=32,   # items in memory at once
-):                 # yields (table, rows [n, D], {position: reason})
+    items: dict,  # kind -> files, or sentences
+    model,  # `WavBriVL`
+    size: int = 32,  # items in memory at once
+):  # yields (table, rows [n, D], {position: reason})
     "Embed items block by block."
     for kind, names in items.items():
         for i in range(0, len(names), size):
-            part = [str(n) for n in names[i:i+size]]
-            rows = embed_items(model, part, [kind]*len(part))
-            yield name_table(part, [kind]*len(part)), rows, {r['index']: r['reason'] for r in model.rejected}
+            part = [str(n) for n in names[i : i + size]]
+            rows = embed_items(model, part, [kind] * len(part))
+            yield (
+                name_table(part, [kind] * len(part)),
+                rows,
+                {r['index']: r['reason'] for r in model.rejected},
+            )
 
 # %% ../nbs/63_search.ipynb #0fd85df8
 def stacked(
-    column,          # pyarrow array of lists of numbers, of fixed or free size
-    path,            # the file it comes from
-) -> np.ndarray:     # [n, D] float32; NaN where there is no list
+    column,  # pyarrow array of lists of numbers, of fixed or free size
+    path,  # the file it comes from
+) -> np.ndarray:  # [n, D] float32; NaN where there is no list
     "Lists as a matrix. Raises `BadFile` when they are of different lengths."
     import pyarrow.compute as pc
+
     sizes = sorted(pc.unique(pc.list_value_length(column).drop_null()).to_pylist())
-    if len(sizes) > 1: raise BadFile(path, f'its embeddings have {sizes[0]} and {sizes[-1]} numbers; embed them again with one model.')
+    if len(sizes) > 1:
+        raise BadFile(
+            path,
+            f'its embeddings have {sizes[0]} and {sizes[-1]} numbers; embed them again with one model.',
+        )
     out = np.full((len(column), *(sizes or [0])), np.nan, np.float32)
-    out[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, out.shape[1])
+    out[column.is_valid().to_numpy(zero_copy_only=False)] = (
+        column.flatten().to_numpy(zero_copy_only=False).reshape(-1, out.shape[1])
+    )
     return out
 
+# %% ../nbs/63_search.ipynb #3357d31b
 def open_table(path):
     "A parquet file with embeddings in it, unread. Raises `BadFile`."
     import pyarrow as pa, pyarrow.parquet as pq
-    try: f = pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
-    except FileNotFoundError: raise BadFile(path, 'the file does not exist.') from None
-    except (pa.ArrowException, OSError) as e: raise BadFile(path, f'not a parquet file ({e}).') from None
+
+    try:
+        f = pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
+    except FileNotFoundError:
+        raise BadFile(path, 'the file does not exist.') from None
+    except (pa.ArrowException, OSError) as e:
+        raise BadFile(path, f'not a parquet file ({e}).') from None
     has = {c.name: c.type for c in f.schema_arrow}
-    lists = pa.types.is_list(t := has.get('embedding', pa.null())) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t)
-    if 'file' in has and lists: return f
+    lists = (
+        pa.types.is_list(t := has.get('embedding', pa.null()))
+        or pa.types.is_large_list(t)
+        or pa.types.is_fixed_size_list(t)
+    )
+    if 'file' in has and lists:
+        return f
     f.close()
-    raise BadFile(path, f"needs a column file and a column embedding of lists of numbers; it has {', '.join(has)}. Write it with `wavbrivl embed FOLDER -o TABLE.parquet`.")
+    raise BadFile(
+        path,
+        f'needs a column file and a column embedding of lists of numbers; it has {", ".join(has)}. Write it with `wavbrivl embed FOLDER -o TABLE.parquet`.',
+    )
 
 # %% ../nbs/63_search.ipynb #30415f1e
 def table_blocks(
-    tables,          # parquet files: file, embedding; kind, group, seconds if they are there
-    kind='sound',    # of items in tables without that column: a name, or a function of the file
-    size:int=4096,   # rows in memory at once
-):                   # yields (table, rows [n, D], {})
+    tables,  # parquet files: file, embedding; kind, group, seconds if they are there
+    kind='sound',  # of items in tables without that column: a name, or a function of the file
+    size: int = 4096,  # rows in memory at once
+):  # yields (table, rows [n, D], {})
     "Read embeddings block by block. Raises `BadFile`."
     import pyarrow as pa
+
     for path in tables:
         with open_table(path) as f:
-            columns = [c for c in ('file', 'embedding', 'kind', 'group', 'seconds') if c in f.schema_arrow.names]
+            columns = [
+                c
+                for c in ('file', 'embedding', 'kind', 'group', 'seconds')
+                if c in f.schema_arrow.names
+            ]
             try:
                 for b in f.iter_batches(size, columns=columns):
                     get = lambda c: b.column(c) if c in columns else None
                     names = [str(n) for n in b.column('file').to_pylist()]
-                    kinds = get('kind').to_pylist() if 'kind' in columns else [kind(n) if callable(kind) else kind for n in names]
-                    yield name_table(names, kinds, get('group'), get('seconds')), stacked(b.column('embedding'), path), {}
-            except (pa.ArrowException, OSError) as e: raise BadFile(path, f'damaged ({e}).') from None
+                    kinds = (
+                        get('kind').to_pylist()
+                        if 'kind' in columns
+                        else [kind(n) if callable(kind) else kind for n in names]
+                    )
+                    yield (
+                        name_table(names, kinds, get('group'), get('seconds')),
+                        stacked(b.column('embedding'), path),
+                        {},
+                    )
+            except (pa.ArrowException, OSError) as e:
+                raise BadFile(path, f'damaged ({e}).') from None
 
 # %% ../nbs/63_search.ipynb #d13a5b98
-FORMAT, FILES = 1, ('rows.npy', 'names.parquet', 'index.json')   # moved in this order
+FORMAT, FILES = 1, ('rows.npy', 'names.parquet', 'index.json')  # moved in this order
 
-def write_header(f, count:int, dim:int, dtype:str):
+
+def write_header(f, count: int, dim: int, dtype: str):
     "The head of a .npy file; numpy leaves room in it for the number of rows to grow."
     f.seek(0)
-    np.lib.format.write_array_header_1_0(f, dict(descr=np.dtype(dtype).newbyteorder('<').str, fortran_order=False, shape=(count, dim)))
+    np.lib.format.write_array_header_1_0(
+        f,
+        dict(
+            descr=np.dtype(dtype).newbyteorder('<').str,
+            fortran_order=False,
+            shape=(count, dim),
+        ),
+    )
 
+# %% ../nbs/63_search.ipynb #0e63c1ba
 def append_blocks(
-    blocks,        # as `table_blocks` and `item_blocks` yield them
-    folder:Path,   # where rows.npy and names.parquet are written
-    dtype:str,     # float32 or float16
-) -> tuple:        # facts for index.json, [dict(file, reason)] of what was left out
+    blocks,  # as `table_blocks` and `item_blocks` yield them
+    folder: Path,  # where rows.npy and names.parquet are written
+    dtype: str,  # float32 or float16
+) -> tuple:  # facts for index.json, [dict(file, reason)] of what was left out
     "Write rows and names block by block. Raises `BadInput` where blocks are of different spaces or nothing is left."
     import pyarrow.parquet as pq
+
     count, dim, kinds, rejected = 0, 0, set(), []
-    with open(folder/FILES[0], 'wb') as f, pq.ParquetWriter(folder/FILES[1], name_table([], []).schema) as names:
+    with (
+        open(folder / FILES[0], 'wb') as f,
+        pq.ParquetWriter(folder / FILES[1], name_table([], []).schema) as names,
+    ):
         for table, rows, reasons in blocks:
             norm = np.linalg.norm(rows.astype(np.float64), axis=1)
             good = np.isfinite(norm) & (norm > 0)
             bad = np.flatnonzero(~good)
-            rejected += [dict(file=n, reason=reasons.get(i, 'its embedding is missing, zero or not finite.')) for i, n in zip(bad.tolist(), table['name'].take(bad).to_pylist())]
-            if not good.any(): continue
-            if dim and rows.shape[1] != dim: raise BadInput(f"{table['name'][0]}: {rows.shape[1]} dimensions, the rows before it {dim}; an index holds one model's embeddings.")
-            if not dim: write_header(f, 0, dim := rows.shape[1], dtype)
-            (rows[good]/norm[good, None]).astype(dtype).tofile(f)
-            table = table.filter(good); names.write_table(table)
-            count += len(table); kinds |= set(table['kind'].unique().to_pylist())
-        if not count: raise BadInput(f'There is nothing to put into the index, of {len(rejected)} items left out' + ('; the first, {file}: {reason}'.format(**rejected[0]) if rejected else '.'))
+            rejected += [
+                dict(
+                    file=n,
+                    reason=reasons.get(
+                        i, 'its embedding is missing, zero or not finite.'
+                    ),
+                )
+                for i, n in zip(bad.tolist(), table['name'].take(bad).to_pylist())
+            ]
+            if not good.any():
+                continue
+            if dim and rows.shape[1] != dim:
+                raise BadInput(
+                    f"{table['name'][0]}: {rows.shape[1]} dimensions, the rows before it {dim}; an index holds one model's embeddings."
+                )
+            if not dim:
+                write_header(f, 0, dim := rows.shape[1], dtype)
+            (rows[good] / norm[good, None]).astype(dtype).tofile(f)
+            table = table.filter(good)
+            names.write_table(table)
+            count += len(table)
+            kinds |= set(table['kind'].unique().to_pylist())
+        if not count:
+            raise BadInput(
+                f'There is nothing to put into the index, of {len(rejected)} items left out'
+                + (
+                    '; the first, {file}: {reason}'.format(**rejected[0])
+                    if rejected
+                    else '.'
+                )
+            )
         write_header(f, count, dim, dtype)
-    return dict(format=FORMAT, count=count, dim=dim, dtype=dtype, kinds=sorted(kinds)), rejected
+    return dict(
+        format=FORMAT, count=count, dim=dim, dtype=dtype, kinds=sorted(kinds)
+    ), rejected
 
 # %% ../nbs/63_search.ipynb #8377aa73
 def write_index(
-    blocks,                   # as `table_blocks` and `item_blocks` yield them
-    out,                      # folder
-    model=None,               # `WavBriVL` that made the rows; None: unknown, only dimensions can be compared
-    dtype:str='float32',      # or float16: half the size, cosines within 0.0005
-) -> list[dict]:              # file, reason: what was left out
+    blocks,  # as `table_blocks` and `item_blocks` yield them
+    out,  # folder
+    model=None,  # `WavBriVL` that made the rows; None: unknown, only dimensions can be compared
+    dtype: str = 'float32',  # or float16: half the size, cosines within 0.0005
+) -> list[dict]:  # file, reason: what was left out
     "Write an index whole or not at all. Raises `BadInput`."
     out = Path(out)
-    if dtype not in ('float32', 'float16'): raise BadInput(f'Rows are float32 or float16, not {dtype}.')
-    if out.exists() and not out.is_dir(): raise BadInput(f'{out} is a file; an index is a folder, give another name.')
+    if dtype not in ('float32', 'float16'):
+        raise BadInput(f'Rows are float32 or float16, not {dtype}.')
+    if out.exists() and not out.is_dir():
+        raise BadInput(f'{out} is a file; an index is a folder, give another name.')
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as tmp:
         facts, rejected = append_blocks(blocks, Path(tmp), dtype)
-        if model is not None and facts['dim'] != model.dim: raise BadInput(f"The embeddings have {facts['dim']} dimensions, the model's joint space {model.dim}; embed with the model given.")
-        write_json(facts | dict(fingerprint=model and model.print), Path(tmp)/FILES[2])
-        out.mkdir(exist_ok=True); (out/FILES[2]).unlink(missing_ok=True)
-        for name in FILES: os.replace(Path(tmp)/name, out/name)
+        if model is not None and facts['dim'] != model.dim:
+            raise BadInput(
+                f"The embeddings have {facts['dim']} dimensions, the model's joint space {model.dim}; embed with the model given."
+            )
+        write_json(
+            facts | dict(fingerprint=model and model.print), Path(tmp) / FILES[2]
+        )
+        out.mkdir(exist_ok=True)
+        (out / FILES[2]).unlink(missing_ok=True)
+        for name in FILES:
+            os.replace(Path(tmp) / name, out / name)
     return rejected
 
 # %% ../nbs/63_search.ipynb #5cbb7ec7
 def held_to(
-    blocks,      # of tables
-    model,       # `WavBriVL` said to have made them
-):               # the same blocks
+    blocks,  # of tables
+    model,  # `WavBriVL` said to have made them
+):  # the same blocks
     "Pass blocks on; the first item that can still be read is embedded again. Raises `BadInput` when it lands elsewhere."
     held = False
     for table, rows, reasons in blocks:
         for item, row in zip(table.slice(0, 8).to_pylist(), rows):
-            if held or len(row) != model.dim or not (item['kind'] == 'text' or Path(item['name']).is_file()): continue
+            if (
+                held
+                or len(row) != model.dim
+                or not (item['kind'] == 'text' or Path(item['name']).is_file())
+            ):
+                continue
             again = embed_items(model, [item['name']], [item['kind']])[0]
-            if np.isnan(again).any() or not np.isfinite(row).all(): continue
+            if np.isnan(again).any() or not np.isfinite(row).all():
+                continue
             held = True
-            if row @ again < .99*np.linalg.norm(row): raise BadInput(f"{item['name']}: the table has it elsewhere than this model puts it (cosine {row @ again/np.linalg.norm(row):.2f}); give the model that made the table.")
+            if row @ again < 0.99 * np.linalg.norm(row):
+                raise BadInput(
+                    f'{item["name"]}: the table has it elsewhere than this model puts it (cosine {row @ again / np.linalg.norm(row):.2f}); give the model that made the table.'
+                )
         yield table, rows, reasons
 
 # %% ../nbs/63_search.ipynb #0f96d91f
 def exact_scores(
-    q,               # [Q, D]
-    rows,            # [N, D] array or memory map
-    i, j,            # [p] query and row of each pair
-    size:int=2048,   # pairs at once
-) -> np.ndarray:     # [p] float32
+    q,  # [Q, D]
+    rows,  # [N, D] array or memory map
+    i,
+    j,  # [p] query and row of each pair
+    size: int = 2048,  # pairs at once
+) -> np.ndarray:  # [p] float32
     "Dot products of pairs, summed in float64."
-    product = lambda a: np.einsum('pd,pd->p', q[i[a:a+size]].astype(np.float64), rows[j[a:a+size]].astype(np.float64))
-    return np.concatenate([np.zeros(0), *map(product, range(0, len(i), size))]).astype(np.float32)
+    product = lambda a: np.einsum(
+        'pd,pd->p',
+        q[i[a : a + size]].astype(np.float64),
+        rows[j[a : a + size]].astype(np.float64),
+    )
+    return np.concatenate([np.zeros(0), *map(product, range(0, len(i), size))]).astype(
+        np.float32
+    )
 
-def best_of(i, j, s, k:int) -> tuple:
+# %% ../nbs/63_search.ipynb #4a450902
+def best_of(i, j, s, k: int) -> tuple:
     "Of pairs (query, row, score), the k best of each query: highest score first, lowest row among equals."
     order = np.lexsort((j, -s, i))
     i, j, s = i[order], j[order], s[order]
@@ -199,101 +320,159 @@ def best_of(i, j, s, k:int) -> tuple:
 
 # %% ../nbs/63_search.ipynb #63a5c00c
 def nearest(
-    q:torch.Tensor,    # [Q, D] float32, unit norm
-    rows,              # [N, D] array or memory map, unit norm, N >= k
-    k:int,
-    block:int,         # rows in memory at once
-) -> tuple:            # query, row and score of Q*k pairs
+    q: torch.Tensor,  # [Q, D] float32, unit norm
+    rows,  # [N, D] array or memory map, unit norm, N >= k
+    k: int,
+    block: int,  # rows in memory at once
+) -> tuple:  # query, row and score of Q*k pairs
     "The k best rows of every query, exactly. Raises `BadInput` for rows that are not finite."
-    found, least, seen = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)), torch.full((len(q), 1), -torch.inf), 0
+    found, least, seen = (
+        (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)),
+        torch.full((len(q), 1), -torch.inf),
+        0,
+    )
     for a in range(0, len(rows), block):
-        part = rows[a:a+block]
+        part = rows[a : a + block]
         s = q @ torch.from_numpy(part).float().T
         top = s.topk(min(k, len(part)), 1).values
-        if not top[:, 0].isfinite().all(): raise BadInput(f'Among rows {a} to {a+len(part)-1} are some that are not finite; the index is damaged, build it again.')
+        if not top[:, 0].isfinite().all():
+            raise BadInput(
+                f'Among rows {a} to {a + len(part) - 1} are some that are not finite; the index is damaged, build it again.'
+            )
         bar = torch.maximum(least, top[:, -1:]) if len(part) >= k else least
-        i, j = (x.numpy() for x in (s >= bar - q.shape[1]*2.**-22).nonzero(as_tuple=True))
+        i, j = (
+            x.numpy() for x in (s >= bar - q.shape[1] * 2.0**-22).nonzero(as_tuple=True)
+        )
         pairs = i, j + a, exact_scores(q.numpy(), part, i, j)
-        found, seen = best_of(*map(np.concatenate, zip(found, pairs)), k), seen + len(part)
-        if seen >= k: least = torch.from_numpy(found[2].reshape(len(q), k)[:, -1:])
+        found, seen = (
+            best_of(*map(np.concatenate, zip(found, pairs)), k),
+            seen + len(part),
+        )
+        if seen >= k:
+            least = torch.from_numpy(found[2].reshape(len(q), k)[:, -1:])
     return found
 
 # %% ../nbs/63_search.ipynb #fa50891e
 def read_facts(folder) -> dict:
     "index.json, with all it must have. Raises `BadInput` or `BadFile`."
-    path = Path(folder)/FILES[2]
-    if not path.is_file(): raise BadInput(f'{folder} is no index, or one whose making was cut off; make it with `wavbrivl index FOLDER -o {folder}`.')
+    path = Path(folder) / FILES[2]
+    if not path.is_file():
+        raise BadInput(
+            f'{folder} is no index, or one whose making was cut off; make it with `wavbrivl index FOLDER -o {folder}`.'
+        )
     facts = read_json(path)
-    if not isinstance(facts, dict) or {'format', 'count', 'dim', 'dtype', 'kinds', 'fingerprint'} - facts.keys(): raise BadFile(path, 'does not describe an index; make the index again.')
-    if facts['format'] > FORMAT: raise BadFile(path, f"written by a newer version (format {facts['format']}); update wavbrivl.")
+    if (
+        not isinstance(facts, dict)
+        or {'format', 'count', 'dim', 'dtype', 'kinds', 'fingerprint'} - facts.keys()
+    ):
+        raise BadFile(path, 'does not describe an index; make the index again.')
+    if facts['format'] > FORMAT:
+        raise BadFile(
+            path,
+            f'written by a newer version (format {facts["format"]}); update wavbrivl.',
+        )
     return facts
 
 # %% ../nbs/63_search.ipynb #85656e89
 class Index:
     "Unit rows on disk, their names, and the fingerprint of the model that made them."
-    def __init__(self,
-        folder,           # where it lies
-        facts:dict,       # index.json
-        rows,             # [N, D] memory map
-        names,            # pyarrow table: name, kind, group, seconds
-    ):
-        self.folder, self.facts, self.rows, self.names = Path(folder), facts, rows, names
-        self.rejected, self.other = [], None     # what building left out; a faiss index that searches instead
 
-    def __len__(self): return self.facts['count']
-    def __repr__(self): return f"Index({self.folder.name}: {len(self)} rows of {self.dim} {self.facts['dtype']}; {', '.join(self.facts['kinds'])})"
+    def __init__(
+        self,
+        folder,  # where it lies
+        facts: dict,  # index.json
+        rows,  # [N, D] memory map
+        names,  # pyarrow table: name, kind, group, seconds
+    ):
+        self.folder, self.facts, self.rows, self.names = (
+            Path(folder),
+            facts,
+            rows,
+            names,
+        )
+        self.rejected, self.other = (
+            [],
+            None,
+        )  # what building left out; a faiss index that searches instead
+
+    def __len__(self):
+        return self.facts['count']
+
+    def __repr__(self):
+        return f'Index({self.folder.name}: {len(self)} rows of {self.dim} {self.facts["dtype"]}; {", ".join(self.facts["kinds"])})'
 
     @property
-    def dim(self) -> int: return self.facts['dim']
+    def dim(self) -> int:
+        return self.facts['dim']
 
     @classmethod
-    def open(cls,
-        folder,                  # as written by `build_index` or `index_files`
-        backend:str='torch',     # torch, or faiss, or faiss:HNSW32 and the like
+    def open(
+        cls,
+        folder,  # as written by `build_index` or `index_files`
+        backend: str = 'torch',  # torch, or faiss, or faiss:HNSW32 and the like
     ):
         "Open an index. Raises `BadInput` or `BadFile` with what is missing or does not fit."
         import pyarrow as pa, pyarrow.parquet as pq
-        facts, (r, n) = read_facts(folder), (Path(folder)/f for f in FILES[:2])
+
+        facts, (r, n) = read_facts(folder), (Path(folder) / f for f in FILES[:2])
         again = 'make the index again with `wavbrivl index`.'
-        try: rows = np.load(r, mmap_mode='c')
-        except (OSError, ValueError, EOFError) as e: raise BadFile(r, f'missing, cut off or damaged ({e}); {again}') from None
-        try: names = pq.read_table(n)
-        except (OSError, pa.ArrowException) as e: raise BadFile(n, f'missing, cut off or damaged ({e}); {again}') from None
-        if rows.shape != (facts['count'], facts['dim']) or str(rows.dtype) != facts['dtype'] or len(names) != facts['count'] or 'name' not in names.column_names:
-            raise BadFile(folder, f"its files do not belong together: index.json speaks of {facts['count']} rows of {facts['dim']} {facts['dtype']}, rows.npy has {list(rows.shape)} {rows.dtype}, names.parquet {len(names)} names; {again}")
+        try:
+            rows = np.load(r, mmap_mode='c')
+        except (OSError, ValueError, EOFError) as e:
+            raise BadFile(r, f'missing, cut off or damaged ({e}); {again}') from None
+        try:
+            names = pq.read_table(n)
+        except (OSError, pa.ArrowException) as e:
+            raise BadFile(n, f'missing, cut off or damaged ({e}); {again}') from None
+        if (
+            rows.shape != (facts['count'], facts['dim'])
+            or str(rows.dtype) != facts['dtype']
+            or len(names) != facts['count']
+            or 'name' not in names.column_names
+        ):
+            raise BadFile(
+                folder,
+                f'its files do not belong together: index.json speaks of {facts["count"]} rows of {facts["dim"]} {facts["dtype"]}, rows.npy has {list(rows.shape)} {rows.dtype}, names.parquet {len(names)} names; {again}',
+            )
         index = cls(folder, facts, rows, names)
-        if backend != 'torch': index.other = faiss_index(rows, backend)
+        if backend != 'torch':
+            index.other = faiss_index(rows, backend)
         return index
 
 # %% ../nbs/63_search.ipynb #387078b8
 @patch
-def check_model(self:Index, model):
+def check_model(self: Index, model):
     "Raises `BadInput` when the index was made by another model; one of unknown origin must have the dimensions."
     made_by = self.facts['fingerprint']
     if self.dim != model.dim or made_by and made_by != model.print:
-        raise BadInput(f'{self.folder} was made by another model than the one given; their spaces have nothing to do with each other. Give --model the one it was made with, or make the index again.')
+        raise BadInput(
+            f'{self.folder} was made by another model than the one given; their spaces have nothing to do with each other. Give --model the one it was made with, or make the index again.'
+        )
 
 # %% ../nbs/63_search.ipynb #b844961c
 def build_index(
-    tables,                  # parquet files as `wavbrivl embed` writes them: one or many
-    out,                     # folder
-    model=None,              # `WavBriVL` that wrote them; None: unknown
-    kind='sound',            # of items in tables without that column: a name, or a function of the file
-    dtype:str='float32',     # or float16
-) -> Index:                  # `rejected`: what was left out
+    tables,  # parquet files as `wavbrivl embed` writes them: one or many
+    out,  # folder
+    model=None,  # `WavBriVL` that wrote them; None: unknown
+    kind='sound',  # of items in tables without that column: a name, or a function of the file
+    dtype: str = 'float32',  # or float16
+) -> Index:  # `rejected`: what was left out
     "Make an index of embeddings, in memory that does not grow with them. Raises `BadInput` or `BadFile`."
     blocks = table_blocks([tables] if isinstance(tables, (str, Path)) else tables, kind)
-    rejected = write_index(held_to(blocks, model) if model is not None else blocks, out, model, dtype)
+    rejected = write_index(
+        held_to(blocks, model) if model is not None else blocks, out, model, dtype
+    )
     index = Index.open(out)
     index.rejected = rejected
     return index
 
+# %% ../nbs/63_search.ipynb #c2fd8a88
 def index_files(
-    items:dict,              # kind (sound, picture, text) -> files, or sentences
-    out,                     # folder
-    model,                   # `WavBriVL`
-    dtype:str='float32',     # or float16
-) -> Index:                  # `rejected`: what was left out
+    items: dict,  # kind (sound, picture, text) -> files, or sentences
+    out,  # folder
+    model,  # `WavBriVL`
+    dtype: str = 'float32',  # or float16
+) -> Index:  # `rejected`: what was left out
     "Embed files and make an index of them. Raises `BadInput`."
     rejected = write_index(item_blocks(items, model), out, model, dtype)
     index = Index.open(out)
@@ -303,132 +482,247 @@ def index_files(
 # %% ../nbs/63_search.ipynb #7036f5ea
 class Chosen:
     "Some rows, as if they were all; read when they are asked for."
-    def __init__(self,
-        rows,     # [N, D] memory map
-        where,    # [M] ascending
-    ): self.rows, self.where = rows, where
-    def __len__(self): return len(self.where)
-    def __getitem__(self, at): return self.rows[self.where[at]]
 
+    def __init__(
+        self,
+        rows,  # [N, D] memory map
+        where,  # [M] ascending
+    ):
+        self.rows, self.where = rows, where
+
+    def __len__(self):
+        return len(self.where)
+
+    def __getitem__(self, at):
+        return self.rows[self.where[at]]
+
+# %% ../nbs/63_search.ipynb #41aff3da
 @patch
-def of_kind(self:Index,
-    kind:str,           # sound, picture or text
+def of_kind(
+    self: Index,
+    kind: str,  # sound, picture or text
 ) -> np.ndarray:
     "Row numbers of one kind, ascending. Raises `BadInput` when there are none."
-    if kind not in self.facts['kinds']: raise BadInput(f"{self.folder} holds no items of kind {kind}; it holds {', '.join(self.facts['kinds'])}.")
+    if kind not in self.facts['kinds']:
+        raise BadInput(
+            f'{self.folder} holds no items of kind {kind}; it holds {", ".join(self.facts["kinds"])}.'
+        )
     return np.flatnonzero(self.names['kind'].to_numpy() == kind)
 
 # %% ../nbs/63_search.ipynb #85bf9b21
 @patch
-def search(self:Index,
-    queries,                 # [Q, D] embeddings of the same model
-    k:int=10,
-    block:int=2**14,         # rows in memory at once
-    only:str|None=None,      # search items of this kind
-) -> tuple:                  # cosine float32 [Q, k] descending, rows int64 [Q, k]
+def search(
+    self: Index,
+    queries,  # [Q, D] embeddings of the same model
+    k: int = 10,
+    block: int = 2**14,  # rows in memory at once
+    only: str | None = None,  # search items of this kind
+) -> tuple:  # cosine float32 [Q, k] descending, rows int64 [Q, k]
     "The k nearest rows of every query, lowest row first among equals. Raises `BadInput`."
     q = unit(queries, 'queries').cpu()
-    if q.shape[1] != self.dim: raise BadInput(f'The queries have {q.shape[1]} dimensions, the index {self.dim}; they are not of one space.')
-    if only and self.other is not None: raise BadInput('Faiss searches all kinds at once; leave only out, or search with the backend torch.')
+    if q.shape[1] != self.dim:
+        raise BadInput(
+            f'The queries have {q.shape[1]} dimensions, the index {self.dim}; they are not of one space.'
+        )
+    if only and self.other is not None:
+        raise BadInput(
+            'Faiss searches all kinds at once; leave only out, or search with the backend torch.'
+        )
     where = self.of_kind(only) if only else None
     among = Chosen(self.rows, where) if only else self.rows
-    if not 1 <= k <= len(among): raise BadInput(f"k is {k}; it must be at least 1 and at most the {len(among)} rows there are{f' of kind {only}' if only else ''}.")
-    if block < 1: raise BadInput(f'block is {block}; it must be at least 1 row.')
+    if not 1 <= k <= len(among):
+        raise BadInput(
+            f'k is {k}; it must be at least 1 and at most the {len(among)} rows there are{f" of kind {only}" if only else ""}.'
+        )
+    if block < 1:
+        raise BadInput(f'block is {block}; it must be at least 1 row.')
     scores, rows = np.full((len(q), k), -np.inf, np.float32), np.full((len(q), k), -1)
     for a in range(0, len(q), 256):
-        part = q[a:a+256]
-        i, j, s = nearest(part, among, k, block) if self.other is None else faiss_nearest(self.other, part, self.rows, k)
+        part = q[a : a + 256]
+        i, j, s = (
+            nearest(part, among, k, block)
+            if self.other is None
+            else faiss_nearest(self.other, part, self.rows, k)
+        )
         place = np.arange(len(i)) - np.searchsorted(i, i)
-        scores[a+i, place], rows[a+i, place] = s, j if where is None else where[j]
+        scores[a + i, place], rows[a + i, place] = s, j if where is None else where[j]
     return scores, rows
 
+# %% ../nbs/63_search.ipynb #e85d4dfa
 @patch
-def hits(self:Index, scores, rows) -> list[list[dict]]:
+def hits(self: Index, scores, rows) -> list[list[dict]]:
     "What `search` found, in words: name, kind and cosine of each, group and seconds where they are known."
     told = lambda s, r: self.names.take(r[r >= 0]).to_pylist() if len(r) else []
-    return [[{k: v for k, v in t.items() if v is not None} | dict(cosine=round(float(x), 4)) for t, x in zip(told(s, r), s)] for s, r in zip(scores, rows)]
+    return [
+        [
+            {k: v for k, v in t.items() if v is not None}
+            | dict(cosine=round(float(x), 4))
+            for t, x in zip(told(s, r), s)
+        ]
+        for s, r in zip(scores, rows)
+    ]
 
 # %% ../nbs/63_search.ipynb #768666c7
 def blend(
-    parts,            # of [N, D] or [1, D] embeddings each
-    weights=None,     # one a part; negative: away from it; default: all 1
-) -> np.ndarray:      # [N, D] unit norm
+    parts,  # of [N, D] or [1, D] embeddings each
+    weights=None,  # one a part; negative: away from it; default: all 1
+) -> np.ndarray:  # [N, D] unit norm
     "Weighted mean of embeddings, back on the sphere. Raises `BadInput` where the parts cancel."
-    weights = [1.]*len(parts) if weights is None else list(weights)
-    if not parts or len(weights) != len(parts): raise BadInput(f'{len(weights)} weights for {len(parts)} parts; give one each.')
-    total = sum(w*unit(p, 'a part of the query').double().cpu() for w, p in zip(weights, parts))
-    if (total.norm(dim=1) < 1e-6).any(): raise BadInput('The parts of a query cancel each other; change their weights.')
+    weights = [1.0] * len(parts) if weights is None else list(weights)
+    if not parts or len(weights) != len(parts):
+        raise BadInput(f'{len(weights)} weights for {len(parts)} parts; give one each.')
+    total = sum(
+        w * unit(p, 'a part of the query').double().cpu()
+        for w, p in zip(weights, parts)
+    )
+    if (total.norm(dim=1) < 1e-6).any():
+        raise BadInput('The parts of a query cancel each other; change their weights.')
     return torch.nn.functional.normalize(total, dim=1).float().numpy()
 
 # %% ../nbs/63_search.ipynb #0253747e
 def faiss_index(
-    rows,             # [N, D]
-    backend:str,      # faiss, or faiss:DESCRIPTION as `faiss.index_factory` knows it
-    block:int=2**14,  # rows converted at once
-):                    # faiss index
+    rows,  # [N, D]
+    backend: str,  # faiss, or faiss:DESCRIPTION as `faiss.index_factory` knows it
+    block: int = 2**14,  # rows converted at once
+):  # faiss index
     "Hand the rows to faiss. Raises `BadInput` when it is not installed or does not know the description."
     name, _, description = backend.partition(':')
-    if name != 'faiss': raise BadInput(f'There is no backend {backend!r}; there are torch, faiss, and faiss:HNSW32 and the like.')
-    try: import faiss
-    except ImportError: raise BadInput("The backend faiss is not installed; pip install 'wavbrivl[search]'.") from None
-    try: index = faiss.index_factory(rows.shape[1], description or 'Flat', faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError: raise BadInput(f'faiss knows no index {description!r}; Flat is exact, HNSW32 fast.') from None
-    if not index.is_trained: raise BadInput(f'A faiss index {description!r} needs training; Flat and HNSW do without.')
-    for a in range(0, len(rows), block): index.add(np.ascontiguousarray(rows[a:a+block], np.float32))
+    if name != 'faiss':
+        raise BadInput(
+            f'There is no backend {backend!r}; there are torch, faiss, and faiss:HNSW32 and the like.'
+        )
+    try:
+        import faiss
+    except ImportError:
+        raise BadInput(
+            "The backend faiss is not installed; pip install 'wavbrivl[search]'."
+        ) from None
+    try:
+        index = faiss.index_factory(
+            rows.shape[1], description or 'Flat', faiss.METRIC_INNER_PRODUCT
+        )
+    except RuntimeError:
+        raise BadInput(
+            f'faiss knows no index {description!r}; Flat is exact, HNSW32 fast.'
+        ) from None
+    if not index.is_trained:
+        raise BadInput(
+            f'A faiss index {description!r} needs training; Flat and HNSW do without.'
+        )
+    for a in range(0, len(rows), block):
+        index.add(np.ascontiguousarray(rows[a : a + block], np.float32))
     return index
 
-def faiss_nearest(index, q:torch.Tensor, rows, k:int) -> tuple:
+# %% ../nbs/63_search.ipynb #ffb1b7af
+def faiss_nearest(index, q: torch.Tensor, rows, k: int) -> tuple:
     "As `nearest`, among what faiss proposes; fewer pairs where an approximate index finds fewer."
     j = index.search(q.numpy(), k)[1]
     i, c = np.nonzero(j >= 0)
     return best_of(i, j[i, c], exact_scores(q.numpy(), rows, i, j[i, c]), k)
 
 # %% ../nbs/63_search.ipynb #be9c598a
-SHEET, WIDE = 200, 10   # thumbnails on a sheet, hits in a line
+SHEET, WIDE = 200, 10  # thumbnails on a sheet, hits in a line
 
-def short(words:str, most:int=17) -> str:
+
+def short(words: str, most: int = 17) -> str:
     "Words with their middle left out where they are long."
-    return words if len(words) <= most else f'{words[:most//2]}…{words[-(most-1-most//2):]}'
+    return (
+        words
+        if len(words) <= most
+        else f'{words[: most // 2]}…{words[-(most - 1 - most // 2) :]}'
+    )
 
-def captioned(first:str, name:str, kind:str) -> str:
+
+def captioned(first: str, name: str, kind: str) -> str:
     "A line, and under it the file's name; a sentence stands in its own thumbnail."
     return first if kind == 'text' else f'{first}\n{short(Path(name).name)}'
 
-def draw_item(ax, name:str, kind:str, caption:str):
+# %% ../nbs/63_search.ipynb #22f0f6ba
+def draw_item(ax, name: str, kind: str, caption: str):
     "A picture, a spectrogram of the first ten seconds, or words; a blank that says so where the file cannot be read."
     said = name if kind == 'text' else ''
     try:
-        if kind == 'sound': x = load_audio(name, max_seconds=10); draw_bands(ax, x, len(x)/16000, 64)
-        if kind == 'picture': p = load_picture(name); p.thumbnail((160, 160)); ax.imshow(p)
-    except BadFile: said = 'cannot be read'
+        if kind == 'sound':
+            x = load_audio(name, max_seconds=10)
+            draw_bands(ax, x, len(x) / 16000, 64)
+        if kind == 'picture':
+            p = load_picture(name)
+            p.thumbnail((160, 160))
+            ax.imshow(p)
+    except BadFile:
+        said = 'cannot be read'
     draw_pixels(ax, None, caption)
-    if not ax.images or kind == 'sound': ax.set(box_aspect=1, facecolor='.94')
-    if said: ax.text(.5, .5, textwrap.fill(said, 16), transform=ax.transAxes, ha='center', va='center', fontsize=6.5, color='.2')
+    if not ax.images or kind == 'sound':
+        ax.set(box_aspect=1, facecolor='.94')
+    if said:
+        ax.text(
+            0.5,
+            0.5,
+            textwrap.fill(said, 16),
+            transform=ax.transAxes,
+            ha='center',
+            va='center',
+            fontsize=6.5,
+            color='.2',
+        )
 
 # %% ../nbs/63_search.ipynb #c02b5e83
-def check_sheet(out, queries:int, k:int):
+def check_sheet(out, queries: int, k: int):
     "Raises `BadInput` for a sheet that is no .png, or that so many thumbnails do not fit on."
-    if out is not None and Path(out).suffix.lower() != '.png': raise BadInput(f'{out}: a sheet ends in .png.')
-    if queries*(k + 1) > SHEET: raise BadInput(f'{queries} queries and {k} hits each make {queries*(k+1)} thumbnails, a sheet holds {SHEET}; ask for fewer.')
+    if out is not None and Path(out).suffix.lower() != '.png':
+        raise BadInput(f'{out}: a sheet ends in .png.')
+    if queries * (k + 1) > SHEET:
+        raise BadInput(
+            f'{queries} queries and {k} hits each make {queries * (k + 1)} thumbnails, a sheet holds {SHEET}; ask for fewer.'
+        )
 
+# %% ../nbs/63_search.ipynb #cb94e139
 @figure
 def search_sheet(
-    queries,          # [Q] (name, kind)
-    hits,             # [Q] lists of dict(name, kind, cosine), as `Index.hits` gives them
-    said:str='',      # what was added to every query
-):                    # matplotlib Figure
+    queries,  # [Q] (name, kind)
+    hits,  # [Q] lists of dict(name, kind, cosine), as `Index.hits` gives them
+    said: str = '',  # what was added to every query
+):  # matplotlib Figure
     "Queries in the first column, beside each what was found. Raises `BadInput` when there is nothing to show or too much."
     import matplotlib.pyplot as plt
-    if not queries or not any(hits): raise BadInput('A sheet needs a query and something found.')
+
+    if not queries or not any(hits):
+        raise BadInput('A sheet needs a query and something found.')
     check_sheet(None, len(queries), max(map(len, hits)))
-    lines = [(q, h[i:i+WIDE], i) for q, h in zip(queries, hits) for i in range(0, max(1, len(h)), WIDE)]
+    lines = [
+        (q, h[i : i + WIDE], i)
+        for q, h in zip(queries, hits)
+        for i in range(0, max(1, len(h)), WIDE)
+    ]
     wide = 1 + max(len(h) for _, h, _ in lines)
-    fig, axes = plt.subplots(len(lines), wide, figsize=(1.12*wide, 1.3*len(lines)), squeeze=False, layout='constrained')
-    fig.get_layout_engine().set(w_pad=.03, h_pad=.04, wspace=0, hspace=0)
+    fig, axes = plt.subplots(
+        len(lines),
+        wide,
+        figsize=(1.12 * wide, 1.3 * len(lines)),
+        squeeze=False,
+        layout='constrained',
+    )
+    fig.get_layout_engine().set(w_pad=0.03, h_pad=0.04, wspace=0, hspace=0)
     for line, ((name, kind), found, start) in zip(axes, lines):
-        for ax in line: ax.axis('off')
+        for ax in line:
+            ax.axis('off')
         if not start:
-            line[0].axis('on'); draw_item(line[0], name, kind, captioned('query' + (f' + {short(said, 14)}' if said else ''), name, kind))
+            line[0].axis('on')
+            draw_item(
+                line[0],
+                name,
+                kind,
+                captioned(
+                    'query' + (f' + {short(said, 14)}' if said else ''), name, kind
+                ),
+            )
             line[0].spines[:].set(visible=True, color='.15', linewidth=1.6)
-        for ax, h in zip(line[1:], found): ax.axis('on'); draw_item(ax, h['name'], h['kind'], captioned(f"{h['cosine']:.3f}", h['name'], h['kind']))
+        for ax, h in zip(line[1:], found):
+            ax.axis('on')
+            draw_item(
+                ax,
+                h['name'],
+                h['kind'],
+                captioned(f'{h["cosine"]:.3f}', h['name'], h['kind']),
+            )
     return fig

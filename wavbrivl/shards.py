@@ -17,78 +17,117 @@ from .media import content, existing
 
 # %% ../nbs/04_shards.ipynb #06f50c47
 def sample(
-    row:dict,       # of the manifest
-    folder:Path,    # of the corpus
-    key:str,
-):                  # (field of the manifest or None, name, bytes) of each member
+    row: dict,  # of the manifest
+    folder: Path,  # of the corpus
+    key: str,
+):  # (field of the manifest or None, name, bytes) of each member
     "What a shard holds of one clip."
-    read = lambda path: x.read_bytes() if isinstance(x := content(folder/path), Path) else x.getvalue()
-    if row['audio']: yield 'audio', f'{key}.flac', read(row['audio'])
-    for k, path in enumerate(row['frames']): yield 'frames', f'{key}.{k}.jpg', read(path)
+    read = lambda path: (
+        x.read_bytes()
+        if isinstance(x := content(folder / path), Path)
+        else x.getvalue()
+    )
+    if row['audio']:
+        yield 'audio', f'{key}.flac', read(row['audio'])
+    for k, path in enumerate(row['frames']):
+        yield 'frames', f'{key}.{k}.jpg', read(path)
     said = {k: v for k, v in row.items() if k not in ('audio', 'frames')}
-    yield None, f'{key}.json', json.dumps(said, ensure_ascii=False, sort_keys=True).encode()
+    yield (
+        None,
+        f'{key}.json',
+        json.dumps(said, ensure_ascii=False, sort_keys=True).encode(),
+    )
 
+# %% ../nbs/04_shards.ipynb #5333e46b
 def write_shard(
-    path:Path,      # of the tar
-    rows:dict,      # key -> row of the manifest
-    folder:Path,    # of the corpus the rows belong to
-) -> list:          # the rows, their sounds and pictures now members of the tar
+    path: Path,  # of the tar
+    rows: dict,  # key -> row of the manifest
+    folder: Path,  # of the corpus the rows belong to
+) -> list:  # the rows, their sounds and pictures now members of the tar
     "Write clips as one shard; the same clips give the same bytes."
     moved = []
     with tarfile.open(path, 'w', format=tarfile.USTAR_FORMAT) as tar:
         for key, row in rows.items():
             at = dict(audio=[], frames=[])
             for field, name, data in sample(row, folder, key):
-                info = tarfile.TarInfo(name); info.size = len(data)
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-                start = tar.offset - -(-len(data)//tarfile.BLOCKSIZE)*tarfile.BLOCKSIZE
-                if field: at[field].append(f'{path.parent.name}/{path.name}@{start}+{len(data)}::{name}')
-            moved.append(dict(row, audio=(at['audio'] or [None])[0], frames=at['frames']))
+                start = (
+                    tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                )
+                if field:
+                    at[field].append(
+                        f'{path.parent.name}/{path.name}@{start}+{len(data)}::{name}'
+                    )
+            moved.append(
+                dict(row, audio=(at['audio'] or [None])[0], frames=at['frames'])
+            )
     return moved
 
 # %% ../nbs/04_shards.ipynb #fdf63189
 def pack(
-    folder,         # a corpus, as written by `prepare`
-    clips:int,      # in one shard
-) -> int:           # shards
+    folder,  # a corpus, as written by `prepare`
+    clips: int,  # in one shard
+) -> int:  # shards
     "Turn the single files of a corpus into webdataset shards; the manifest says where in them each lies. Raises `BadInput` or `BadFile`."
     folder, taken, count = Path(folder), set(), 0
     import pyarrow.parquet as pq
-    if clips < 1: raise BadInput(f'{clips} clips a shard; corpus.shard must be at least 1, or null for single files.')
+
+    if clips < 1:
+        raise BadInput(
+            f'{clips} clips a shard; corpus.shard must be at least 1, or null for single files.'
+        )
     Corpus(folder)
-    rows = pq.read_table(folder/'manifest.parquet').to_pylist()
+    rows = pq.read_table(folder / 'manifest.parquet').to_pylist()
     keys, moved = [file_name(r['clip'], taken).replace('.', '%2E') for r in rows], []
     with whole_folder(folder) as part:
-        (part/'shards').mkdir()
+        (part / 'shards').mkdir()
         for split in SPLITS:
             mine = [i for i, r in enumerate(rows) if r['split'] == split]
             mine = [mine[j] for j in stream('shards', split).permutation(len(mine))]
             for k in range(0, len(mine), clips):
-                moved += write_shard(part/f'shards/{split}-{k//clips:06d}.tar', {keys[i]: rows[i] for i in mine[k:k+clips]}, folder)
+                moved += write_shard(
+                    part / f'shards/{split}-{k // clips:06d}.tar',
+                    {keys[i]: rows[i] for i in mine[k : k + clips]},
+                    folder,
+                )
                 count += 1
-        write_manifest(moved, part/'manifest.parquet')
-        for f in ('summary.json', 'rejected.csv'): shutil.copyfile(folder/f, part/f)
+        write_manifest(moved, part / 'manifest.parquet')
+        for f in ('summary.json', 'rejected.csv'):
+            shutil.copyfile(folder / f, part / f)
     return count
 
 # %% ../nbs/04_shards.ipynb #a979b6de
 class Member(NamedTuple):
     "A file inside a tar: in webdataset's terms a sample's key and extension."
-    key:str
-    ext:str     # without the first dot: flac, 0.jpg
-    path:str    # TAR@OFFSET+SIZE::NAME, as `media.content` reads it
 
-    def read(self) -> bytes: return content(self.path).getvalue()
+    key: str
+    ext: str  # without the first dot: flac, 0.jpg
+    path: str  # TAR@OFFSET+SIZE::NAME, as `media.content` reads it
 
-def objection(m:tarfile.TarInfo) -> str | None:
+    def read(self) -> bytes:
+        return content(self.path).getvalue()
+
+# %% ../nbs/04_shards.ipynb #ed76f78e
+def objection(m: tarfile.TarInfo) -> str | None:
     "Why a member is not taken."
     name = PurePosixPath(m.name)
-    if name.is_absolute() or '..' in name.parts: return 'its name leads out of the archive; such members are not read.'
-    if m.issym() or m.islnk(): return f'a link (to {m.linkname}), not a file; links in archives are not followed.'
-    if not m.isreg() or m.issparse(): return 'a device, a pipe or a sparse file; only plain files in archives are read.'
+    if name.is_absolute() or '..' in name.parts:
+        return 'its name leads out of the archive; such members are not read.'
+    if m.issym() or m.islnk():
+        return (
+            f'a link (to {m.linkname}), not a file; links in archives are not followed.'
+        )
+    if not m.isreg() or m.issparse():
+        return (
+            'a device, a pipe or a sparse file; only plain files in archives are read.'
+        )
 
+# %% ../nbs/04_shards.ipynb #68f9944d
 def read_shards(
-    paths,      # tars, in order
-):              # `Member` or, for what is refused, `BadFile`
+    paths,  # tars, in order
+):  # `Member` or, for what is refused, `BadFile`
     "The files in shards, from their headers alone; sizes and order are the tars' own. Nothing stops at a damaged one."
     for path in paths:
         last = 'its beginning'
@@ -96,14 +135,28 @@ def read_shards(
             size = existing(path).stat().st_size
             with tarfile.open(path, 'r:') as tar:
                 while m := tar.next():
-                    tar.members.clear()      # tarfile remembers every header
-                    if m.size < 0 or m.offset_data + m.size > size: raise tarfile.ReadError('unexpected end of data')
+                    tar.members.clear()  # tarfile remembers every header
+                    if m.size < 0 or m.offset_data + m.size > size:
+                        raise tarfile.ReadError('unexpected end of data')
                     last = m.name
-                    if m.isdir(): continue
-                    if why := objection(m): yield BadFile(f'{path}::{m.name}', why); continue
+                    if m.isdir():
+                        continue
+                    if why := objection(m):
+                        yield BadFile(f'{path}::{m.name}', why)
+                        continue
                     base, _, ext = PurePosixPath(m.name).name.partition('.')
-                    yield Member(str(PurePosixPath(m.name).with_name(base)) if base else m.name, ext, f'{path}@{m.offset_data}+{m.size}::{m.name}')
+                    yield Member(
+                        str(PurePosixPath(m.name).with_name(base)) if base else m.name,
+                        ext,
+                        f'{path}@{m.offset_data}+{m.size}::{m.name}',
+                    )
                 tar.fileobj.seek(tar.offset)
-                if any(tar.fileobj.read(tarfile.BLOCKSIZE)): raise tarfile.ReadError('no header where one should be')
-        except BadFile as e: yield e
-        except Exception as e: yield BadFile(path, f'damaged, or not a plain tar, from {last} on ({e}); what came before was read.')   # tarfile raises anything
+                if any(tar.fileobj.read(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError('no header where one should be')
+        except BadFile as e:
+            yield e
+        except Exception as e:
+            yield BadFile(
+                path,
+                f'damaged, or not a plain tar, from {last} on ({e}); what came before was read.',
+            )  # tarfile raises anything

@@ -11,44 +11,57 @@ __all__ = ['FULL', 'CONSENT', 'STYLE', 'HEAD', 'SCREENS', 'SCRIPT_STATE', 'SCRIP
 # %% ../nbs/51_survey.ipynb #b09cda1b
 import base64, hashlib, html, io, json, math, re
 from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import soundfile as sf
 from PIL import Image
-
-from .core import BadFile, BadInput, brief, named_seed, read_json, stream, whole, write_json
+from wavbrivl.core import (
+    BadFile,
+    BadInput,
+    brief,
+    named_seed,
+    read_json,
+    stream,
+    whole,
+    write_json,
+)
 from .media import SAMPLE_RATE, load_audio
 
 # %% ../nbs/51_survey.ipynb #0eef3f1f
 def draw_others(
-    labels,               # [T] class of each item
-    rng,                  # numpy generator
-) -> np.ndarray:          # [T] int, index of the item whose picture is the wrong one
+    labels,  # [T] class of each item
+    rng,  # numpy generator
+) -> np.ndarray:  # [T] int, index of the item whose picture is the wrong one
     "For each item one of another class, each used once unless a class holds more than half. Raises `BadInput` where there is only one class."
     from scipy.optimize import linear_sum_assignment
+
     labels = np.asarray(labels)
-    if len(set(labels.tolist())) < 2: raise BadInput('All items are of one class; a survey needs a wrong picture, so give sounds of at least two classes.')
+    if len(set(labels.tolist())) < 2:
+        raise BadInput(
+            'All items are of one class; a survey needs a wrong picture, so give sounds of at least two classes.'
+        )
     same = labels[:, None] == labels
-    others = linear_sum_assignment(rng.random(same.shape) + len(labels)*same)[1]
-    for i in np.flatnonzero(labels[others] == labels): others[i] = rng.choice(np.flatnonzero(~same[i]))
+    others = linear_sum_assignment(rng.random(same.shape) + len(labels) * same)[1]
+    for i in np.flatnonzero(labels[others] == labels):
+        others[i] = rng.choice(np.flatnonzero(~same[i]))
     return others
 
 # %% ../nbs/51_survey.ipynb #ad5ef2ce
 def draw_sides(
-    n:int,             # items
-    repeats:int,
+    n: int,  # items
+    repeats: int,
     rng,
-) -> np.ndarray:       # [repeats, n] bool: is the target on the left?
+) -> np.ndarray:  # [repeats, n] bool: is the target on the left?
     "Half of each repeat on the left (one more or fewer where n is odd); an item changes sides from repeat to repeat."
-    first = rng.permutation(n) < (n + rng.integers(2))//2
+    first = rng.permutation(n) < (n + rng.integers(2)) // 2
     return np.stack([first ^ bool(r % 2) for r in range(repeats)])
 
+# %% ../nbs/51_survey.ipynb #ada405b3
 def draw_order(
-    n:int,             # items, at least 2
-    repeats:int,
+    n: int,  # items, at least 2
+    repeats: int,
     rng,
-) -> list:             # repeats x [n] int
+) -> list:  # repeats x [n] int
     "A shuffle for each repeat; no item follows itself."
     orders = []
     for _ in range(repeats):
@@ -62,88 +75,133 @@ def draw_order(
 # %% ../nbs/51_survey.ipynb #dc887364
 def checked_items(sounds, pictures, labels) -> tuple:
     "Sounds as [n] float32 at 16 kHz, pictures as [H, W, 3] uint8. Raises `BadInput`."
-    if not len(sounds) == len(pictures) == len(labels): raise BadInput(f'{len(sounds)} sounds, {len(pictures)} pictures, {len(labels)} labels; each sound has one of each.')
+    if not len(sounds) == len(pictures) == len(labels):
+        raise BadInput(
+            f'{len(sounds)} sounds, {len(pictures)} pictures, {len(labels)} labels; each sound has one of each.'
+        )
     pictures = [np.asarray(p) for p in pictures]
     for i, p in enumerate(pictures):
-        if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] != 3 or not p.size: raise BadInput(f'picture {i} is {p.dtype} of shape {p.shape}; give [H, W, 3] uint8.')
-    return [load_audio(s, None if isinstance(s, (str, Path)) else SAMPLE_RATE) for s in sounds], pictures
+        if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] != 3 or not p.size:
+            raise BadInput(
+                f'picture {i} is {p.dtype} of shape {p.shape}; give [H, W, 3] uint8.'
+            )
+    return [
+        load_audio(s, None if isinstance(s, (str, Path)) else SAMPLE_RATE)
+        for s in sounds
+    ], pictures
 
 # %% ../nbs/51_survey.ipynb #400c8d0e
 def make_trials(
-    sounds,               # T of them: files, or arrays [n] at 16 kHz
-    pictures,             # T generated from them, [H, W, 3] uint8 each
-    labels,               # T classes
-    others=None,          # [T] index of the item whose picture is the wrong one; None: drawn
-    seed:int=0,
-    repeats:int=3,
-) -> list:                # T * repeats dicts in the order of asking
+    sounds,  # T of them: files, or arrays [n] at 16 kHz
+    pictures,  # T generated from them, [H, W, 3] uint8 each
+    labels,  # T classes
+    others=None,  # [T] index of the item whose picture is the wrong one; None: drawn
+    seed: int = 0,
+    repeats: int = 3,
+) -> list:  # T * repeats dicts in the order of asking
     "Left or right, in an order, with a name that says nothing. Raises `BadInput` for items that do not fit each other."
     sounds, pictures = checked_items(sounds, pictures, labels)
     rng, labels = stream('survey', seed), [str(l) for l in labels]
     drawn = draw_others(labels, rng)
     others = drawn if others is None else np.asarray(others)
-    if others.shape != drawn.shape or others.dtype.kind not in 'iu' or not ((0 <= others) & (others < len(labels))).all():
-        raise BadInput(f'others must be {len(labels)} indices below {len(labels)}, one for each item.')
-    if same := [i for i, j in enumerate(others) if labels[i] == labels[j]]: raise BadInput(f'item {same[0]}: its wrong picture is of its own class, {labels[same[0]]}; choose another.')
-    if repeats < 1: raise BadInput(f'{repeats} repeats ask nothing; give 1 or more.')
+    if (
+        others.shape != drawn.shape
+        or others.dtype.kind not in 'iu'
+        or not ((0 <= others) & (others < len(labels))).all()
+    ):
+        raise BadInput(
+            f'others must be {len(labels)} indices below {len(labels)}, one for each item.'
+        )
+    if same := [i for i, j in enumerate(others) if labels[i] == labels[j]]:
+        raise BadInput(
+            f'item {same[0]}: its wrong picture is of its own class, {labels[same[0]]}; choose another.'
+        )
+    if repeats < 1:
+        raise BadInput(f'{repeats} repeats ask nothing; give 1 or more.')
     left, out = draw_sides(len(labels), repeats, rng), []
     for r, order in enumerate(draw_order(len(labels), repeats, rng)):
         for i in order.tolist():
-            pair = (pictures[i], pictures[others[i]]) if left[r, i] else (pictures[others[i]], pictures[i])
-            out.append(dict(id=f'{named_seed("trial", seed, r, i):016x}'[-12:], item=i, repeat=r + 1, label=labels[i], other=labels[others[i]],
-                            target='left' if left[r, i] else 'right', sound=sounds[i], left=pair[0], right=pair[1]))
+            pair = (
+                (pictures[i], pictures[others[i]])
+                if left[r, i]
+                else (pictures[others[i]], pictures[i])
+            )
+            out.append(
+                dict(
+                    id=f'{named_seed("trial", seed, r, i):016x}'[-12:],
+                    item=i,
+                    repeat=r + 1,
+                    label=labels[i],
+                    other=labels[others[i]],
+                    target='left' if left[r, i] else 'right',
+                    sound=sounds[i],
+                    left=pair[0],
+                    right=pair[1],
+                )
+            )
     return out
 
 # %% ../nbs/51_survey.ipynb #074e73e6
 def fingerprint(
-    trials:list,       # of `make_trials`
-) -> str:              # 16 hex digits
+    trials: list,  # of `make_trials`
+) -> str:  # 16 hex digits
     "A hash over all that is asked and what the answers are."
     h = hashlib.sha256()
     for t in trials:
-        h.update(repr([t[k] for k in ('id', 'item', 'repeat', 'label', 'other', 'target')]).encode())
-        for k in ('sound', 'left', 'right'): h.update(repr(t[k].shape).encode() + t[k].tobytes())
+        h.update(
+            repr(
+                [t[k] for k in ('id', 'item', 'repeat', 'label', 'other', 'target')]
+            ).encode()
+        )
+        for k in ('sound', 'left', 'right'):
+            h.update(repr(t[k].shape).encode() + t[k].tobytes())
     return h.hexdigest()[:16]
 
 # %% ../nbs/51_survey.ipynb #3fc10ae8
-FULL = .9    # peak of the loudest sound of a sheet
+FULL = 0.9  # peak of the loudest sound of a sheet
+
 
 def flac_uri(
-    sound,     # [n] float at 16 kHz
+    sound,  # [n] float at 16 kHz
 ) -> str:
     "A data URI, 16 bits, lossless; every browser of today plays it."
     buffer = io.BytesIO()
     sf.write(buffer, sound, SAMPLE_RATE, 'PCM_16', format='FLAC')
     return 'data:audio/flac;base64,' + base64.b64encode(buffer.getvalue()).decode()
 
+# %% ../nbs/51_survey.ipynb #ab4c9757
 def png_uri(
-    picture,           # [H, W, 3] uint8
-    side:int=384,      # enlarge by a whole number as far as this, px
+    picture,  # [H, W, 3] uint8
+    side: int = 384,  # enlarge by a whole number as far as this, px
 ) -> str:
     "A data URI; pixels stay squares."
-    k, buffer = max(1, side//max(picture.shape[:2])), io.BytesIO()
+    k, buffer = max(1, side // max(picture.shape[:2])), io.BytesIO()
     Image.fromarray(picture.repeat(k, 0).repeat(k, 1)).save(buffer, 'PNG')
     return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
 
-def sheet(trials:list) -> dict:
+# %% ../nbs/51_survey.ipynb #232374bd
+def sheet(trials: list) -> dict:
     "What the page knows: a fingerprint, media, and which three make a trial. One gain for all sounds keeps what is softer softer."
-    gain = FULL/max(max(float(np.abs(t['sound']).max()) for t in trials), 1e-6)
-    form = dict(sound=lambda x: flac_uri(gain*x), left=png_uri, right=png_uri)
+    gain = FULL / max(max(float(np.abs(t['sound']).max()) for t in trials), 1e-6)
+    form = dict(sound=lambda x: flac_uri(gain * x), left=png_uri, right=png_uri)
     media, rows = {}, []
     for t in trials:
         names = {k: hashlib.sha256(t[k].tobytes()).hexdigest()[:12] for k in form}
         for k, n in names.items():
-            if n not in media: media[n] = form[k](t[k])
+            if n not in media:
+                media[n] = form[k](t[k])
         rows.append(dict(id=t['id'], **names))
-    return dict(fingerprint=fingerprint(trials), trials=rows, media=dict(sorted(media.items())))
+    return dict(
+        fingerprint=fingerprint(trials), trials=rows, media=dict(sorted(media.items()))
+    )
 
 # %% ../nbs/51_survey.ipynb #ac239647
-CONSENT = '''<p>Taking part is voluntary, and you may stop at any time by closing the page. You are asked for no name; the code below
+CONSENT = """<p>Taking part is voluntary, and you may stop at any time by closing the page. You are asked for no name; the code below
 is all that tells your answers from those of others. Answers stay in this browser until you save them yourself, and nothing is sent anywhere.
-They will be counted together with those of others, and the counts may be published.</p>'''
+They will be counted together with those of others, and the counts may be published.</p>"""
 
 # %% ../nbs/51_survey.ipynb #6e4d7f8d
-STYLE = r'''
+STYLE = r"""
 :root { color-scheme: light dark; --page: #f6f5f1; --card: #ffffff; --ink: #24262b; --soft: #5d626c; --line: #cfccc3; --strong: #2f5d8a; --on-strong: #ffffff; --chosen: #e3edf7; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #17191d; --card: #22252b; --ink: #e9e8e4; --soft: #a8adb7; --line: #41454e; --strong: #8ab6e0; --on-strong: #10202f; --chosen: #2a3c4f; }
@@ -181,10 +239,10 @@ progress { width: 100%; height: .5rem; margin: .5rem 0 1.2rem; accent-color: var
 .row { display: flex; gap: .8rem; justify-content: space-between; margin: 1.2rem 0 .8rem; }
 kbd { font: .8em ui-monospace, Consolas, monospace; border: 1px solid var(--line); border-radius: .25rem; padding: .05rem .35rem; margin-right: .4rem; color: var(--soft); background: var(--page); }
 @media (max-width: 34rem) { .keys, kbd { display: none; } body { font-size: 1rem; } .play span { flex-basis: 100%; min-height: 1.5em; } }
-'''
+"""
 
 # %% ../nbs/51_survey.ipynb #11b8207d
-HEAD = r'''
+HEAD = r"""
 <!doctype html>
 <html lang="en">
 <head>
@@ -217,10 +275,10 @@ HEAD = r'''
     <label class="tick"><input type="checkbox" id="agree" required> <span>I have read this and want to take part.</span></label>
     <button class="strong">Begin</button>
   </form>
-'''
+"""
 
 # %% ../nbs/51_survey.ipynb #22d8073b
-SCREENS = r'''
+SCREENS = r"""
   <section id="trial" hidden>
     <div class="top"><h2 tabindex="-1" id="place"></h2><span class="soft" id="who"></span></div>
     <progress id="progress" aria-label="Sounds answered"></progress>
@@ -252,10 +310,10 @@ SCREENS = r'''
 </script>
 </body>
 </html>
-'''
+"""
 
 # %% ../nbs/51_survey.ipynb #e6a78d6a
-SCRIPT_STATE = r'''
+SCRIPT_STATE = r"""
 'use strict';
 const $ = id => document.getElementById(id);
 const survey = JSON.parse($('data').textContent), trials = survey.trials, shelf = 'survey-' + survey.fingerprint;
@@ -292,10 +350,10 @@ function show() {
   $('back').disabled = state.at === 0; $('next').disabled = !answer;
   unlock(); screen('trial'); $('play').focus();
 }
-'''
+"""
 
 # %% ../nbs/51_survey.ipynb #2fd00848
-SCRIPT_ACTS = r'''
+SCRIPT_ACTS = r"""
 function unlock() {
   for (const b of choices) b.disabled = !heard;
 }
@@ -334,10 +392,10 @@ function save() {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
-'''
+"""
 
 # %% ../nbs/51_survey.ipynb #2d6bfec5
-SCRIPT_EVENTS = r'''
+SCRIPT_EVENTS = r"""
 audio.addEventListener('play', () => { began ??= performance.now(); $('play').textContent = 'Playing …'; });
 audio.addEventListener('ended', () => { heard = true; unlock(); $('play').textContent = 'Play again'; $('status').textContent = 'Now choose.'; });
 $('play').addEventListener('click', play);
@@ -362,146 +420,288 @@ document.addEventListener('keydown', event => {
 });
 state = recall();
 show();
-'''
+"""
 
 # %% ../nbs/51_survey.ipynb #2f2f8a3d
 def render_page(
-    data:dict,         # of `sheet`
-    title:str,
-    consent:str,       # HTML
+    data: dict,  # of `sheet`
+    title: str,
+    consent: str,  # HTML
 ) -> str:
     "Put the parts of the page together."
-    parts = dict(title=html.escape(title), style=STYLE, consent=consent, script=SCRIPT_STATE + SCRIPT_ACTS + SCRIPT_EVENTS, data=json.dumps(data).replace('<', '\\u003c'))
-    return re.sub('%(title|style|consent|script|data)%', lambda m: parts[m[1]].strip(), (HEAD + SCREENS).lstrip())
+    parts = dict(
+        title=html.escape(title),
+        style=STYLE,
+        consent=consent,
+        script=SCRIPT_STATE + SCRIPT_ACTS + SCRIPT_EVENTS,
+        data=json.dumps(data).replace('<', '\\u003c'),
+    )
+    return re.sub(
+        '%(title|style|consent|script|data)%',
+        lambda m: parts[m[1]].strip(),
+        (HEAD + SCREENS).lstrip(),
+    )
 
+# %% ../nbs/51_survey.ipynb #ff2b5de4
 def trial_page(
-    trials:list,                             # of `make_trials`
-    out_path,                                # of the page, .html; the key goes beside it, .key.json
-    title:str='Sounds and pictures',
-    model:str='',                            # whose pictures they are: in the key, not on the page
-    consent:str=CONSENT,                     # HTML
-) -> dict:                                   # the key
+    trials: list,  # of `make_trials`
+    out_path,  # of the page, .html; the key goes beside it, .key.json
+    title: str = 'Sounds and pictures',
+    model: str = '',  # whose pictures they are: in the key, not on the page
+    consent: str = CONSENT,  # HTML
+) -> dict:  # the key
     "Write the page and its key. Raises `BadInput` where there is nothing to ask."
-    if not trials: raise BadInput('There is no trial to put on the page; make some with make_trials.')
-    if len({t['id'] for t in trials}) < len(trials): raise BadInput('Two trials have one id; put the trials of one make_trials call on a page.')
+    if not trials:
+        raise BadInput(
+            'There is no trial to put on the page; make some with make_trials.'
+        )
+    if len({t['id'] for t in trials}) < len(trials):
+        raise BadInput(
+            'Two trials have one id; put the trials of one make_trials call on a page.'
+        )
     data, out_path = sheet(trials), Path(out_path)
-    key = dict(fingerprint=data['fingerprint'], title=title, model=model, trials={t['id']: {k: t[k] for k in ('item', 'repeat', 'label', 'other', 'target')} for t in trials})
-    with whole(out_path) as tmp: tmp.write_text(render_page(data, title, consent), encoding='utf-8')
+    key = dict(
+        fingerprint=data['fingerprint'],
+        title=title,
+        model=model,
+        trials={
+            t['id']: {k: t[k] for k in ('item', 'repeat', 'label', 'other', 'target')}
+            for t in trials
+        },
+    )
+    with whole(out_path) as tmp:
+        tmp.write_text(render_page(data, title, consent), encoding='utf-8')
     write_json(key, out_path.with_suffix('.key.json'))
     return key
 
 # %% ../nbs/51_survey.ipynb #b9bb5ff8
-def answer_of(path, key:dict, answer) -> dict:
+def answer_of(path, key: dict, answer) -> dict:
     "One answer, checked against the key; `choice` becomes target, other or neither. Raises `BadFile`."
-    if not isinstance(answer, dict) or not {'trial', 'choice', 'seconds'} <= answer.keys(): raise BadFile(path, 'an answer lacks trial, choice or seconds; ask for the file again.')
+    if (
+        not isinstance(answer, dict)
+        or not {'trial', 'choice', 'seconds'} <= answer.keys()
+    ):
+        raise BadFile(
+            path, 'an answer lacks trial, choice or seconds; ask for the file again.'
+        )
     trial, choice, seconds = answer['trial'], answer['choice'], answer['seconds']
-    if not isinstance(trial, str) or trial not in key['trials']: raise BadFile(path, f'trial {brief(trial)} is not in the key; was the file edited?')
-    if choice not in ('left', 'right', 'neither'): raise BadFile(path, f'trial {trial}: choice {brief(choice)} is none of left, right, neither.')
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e9: raise BadFile(path, f'trial {trial}: {brief(seconds)} is no number of seconds.')
+    if not isinstance(trial, str) or trial not in key['trials']:
+        raise BadFile(
+            path, f'trial {brief(trial)} is not in the key; was the file edited?'
+        )
+    if choice not in ('left', 'right', 'neither'):
+        raise BadFile(
+            path,
+            f'trial {trial}: choice {brief(choice)} is none of left, right, neither.',
+        )
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, (int, float))
+        or not 0 <= seconds < 1e9
+    ):
+        raise BadFile(path, f'trial {trial}: {brief(seconds)} is no number of seconds.')
     k = key['trials'][trial]
-    said = 'neither' if choice == 'neither' else 'target' if choice == k['target'] else 'other'
-    return dict(trial=trial, repeat=k['repeat'], item=k['item'], label=k['label'], choice=said, seconds=float(seconds))
+    said = (
+        'neither'
+        if choice == 'neither'
+        else 'target'
+        if choice == k['target']
+        else 'other'
+    )
+    return dict(
+        trial=trial,
+        repeat=k['repeat'],
+        item=k['item'],
+        label=k['label'],
+        choice=said,
+        seconds=float(seconds),
+    )
 
+# %% ../nbs/51_survey.ipynb #ceedad04
 def read_response(
     path,
-    key:dict,
-) -> list:         # a dict for each answer
+    key: dict,
+) -> list:  # a dict for each answer
     "All answers of one file. Raises `BadFile` for what is no response to this survey."
     found = read_json(path)
-    if not isinstance(found, dict) or not isinstance(found.get('answers'), list): raise BadFile(path, 'not a response: it holds no list of answers.')
-    if found.get('fingerprint') != key['fingerprint']: raise BadFile(path, f'a response to another survey ({brief(found.get("fingerprint"))}; this one is {key["fingerprint"]!r}).')
+    if not isinstance(found, dict) or not isinstance(found.get('answers'), list):
+        raise BadFile(path, 'not a response: it holds no list of answers.')
+    if found.get('fingerprint') != key['fingerprint']:
+        raise BadFile(
+            path,
+            f'a response to another survey ({brief(found.get("fingerprint"))}; this one is {key["fingerprint"]!r}).',
+        )
     who = found.get('participant')
-    if not isinstance(who, str) or not who.strip(): raise BadFile(path, 'it names no participant; ask for the file again.')
-    rows = [dict(participant=who.strip(), **answer_of(path, key, a)) for a in found['answers']]
-    if not rows: raise BadFile(path, 'not a single answer is in it.')
-    if len({r['trial'] for r in rows}) < len(rows): raise BadFile(path, 'it answers a trial twice; was the file edited?')
+    if not isinstance(who, str) or not who.strip():
+        raise BadFile(path, 'it names no participant; ask for the file again.')
+    rows = [
+        dict(participant=who.strip(), **answer_of(path, key, a))
+        for a in found['answers']
+    ]
+    if not rows:
+        raise BadFile(path, 'not a single answer is in it.')
+    if len({r['trial'] for r in rows}) < len(rows):
+        raise BadFile(path, 'it answers a trial twice; was the file edited?')
     return rows
 
 # %% ../nbs/51_survey.ipynb #d8115ee7
 COLUMNS = ('participant', 'trial', 'repeat', 'item', 'label', 'choice', 'seconds')
 
+# %% ../nbs/51_survey.ipynb #6adebebc
 def read_responses(
-    files,        # a folder of .json files, or a list of files
-    key,          # of `trial_page`, or its file
-) -> tuple:       # DataFrame with a row for each answer (`COLUMNS`), and a list of `BadFile` for what was set aside
+    files,  # a folder of .json files, or a list of files
+    key,  # of `trial_page`, or its file
+) -> tuple:  # DataFrame with a row for each answer (`COLUMNS`), and a list of `BadFile` for what was set aside
     "Every file that answers this survey, the first of each participant. Raises `BadInput` for a key that is none."
     key = key if isinstance(key, dict) else read_json(key)
-    if not isinstance(key, dict) or not {'fingerprint', 'trials'} <= key.keys() or not isinstance(key['trials'], dict): raise BadInput('The key has no fingerprint and trials; give the .key.json that trial_page wrote.')
+    if (
+        not isinstance(key, dict)
+        or not {'fingerprint', 'trials'} <= key.keys()
+        or not isinstance(key['trials'], dict)
+    ):
+        raise BadInput(
+            'The key has no fingerprint and trials; give the .key.json that trial_page wrote.'
+        )
     if isinstance(files, (str, Path)):
-        if not Path(files).is_dir(): raise BadInput(f'{files} is not a folder; give a folder of responses or a list of files.')
-        files = [p for p in sorted(Path(files).glob('*.json')) if not p.name.endswith('.key.json')]
+        if not Path(files).is_dir():
+            raise BadInput(
+                f'{files} is not a folder; give a folder of responses or a list of files.'
+            )
+        files = [
+            p
+            for p in sorted(Path(files).glob('*.json'))
+            if not p.name.endswith('.key.json')
+        ]
     rows, rejected, first = [], [], {}
     for path in map(Path, files):
         try:
             got = read_response(path, key)
             who = got[0]['participant'].casefold()
-            if who in first: raise BadFile(path, f'participant {got[0]["participant"]} has answered already ({first[who]}); only the first file counts.')
-        except BadFile as e: rejected.append(e); continue
-        first[who] = path.name; rows += got
+            if who in first:
+                raise BadFile(
+                    path,
+                    f'participant {got[0]["participant"]} has answered already ({first[who]}); only the first file counts.',
+                )
+        except BadFile as e:
+            rejected.append(e)
+            continue
+        first[who] = path.name
+        rows += got
     return pd.DataFrame(rows, columns=COLUMNS), rejected
 
 # %% ../nbs/51_survey.ipynb #b5a6260d
 CHOICES = ('target', 'other', 'neither')
 
+
 def wilson(
-    k:int,          # answers of a kind
-    n:int,          # of so many
-) -> tuple:         # share, and both ends of its 95 % interval
+    k: int,  # answers of a kind
+    n: int,  # of so many
+) -> tuple:  # share, and both ends of its 95 % interval
     "A share and Wilson's interval; NaN where there are no answers."
     from scipy.stats import binomtest
-    if not n: return (math.nan,)*3
+
+    if not n:
+        return (math.nan,) * 3
     ends = binomtest(int(k), int(n)).proportion_ci(method='wilson')
-    return k/n, float(ends.low), float(ends.high)
+    return k / n, float(ends.low), float(ends.high)
 
 # %% ../nbs/51_survey.ipynb #2f6c4b0f
 def agreement(
-    responses:pd.DataFrame,    # of `read_responses`
-) -> pd.Series:                # participant -> share of 0 .. 1
+    responses: pd.DataFrame,  # of `read_responses`
+) -> pd.Series:  # participant -> share of 0 .. 1
     "How many of the sounds asked in every repeat got the same answer each time, by participant; NaN where none was."
-    if not len(responses): return pd.Series(dtype=float, name='agreement')
+    if not len(responses):
+        return pd.Series(dtype=float, name='agreement')
     repeats = responses['repeat'].nunique()
-    each = responses.groupby(['participant', 'item']).agg(asked=('repeat', 'nunique'), kinds=('choice', 'nunique'))
-    same = (each.kinds == 1).astype(float).where((each.asked == repeats) & (repeats > 1))
+    each = responses.groupby(['participant', 'item']).agg(
+        asked=('repeat', 'nunique'), kinds=('choice', 'nunique')
+    )
+    same = (
+        (each.kinds == 1).astype(float).where((each.asked == repeats) & (repeats > 1))
+    )
     return same.groupby('participant').mean().rename('agreement')
 
 # %% ../nbs/51_survey.ipynb #b1f3f8ae
-def choice_row(choices:pd.Series) -> dict:
+def choice_row(choices: pd.Series) -> dict:
     "n, and for each kind of answer its percentage and both ends of the interval."
     row = dict(n=len(choices))
-    for c in CHOICES: row[c], row[f'{c}_low'], row[f'{c}_high'] = (100*v for v in wilson((choices == c).sum(), len(choices)))
+    for c in CHOICES:
+        row[c], row[f'{c}_low'], row[f'{c}_high'] = (
+            100 * v for v in wilson((choices == c).sum(), len(choices))
+        )
     return row
 
+# %% ../nbs/51_survey.ipynb #bab5d37e
 def survey_table(
-    responses:pd.DataFrame,    # of `read_responses`; none: the table is blank
-) -> pd.DataFrame:             # rows: each repeat, `all`, and `mean`, the paper's number; columns: n, percentages, ends of intervals, agreement
+    responses: pd.DataFrame,  # of `read_responses`; none: the table is blank
+) -> pd.DataFrame:  # rows: each repeat, `all`, and `mean`, the paper's number; columns: n, percentages, ends of intervals, agreement
     "Percentages of target, other and neither. `mean` is the repeats' average, an integer, after WavBriVL's table 4; NaN where nothing was answered."
-    if unknown := set(responses['choice']) - set(CHOICES): raise BadInput(f'Choice {sorted(map(str, unknown))[0]!r} is none of {", ".join(CHOICES)}.')
+    if unknown := set(responses['choice']) - set(CHOICES):
+        raise BadInput(
+            f'Choice {sorted(map(str, unknown))[0]!r} is none of {", ".join(CHOICES)}.'
+        )
     rows = {int(r): choice_row(g) for r, g in responses.groupby('repeat')['choice']}
-    mean = {c: round(np.mean([r[c] for r in rows.values()])) for c in CHOICES} if rows else {}
-    rows['all'] = choice_row(responses['choice']) | dict(participants=responses['participant'].nunique(), agreement=float(agreement(responses).mean()))
+    mean = (
+        {c: round(np.mean([r[c] for r in rows.values()])) for c in CHOICES}
+        if rows
+        else {}
+    )
+    rows['all'] = choice_row(responses['choice']) | dict(
+        participants=responses['participant'].nunique(),
+        agreement=float(agreement(responses).mean()),
+    )
     rows['mean'] = dict(n=len(responses)) | mean
     columns = [*choice_row(responses['choice'][:0]), 'participants', 'agreement']
-    return pd.DataFrame.from_dict(rows, orient='index').reindex(columns=columns).astype(float).rename_axis('repeat')
+    return (
+        pd.DataFrame.from_dict(rows, orient='index')
+        .reindex(columns=columns)
+        .astype(float)
+        .rename_axis('repeat')
+    )
 
 # %% ../nbs/51_survey.ipynb #774555c9
-PROXY = 'model-judged proxy, no people'    # the name of its row
+PROXY = 'model-judged proxy, no people'  # the name of its row
 
+# %% ../nbs/51_survey.ipynb #3ff7fa05
 def proxy_choice(
-    similarity_target,      # [T] probability that the target picture shows the sound's class
-    similarity_other,       # [T] the same of the other picture
-    neither_below:float,    # when both lie below this: neither
-) -> np.ndarray:            # [T] target, other or neither
+    similarity_target,  # [T] probability that the target picture shows the sound's class
+    similarity_other,  # [T] the same of the other picture
+    neither_below: float,  # when both lie below this: neither
+) -> np.ndarray:  # [T] target, other or neither
     "What a model chooses between two pictures; equally good ones are neither. Raises `BadInput` for what is not two arrays of one length."
     a, b = (np.asarray(v, float) for v in (similarity_target, similarity_other))
-    if a.shape != b.shape or a.ndim != 1: raise BadInput(f'shapes {a.shape} and {b.shape}; give one number for each trial, [T] and [T].')
-    if not (np.isfinite(a) & np.isfinite(b)).all(): raise BadInput('A similarity is NaN or infinite; leave that trial out.')
-    return np.where((np.maximum(a, b) < neither_below) | (a == b), 'neither', np.where(a > b, 'target', 'other'))
+    if a.shape != b.shape or a.ndim != 1:
+        raise BadInput(
+            f'shapes {a.shape} and {b.shape}; give one number for each trial, [T] and [T].'
+        )
+    if not (np.isfinite(a) & np.isfinite(b)).all():
+        raise BadInput('A similarity is NaN or infinite; leave that trial out.')
+    return np.where(
+        (np.maximum(a, b) < neither_below) | (a == b),
+        'neither',
+        np.where(a > b, 'target', 'other'),
+    )
 
+# %% ../nbs/51_survey.ipynb #ca756898
 def proxy_responses(
-    choices,           # [T] of `proxy_choice`
-    labels,            # [T]
-) -> pd.DataFrame:     # as `read_responses` gives it: one participant, one repeat
+    choices,  # [T] of `proxy_choice`
+    labels,  # [T]
+) -> pd.DataFrame:  # as `read_responses` gives it: one participant, one repeat
     "Put a model's choices where `survey_table` can count them; asked again, a model says the same, so there is one repeat."
     n = len(choices)
-    if len(labels) != n: raise BadInput(f'{n} choices for {len(labels)} labels; each trial has one of each.')
-    return pd.DataFrame(dict(participant=PROXY, trial=[f'proxy-{i}' for i in range(n)], repeat=1, item=range(n), label=list(labels), choice=list(choices), seconds=math.nan), columns=COLUMNS)
+    if len(labels) != n:
+        raise BadInput(
+            f'{n} choices for {len(labels)} labels; each trial has one of each.'
+        )
+    return pd.DataFrame(
+        dict(
+            participant=PROXY,
+            trial=[f'proxy-{i}' for i in range(n)],
+            repeat=1,
+            item=range(n),
+            label=list(labels),
+            choice=list(choices),
+            seconds=math.nan,
+        ),
+        columns=COLUMNS,
+    )

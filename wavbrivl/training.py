@@ -14,7 +14,6 @@ __all__ = ['BLOCK', 'SIZES', 'TOWERS', 'Lesson', 'learning_rate', 'fingerprint',
 import hashlib, inspect, json, math, shutil, time
 from contextlib import nullcontext
 from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
@@ -24,248 +23,468 @@ from fastcore.basics import patch
 from torch.overrides import TorchFunctionMode
 
 # %% ../nbs/40_training.ipynb #0b620541
-from .brivl import BriVL, augment, load_tokenizer, normalise, to_pixels, tokenize, train_tokenizer
-from .core import (AudioParams, BadFile, BadInput, OptimParams, Params, find_root, log, named_seed, pick_device, pick_precision,
-                           read_json, read_tensors, stream, watched, whole, write_json, write_model)
+from wavbrivl.brivl import (
+    BriVL,
+    augment,
+    load_tokenizer,
+    normalise,
+    to_pixels,
+    tokenize,
+    train_tokenizer,
+)
+from wavbrivl.core import (
+    AudioParams,
+    BadFile,
+    BadInput,
+    OptimParams,
+    Params,
+    find_root,
+    log,
+    named_seed,
+    pick_device,
+    pick_precision,
+    read_json,
+    read_tensors,
+    stream,
+    watched,
+    whole,
+    write_json,
+    write_model,
+)
 from .corpora import Corpus, pairs
 from .classification import accuracy_at, mean_average_precision
-from .losses import TwoWayMoCo, ema_update, gather_rows, info_nce, make_loss, process_mean, rank_and_world, summed
+from wavbrivl.losses import (
+    TwoWayMoCo,
+    ema_update,
+    gather_rows,
+    info_nce,
+    make_loss,
+    process_mean,
+    rank_and_world,
+    summed,
+)
 from .media import SAMPLE_RATE
 from .peers import Wav2CLIPTower
 from .retrieval import ranks
-from .wavlm import AudioTower, MaskedPrediction, conv_frames, embed_clips, fit_units, load_released, mix_voices, real_frames, span_mask, units
+from wavbrivl.wavlm import (
+    AudioTower,
+    MaskedPrediction,
+    conv_frames,
+    embed_clips,
+    fit_units,
+    load_released,
+    mix_voices,
+    real_frames,
+    span_mask,
+    units,
+)
 
 # %% ../nbs/40_training.ipynb #16eaa3b1
 class Lesson(nn.Module):
     "What is being learnt: subclass and give `items`, `batch`, `forward`, and `score` if there is a validation."
-    items:int = 0
-    progress:float = 0.0    # share of all steps done; the loop keeps it
-    divided:bool = False    # may processes take a share of each batch? Then every value of a batch has a row an item, and `forward` compares across processes
-    share:slice = slice(None)   # this process's rows of a batch; the loop keeps it
-    def batch(self, index, rng) -> dict: raise BadInput(f'{type(self).__name__} has no batch().')
-    def forward(self, **batch): raise BadInput(f'{type(self).__name__} has no forward().')
-    def score(self) -> dict: return {}
-    def pace(self, name:str) -> float: return 1.0    # learning rate of a weight, relative to `optim.lr`
 
+    items: int = 0
+    progress: float = 0.0  # share of all steps done; the loop keeps it
+    divided: bool = False  # may processes take a share of each batch? Then every value of a batch has a row an item, and `forward` compares across processes
+    share: slice = slice(None)  # this process's rows of a batch; the loop keeps it
+
+    def batch(self, index, rng) -> dict:
+        raise BadInput(f'{type(self).__name__} has no batch().')
+
+    def forward(self, **batch):
+        raise BadInput(f'{type(self).__name__} has no forward().')
+
+    def score(self) -> dict:
+        return {}
+
+    def pace(self, name: str) -> float:
+        return 1.0  # learning rate of a weight, relative to `optim.lr`
+
+# %% ../nbs/40_training.ipynb #a45a14e0
 def learning_rate(
-    step:int, steps:int,
-    optim:OptimParams,
-) -> float:              # factor in [0, 1]
+    step: int,
+    steps: int,
+    optim: OptimParams,
+) -> float:  # factor in [0, 1]
     "Linear warm-up, then half a cosine to zero."
-    warm = max(1, round(optim.warmup*steps))
-    if step < warm: return (step + 1)/warm
-    return 0.5*(1 + math.cos(math.pi*(step - warm)/max(1, steps - warm)))
+    warm = max(1, round(optim.warmup * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 # %% ../nbs/40_training.ipynb #822cabba
 def fingerprint(*facts) -> str:
     "A short hash of whatever JSON can hold."
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps(facts, sort_keys=True, default=str).encode()
+    ).hexdigest()[:16]
+
 
 def save_state(path, **state):
     "Write a training's state, whole or not at all."
-    with whole(path) as tmp: torch.save(state, tmp)
+    with whole(path) as tmp:
+        torch.save(state, tmp)
 
-def load_state(path, print_:str) -> dict | None:
+# %% ../nbs/40_training.ipynb #43388310
+def load_state(path, print_: str) -> dict | None:
     "The state at `path` if it belongs to this training, else None."
-    if not Path(path).exists(): return None
-    try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise BadFile(path, f'not a training state ({type(e).__name__}); remove it, and the training starts anew.') from None
-    if state['fingerprint'] == print_: return state
-    log(f'{Path(path).parent.name}: the saved state belongs to other parameters or data; starting anew')
+    if not Path(path).exists():
+        return None
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as e:
+        raise BadFile(
+            path,
+            f'not a training state ({type(e).__name__}); remove it, and the training starts anew.',
+        ) from None
+    if state['fingerprint'] == print_:
+        return state
+    log(
+        f'{Path(path).parent.name}: the saved state belongs to other parameters or data; starting anew'
+    )
 
 # %% ../nbs/40_training.ipynb #0e3f61f4
-def accelerator(params:Params):
+def accelerator(params: Params):
     "accelerate's engine for one device or many, in the precision that pays."
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
+
     device = pick_device(params.device)
     bf16 = pick_precision(params.precision, device) == 'bf16'
-    AcceleratorState._reset_state()      # the precision is a training's own; accelerate would keep the process's first
-    together = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
-    return Accelerator(cpu=device == 'cpu', mixed_precision='bf16' if bf16 else 'no', kwargs_handlers=[together])
+    AcceleratorState._reset_state()  # the precision is a training's own; accelerate would keep the process's first
+    together = DistributedDataParallelKwargs(
+        broadcast_buffers=False, find_unused_parameters=True
+    )
+    return Accelerator(
+        cpu=device == 'cpu',
+        mixed_precision='bf16' if bf16 else 'no',
+        kwargs_handlers=[together],
+    )
 
-def chunks(items:int, optim:OptimParams, rng):
+# %% ../nbs/40_training.ipynb #cade0c27
+def chunks(items: int, optim: OptimParams, rng):
     "The epoch's batches: index arrays in random order."
     order, size = rng.permutation(items), min(optim.batch, items)
-    for i in range(0, items - size + 1, size): yield order[i:i+size]
+    for i in range(0, items - size + 1, size):
+        yield order[i : i + size]
 
-def share_of(n:int, rank:int, world:int) -> slice:
+
+def share_of(n: int, rank: int, world: int) -> slice:
     "Which of n rows are this process's: neighbours, in order of rank; shares differ by one row at most."
-    return slice(rank*n//world, (rank + 1)*n//world)
+    return slice(rank * n // world, (rank + 1) * n // world)
 
 # %% ../nbs/40_training.ipynb #9450db47
 class WholeBatchNorm(TorchFunctionMode):
     "While it is on, batch statistics are taken over the rows of all processes."
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        given = inspect.signature(F.batch_norm).bind(*args, **(kwargs or {})) if func is F.batch_norm else None
-        if given is None or not given.arguments.get('training'): return func(*args, **(kwargs or {}))
+        given = (
+            inspect.signature(F.batch_norm).bind(*args, **(kwargs or {}))
+            if func is F.batch_norm
+            else None
+        )
+        if given is None or not given.arguments.get('training'):
+            return func(*args, **(kwargs or {}))
         given.apply_defaults()
         return whole_batch_norm(*given.args)
 
-def whole_batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps):
+# %% ../nbs/40_training.ipynb #d6f30314
+def whole_batch_norm(
+    x, running_mean, running_var, weight, bias, training, momentum, eps
+):
     "`F.batch_norm` in training, with the mean and variance of all processes' rows: [N, C, ...]."
-    over, wide = [0, *range(2, x.ndim)], (1, -1) + (1,)*(x.ndim - 2)
-    n = summed(torch.tensor(x.numel()/x.shape[1], device=x.device))
-    mean = summed(x.float().sum(over))/n
+    over, wide = [0, *range(2, x.ndim)], (1, -1) + (1,) * (x.ndim - 2)
+    n = summed(torch.tensor(x.numel() / x.shape[1], device=x.device))
+    mean = summed(x.float().sum(over)) / n
     off = x.float() - mean.view(wide)
-    var = summed(off.square().sum(over))/n
+    var = summed(off.square().sum(over)) / n
     if running_mean is not None:
-        with torch.no_grad(): running_mean.lerp_(mean.to(running_mean), momentum), running_var.lerp_((var*n/(n - 1)).to(running_var), momentum)
-    y = off*torch.rsqrt(var + eps).view(wide)
-    if weight is not None: y = y*weight.view(wide) + bias.view(wide)
+        with torch.no_grad():
+            (
+                running_mean.lerp_(mean.to(running_mean), momentum),
+                running_var.lerp_((var * n / (n - 1)).to(running_var), momentum),
+            )
+    y = off * torch.rsqrt(var + eps).view(wide)
+    if weight is not None:
+        y = y * weight.view(wide) + bias.view(wide)
     return y.to(x.dtype)
 
 # %% ../nbs/40_training.ipynb #2a3fcf6e
-def weight_groups(lesson:Lesson, optim:OptimParams) -> list[dict]:
+def weight_groups(lesson: Lesson, optim: OptimParams) -> list[dict]:
     "Weights by decay (matrices only) and pace."
     groups = {}
     for name, p in lesson.named_parameters():
-        if p.requires_grad: groups.setdefault((optim.weight_decay if p.ndim > 1 else 0.0, lesson.pace(name)), []).append(p)
-    return [dict(params=ps, weight_decay=decay, pace=pace) for (decay, pace), ps in groups.items()]
+        if p.requires_grad:
+            groups.setdefault(
+                (optim.weight_decay if p.ndim > 1 else 0.0, lesson.pace(name)), []
+            ).append(p)
+    return [
+        dict(params=ps, weight_decay=decay, pace=pace)
+        for (decay, pace), ps in groups.items()
+    ]
 
 # %% ../nbs/40_training.ipynb #998cf77e
 class Fit:
     "Train a `Lesson` by AdamW; resumes from `folder`; keeps the weights with the best validation score."
-    def __init__(self,
-        lesson:Lesson,
-        optim:OptimParams,
-        seed:int,
-        folder,                    # where the state lives while training: git-ignored, outside DVC's outputs
-        engine=None,               # from `accelerator`
-        facts=(),                  # what the state depends on, beside `optim` and `seed`
-        save_minutes:float=5.0,
+
+    def __init__(
+        self,
+        lesson: Lesson,
+        optim: OptimParams,
+        seed: int,
+        folder,  # where the state lives while training: git-ignored, outside DVC's outputs
+        engine=None,  # from `accelerator`
+        facts=(),  # what the state depends on, beside `optim` and `seed`
+        save_minutes: float = 5.0,
     ):
-        self.lesson, self.optim, self.seed, self.folder = lesson, optim, seed, Path(folder)
-        self.engine, self.save_minutes = engine or accelerator(Params(device='cpu', precision='fp32')), save_minutes
+        self.lesson, self.optim, self.seed, self.folder = (
+            lesson,
+            optim,
+            seed,
+            Path(folder),
+        )
+        self.engine, self.save_minutes = (
+            engine or accelerator(Params(device='cpu', precision='fp32')),
+            save_minutes,
+        )
         self.print = fingerprint(optim.model_dump(), seed, lesson.items, facts)
         size = min(optim.batch, lesson.items)
-        self.steps = max(1, lesson.items//max(1, size)) if lesson.items else 0
-        self.optimizer = torch.optim.AdamW(weight_groups(lesson, optim), lr=optim.lr, betas=(0.9, 0.98), fused=True)
-        self.epoch, self.step, self.history, self.best, self.best_score, self.seconds = 0, 0, [], None, -math.inf, 0.0
+        self.steps = max(1, lesson.items // max(1, size)) if lesson.items else 0
+        self.optimizer = torch.optim.AdamW(
+            weight_groups(lesson, optim), lr=optim.lr, betas=(0.9, 0.98), fused=True
+        )
+        (
+            self.epoch,
+            self.step,
+            self.history,
+            self.best,
+            self.best_score,
+            self.seconds,
+        ) = 0, 0, [], None, -math.inf, 0.0
         self.rank, self.world = self.engine.process_index, self.engine.num_processes
         self.shared = lesson.divided and self.world > 1
-        if self.shared and size < self.world: raise BadInput(f'A batch of {size} cannot be shared by {self.world} processes; raise optim.batch or lower `processes`.')
-        if self.shared: lesson.share = share_of(size, self.rank, self.world)
+        if self.shared and size < self.world:
+            raise BadInput(
+                f'A batch of {size} cannot be shared by {self.world} processes; raise optim.batch or lower `processes`.'
+            )
+        if self.shared:
+            lesson.share = share_of(size, self.rank, self.world)
 
     @property
-    def state_path(self): return self.folder/'state.pt'
+    def state_path(self):
+        return self.folder / 'state.pt'
 
 # %% ../nbs/40_training.ipynb #3e06c8f1
 @patch
-def agreed(self:Fit, state):
+def agreed(self: Fit, state):
     "The state, if every process found the same. Raises `BadInput` where some did not."
     from accelerate.utils import broadcast_object_list
+
     mine = None if state is None else (state['epoch'], state['step'])
-    if broadcast_object_list([mine])[0] != mine: raise BadInput(f'{self.state_path} is not the same for all processes; keep the lab on a file system that all machines share.')
+    if broadcast_object_list([mine])[0] != mine:
+        raise BadInput(
+            f'{self.state_path} is not the same for all processes; keep the lab on a file system that all machines share.'
+        )
     return state
 
+# %% ../nbs/40_training.ipynb #04d7cf8e
 @patch
-def resume(self:Fit):
+def resume(self: Fit):
     "Continue where a killed training stopped."
     s = self.agreed(load_state(self.state_path, self.print))
-    if s is None: return self
-    self.lesson.load_state_dict(s['lesson']); self.optimizer.load_state_dict(s['optimizer'])
-    self.epoch, self.step, self.history, self.best = s['epoch'], s['step'], s['history'], s['best']
+    if s is None:
+        return self
+    self.lesson.load_state_dict(s['lesson'])
+    self.optimizer.load_state_dict(s['optimizer'])
+    self.epoch, self.step, self.history, self.best = (
+        s['epoch'],
+        s['step'],
+        s['history'],
+        s['best'],
+    )
     self.best_score, self.seconds = s['best_score'], s['seconds']
     log(f'resuming at epoch {self.epoch}, step {self.step}')
     return self
 
+# %% ../nbs/40_training.ipynb #1aa71869
 @patch
-def save(self:Fit):
-    if not self.engine.is_main_process: return
-    save_state(self.state_path, fingerprint=self.print, lesson=self.lesson.state_dict(), optimizer=self.optimizer.state_dict(),
-               epoch=self.epoch, step=self.step, history=self.history, best=self.best, best_score=self.best_score, seconds=self.seconds)
+def save(self: Fit):
+    if not self.engine.is_main_process:
+        return
+    save_state(
+        self.state_path,
+        fingerprint=self.print,
+        lesson=self.lesson.state_dict(),
+        optimizer=self.optimizer.state_dict(),
+        epoch=self.epoch,
+        step=self.step,
+        history=self.history,
+        best=self.best,
+        best_score=self.best_score,
+        seconds=self.seconds,
+    )
 
 # %% ../nbs/40_training.ipynb #ae324119
 @patch
-def one_step(self:Fit, model, optimizer, index):
+def one_step(self: Fit, model, optimizer, index):
     "Draw, forward, backward, clip, update. Returns the loss."
     at = (self.seed, 'step', self.epoch, self.step)
-    torch.manual_seed(named_seed(*at, 'dropout', *[self.rank]*(self.shared and self.rank > 0)))
-    batch = {k: (v[self.lesson.share] if self.shared else v).to(self.engine.device) for k, v in self.lesson.batch(index, stream(*at)).items()}
-    now = self.optim.lr*learning_rate(self.epoch*self.steps + self.step, self.optim.epochs*self.steps, self.optim)
-    for group in optimizer.param_groups: group['lr'] = now*group['pace']
-    self.lesson.progress = (self.epoch*self.steps + self.step)/max(1, self.optim.epochs*self.steps)
-    with WholeBatchNorm() if self.shared else nullcontext(): loss = model(**batch)
-    if not torch.isfinite(loss): raise BadInput(f'The loss is {loss.item()} at epoch {self.epoch}, step {self.step}; lower optim.lr or look at the data. The last good state is kept.')
+    torch.manual_seed(
+        named_seed(*at, 'dropout', *[self.rank] * (self.shared and self.rank > 0))
+    )
+    batch = {
+        k: (v[self.lesson.share] if self.shared else v).to(self.engine.device)
+        for k, v in self.lesson.batch(index, stream(*at)).items()
+    }
+    now = self.optim.lr * learning_rate(
+        self.epoch * self.steps + self.step, self.optim.epochs * self.steps, self.optim
+    )
+    for group in optimizer.param_groups:
+        group['lr'] = now * group['pace']
+    self.lesson.progress = (self.epoch * self.steps + self.step) / max(
+        1, self.optim.epochs * self.steps
+    )
+    with WholeBatchNorm() if self.shared else nullcontext():
+        loss = model(**batch)
+    if not torch.isfinite(loss):
+        raise BadInput(
+            f'The loss is {loss.item()} at epoch {self.epoch}, step {self.step}; lower optim.lr or look at the data. The last good state is kept.'
+        )
     self.engine.backward(loss)
     self.engine.clip_grad_norm_(model.parameters(), self.optim.clip)
-    optimizer.step(); optimizer.zero_grad()
+    optimizer.step()
+    optimizer.zero_grad()
     return loss.item()
 
 # %% ../nbs/40_training.ipynb #6e884b2e
 @patch
-def end_epoch(self:Fit, losses):
+def end_epoch(self: Fit, losses):
     "Score, remember the best weights, log one line. All processes score; what the first one found counts."
     from accelerate.utils import broadcast_object_list
+
     self.lesson.eval()
-    with torch.no_grad(): scores = broadcast_object_list([self.lesson.score()])[0]
-    row = dict(epoch=self.epoch + 1, loss=float(np.mean(losses)) if losses else math.nan, seconds=round(self.seconds, 1), **scores)
+    with torch.no_grad():
+        scores = broadcast_object_list([self.lesson.score()])[0]
+    row = dict(
+        epoch=self.epoch + 1,
+        loss=float(np.mean(losses)) if losses else math.nan,
+        seconds=round(self.seconds, 1),
+        **scores,
+    )
     self.history.append(row)
     score = scores.get('score', self.epoch)
-    if score > self.best_score: self.best_score, self.best = score, {k: v.detach().cpu().clone() for k, v in self.lesson.state_dict().items()}
-    log(' '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in row.items()))
+    if score > self.best_score:
+        self.best_score, self.best = (
+            score,
+            {k: v.detach().cpu().clone() for k, v in self.lesson.state_dict().items()},
+        )
+    log(
+        ' '.join(
+            f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}'
+            for k, v in row.items()
+        )
+    )
 
+# %% ../nbs/40_training.ipynb #16983d29
 @patch
-def stale(self:Fit) -> bool:
+def stale(self: Fit) -> bool:
     "Has patience run out?"
-    if not self.optim.patience or not self.history or 'score' not in self.history[0]: return False
+    if not self.optim.patience or not self.history or 'score' not in self.history[0]:
+        return False
     best = int(np.argmax([h['score'] for h in self.history]))
     return len(self.history) - 1 - best >= self.optim.patience
 
 # %% ../nbs/40_training.ipynb #5e198799
 @patch
-def run(self:Fit) -> pd.DataFrame:
+def run(self: Fit) -> pd.DataFrame:
     "Train to the end; the lesson is left with its best weights. Returns the history, one row an epoch."
     from tqdm import tqdm
+
     self.resume()
     model, optimizer = self.engine.prepare(self.lesson, self.optimizer)
     while self.epoch < self.optim.epochs and not self.stale():
-        model.train(); losses, saved, began = [], time.time(), time.time()
-        batches = list(chunks(self.lesson.items, self.optim, stream(self.seed, 'order', self.epoch)))
-        for index in tqdm(batches[self.step:], desc=f'epoch {self.epoch + 1}', disable=not watched(), leave=False):
-            losses.append(self.one_step(model, optimizer, index)); self.step += 1
-            if time.time() - saved > 60*self.save_minutes: self.save(); saved = time.time()
+        model.train()
+        losses, saved, began = [], time.time(), time.time()
+        batches = list(
+            chunks(
+                self.lesson.items, self.optim, stream(self.seed, 'order', self.epoch)
+            )
+        )
+        for index in tqdm(
+            batches[self.step :],
+            desc=f'epoch {self.epoch + 1}',
+            disable=not watched(),
+            leave=False,
+        ):
+            losses.append(self.one_step(model, optimizer, index))
+            self.step += 1
+            if time.time() - saved > 60 * self.save_minutes:
+                self.save()
+                saved = time.time()
         self.seconds += time.time() - began
-        self.end_epoch(losses); self.epoch, self.step = self.epoch + 1, 0
+        self.end_epoch(losses)
+        self.epoch, self.step = self.epoch + 1, 0
         self.save()
-    if self.best is not None: self.lesson.load_state_dict(self.best)
+    if self.best is not None:
+        self.lesson.load_state_dict(self.best)
     self.lesson.eval()
     return pd.DataFrame(self.history)
 
 # %% ../nbs/40_training.ipynb #1ccd6ead
-def clip_rows(table:pd.DataFrame, column:str) -> tuple[list, np.ndarray]:
+def clip_rows(table: pd.DataFrame, column: str) -> tuple[list, np.ndarray]:
     "All entries of a list column with the row each belongs to."
     items = [x for row in table[column] for x in row]
     return items, np.repeat(np.arange(len(table)), [len(row) for row in table[column]])
 
-def by_owner(owner, n:int) -> list[np.ndarray]:
+
+def by_owner(owner, n: int) -> list[np.ndarray]:
     "For each of `n` owners, the positions it owns."
     return [np.flatnonzero(owner == i) for i in range(n)]
+
 
 def pick(groups, index, rng) -> np.ndarray:
     "One random member of each indexed group."
     return np.array([groups[i][rng.integers(len(groups[i]))] for i in index])
 
 # %% ../nbs/40_training.ipynb #b38f166d
-def load_pictures(corpus:Corpus, paths) -> torch.Tensor:
+def load_pictures(corpus: Corpus, paths) -> torch.Tensor:
     "Pictures of the corpus: uint8 [N, 3, S, S]."
-    if not len(paths): return torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
-    return torch.from_numpy(np.stack([corpus.picture(p) for p in paths])).movedim(-1, 1).contiguous()
+    if not len(paths):
+        return torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
+    return (
+        torch.from_numpy(np.stack([corpus.picture(p) for p in paths]))
+        .movedim(-1, 1)
+        .contiguous()
+    )
 
-def views(pictures, size:int, generator=None) -> torch.Tensor:
+# %% ../nbs/40_training.ipynb #1ac46b50
+def views(pictures, size: int, generator=None) -> torch.Tensor:
     "What the image tower eats: uint8 [N, 3, S, S] -> [N, 3, size, size]; augmented when given a generator."
-    return to_pixels(pictures if generator is None else augment(pictures, generator, area=0.6, flip=True), size)
+    return to_pixels(
+        pictures
+        if generator is None
+        else augment(pictures, generator, area=0.6, flip=True),
+        size,
+    )
 
 # %% ../nbs/40_training.ipynb #1ff89520
 class PictureText:
     "Pictures (uint8) and token ids of the clips that have both."
-    def __init__(self, corpus:Corpus, split:str, tokenizer, max_length:int):
+
+    def __init__(self, corpus: Corpus, split: str, tokenizer, max_length: int):
         t = corpus.split(split)
-        self.table = t[(t.frames.str.len() > 0) & (t.captions.str.len() > 0)].reset_index(drop=True)
-        if not len(self.table): raise BadInput(f'No clip of the {split} split has both a picture and a caption; the image-text model cannot be trained.')
+        self.table = t[
+            (t.frames.str.len() > 0) & (t.captions.str.len() > 0)
+        ].reset_index(drop=True)
+        if not len(self.table):
+            raise BadInput(
+                f'No clip of the {split} split has both a picture and a caption; the image-text model cannot be trained.'
+            )
         paths, owner = clip_rows(self.table, 'frames')
-        self.pictures, self.frames_of = load_pictures(corpus, paths), by_owner(owner, len(self.table))
+        self.pictures, self.frames_of = (
+            load_pictures(corpus, paths),
+            by_owner(owner, len(self.table)),
+        )
         captions, owner = clip_rows(self.table, 'captions')
         self.ids, self.lengths = tokenize(tokenizer, captions, max_length)
         self.captions_of = by_owner(owner, len(self.table))
@@ -273,195 +492,352 @@ class PictureText:
 # %% ../nbs/40_training.ipynb #e3e690a2
 class ImageTextLesson(Lesson):
     "Two-way MoCo between BriVL's towers."
+
     divided = True
-    def __init__(self, brivl:BriVL, train:PictureText, valid:PictureText|None):
+
+    def __init__(self, brivl: BriVL, train: PictureText, valid: PictureText | None):
         super().__init__()
         p = brivl.config
-        self.held = (brivl,)     # a tuple: its towers are the loss's already
-        self.moco = TwoWayMoCo(brivl.image, brivl.text, brivl.dim, p.queue, p.momentum, p.temperature, in_batch=True)
+        self.held = (brivl,)  # a tuple: its towers are the loss's already
+        self.moco = TwoWayMoCo(
+            brivl.image,
+            brivl.text,
+            brivl.dim,
+            p.queue,
+            p.momentum,
+            p.temperature,
+            in_batch=True,
+        )
         self.train_set, self.valid_set, self.size = train, valid, p.image_size
-        self.clip_of, self.items = np.repeat(np.arange(len(train.table)), [len(f) for f in train.frames_of]), len(train.pictures)
+        self.clip_of, self.items = (
+            np.repeat(np.arange(len(train.table)), [len(f) for f in train.frames_of]),
+            len(train.pictures),
+        )
 
     def batch(self, index, rng):
         d, g = self.train_set, torch.Generator().manual_seed(int(rng.integers(2**62)))
         clips = self.clip_of[index]
         words = pick(d.captions_of, clips, rng)
-        return dict(pixels=views(d.pictures[index], self.size, g), ids=d.ids[words], lengths=d.lengths[words], clips=torch.from_numpy(clips))
+        return dict(
+            pixels=views(d.pictures[index], self.size, g),
+            ids=d.ids[words],
+            lengths=d.lengths[words],
+            clips=torch.from_numpy(clips),
+        )
 
-    def pace(self, name): return self.held[0].config.cnn_pace if name.startswith('moco.tower_a.backbone') else 1.0
+    def pace(self, name):
+        return (
+            self.held[0].config.cnn_pace
+            if name.startswith('moco.tower_a.backbone')
+            else 1.0
+        )
 
     def forward(self, pixels, ids, lengths, clips):
         m = self.moco
-        if self.progress >= m.tower_a.config.warm_start: return m(pixels, (ids, lengths), clips)[0]
-        for online, slow in ((m.tower_a, m.momentum_a), (m.tower_b, m.momentum_b)): ema_update(online, slow, 0.9)
-        a, b, clips = map(gather_rows, (m.tower_a(pixels).float(), m.tower_b(ids, lengths).float(), clips))
-        return 2*info_nce(a, b, m.temperature, clips)
+        if self.progress >= m.tower_a.config.warm_start:
+            return m(pixels, (ids, lengths), clips)[0]
+        for online, slow in ((m.tower_a, m.momentum_a), (m.tower_b, m.momentum_b)):
+            ema_update(online, slow, 0.9)
+        a, b, clips = map(
+            gather_rows,
+            (m.tower_a(pixels).float(), m.tower_b(ids, lengths).float(), clips),
+        )
+        return 2 * info_nce(a, b, m.temperature, clips)
 
     def score(self):
-        if self.valid_set is None: return {}
+        if self.valid_set is None:
+            return {}
         d, brivl = self.valid_set, self.held[0]
-        first = np.array([f[0] for f in d.frames_of]), np.array([c[0] for c in d.captions_of])
+        first = (
+            np.array([f[0] for f in d.frames_of]),
+            np.array([c[0] for c in d.captions_of]),
+        )
         device = next(self.parameters()).device
-        a = torch.cat([brivl.encode_image(views(x, self.size).to(device)) for x in torch.split(d.pictures[first[0]], 256)])
-        b = brivl.encode_text(d.ids[first[1]].to(device), d.lengths[first[1]].to(device))
-        return dict(score=float(np.mean(1/ranks(a.cpu(), b.cpu()))))
+        a = torch.cat(
+            [
+                brivl.encode_image(views(x, self.size).to(device))
+                for x in torch.split(d.pictures[first[0]], 256)
+            ]
+        )
+        b = brivl.encode_text(
+            d.ids[first[1]].to(device), d.lengths[first[1]].to(device)
+        )
+        return dict(score=float(np.mean(1 / ranks(a.cpu(), b.cpu()))))
 
 # %% ../nbs/40_training.ipynb #30c79ce8
 def train_brivl(
-    params:Params,
-    corpus:Corpus,
-    out,              # folder for config.json, model.safetensors, tokenizer.json, history.csv
-    state,            # folder of the resumable state
-) -> pd.DataFrame:    # history
+    params: Params,
+    corpus: Corpus,
+    out,  # folder for config.json, model.safetensors, tokenizer.json, history.csv
+    state,  # folder of the resumable state
+) -> pd.DataFrame:  # history
     "Pre-train BriVL on the corpus's pictures and captions, or load the released one; freeze it in `out`."
     p, out = params.brivl, Path(out)
-    if p.checkpoint: return open_released(p, out)
-    tokenizer = train_tokenizer([c for row in corpus.split('train').captions for c in row], p.text.vocab)
+    if p.checkpoint:
+        return open_released(p, out)
+    tokenizer = train_tokenizer(
+        [c for row in corpus.split('train').captions for c in row], p.text.vocab
+    )
     torch.manual_seed(named_seed(p.seed, 'brivl'))
-    brivl = BriVL(p.model_copy(update=dict(text=p.text.model_copy(update=dict(vocab=tokenizer.get_vocab_size())))))
+    brivl = BriVL(
+        p.model_copy(
+            update=dict(
+                text=p.text.model_copy(update=dict(vocab=tokenizer.get_vocab_size()))
+            )
+        )
+    )
     train = PictureText(corpus, 'train', tokenizer, p.text.max_length)
-    valid = PictureText(corpus, 'valid', tokenizer, p.text.max_length) if len(corpus.split('valid')) else None
+    valid = (
+        PictureText(corpus, 'valid', tokenizer, p.text.max_length)
+        if len(corpus.split('valid'))
+        else None
+    )
     engine = accelerator(params)
     lesson = ImageTextLesson(brivl, train, valid)
-    history = Fit(lesson, p.optim, p.seed, state, engine, facts=(p.model_dump(), corpus.print)).run()
-    if not engine.is_main_process: return history
+    history = Fit(
+        lesson, p.optim, p.seed, state, engine, facts=(p.model_dump(), corpus.print)
+    ).run()
+    if not engine.is_main_process:
+        return history
     brivl.cpu().save(out)
-    with whole(out/'tokenizer.json') as tmp: tokenizer.save(str(tmp))
+    with whole(out / 'tokenizer.json') as tmp:
+        tokenizer.save(str(tmp))
     save_history(history, out)
     shutil.rmtree(state, ignore_errors=True)
     return history
 
-def open_released(p, out:Path) -> pd.DataFrame:
+# %% ../nbs/40_training.ipynb #d260672d
+def open_released(p, out: Path) -> pd.DataFrame:
     "The released BriVL (`brivl.checkpoint`, `brivl.preset`) in the lab's own form; nothing is trained."
-    if not p.tokenizer: raise BadInput("brivl.checkpoint is given but brivl.tokenizer is not; name the folder of the text tower's tokenizer.")
+    if not p.tokenizer:
+        raise BadInput(
+            "brivl.checkpoint is given but brivl.tokenizer is not; name the folder of the text tower's tokenizer."
+        )
     BriVL.from_checkpoint(p.checkpoint, p.preset or p).save(out)
     tokenizer = load_tokenizer(p.tokenizer)
-    with whole(out/'tokenizer.json') as tmp: getattr(tokenizer, 'backend_tokenizer', tokenizer).save(str(tmp))
+    with whole(out / 'tokenizer.json') as tmp:
+        getattr(tokenizer, 'backend_tokenizer', tokenizer).save(str(tmp))
     history = pd.DataFrame(columns=['epoch', 'loss', 'seconds', 'score'])
     save_history(history, out)
     return history
 
-def save_history(history:pd.DataFrame, out):
+# %% ../nbs/40_training.ipynb #72d8a0a3
+def save_history(history: pd.DataFrame, out):
     "The curve of a training, for figures and DVC's plots."
-    with whole(Path(out)/'history.csv') as tmp: history.drop(columns='seconds').to_csv(tmp, index=False)
+    with whole(Path(out) / 'history.csv') as tmp:
+        history.drop(columns='seconds').to_csv(tmp, index=False)
 
 # %% ../nbs/40_training.ipynb #97cd175e
 @torch.inference_mode()
-def embed_pictures(brivl:BriVL, pictures, batch:int=128, view:int=0, seed:int=0, first:int=0) -> torch.Tensor:
+def embed_pictures(
+    brivl: BriVL,
+    pictures,
+    batch: int = 128,
+    view: int = 0,
+    seed: int = 0,
+    first: int = 0,
+) -> torch.Tensor:
     "uint8 [N, 3, S, S] -> [N, D] unit norm; view 0 is the plain picture, others are augmented. `first`: number of the first picture, where these are a part."
     device, out = next(brivl.parameters()).device, []
     for i in range(0, len(pictures), batch):
-        x, size = pictures[i:i+batch], brivl.config.image_size
-        g = torch.Generator().manual_seed(named_seed(seed, 'view', view, first + i) % 2**62)
-        out.append(brivl.encode_image(views(x, size, g if view else None).to(device)).float().cpu())
+        x, size = pictures[i : i + batch], brivl.config.image_size
+        g = torch.Generator().manual_seed(
+            named_seed(seed, 'view', view, first + i) % 2**62
+        )
+        out.append(
+            brivl.encode_image(views(x, size, g if view else None).to(device))
+            .float()
+            .cpu()
+        )
     return torch.cat(out) if out else torch.zeros(0, brivl.dim)
 
+# %% ../nbs/40_training.ipynb #20e5f5df
 @torch.inference_mode()
-def embed_texts(brivl:BriVL, tokenizer, texts, batch:int=256) -> torch.Tensor:
+def embed_texts(brivl: BriVL, tokenizer, texts, batch: int = 256) -> torch.Tensor:
     "Sentences -> [N, D] unit norm."
     device, out = next(brivl.parameters()).device, []
     for i in range(0, len(texts), batch):
-        ids, lengths = tokenize(tokenizer, list(texts[i:i+batch]), brivl.config.text.max_length)
+        ids, lengths = tokenize(
+            tokenizer, list(texts[i : i + batch]), brivl.config.text.max_length
+        )
         out.append(brivl.encode_text(ids.to(device), lengths.to(device)).float().cpu())
     return torch.cat(out) if out else torch.zeros(0, brivl.dim)
 
 # %% ../nbs/40_training.ipynb #73ace9a7
-BLOCK = 32   # batches of pictures held in memory at once
+BLOCK = 32  # batches of pictures held in memory at once
 
-def share_in_batches(n:int, batch:int) -> slice:
+
+def share_in_batches(n: int, batch: int) -> slice:
     "This process's share of n rows, in whole batches: the batches are those of one process."
-    s = share_of(-(-n//batch), *rank_and_world())
-    return slice(s.start*batch, min(s.stop*batch, n))
+    s = share_of(-(-n // batch), *rank_and_world())
+    return slice(s.start * batch, min(s.stop * batch, n))
 
-def joined(mine:dict, out) -> dict | None:
+# %% ../nbs/40_training.ipynb #51912236
+def joined(mine: dict, out) -> dict | None:
     "The rows {name: [n, ...]} of all processes, by way of files in `out`; None in all but the first process."
     from safetensors.torch import save_file
+
     rank, world = rank_and_world()
-    if world == 1: return mine
-    parts = [Path(out)/f'part-{k}.safetensors' for k in range(world)]
-    with whole(parts[rank]) as tmp: save_file(mine, tmp)
+    if world == 1:
+        return mine
+    parts = [Path(out) / f'part-{k}.safetensors' for k in range(world)]
+    with whole(parts[rank]) as tmp:
+        save_file(mine, tmp)
     torch.distributed.barrier()
-    if rank: return None
+    if rank:
+        return None
     found = [read_tensors(p) for p in parts]
-    for p in parts: p.unlink()
+    for p in parts:
+        p.unlink()
     return {k: torch.cat([f[k] for f in found]) for k in mine}
 
-def make_targets(params:Params, corpus:Corpus, brivl:BriVL, tokenizer, out, views:int|None=None):
+# %% ../nbs/40_training.ipynb #6d469716
+def make_targets(
+    params: Params,
+    corpus: Corpus,
+    brivl: BriVL,
+    tokenizer,
+    out,
+    views: int | None = None,
+):
     "Embed all frames (in views; default `targets.views`) and captions of the corpus into `out`/targets.safetensors; rows in manifest order."
     from safetensors.torch import save_file
+
     brivl.to(pick_device(params.device)).eval()
     views, batch = views or params.targets.views, params.targets.batch
     paths, _ = clip_rows(corpus.table, 'frames')
     captions, _ = clip_rows(corpus.table, 'captions')
-    own, frames = share_in_batches(len(paths), batch), [torch.zeros(0, views, brivl.dim)]
-    for i in range(own.start, own.stop, BLOCK*batch):
-        pictures = load_pictures(corpus, paths[i:min(i + BLOCK*batch, own.stop)])
-        frames.append(torch.stack([embed_pictures(brivl, pictures, batch, v, params.brivl.seed, i) for v in range(views)], 1))
-    texts = embed_texts(brivl, tokenizer, captions[share_in_batches(len(captions), 256)], 256)
-    if (made := joined(dict(frames=torch.cat(frames), captions=texts), out)) is None: return
-    with whole(Path(out)/'targets.safetensors') as tmp: save_file(made, tmp)
+    own, frames = (
+        share_in_batches(len(paths), batch),
+        [torch.zeros(0, views, brivl.dim)],
+    )
+    for i in range(own.start, own.stop, BLOCK * batch):
+        pictures = load_pictures(corpus, paths[i : min(i + BLOCK * batch, own.stop)])
+        frames.append(
+            torch.stack(
+                [
+                    embed_pictures(brivl, pictures, batch, v, params.brivl.seed, i)
+                    for v in range(views)
+                ],
+                1,
+            )
+        )
+    texts = embed_texts(
+        brivl, tokenizer, captions[share_in_batches(len(captions), 256)], 256
+    )
+    if (made := joined(dict(frames=torch.cat(frames), captions=texts), out)) is None:
+        return
+    with whole(Path(out) / 'targets.safetensors') as tmp:
+        save_file(made, tmp)
     log(f'{len(paths)} frames in {views} views and {len(captions)} captions')
 
 # %% ../nbs/40_training.ipynb #dea66864
 class Targets:
     "The stored embeddings, by clip."
-    def __init__(self, folder, corpus:Corpus):
-        path = Path(folder)/'targets.safetensors'
-        if not path.exists(): raise BadInput(f'{path} does not exist; the stage `targets` makes it: run `dvc repro targets`.')
+
+    def __init__(self, folder, corpus: Corpus):
+        path = Path(folder) / 'targets.safetensors'
+        if not path.exists():
+            raise BadInput(
+                f'{path} does not exist; the stage `targets` makes it: run `dvc repro targets`.'
+            )
         stored, n = read_tensors(path), len(corpus.table)
-        self.frames, self.captions, self.row = stored['frames'], stored['captions'], {c: i for i, c in enumerate(corpus.table['clip'])}
-        self.frames_of, self.captions_of = (by_owner(clip_rows(corpus.table, c)[1], n) for c in ('frames', 'captions'))
-        if sum(map(len, self.frames_of)) != len(self.frames): raise BadInput(f'{path} was made from another corpus; run `dvc repro targets`.')
+        self.frames, self.captions, self.row = (
+            stored['frames'],
+            stored['captions'],
+            {c: i for i, c in enumerate(corpus.table['clip'])},
+        )
+        self.frames_of, self.captions_of = (
+            by_owner(clip_rows(corpus.table, c)[1], n) for c in ('frames', 'captions')
+        )
+        if sum(map(len, self.frames_of)) != len(self.frames):
+            raise BadInput(
+                f'{path} was made from another corpus; run `dvc repro targets`.'
+            )
         self.dim = self.frames.shape[-1]
 
     def picture(self, clips) -> torch.Tensor:
         "One embedding a clip: the mean over its plain frames, unit norm. [N, D]"
-        return F.normalize(torch.stack([self.frames[self.frames_of[self.row[c]], 0].mean(0) for c in clips]), dim=1)
+        return F.normalize(
+            torch.stack(
+                [self.frames[self.frames_of[self.row[c]], 0].mean(0) for c in clips]
+            ),
+            dim=1,
+        )
 
     def draw(self, clips, rng) -> torch.Tensor:
         "A random view of a random frame of each clip: [N, D]."
         at = pick(self.frames_of, [self.row[c] for c in clips], rng)
-        return self.frames[at, torch.from_numpy(rng.integers(self.frames.shape[1], size=len(at)))]
+        return self.frames[
+            at, torch.from_numpy(rng.integers(self.frames.shape[1], size=len(at)))
+        ]
 
 # %% ../nbs/40_training.ipynb #746f0932
 class Recordings:
     "Clips of a table, decoded once and kept as 16-bit samples while they fit in memory."
-    def __init__(self, corpus:Corpus, table:pd.DataFrame, budget:int=2**31):
-        self.corpus, self.table, self.kept, self.room = corpus, table.reset_index(drop=True), {}, budget
-    def __len__(self): return len(self.table)
+
+    def __init__(self, corpus: Corpus, table: pd.DataFrame, budget: int = 2**31):
+        self.corpus, self.table, self.kept, self.room = (
+            corpus,
+            table.reset_index(drop=True),
+            {},
+            budget,
+        )
+
+    def __len__(self):
+        return len(self.table)
+
     def __getitem__(self, i) -> np.ndarray:
-        if i in self.kept: return self.kept[i].astype(np.float32)/32768
+        if i in self.kept:
+            return self.kept[i].astype(np.float32) / 32768
         x = self.corpus.audio(self.table.audio[i])
-        if self.room > 2*len(x): self.kept[i], self.room = np.round(x*32768).clip(-32768, 32767).astype(np.int16), self.room - 2*len(x)
+        if self.room > 2 * len(x):
+            self.kept[i], self.room = (
+                np.round(x * 32768).clip(-32768, 32767).astype(np.int16),
+                self.room - 2 * len(x),
+            )
         return x
 
     def samples(self, i) -> int:
         "Length of a clip, without decoding it."
-        return len(self.kept[i]) if i in self.kept else round(self.table.seconds[i]*SAMPLE_RATE)
+        return (
+            len(self.kept[i])
+            if i in self.kept
+            else round(self.table.seconds[i] * SAMPLE_RATE)
+        )
 
-    def crops(self, index, size:int, rng, share:slice=slice(None)):
+    def crops(self, index, size: int, rng, share: slice = slice(None)):
         "A random stretch of each: waves [N, size], lengths [N], start [N] in samples. Rows outside `share` are drawn but stay silent."
-        waves, lengths, starts = np.zeros((len(index), size), np.float32), np.zeros(len(index), np.int64), np.zeros(len(index), np.int64)
+        waves, lengths, starts = (
+            np.zeros((len(index), size), np.float32),
+            np.zeros(len(index), np.int64),
+            np.zeros(len(index), np.int64),
+        )
         own = range(len(index))[share]
         for k, i in enumerate(index):
             x = self[i] if k in own else None
             total = self.samples(i) if x is None else len(x)
             starts[k] = s = rng.integers(max(1, total - size + 1))
             lengths[k] = n = min(size, total - s)
-            if x is not None: waves[k, :n] = x[s:s+n]
+            if x is not None:
+                waves[k, :n] = x[s : s + n]
         return waves, lengths, starts
 
 # %% ../nbs/40_training.ipynb #6dc5aceb
 class WavlmLesson(Lesson):
     "Masked prediction of k-means units, with voices mixed in."
+
     divided = True
-    def __init__(self, params:Params, recordings:Recordings):
+
+    def __init__(self, params: Params, recordings: Recordings):
         super().__init__()
         self.p, self.sounds, self.items = params.wavlm, recordings, len(recordings)
-        self.size = round(params.train.window*SAMPLE_RATE)
+        self.size = round(params.train.window * SAMPLE_RATE)
         self.model = MaskedPrediction(params.audio, params.wavlm)
         some = stream(params.wavlm.seed, 'units').permutation(self.items)[:500]
-        self.fitted = fit_units([recordings[i] for i in some], params.wavlm.clusters, params.wavlm.seed)
+        self.fitted = fit_units(
+            [recordings[i] for i in some], params.wavlm.clusters, params.wavlm.seed
+        )
         self.units = [units(recordings[i], self.fitted) for i in range(self.items)]
 
     def batch(self, index, rng):
@@ -469,68 +845,125 @@ class WavlmLesson(Lesson):
         frames = conv_frames(self.size)
         target = np.zeros((len(index), frames), np.int64)
         for k, i in enumerate(index):
-            u = self.units[i][starts[k]//320:][:frames]
-            target[k, :len(u)] = u
+            u = self.units[i][starts[k] // 320 :][:frames]
+            target[k, : len(u)] = u
         mask = span_mask(len(index), frames, self.p.mask_share, self.p.mask_span, rng)
-        return {k: torch.from_numpy(v) for k, v in dict(waves=mix_voices(waves, self.p.mix_share, rng), lengths=lengths, target=target, mask=mask).items()}
+        return {
+            k: torch.from_numpy(v)
+            for k, v in dict(
+                waves=mix_voices(waves, self.p.mix_share, rng),
+                lengths=lengths,
+                target=target,
+                mask=mask,
+            ).items()
+        }
 
     def forward(self, waves, lengths, target, mask):
         loss, self.accuracy = self.model(waves, lengths, target, mask)
-        real = torch.arange(mask.shape[1], device=mask.device) < real_frames(lengths, waves.shape[1], mask.shape[1])[:, None]
+        real = (
+            torch.arange(mask.shape[1], device=mask.device)
+            < real_frames(lengths, waves.shape[1], mask.shape[1])[:, None]
+        )
         return process_mean(loss, torch.where(mask, 1.0, self.p.unmasked)[real].sum())
 
 # %% ../nbs/40_training.ipynb #555922d2
-def train_wavlm(params:Params, corpus:Corpus, out, state) -> pd.DataFrame:
+def train_wavlm(params: Params, corpus: Corpus, out, state) -> pd.DataFrame:
     "WavLM's own objective on the corpus's training sounds, or the released weights; config.json and model.safetensors in `out`."
-    if params.audio.checkpoint: return keep_wavlm(*load_released(params.audio.checkpoint), out)
+    if params.audio.checkpoint:
+        return keep_wavlm(*load_released(params.audio.checkpoint), out)
     t = corpus.split('train')
     torch.manual_seed(named_seed(params.wavlm.seed, 'wavlm'))
     lesson = WavlmLesson(params, Recordings(corpus, t[t.audio.notna()]))
     engine = accelerator(params)
-    history = Fit(lesson, params.wavlm.optim, params.wavlm.seed, state, engine,
-                  facts=(params.audio.model_dump(), params.wavlm.model_dump(), params.train.window, corpus.print)).run()
-    if not engine.is_main_process: return history
+    history = Fit(
+        lesson,
+        params.wavlm.optim,
+        params.wavlm.seed,
+        state,
+        engine,
+        facts=(
+            params.audio.model_dump(),
+            params.wavlm.model_dump(),
+            params.train.window,
+            corpus.print,
+        ),
+    ).run()
+    if not engine.is_main_process:
+        return history
     keep_wavlm(lesson.model.wavlm, None, out, history)
     shutil.rmtree(state, ignore_errors=True)
     return history
 
+# %% ../nbs/40_training.ipynb #ab341c89
 SIZES = 'conv_dim conv_norm hidden layers heads ffn pos_kernel pos_groups buckets max_distance normalize'.split()
+
 
 def keep_wavlm(wavlm, cfg, out, history=None) -> pd.DataFrame:
     "Write a WavLM with its sizes; released weights come without a history."
     write_model(out, {k: getattr(wavlm.params, k) for k in SIZES}, wavlm.state_dict())
-    history = pd.DataFrame(columns=['epoch', 'loss', 'seconds']) if history is None else history
+    history = (
+        pd.DataFrame(columns=['epoch', 'loss', 'seconds'])
+        if history is None
+        else history
+    )
     save_history(history, out)
     return history
 
 # %% ../nbs/40_training.ipynb #d5ac2285
 class AudioImageLesson(Lesson):
     "The audio tower against the stored image embeddings."
+
     divided = True
-    def __init__(self, params:Params, corpus:Corpus, targets:Targets, tower:AudioTower):
+
+    def __init__(
+        self, params: Params, corpus: Corpus, targets: Targets, tower: AudioTower
+    ):
         super().__init__()
         p, t = params.train, corpus.split('train')
         t = t[t.audio.notna() & (t.frames.str.len() > 0)].reset_index(drop=True)
-        if len(t) < 2: raise BadInput('Fewer than two training clips have both a sound and a picture; nothing can be learnt from them.')
-        self.p, self.targets, self.size, self.items = p, targets, round(p.window*SAMPLE_RATE), len(t)
-        self.sounds, self.partner = Recordings(corpus, t), np.array(pairs(t, p.mismatch))
+        if len(t) < 2:
+            raise BadInput(
+                'Fewer than two training clips have both a sound and a picture; nothing can be learnt from them.'
+            )
+        self.p, self.targets, self.size, self.items = (
+            p,
+            targets,
+            round(p.window * SAMPLE_RATE),
+            len(t),
+        )
+        self.sounds, self.partner = (
+            Recordings(corpus, t),
+            np.array(pairs(t, p.mismatch)),
+        )
         self.ids = pd.factorize(self.partner)[0]
         v = corpus.split('valid')
-        self.valid = v[v.audio.notna() & (v.frames.str.len() > 0)].reset_index(drop=True)
+        self.valid = v[v.audio.notna() & (v.frames.str.len() > 0)].reset_index(
+            drop=True
+        )
         self.valid_sounds = Recordings(corpus, self.valid)
-        self.loss = make_loss(p.loss, tower, targets.dim, p.queue, p.momentum, p.temperature)
+        self.loss = make_loss(
+            p.loss, tower, targets.dim, p.queue, p.momentum, p.temperature
+        )
 
     @property
-    def tower(self): return self.loss.tower
+    def tower(self):
+        return self.loss.tower
 
     def batch(self, index, rng):
         waves, lengths, _ = self.sounds.crops(index, self.size, rng, self.share)
-        waves *= 10**(rng.uniform(-self.p.gain_db, self.p.gain_db, (len(index), 1))/20).astype(np.float32)
-        return dict(waves=torch.from_numpy(waves), lengths=torch.from_numpy(lengths), pictures=self.targets.draw(self.partner[index], rng),
-                    ids=torch.from_numpy(self.ids[index]))
+        waves *= 10 ** (
+            rng.uniform(-self.p.gain_db, self.p.gain_db, (len(index), 1)) / 20
+        ).astype(np.float32)
+        return dict(
+            waves=torch.from_numpy(waves),
+            lengths=torch.from_numpy(lengths),
+            pictures=self.targets.draw(self.partner[index], rng),
+            ids=torch.from_numpy(self.ids[index]),
+        )
 
     def forward(self, waves, lengths, pictures, ids):
-        if self.p.loss == 'moco' and self.progress < self.p.warm_start: return self.warm(waves, lengths, pictures, ids)
+        if self.p.loss == 'moco' and self.progress < self.p.warm_start:
+            return self.warm(waves, lengths, pictures, ids)
         return self.loss((waves, lengths), pictures, ids)
 
     def warm(self, waves, lengths, pictures, ids):
@@ -538,88 +971,143 @@ class AudioImageLesson(Lesson):
         m = self.loss.moco
         ema_update(m.tower_a, m.momentum_a, 0.9)
         a, pictures, ids = map(gather_rows, (m.tower_a(waves, lengths), pictures, ids))
-        return 2*info_nce(a, pictures, m.temperature, ids)
+        return 2 * info_nce(a, pictures, m.temperature, ids)
 
     def score(self):
         "Mean reciprocal rank of the true picture among the validation clips."
-        if len(self.valid) < 2: return {}
-        a = embed_clips(self.tower, (self.valid_sounds[i] for i in range(len(self.valid))))[1]
-        return dict(score=float(np.mean(1/ranks(a, self.targets.picture(self.valid['clip'])))))
+        if len(self.valid) < 2:
+            return {}
+        a = embed_clips(
+            self.tower, (self.valid_sounds[i] for i in range(len(self.valid)))
+        )[1]
+        return dict(
+            score=float(np.mean(1 / ranks(a, self.targets.picture(self.valid['clip']))))
+        )
 
 # %% ../nbs/40_training.ipynb #d0499f9e
-def begun(audio:AudioParams, wavlm) -> AudioParams:
+def begun(audio: AudioParams, wavlm) -> AudioParams:
     "The `audio` section with the sizes of the WavLM in folder `wavlm`. Raises `BadInput` where a trained one is of another size."
-    made = read_json(Path(wavlm)/'config.json')
+    made = read_json(Path(wavlm) / 'config.json')
     other = [k for k, v in made.items() if getattr(audio, k) != v]
     if other and not audio.checkpoint:
-        raise BadInput(f"train.init is wavlm, but the stage `wavlm` trained audio.{other[0]} {made[other[0]]}, not {getattr(audio, other[0])}; set train.init: scratch for this run.")
+        raise BadInput(
+            f'train.init is wavlm, but the stage `wavlm` trained audio.{other[0]} {made[other[0]]}, not {getattr(audio, other[0])}; set train.init: scratch for this run.'
+        )
     return audio.model_copy(update=made)
+
 
 TOWERS = dict(wavlm=AudioTower, wav2clip=Wav2CLIPTower)
 
-def audio_tower(audio:AudioParams, dim:int, window:float):
+
+def audio_tower(audio: AudioParams, dim: int, window: float):
     "The tower that `audio.kind` names, with fresh weights."
     return TOWERS[audio.kind](audio, dim, window)
 
-def new_tower(params:Params, dim:int, seed:int, wavlm=None) -> AudioTower:
+# %% ../nbs/40_training.ipynb #17cc2360
+def new_tower(params: Params, dim: int, seed: int, wavlm=None) -> AudioTower:
     "An audio tower: fresh, or from the WavLM in folder `wavlm`."
     warm = params.train.init == 'wavlm'
-    if warm and params.audio.kind != 'wavlm': raise BadInput(f'audio.kind {params.audio.kind} holds no WavLM to begin from; set train.init: scratch for this run.')
+    if warm and params.audio.kind != 'wavlm':
+        raise BadInput(
+            f'audio.kind {params.audio.kind} holds no WavLM to begin from; set train.init: scratch for this run.'
+        )
     torch.manual_seed(named_seed(seed, 'tower'))
-    tower = audio_tower(begun(params.audio, wavlm) if warm else params.audio, dim, params.train.window)
-    if warm: tower.wavlm.load_state_dict(read_tensors(Path(wavlm)/'model.safetensors'))
+    tower = audio_tower(
+        begun(params.audio, wavlm) if warm else params.audio, dim, params.train.window
+    )
+    if warm:
+        tower.wavlm.load_state_dict(read_tensors(Path(wavlm) / 'model.safetensors'))
     return tower
 
+# %% ../nbs/40_training.ipynb #35bd7052
 def train_audio(
-    params:Params,
-    seed:int,
-    corpus:Corpus,
-    targets:Targets,
-    state,           # folder of the resumable state
-    wavlm=None,      # folder of the `wavlm` stage, for train.init: wavlm
-):                   # (AudioTower in eval mode, history)
+    params: Params,
+    seed: int,
+    corpus: Corpus,
+    targets: Targets,
+    state,  # folder of the resumable state
+    wavlm=None,  # folder of the `wavlm` stage, for train.init: wavlm
+):  # (AudioTower in eval mode, history)
     "Teach an audio tower with the frozen image tower's embeddings."
     tower = new_tower(params, targets.dim, seed, wavlm)
     lesson = AudioImageLesson(params, corpus, targets, tower)
     begin = sum(p.double().sum().item() for p in tower.parameters())
-    facts = (params.train.model_dump(exclude={'seeds', 'optim'}), params.audio.model_dump(), corpus.print, fingerprint(targets.frames.sum().item()), begin)
-    history = Fit(lesson, params.train.optim, seed, state, accelerator(params), facts).run()
+    facts = (
+        params.train.model_dump(exclude={'seeds', 'optim'}),
+        params.audio.model_dump(),
+        corpus.print,
+        fingerprint(targets.frames.sum().item()),
+        begin,
+    )
+    history = Fit(
+        lesson, params.train.optim, seed, state, accelerator(params), facts
+    ).run()
     return lesson.tower.cpu().eval(), history.assign(seed=seed)
 
 # %% ../nbs/40_training.ipynb #10fa4f9b
 class LabelLesson(Lesson):
     "The audio tower as a plain classifier."
+
     divided = True
-    def __init__(self,
-        params:Params,
-        sounds:Recordings,
-        y,                 # [N] class index, or bool [N, C]
-        classes:int,       # C
-        train, valid,      # rows
-        tower:AudioTower,
+
+    def __init__(
+        self,
+        params: Params,
+        sounds: Recordings,
+        y,  # [N] class index, or bool [N, C]
+        classes: int,  # C
+        train,
+        valid,  # rows
+        tower: AudioTower,
     ):
         super().__init__()
-        self.p, self.sounds, self.y, self.train_rows, self.valid_rows = params.train, sounds, torch.from_numpy(y), train, valid
-        self.tower, self.size, self.items = tower, round(params.train.window*SAMPLE_RATE), len(train)
+        self.p, self.sounds, self.y, self.train_rows, self.valid_rows = (
+            params.train,
+            sounds,
+            torch.from_numpy(y),
+            train,
+            valid,
+        )
+        self.tower, self.size, self.items = (
+            tower,
+            round(params.train.window * SAMPLE_RATE),
+            len(train),
+        )
         self.head = nn.Linear(tower.params.embed, classes)
 
     def batch(self, index, rng):
         rows = self.train_rows[index]
         waves, lengths, _ = self.sounds.crops(rows, self.size, rng, self.share)
-        waves *= 10**(rng.uniform(-self.p.gain_db, self.p.gain_db, (len(rows), 1))/20).astype(np.float32)
-        return dict(waves=torch.from_numpy(waves), lengths=torch.from_numpy(lengths), y=self.y[torch.from_numpy(rows)])
+        waves *= 10 ** (
+            rng.uniform(-self.p.gain_db, self.p.gain_db, (len(rows), 1)) / 20
+        ).astype(np.float32)
+        return dict(
+            waves=torch.from_numpy(waves),
+            lengths=torch.from_numpy(lengths),
+            y=self.y[torch.from_numpy(rows)],
+        )
 
     def forward(self, waves, lengths, y):
         logits = self.head(F.relu(self.tower.embed(waves, lengths))).float()
-        return process_mean(F.cross_entropy(logits, y) if y.ndim == 1 else F.binary_cross_entropy_with_logits(logits, y.float()), len(y))
+        return process_mean(
+            F.cross_entropy(logits, y)
+            if y.ndim == 1
+            else F.binary_cross_entropy_with_logits(logits, y.float()),
+            len(y),
+        )
 
     def score(self):
-        if not len(self.valid_rows): return {}
+        if not len(self.valid_rows):
+            return {}
         scores, y = self.logits(self.valid_rows), self.y.numpy()[self.valid_rows]
-        return dict(score=accuracy_at(scores, y) if y.ndim == 1 else mean_average_precision(scores, y)[0])
+        return dict(
+            score=accuracy_at(scores, y)
+            if y.ndim == 1
+            else mean_average_precision(scores, y)[0]
+        )
 
     @torch.inference_mode()
-    def logits(self, rows, batch:int=32) -> np.ndarray:
+    def logits(self, rows, batch: int = 32) -> np.ndarray:
         "[n, C] for whole clips."
         self.eval()
         z = embed_clips(self.tower, (self.sounds[i] for i in rows), batch)[0]
@@ -627,19 +1115,29 @@ class LabelLesson(Lesson):
 
 # %% ../nbs/40_training.ipynb #b11c0073
 def train_classifier(
-    params:Params,
-    seed:int,
-    sounds:Recordings,
-    y, classes:int,       # [N] class index or bool [N, C], and C
-    train, valid,         # rows of `sounds`
-    state,                # folder of the resumable state
-    dim:int=1,            # of the joint space the tower would end in; not trained
-    facts=(),             # what else the state depends on
-):                        # (`LabelLesson` in eval mode, history)
+    params: Params,
+    seed: int,
+    sounds: Recordings,
+    y,
+    classes: int,  # [N] class index or bool [N, C], and C
+    train,
+    valid,  # rows of `sounds`
+    state,  # folder of the resumable state
+    dim: int = 1,  # of the joint space the tower would end in; not trained
+    facts=(),  # what else the state depends on
+):  # (`LabelLesson` in eval mode, history)
     "Train the audio tower on labels, from scratch."
     torch.manual_seed(named_seed(seed, 'tower'))
     tower = audio_tower(params.audio, dim, params.train.window)
-    lesson = LabelLesson(params, sounds, y, classes, np.asarray(train), np.asarray(valid), tower)
-    facts = (params.train.model_dump(exclude={'seeds', 'optim'}), params.audio.model_dump(), *facts)
-    history = Fit(lesson, params.train.optim, seed, state, accelerator(params), facts).run()
+    lesson = LabelLesson(
+        params, sounds, y, classes, np.asarray(train), np.asarray(valid), tower
+    )
+    facts = (
+        params.train.model_dump(exclude={'seeds', 'optim'}),
+        params.audio.model_dump(),
+        *facts,
+    )
+    history = Fit(
+        lesson, params.train.optim, seed, state, accelerator(params), facts
+    ).run()
     return lesson.cpu().eval(), history.assign(seed=seed)

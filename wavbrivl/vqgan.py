@@ -11,7 +11,6 @@ __all__ = ['ROOM', 'PICKLED', 'largest_divisor', 'norm', 'share_groups', 'conv',
 # %% ../nbs/42_vqgan.ipynb #13fe7616
 import pickle, shutil
 from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
@@ -22,444 +21,739 @@ from pydantic import ValidationError
 
 # %% ../nbs/42_vqgan.ipynb #68239ee2
 from .brivl import BriVL, differences, normalise
-from .core import BadFile, BadInput, Params, VqganParams, explain, named_seed, read_json, read_yaml, write_model
+from wavbrivl.core import (
+    BadFile,
+    BadInput,
+    Params,
+    VqganParams,
+    explain,
+    named_seed,
+    read_json,
+    read_yaml,
+    write_model,
+)
 from .corpora import Corpus
-from .training import Fit, Lesson, accelerator, clip_rows, load_pictures, save_history
+from wavbrivl.training import (
+    Fit,
+    Lesson,
+    accelerator,
+    clip_rows,
+    load_pictures,
+    save_history,
+)
 
 # %% ../nbs/42_vqgan.ipynb #a74e60eb
-def largest_divisor(n:int, most:int) -> int: return next(g for g in range(min(n, most), 0, -1) if n % g == 0)
+def largest_divisor(n: int, most: int) -> int:
+    return next(g for g in range(min(n, most), 0, -1) if n % g == 0)
 
-def norm(channels:int) -> nn.GroupNorm:
+
+def norm(channels: int) -> nn.GroupNorm:
     "Group norm in 32 groups, or in the most that divide a narrower layer."
     return nn.GroupNorm(largest_divisor(channels, 32), channels, eps=1e-6)
 
-def share_groups(model:nn.Module, channels:int=4):
+
+def share_groups(model: nn.Module, channels: int = 4):
     "Let every group norm of a model have `channels` channels a group, or more."
     for m in model.modules():
-        if isinstance(m, nn.GroupNorm): m.num_groups = largest_divisor(m.num_channels, min(m.num_groups, max(1, m.num_channels//channels)))
+        if isinstance(m, nn.GroupNorm):
+            m.num_groups = largest_divisor(
+                m.num_channels, min(m.num_groups, max(1, m.num_channels // channels))
+            )
 
-def conv(i:int, o:int, size:int=3) -> nn.Conv2d:
+# %% ../nbs/42_vqgan.ipynb #4dccdaaa
+def conv(i: int, o: int, size: int = 3) -> nn.Conv2d:
     "A convolution that keeps height and width."
-    return nn.Conv2d(i, o, size, padding=size//2)
+    return nn.Conv2d(i, o, size, padding=size // 2)
 
+# %% ../nbs/42_vqgan.ipynb #bb3b8537
 class ResBlock(nn.Module):
     "[N, i, h, w] -> [N, o, h, w]"
-    def __init__(self, i:int, o:int):
+
+    def __init__(self, i: int, o: int):
         super().__init__()
-        self.norm1, self.conv1, self.norm2, self.conv2 = norm(i), conv(i, o), norm(o), conv(o, o)
+        self.norm1, self.conv1, self.norm2, self.conv2 = (
+            norm(i),
+            conv(i, o),
+            norm(o),
+            conv(o, o),
+        )
         self.nin_shortcut = conv(i, o, 1) if i != o else nn.Identity()
 
-    def forward(self, x): return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+    def forward(self, x):
+        return self.nin_shortcut(x) + self.conv2(
+            F.silu(self.norm2(self.conv1(F.silu(self.norm1(x)))))
+        )
 
+# %% ../nbs/42_vqgan.ipynb #3cc33bbc
 class Attention(nn.Module):
     "Every position looks at every other; one head."
-    def __init__(self, c:int):
+
+    def __init__(self, c: int):
         super().__init__()
-        self.norm, self.q, self.k, self.v, self.proj_out = norm(c), *(conv(c, c, 1) for _ in range(4))
+        self.norm, self.q, self.k, self.v, self.proj_out = (
+            norm(c),
+            *(conv(c, c, 1) for _ in range(4)),
+        )
 
     def forward(self, x):
         n = self.norm(x)
-        q, k, v = (f(n).flatten(2).transpose(1, 2)[:, None] for f in (self.q, self.k, self.v))
-        return x + self.proj_out(F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).reshape(x.shape))
+        q, k, v = (
+            f(n).flatten(2).transpose(1, 2)[:, None] for f in (self.q, self.k, self.v)
+        )
+        return x + self.proj_out(
+            F.scaled_dot_product_attention(q, k, v)[:, 0]
+            .transpose(1, 2)
+            .reshape(x.shape)
+        )
 
 # %% ../nbs/42_vqgan.ipynb #253d6c9c
 class Down(nn.Module):
     "Half the size."
-    def __init__(self, c:int): super().__init__(); self.conv = nn.Conv2d(c, c, 3, stride=2)
-    def forward(self, x): return self.conv(F.pad(x, (0, 1, 0, 1)))
 
-class Up(nn.Module):
-    "Twice the size."
-    def __init__(self, c:int): super().__init__(); self.conv = conv(c, c)
-    def forward(self, x): return self.conv(F.interpolate(x, scale_factor=2.0))
-
-class Level(nn.Module):
-    "Residual blocks at one size, attention after each where asked, then `downsample` or `upsample`."
-    def __init__(self, i:int, o:int, blocks:int, attend:bool, **change):
+    def __init__(self, c: int):
         super().__init__()
-        self.block = nn.ModuleList(ResBlock(o if j else i, o) for j in range(blocks))
-        self.attn = nn.ModuleList(Attention(o) for _ in range(blocks*attend))
-        self.change = next(iter(change), None)
-        for name, kind in change.items(): setattr(self, name, kind(o))
+        self.conv = nn.Conv2d(c, c, 3, stride=2)
 
     def forward(self, x):
-        for j, block in enumerate(self.block): x = self.attn[j](block(x)) if len(self.attn) else block(x)
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+# %% ../nbs/42_vqgan.ipynb #fb804fdf
+class Up(nn.Module):
+    "Twice the size."
+
+    def __init__(self, c: int):
+        super().__init__()
+        self.conv = conv(c, c)
+
+    def forward(self, x):
+        return self.conv(F.interpolate(x, scale_factor=2.0))
+
+# %% ../nbs/42_vqgan.ipynb #79fc607f
+class Level(nn.Module):
+    "Residual blocks at one size, attention after each where asked, then `downsample` or `upsample`."
+
+    def __init__(self, i: int, o: int, blocks: int, attend: bool, **change):
+        super().__init__()
+        self.block = nn.ModuleList(ResBlock(o if j else i, o) for j in range(blocks))
+        self.attn = nn.ModuleList(Attention(o) for _ in range(blocks * attend))
+        self.change = next(iter(change), None)
+        for name, kind in change.items():
+            setattr(self, name, kind(o))
+
+    def forward(self, x):
+        for j, block in enumerate(self.block):
+            x = self.attn[j](block(x)) if len(self.attn) else block(x)
         return getattr(self, self.change)(x) if self.change else x
 
+# %% ../nbs/42_vqgan.ipynb #bf669b5b
 class Middle(nn.Module):
     "The narrowest place: blocks around one look at everything."
-    def __init__(self, c:int): super().__init__(); self.block_1, self.attn_1, self.block_2 = ResBlock(c, c), Attention(c), ResBlock(c, c)
-    def forward(self, x): return self.block_2(self.attn_1(self.block_1(x)))
+
+    def __init__(self, c: int):
+        super().__init__()
+        self.block_1, self.attn_1, self.block_2 = (
+            ResBlock(c, c),
+            Attention(c),
+            ResBlock(c, c),
+        )
+
+    def forward(self, x):
+        return self.block_2(self.attn_1(self.block_1(x)))
 
 # %% ../nbs/42_vqgan.ipynb #4366e14f
 class Encoder(nn.Module):
     "[N, 3, S, S] -> [N, channels, s, s]"
-    def __init__(self, p:VqganParams):
+
+    def __init__(self, p: VqganParams):
         super().__init__()
-        widths = [p.ch*m for m in p.ch_mult]
+        widths = [p.ch * m for m in p.ch_mult]
         entering, last = [p.ch, *widths], len(widths) - 1
         self.conv_in = conv(3, p.ch)
-        self.down = nn.ModuleList(Level(entering[i], w, p.res_blocks, p.size >> i in p.attention, **({} if i == last else dict(downsample=Down))) for i, w in enumerate(widths))
-        self.mid, self.norm_out, self.conv_out = Middle(widths[-1]), norm(widths[-1]), conv(widths[-1], p.channels)
+        self.down = nn.ModuleList(
+            Level(
+                entering[i],
+                w,
+                p.res_blocks,
+                p.size >> i in p.attention,
+                **({} if i == last else dict(downsample=Down)),
+            )
+            for i, w in enumerate(widths)
+        )
+        self.mid, self.norm_out, self.conv_out = (
+            Middle(widths[-1]),
+            norm(widths[-1]),
+            conv(widths[-1], p.channels),
+        )
 
     def forward(self, x):
         x = self.conv_in(x)
-        for level in self.down: x = level(x)
+        for level in self.down:
+            x = level(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
+# %% ../nbs/42_vqgan.ipynb #d909d3e6
 class Decoder(nn.Module):
     "[N, channels, s, s] -> [N, 3, S, S]"
-    def __init__(self, p:VqganParams):
+
+    def __init__(self, p: VqganParams):
         super().__init__()
-        widths = [p.ch*m for m in p.ch_mult]
+        widths = [p.ch * m for m in p.ch_mult]
         entering = [*widths, widths[-1]]
         self.conv_in, self.mid = conv(p.channels, widths[-1]), Middle(widths[-1])
-        self.up = nn.ModuleList(Level(entering[i + 1], w, p.res_blocks + 1, p.size >> i in p.attention, **(dict(upsample=Up) if i else {})) for i, w in enumerate(widths))
+        self.up = nn.ModuleList(
+            Level(
+                entering[i + 1],
+                w,
+                p.res_blocks + 1,
+                p.size >> i in p.attention,
+                **(dict(upsample=Up) if i else {}),
+            )
+            for i, w in enumerate(widths)
+        )
         self.norm_out, self.conv_out = norm(widths[0]), conv(widths[0], 3)
 
     def forward(self, x):
         x = self.mid(self.conv_in(x))
-        for level in reversed(self.up): x = level(x)
+        for level in reversed(self.up):
+            x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 # %% ../nbs/42_vqgan.ipynb #82744c03
-ROOM = 2**22   # distances held at once
+ROOM = 2**22  # distances held at once
+
 
 @torch.no_grad()
 def nearest(
-    rows:torch.Tensor,   # [M, e]
-    book:torch.Tensor,   # [K, e]
-) -> torch.Tensor:       # [M] int64
+    rows: torch.Tensor,  # [M, e]
+    book: torch.Tensor,  # [K, e]
+) -> torch.Tensor:  # [M] int64
     "The number of the code nearest to each row."
-    half = book.square().sum(1)/2
-    return torch.cat([(half - part @ book.T).argmin(1) for part in rows.split(max(1, ROOM//len(book)))])
+    half = book.square().sum(1) / 2
+    return torch.cat(
+        [
+            (half - part @ book.T).argmin(1)
+            for part in rows.split(max(1, ROOM // len(book)))
+        ]
+    )
 
 # %% ../nbs/42_vqgan.ipynb #1d6595e4
 class NearestCode(nn.Module):
     "Vector quantisation: z [N, e, h, w] -> codes straight through, their numbers, loss. Source: `VectorQuantizer2` of taming-transformers."
-    def __init__(self, p:VqganParams):
+
+    def __init__(self, p: VqganParams):
         super().__init__()
         self.commitment, self.embedding = p.commitment, nn.Embedding(p.codes, p.embed)
-        nn.init.uniform_(self.embedding.weight, -1/p.codes, 1/p.codes)
+        nn.init.uniform_(self.embedding.weight, -1 / p.codes, 1 / p.codes)
 
     @property
-    def weight(self): return self.embedding.weight
+    def weight(self):
+        return self.embedding.weight
 
     def forward(self, z):
         book = self.weight.float()
         at = nearest(z.movedim(1, -1).flatten(0, 2), book).view(len(z), *z.shape[2:])
         zq = F.embedding(at, book).movedim(-1, 1)
-        loss = F.mse_loss(z, zq.detach()) + self.commitment*F.mse_loss(zq, z.detach())
+        loss = F.mse_loss(z, zq.detach()) + self.commitment * F.mse_loss(zq, z.detach())
         return z + (zq - z).detach(), at, loss
 
 # %% ../nbs/42_vqgan.ipynb #4e67028d
 class GumbelCode(nn.Module):
     "A code drawn by Gumbel-softmax while training, the most likely one otherwise. Source: `GumbelQuantize` of taming-transformers."
-    def __init__(self, p:VqganParams, kl:float=5e-4):
+
+    def __init__(self, p: VqganParams, kl: float = 5e-4):
         super().__init__()
-        self.kl, self.proj, self.embed = kl, nn.Conv2d(p.embed, p.codes, 1), nn.Embedding(p.codes, p.embed)
+        self.kl, self.proj, self.embed = (
+            kl,
+            nn.Conv2d(p.embed, p.codes, 1),
+            nn.Embedding(p.codes, p.embed),
+        )
 
     @property
-    def weight(self): return self.embed.weight
+    def weight(self):
+        return self.embed.weight
 
     def forward(self, z):
         logits, book = self.proj(z), self.weight.float()
         share = logits.softmax(1)
         soft = F.gumbel_softmax(logits, dim=1) if self.training else share
         at, mixed = soft.argmax(1), torch.einsum('nkhw,kd->ndhw', soft, book.detach())
-        loss = self.kl*(share*(share*len(book) + 1e-10).log()).sum(1).mean()
+        loss = self.kl * (share * (share * len(book) + 1e-10).log()).sum(1).mean()
         return F.embedding(at, book).movedim(-1, 1) + (mixed - mixed.detach()), at, loss
 
 # %% ../nbs/42_vqgan.ipynb #8c695246
 class VQGAN(nn.Module):
     "Encoder, codebook, decoder; weights are named as in taming-transformers. Raises `BadInput` for sizes that do not fit."
-    def __init__(self,
-        config,     # whatever `read_vqgan_config` takes
+
+    def __init__(
+        self,
+        config,  # whatever `read_vqgan_config` takes
     ):
         super().__init__()
         self.config = p = read_vqgan_config(config)
-        if p.size % 2**(len(p.ch_mult) - 1): raise BadInput(f'vqgan.size {p.size} cannot be halved {len(p.ch_mult) - 1} times, as vqgan.ch_mult asks; choose a multiple of {2**(len(p.ch_mult) - 1)}.')
-        self.encoder, self.decoder, self.quantize = Encoder(p), Decoder(p), (GumbelCode if p.gumbel else NearestCode)(p)
-        self.quant_conv, self.post_quant_conv = conv(p.channels, p.embed, 1), conv(p.embed, p.channels, 1)
-        if p.ch % 32: share_groups(self)      # no released codec is this narrow
+        if p.size % 2 ** (len(p.ch_mult) - 1):
+            raise BadInput(
+                f'vqgan.size {p.size} cannot be halved {len(p.ch_mult) - 1} times, as vqgan.ch_mult asks; choose a multiple of {2 ** (len(p.ch_mult) - 1)}.'
+            )
+        self.encoder, self.decoder, self.quantize = (
+            Encoder(p),
+            Decoder(p),
+            (GumbelCode if p.gumbel else NearestCode)(p),
+        )
+        self.quant_conv, self.post_quant_conv = (
+            conv(p.channels, p.embed, 1),
+            conv(p.embed, p.channels, 1),
+        )
+        if p.ch % 32:
+            share_groups(self)  # no released codec is this narrow
 
     @property
-    def codebook(self): return self.quantize.weight      # [codes, embed]
+    def codebook(self):
+        return self.quantize.weight  # [codes, embed]
+
     @property
-    def stride(self) -> int: return 2**(len(self.config.ch_mult) - 1)   # pixels along a side of a code
+    def stride(self) -> int:
+        return 2 ** (len(self.config.ch_mult) - 1)  # pixels along a side of a code
+
     @property
-    def side(self) -> int: return self.config.size//self.stride         # codes along a side of a picture
+    def side(self) -> int:
+        return self.config.size // self.stride  # codes along a side of a picture
 
 # %% ../nbs/42_vqgan.ipynb #ef3086d6
 @patch
-def encode(self:VQGAN,
-    pixels:torch.Tensor,   # [N, 3, S, S] of -1 .. 1; any S that `stride` divides
-) -> torch.Tensor:         # [N, embed, s, s], not yet quantised
+def encode(
+    self: VQGAN,
+    pixels: torch.Tensor,  # [N, 3, S, S] of -1 .. 1; any S that `stride` divides
+) -> torch.Tensor:  # [N, embed, s, s], not yet quantised
     "What codes are chosen for. Raises `BadInput` for sides that `stride` does not divide."
-    if pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.shape[2] % self.stride or pixels.shape[3] % self.stride:
-        raise BadInput(f'pictures must be [N, 3, H, W] with sides divisible by {self.stride}, these are {list(pixels.shape)}.')
+    if (
+        pixels.ndim != 4
+        or pixels.shape[1] != 3
+        or pixels.shape[2] % self.stride
+        or pixels.shape[3] % self.stride
+    ):
+        raise BadInput(
+            f'pictures must be [N, 3, H, W] with sides divisible by {self.stride}, these are {list(pixels.shape)}.'
+        )
     return self.quant_conv(self.encoder(pixels))
 
+# %% ../nbs/42_vqgan.ipynb #37f0bc41
 @patch
-def quantise(self:VQGAN,
-    z:torch.Tensor,    # [N, embed, s, s]
-) -> tuple:            # straight-through codes as z, their numbers [N, s, s] int64, loss
+def quantise(
+    self: VQGAN,
+    z: torch.Tensor,  # [N, embed, s, s]
+) -> tuple:  # straight-through codes as z, their numbers [N, s, s] int64, loss
     "Choose codes, in full precision."
-    with torch.autocast(z.device.type, enabled=False): return self.quantize(z.float())
+    with torch.autocast(z.device.type, enabled=False):
+        return self.quantize(z.float())
 
+# %% ../nbs/42_vqgan.ipynb #d85cfb91
 @patch
-def entry(self:VQGAN,
-    numbers:torch.Tensor,   # [N, s, s] int64
-) -> torch.Tensor:          # [N, embed, s, s]
+def entry(
+    self: VQGAN,
+    numbers: torch.Tensor,  # [N, s, s] int64
+) -> torch.Tensor:  # [N, embed, s, s]
     "Codes by their numbers. Raises `BadInput` for one the book does not have."
     if numbers.numel() and not 0 <= numbers.min() <= numbers.max() < len(self.codebook):
-        raise BadInput(f'codes run from {numbers.min()} to {numbers.max()}; the codebook has 0 to {len(self.codebook) - 1}.')
+        raise BadInput(
+            f'codes run from {numbers.min()} to {numbers.max()}; the codebook has 0 to {len(self.codebook) - 1}.'
+        )
     return F.embedding(numbers, self.codebook).movedim(-1, 1)
 
+# %% ../nbs/42_vqgan.ipynb #193487fb
 @patch
-def decode(self:VQGAN,
-    zq:torch.Tensor,    # [N, embed, s, s]
-) -> torch.Tensor:      # [N, 3, S, S], about -1 .. 1
+def decode(
+    self: VQGAN,
+    zq: torch.Tensor,  # [N, embed, s, s]
+) -> torch.Tensor:  # [N, 3, S, S], about -1 .. 1
     "Draw the picture of some codes."
     return self.decoder(self.post_quant_conv(zq))
 
+
 @patch
-def forward(self:VQGAN, pixels:torch.Tensor) -> tuple:
+def forward(self: VQGAN, pixels: torch.Tensor) -> tuple:
     "Reconstruction, codebook loss, code numbers."
     zq, numbers, loss = self.quantise(self.encode(pixels))
     return self.decode(zq), loss, numbers
 
 # %% ../nbs/42_vqgan.ipynb #fde2421e
 def as_pixels(
-    pictures:torch.Tensor,   # uint8 [N, 3, H, W]
-    size:int,                # side wanted, px
-) -> torch.Tensor:           # [N, 3, size, size] of -1 .. 1
+    pictures: torch.Tensor,  # uint8 [N, 3, H, W]
+    size: int,  # side wanted, px
+) -> torch.Tensor:  # [N, 3, size, size] of -1 .. 1
     "Bytes as the encoder wants them."
-    x = pictures.float()/127.5 - 1
-    return x if x.shape[-2:] == (size, size) else F.interpolate(x, (size, size), mode='bilinear', antialias=True).clamp(-1, 1)
+    x = pictures.float() / 127.5 - 1
+    return (
+        x
+        if x.shape[-2:] == (size, size)
+        else F.interpolate(x, (size, size), mode='bilinear', antialias=True).clamp(
+            -1, 1
+        )
+    )
 
-def as_bytes(x:torch.Tensor) -> torch.Tensor:
+# %% ../nbs/42_vqgan.ipynb #69c8d059
+def as_bytes(x: torch.Tensor) -> torch.Tensor:
     "[N, 3, S, S] of -1 .. 1 -> uint8, on the processor"
-    return ((x.float().clamp(-1, 1) + 1)*127.5).round().byte().cpu()
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
 
 # %% ../nbs/42_vqgan.ipynb #6e817717
-def from_taming(config:dict) -> dict:
+def from_taming(config: dict) -> dict:
     "The release's YAML in our words. Raises `KeyError` for what it lacks, `BadInput` for what this codec is not."
     p = config['model']['params'] if 'model' in config else config
     d = p['ddconfig']
-    for k, v in dict(double_z=False, in_channels=3, out_ch=3, resamp_with_conv=True, attn_type='vanilla').items():
-        if d.get(k, v) != v: raise BadInput(f'The configuration has {k}: {d[k]}; only {k}: {v} is a VQGAN for pictures. Choose another release.')
-    return dict(ch=d['ch'], ch_mult=list(d['ch_mult']), res_blocks=d['num_res_blocks'], attention=list(d['attn_resolutions']), size=d['resolution'], channels=d['z_channels'],
-                embed=p['embed_dim'], codes=p['n_embed'], gumbel='gumbel' in str(config.get('model', {}).get('target', '')).lower())
+    for k, v in dict(
+        double_z=False,
+        in_channels=3,
+        out_ch=3,
+        resamp_with_conv=True,
+        attn_type='vanilla',
+    ).items():
+        if d.get(k, v) != v:
+            raise BadInput(
+                f'The configuration has {k}: {d[k]}; only {k}: {v} is a VQGAN for pictures. Choose another release.'
+            )
+    return dict(
+        ch=d['ch'],
+        ch_mult=list(d['ch_mult']),
+        res_blocks=d['num_res_blocks'],
+        attention=list(d['attn_resolutions']),
+        size=d['resolution'],
+        channels=d['z_channels'],
+        embed=p['embed_dim'],
+        codes=p['n_embed'],
+        gumbel='gumbel' in str(config.get('model', {}).get('target', '')).lower(),
+    )
 
+# %% ../nbs/42_vqgan.ipynb #4bec14e5
 def read_vqgan_config(
-    config,              # `VqganParams`, a mapping of its fields, the release's mapping, or a YAML or JSON file of either
+    config,  # `VqganParams`, a mapping of its fields, the release's mapping, or a YAML or JSON file of either
 ) -> VqganParams:
     "Whatever says how the codec is built. Raises `BadInput`."
     where = 'VQGAN configuration'
-    if isinstance(config, VqganParams): return config
+    if isinstance(config, VqganParams):
+        return config
     if isinstance(config, (str, Path)):
-        if not Path(config).is_file(): raise BadInput(f'{config}: no such configuration file.')
+        if not Path(config).is_file():
+            raise BadInput(f'{config}: no such configuration file.')
         where, config = config, read_yaml(config)
-    if not isinstance(config, dict): raise BadInput(f'{where}: a mapping is needed, this is {type(config).__name__}.')
-    try: fields = from_taming(config) if 'model' in config or 'ddconfig' in config else config
-    except KeyError as e: raise BadInput(f'{where}: {e.args[0]} is missing; add it.') from None
-    except (TypeError, AttributeError): raise BadInput(f'{where}: model, params and ddconfig must be mappings, ch_mult and attn_resolutions lists.') from None
-    try: return Params.model_validate(dict(vqgan=fields)).vqgan
-    except ValidationError as e: raise BadInput(explain(e, str(where))) from None
+    if not isinstance(config, dict):
+        raise BadInput(
+            f'{where}: a mapping is needed, this is {type(config).__name__}.'
+        )
+    try:
+        fields = (
+            from_taming(config) if 'model' in config or 'ddconfig' in config else config
+        )
+    except KeyError as e:
+        raise BadInput(f'{where}: {e.args[0]} is missing; add it.') from None
+    except (TypeError, AttributeError):
+        raise BadInput(
+            f'{where}: model, params and ddconfig must be mappings, ch_mult and attn_resolutions lists.'
+        ) from None
+    try:
+        return Params.model_validate(dict(vqgan=fields)).vqgan
+    except ValidationError as e:
+        raise BadInput(explain(e, str(where))) from None
 
 # %% ../nbs/42_vqgan.ipynb #cc685113
-PICKLED = ("holds pickled objects beside its weights, and opening those would run code. In the environment it was trained in, keep the weights alone: "
-           "`torch.save({'state_dict': torch.load(PATH)['state_dict']}, NEW)` (from PyTorch 2.6 on with weights_only=False), "
-           "or write them as safetensors; then name the new file.")
+PICKLED = (
+    'holds pickled objects beside its weights, and opening those would run code. In the environment it was trained in, keep the weights alone: '
+    "`torch.save({'state_dict': torch.load(PATH)['state_dict']}, NEW)` (from PyTorch 2.6 on with weights_only=False), "
+    'or write them as safetensors; then name the new file.'
+)
 
+# %% ../nbs/42_vqgan.ipynb #29e7a278
 def vqgan_weights(
-    path,        # .ckpt, .pt, .pth or .safetensors
-) -> dict:       # name -> tensor
+    path,  # .ckpt, .pt, .pth or .safetensors
+) -> dict:  # name -> tensor
     "The codec's weights in a checkpoint, without those of its training losses. Raises `BadFile`."
     from safetensors.torch import load_file
-    if not Path(path).is_file(): raise BadFile(path, 'the file does not exist.')
-    try: found = load_file(path) if Path(path).suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as e: raise BadFile(path, 'not a weight file.' if 'Unsupported operand' in str(e) else PICKLED) from None
-    except Exception as e: raise BadFile(path, f'not a weight file ({type(e).__name__}: {e}).') from None
+
+    if not Path(path).is_file():
+        raise BadFile(path, 'the file does not exist.')
+    try:
+        found = (
+            load_file(path)
+            if Path(path).suffix == '.safetensors'
+            else torch.load(path, map_location='cpu', weights_only=True)
+        )
+    except pickle.UnpicklingError as e:
+        raise BadFile(
+            path, 'not a weight file.' if 'Unsupported operand' in str(e) else PICKLED
+        ) from None
+    except Exception as e:
+        raise BadFile(path, f'not a weight file ({type(e).__name__}: {e}).') from None
     found = found.get('state_dict', found) if isinstance(found, dict) else None
-    kept = {k: v for k, v in (found if isinstance(found, dict) else {}).items() if isinstance(v, torch.Tensor) and not k.startswith('loss.')}
-    if not kept: raise BadFile(path, 'holds no weights of a VQGAN; a mapping with `state_dict` is needed.')
+    kept = {
+        k: v
+        for k, v in (found if isinstance(found, dict) else {}).items()
+        if isinstance(v, torch.Tensor) and not k.startswith('loss.')
+    }
+    if not kept:
+        raise BadFile(
+            path, 'holds no weights of a VQGAN; a mapping with `state_dict` is needed.'
+        )
     return kept
 
 # %% ../nbs/42_vqgan.ipynb #6be1b3b9
 @patch(cls_method=True)
-def from_checkpoint(cls:VQGAN,
-    path,       # whatever `vqgan_weights` opens
-    config,     # whatever `read_vqgan_config` takes
+def from_checkpoint(
+    cls: VQGAN,
+    path,  # whatever `vqgan_weights` opens
+    config,  # whatever `read_vqgan_config` takes
 ) -> VQGAN:
     "A released VQGAN. Raises `BadFile` listing what does not fit."
     model, found = cls(config), vqgan_weights(path)
-    if wrong := differences(model.state_dict(), found): raise BadFile(path, f'does not fit this configuration. {wrong}.')
+    if wrong := differences(model.state_dict(), found):
+        raise BadFile(path, f'does not fit this configuration. {wrong}.')
     model.load_state_dict(found)
     return model.eval()
 
+# %% ../nbs/42_vqgan.ipynb #eff09e06
 @patch
-def save(self:VQGAN,
-    folder,    # made if need be
+def save(
+    self: VQGAN,
+    folder,  # made if need be
 ):
     "Write config.json and model.safetensors."
     write_model(folder, self.config.model_dump(), self.state_dict())
 
+# %% ../nbs/42_vqgan.ipynb #569e3582
 @patch(cls_method=True)
-def load(cls:VQGAN, folder) -> VQGAN:
+def load(cls: VQGAN, folder) -> VQGAN:
     "Read what `save` wrote. Raises `BadInput` or `BadFile`."
-    if not (Path(folder)/'config.json').exists(): raise BadInput(f'{folder} holds no VQGAN; the stage `vqgan` makes one: run `dvc repro vqgan`.')
-    return cls.from_checkpoint(Path(folder)/'model.safetensors', read_json(Path(folder)/'config.json'))
+    if not (Path(folder) / 'config.json').exists():
+        raise BadInput(
+            f'{folder} holds no VQGAN; the stage `vqgan` makes one: run `dvc repro vqgan`.'
+        )
+    return cls.from_checkpoint(
+        Path(folder) / 'model.safetensors', read_json(Path(folder) / 'config.json')
+    )
 
 # %% ../nbs/42_vqgan.ipynb #435a3b54
 class Perceptual:
     "Distance in the frozen image tower's feature maps, channels scaled to length 1. Raises `BadInput` for a backbone without stages."
-    def __init__(self,
-        brivl:BriVL,
-        stages:int=3,    # first so many of the backbone
-    ):
-        if not hasattr(brivl.image.backbone, 'forward_intermediates'): raise BadInput(f'{brivl.config.cnn} gives no maps of its stages; set vqgan.perceptual: 0 or choose another brivl.cnn.')
-        self.tower, self.stages = brivl.image.backbone.eval().requires_grad_(False), list(range(stages))
 
-    def __call__(self,
-        x:torch.Tensor,   # [N, 3, S, S] of -1 .. 1
-        y:torch.Tensor,
-    ) -> torch.Tensor:    # a scalar
-        look = lambda p: self.tower.forward_intermediates(normalise((p + 1)/2), indices=self.stages, intermediates_only=True, stop_early=True)
-        with torch.no_grad(): real = look(x)
-        return sum((F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).mean() for a, b in zip(real, look(y)))
+    def __init__(
+        self,
+        brivl: BriVL,
+        stages: int = 3,  # first so many of the backbone
+    ):
+        if not hasattr(brivl.image.backbone, 'forward_intermediates'):
+            raise BadInput(
+                f'{brivl.config.cnn} gives no maps of its stages; set vqgan.perceptual: 0 or choose another brivl.cnn.'
+            )
+        self.tower, self.stages = (
+            brivl.image.backbone.eval().requires_grad_(False),
+            list(range(stages)),
+        )
+
+    def __call__(
+        self,
+        x: torch.Tensor,  # [N, 3, S, S] of -1 .. 1
+        y: torch.Tensor,
+    ) -> torch.Tensor:  # a scalar
+        look = lambda p: self.tower.forward_intermediates(
+            normalise((p + 1) / 2),
+            indices=self.stages,
+            intermediates_only=True,
+            stop_early=True,
+        )
+        with torch.no_grad():
+            real = look(x)
+        return sum(
+            (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1))
+            .square()
+            .sum(1)
+            .mean()
+            for a, b in zip(real, look(y))
+        )
 
 # %% ../nbs/42_vqgan.ipynb #3d0ef2a6
 def patch_discriminator(
-    ch:int,              # channels of the first layer
-    layers:int,          # further ones, each twice as wide
-) -> nn.Sequential:      # [N, 3, S, S] -> [N, 1, s, s]
+    ch: int,  # channels of the first layer
+    layers: int,  # further ones, each twice as wide
+) -> nn.Sequential:  # [N, 3, S, S] -> [N, 1, s, s]
     "Above 0 where a patch looks real. Source: `NLayerDiscriminator` of pix2pix, group norm for its batch norm."
-    parts = [nn.Conv2d(3, ch, 4, 2, 1), nn.LeakyReLU(.2)]
-    for i in range(1, layers + 1): parts += [nn.Conv2d(ch*2**(i - 1), ch*2**i, 4, 2 if i < layers else 1, 1), norm(ch*2**i), nn.LeakyReLU(.2)]
-    return nn.Sequential(*parts, nn.Conv2d(ch*2**layers, 1, 4, 1, 1))
+    parts = [nn.Conv2d(3, ch, 4, 2, 1), nn.LeakyReLU(0.2)]
+    for i in range(1, layers + 1):
+        parts += [
+            nn.Conv2d(ch * 2 ** (i - 1), ch * 2**i, 4, 2 if i < layers else 1, 1),
+            norm(ch * 2**i),
+            nn.LeakyReLU(0.2),
+        ]
+    return nn.Sequential(*parts, nn.Conv2d(ch * 2**layers, 1, 4, 1, 1))
 
 # %% ../nbs/42_vqgan.ipynb #b57ee456
 def adversarial(
-    critic:nn.Module,
-    x:torch.Tensor,       # real [N, 3, S, S]
-    y:torch.Tensor,       # drawn, with gradient
-) -> tuple:               # what the codec is told, what the critic is told: scalars
+    critic: nn.Module,
+    x: torch.Tensor,  # real [N, 3, S, S]
+    y: torch.Tensor,  # drawn, with gradient
+) -> tuple:  # what the codec is told, what the critic is told: scalars
     "Hinge losses of both sides."
     frozen = {k: v.detach() for k, v in critic.named_parameters()}
     fooled = -torch.func.functional_call(critic, frozen, (y,)).float().mean()
     real, drawn = critic(x).float(), critic(y.detach()).float()
-    return fooled, (F.relu(1 - real).mean() + F.relu(1 + drawn).mean())/2
+    return fooled, (F.relu(1 - real).mean() + F.relu(1 + drawn).mean()) / 2
 
 # %% ../nbs/42_vqgan.ipynb #8cb26a28
 def balance(
-    ours:torch.Tensor,      # the other losses
-    fooled:torch.Tensor,
-    last:torch.Tensor,      # weight of the last layer
-) -> torch.Tensor:          # 0 .. 1e4, without gradient
+    ours: torch.Tensor,  # the other losses
+    fooled: torch.Tensor,
+    last: torch.Tensor,  # weight of the last layer
+) -> torch.Tensor:  # 0 .. 1e4, without gradient
     "How many times the adversary's gradient fits into the others'."
-    a, b = (torch.autograd.grad(l, last, retain_graph=True)[0].float().norm() for l in (ours, fooled))
-    return (a/(b + 1e-4)).clamp(0, 1e4).detach()
+    a, b = (
+        torch.autograd.grad(l, last, retain_graph=True)[0].float().norm()
+        for l in (ours, fooled)
+    )
+    return (a / (b + 1e-4)).clamp(0, 1e4).detach()
 
 # %% ../nbs/42_vqgan.ipynb #050ded8a
-def check_crops(p:VqganParams, stride:int):
+def check_crops(p: VqganParams, stride: int):
     "Raises `BadInput` for crops the codec cannot encode and pictures too small for the adversary, before hours are spent."
-    crop, least = min(p.crop or p.size, p.size), 3*2**p.adversary_layers
-    if crop % stride: raise BadInput(f'vqgan.crop is {crop}; it must be a multiple of {stride}, the pixels along a side of a code.')
+    crop, least = min(p.crop or p.size, p.size), 3 * 2**p.adversary_layers
+    if crop % stride:
+        raise BadInput(
+            f'vqgan.crop is {crop}; it must be a multiple of {stride}, the pixels along a side of a code.'
+        )
     seen = crop if p.adversary_start < p.crop_until else p.size
-    if p.adversary and seen < least: raise BadInput(f'vqgan.adversary_layers {p.adversary_layers} needs {least} pixels along a side, it would see {seen}; lower it.')
+    if p.adversary and seen < least:
+        raise BadInput(
+            f'vqgan.adversary_layers {p.adversary_layers} needs {least} pixels along a side, it would see {seen}; lower it.'
+        )
 
+# %% ../nbs/42_vqgan.ipynb #4aadd0c0
 class VqganLesson(Lesson):
     "Pictures, to be drawn again."
-    def __init__(self,
-        params:VqganParams,
-        train:torch.Tensor,   # uint8 [N, 3, S, S]
-        valid:torch.Tensor,   # uint8 [M, 3, S, S]
-        perceptual=None,      # `Perceptual`; None: pixels only
+
+    def __init__(
+        self,
+        params: VqganParams,
+        train: torch.Tensor,  # uint8 [N, 3, S, S]
+        valid: torch.Tensor,  # uint8 [M, 3, S, S]
+        perceptual=None,  # `Perceptual`; None: pixels only
     ):
         super().__init__()
         self.p, self.vqgan, self.items = params, VQGAN(params), len(train)
         self.train_set, self.valid_set, self.held = train, valid, (perceptual,)
         check_crops(params, self.vqgan.stride)
         self.critic = patch_discriminator(params.adversary_ch, params.adversary_layers)
-        self.register_buffer('use', torch.zeros(params.codes)); self.register_buffer('begun', torch.zeros((), dtype=torch.long))
+        self.register_buffer('use', torch.zeros(params.codes))
+        self.register_buffer('begun', torch.zeros((), dtype=torch.long))
 
     def batch(self, index, rng):
         room = self.p.size - min(self.p.crop or self.p.size, self.p.size) + 1
-        return dict(pictures=self.train_set[torch.from_numpy(np.asarray(index))], corners=torch.from_numpy(rng.integers(room, size=(2, 2))),
-                    mirror=torch.from_numpy(rng.random(len(index)) < .5))
+        return dict(
+            pictures=self.train_set[torch.from_numpy(np.asarray(index))],
+            corners=torch.from_numpy(rng.integers(room, size=(2, 2))),
+            mirror=torch.from_numpy(rng.random(len(index)) < 0.5),
+        )
 
     def cropped(self, x, corners):
         "Two crops of every picture while crops are seen; else the pictures."
         c = self.p.crop
-        if not c or c >= self.p.size or self.progress >= self.p.crop_until: return x
-        return torch.cat([x[..., a:a+c, b:b+c] for a, b in corners.tolist()])
+        if not c or c >= self.p.size or self.progress >= self.p.crop_until:
+            return x
+        return torch.cat([x[..., a : a + c, b : b + c] for a, b in corners.tolist()])
 
 # %% ../nbs/42_vqgan.ipynb #414b9dc2
 @patch
 @torch.no_grad()
-def keep_alive(self:VqganLesson, z:torch.Tensor, numbers:torch.Tensor):
+def keep_alive(self: VqganLesson, z: torch.Tensor, numbers: torch.Tensor):
     "Count the uses of every code; at first all codes, then now and then the idle ones, are put among the vectors [N, e, s, s]."
-    self.use.mul_(.98).add_(torch.bincount(numbers.flatten(), minlength=len(self.use)), alpha=.02)
-    if self.begun % 50 == 0 and self.progress < .75:
-        idle = torch.nonzero(self.use < .05)[:, 0] if self.begun else torch.arange(len(self.use), device=z.device)
+    self.use.mul_(0.98).add_(
+        torch.bincount(numbers.flatten(), minlength=len(self.use)), alpha=0.02
+    )
+    if self.begun % 50 == 0 and self.progress < 0.75:
+        idle = (
+            torch.nonzero(self.use < 0.05)[:, 0]
+            if self.begun
+            else torch.arange(len(self.use), device=z.device)
+        )
         rows = z.detach().float().movedim(1, -1).flatten(0, 2)
-        self.vqgan.codebook[idle] = rows[torch.randint(len(rows), (len(idle),), device=z.device)].to(self.vqgan.codebook.dtype)
+        self.vqgan.codebook[idle] = rows[
+            torch.randint(len(rows), (len(idle),), device=z.device)
+        ].to(self.vqgan.codebook.dtype)
     self.begun += 1
 
+# %% ../nbs/42_vqgan.ipynb #40071316
 @patch
-def forward(self:VqganLesson, pictures, corners, mirror):
+def forward(self: VqganLesson, pictures, corners, mirror):
     p, m = self.p, self.vqgan
     x = as_pixels(pictures, p.size)
     x = self.cropped(torch.where(mirror[:, None, None, None], x.flip(-1), x), corners)
     z = m.encode(x)
-    if self.progress < p.warm_start: zq, codebook = z, .01*z.float().square().mean()
+    if self.progress < p.warm_start:
+        zq, codebook = z, 0.01 * z.float().square().mean()
     else:
-        if not p.gumbel: self.keep_alive(z, m.quantise(z)[1])
+        if not p.gumbel:
+            self.keep_alive(z, m.quantise(z)[1])
         zq, _, codebook = m.quantise(z)
     y = m.decode(zq).float()
-    loss = (y - x).abs().mean() + .5*(y - x).square().mean() + (p.perceptual*self.held[0](x, y) if p.perceptual and self.held[0] else 0.)
+    loss = (
+        (y - x).abs().mean()
+        + 0.5 * (y - x).square().mean()
+        + (p.perceptual * self.held[0](x, y) if p.perceptual and self.held[0] else 0.0)
+    )
     if p.adversary and self.progress >= p.adversary_start:
         fooled, critic = adversarial(self.critic, x, y)
-        loss = loss + p.adversary*balance(loss, fooled, m.decoder.conv_out.weight)*fooled + critic
-    return loss + p.codebook*codebook
+        loss = (
+            loss
+            + p.adversary * balance(loss, fooled, m.decoder.conv_out.weight) * fooled
+            + critic
+        )
+    return loss + p.codebook * codebook
 
 # %% ../nbs/42_vqgan.ipynb #eb96d799
 @patch
 @torch.no_grad()
-def score(self:VqganLesson) -> dict:
+def score(self: VqganLesson) -> dict:
     "L1 on the validation pictures, share of codes they use, perplexity; L1 chooses the weights only where nothing is traded against it."
-    if not len(self.valid_set): return {}
-    device, use, off = self.use.device, torch.zeros(self.p.codes), 0.
+    if not len(self.valid_set):
+        return {}
+    device, use, off = self.use.device, torch.zeros(self.p.codes), 0.0
     for i in range(0, len(self.valid_set), 64):
-        x = as_pixels(self.valid_set[i:i+64], self.p.size).to(device)
+        x = as_pixels(self.valid_set[i : i + 64], self.p.size).to(device)
         y, _, numbers = self.vqgan(x)
-        off, use = off + (y.float() - x).abs().mean((1, 2, 3)).sum().item(), use + torch.bincount(numbers.flatten().cpu(), minlength=self.p.codes)
-    found = dict(l1=off/len(self.valid_set), usage=(use > 0).float().mean().item(), perplexity=torch.special.entr(use/use.sum()).sum().exp().item())
+        off, use = (
+            off + (y.float() - x).abs().mean((1, 2, 3)).sum().item(),
+            use + torch.bincount(numbers.flatten().cpu(), minlength=self.p.codes),
+        )
+    found = dict(
+        l1=off / len(self.valid_set),
+        usage=(use > 0).float().mean().item(),
+        perplexity=torch.special.entr(use / use.sum()).sum().exp().item(),
+    )
     return found if self.p.adversary else dict(score=-found['l1'], **found)
 
 # %% ../nbs/42_vqgan.ipynb #0ef41bb4
 def frames_at(
-    corpus:Corpus,
-    split:str,
-    size:int,                # side wanted, px
-    most:int|None=None,      # the first frame of so many clips; None: all frames of all
-) -> torch.Tensor:           # uint8 [N, 3, size, size]
+    corpus: Corpus,
+    split: str,
+    size: int,  # side wanted, px
+    most: int
+    | None = None,  # the first frame of so many clips; None: all frames of all
+) -> torch.Tensor:  # uint8 [N, 3, size, size]
     "The pictures of a split."
     paths, _ = clip_rows(corpus.split(split), 'frames')
-    if most: paths = [f[0] for f in corpus.split(split).frames if len(f)][:most]
-    parts = [as_bytes(as_pixels(load_pictures(corpus, paths[i:i+512]), size)) for i in range(0, len(paths), 512)]
-    return torch.cat(parts) if parts else torch.zeros(0, 3, size, size, dtype=torch.uint8)
+    if most:
+        paths = [f[0] for f in corpus.split(split).frames if len(f)][:most]
+    parts = [
+        as_bytes(as_pixels(load_pictures(corpus, paths[i : i + 512]), size))
+        for i in range(0, len(paths), 512)
+    ]
+    return (
+        torch.cat(parts) if parts else torch.zeros(0, 3, size, size, dtype=torch.uint8)
+    )
 
 # %% ../nbs/42_vqgan.ipynb #7f936c5c
 def train_vqgan(
-    params:Params,
-    corpus:Corpus,
-    brivl:BriVL,      # whose image tower says what looks alike
-    out,              # folder for config.json, model.safetensors, history.csv
-    state,            # folder of the resumable state
-) -> pd.DataFrame:    # history, one row an epoch
+    params: Params,
+    corpus: Corpus,
+    brivl: BriVL,  # whose image tower says what looks alike
+    out,  # folder for config.json, model.safetensors, history.csv
+    state,  # folder of the resumable state
+) -> pd.DataFrame:  # history, one row an epoch
     "Train a VQGAN on the training pictures, or take the released one (`vqgan.checkpoint`)."
     p = params.vqgan
     if p.checkpoint:
@@ -467,11 +761,21 @@ def train_vqgan(
         history = pd.DataFrame(columns=['epoch', 'loss', 'seconds', 'l1'])
     else:
         train = frames_at(corpus, 'train', p.size)
-        if len(train) < 2: raise BadInput('Fewer than two training pictures; a VQGAN cannot be trained on them.')
+        if len(train) < 2:
+            raise BadInput(
+                'Fewer than two training pictures; a VQGAN cannot be trained on them.'
+            )
         torch.manual_seed(named_seed(p.seed, 'vqgan'))
         engine = accelerator(params)
-        lesson = VqganLesson(p, train, frames_at(corpus, 'valid', p.size, 256), Perceptual(brivl.to(engine.device)))
-        history = Fit(lesson, p.optim, p.seed, state, engine, facts=(p.model_dump(), corpus.print)).run()
+        lesson = VqganLesson(
+            p,
+            train,
+            frames_at(corpus, 'valid', p.size, 256),
+            Perceptual(brivl.to(engine.device)),
+        )
+        history = Fit(
+            lesson, p.optim, p.seed, state, engine, facts=(p.model_dump(), corpus.print)
+        ).run()
         lesson.vqgan.cpu().eval().save(out)
     save_history(history, out)
     shutil.rmtree(state, ignore_errors=True)

@@ -11,7 +11,6 @@ __all__ = ['HOP', 'RENAMES', 'wavlm_config', 'conv_frames', 'real_frames', 'gate
 
 # %% ../nbs/11_wavlm.ipynb #9f1b9322
 import copy, math
-
 import numpy as np
 import torch
 import torch.nn as nn
@@ -20,132 +19,205 @@ from fastcore.basics import patch
 
 # %% ../nbs/11_wavlm.ipynb #2489b590
 from .brivl import load_exactly
-from .core import AudioParams, BadFile, BadInput, WavlmParams, named_seed, pick_precision
+from wavbrivl.core import (
+    AudioParams,
+    BadFile,
+    BadInput,
+    WavlmParams,
+    named_seed,
+    pick_precision,
+)
 from .media import SAMPLE_RATE, window_weights, windows
 
 # %% ../nbs/11_wavlm.ipynb #61f7f754
-def wavlm_config(p:AudioParams):
+def wavlm_config(p: AudioParams):
     "The `transformers` configuration of an `audio` section."
     from transformers import WavLMConfig
+
     layer = p.conv_norm == 'layer'
     return WavLMConfig(
-        conv_dim=tuple(p.conv_dim), feat_extract_norm=p.conv_norm, do_stable_layer_norm=layer, hidden_size=p.hidden,
-        num_hidden_layers=p.layers, num_attention_heads=p.heads, intermediate_size=p.ffn, num_buckets=p.buckets,
-        max_bucket_distance=p.max_distance, num_conv_pos_embeddings=p.pos_kernel, num_conv_pos_embedding_groups=p.pos_groups,
-        hidden_dropout=p.dropout, attention_dropout=0.0, activation_dropout=0.0, feat_proj_dropout=0.0,
-        layerdrop=0.0, apply_spec_augment=False)
+        conv_dim=tuple(p.conv_dim),
+        feat_extract_norm=p.conv_norm,
+        do_stable_layer_norm=layer,
+        hidden_size=p.hidden,
+        num_hidden_layers=p.layers,
+        num_attention_heads=p.heads,
+        intermediate_size=p.ffn,
+        num_buckets=p.buckets,
+        max_bucket_distance=p.max_distance,
+        num_conv_pos_embeddings=p.pos_kernel,
+        num_conv_pos_embedding_groups=p.pos_groups,
+        hidden_dropout=p.dropout,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.0,
+        layerdrop=0.0,
+        apply_spec_augment=False,
+    )
 
 # %% ../nbs/11_wavlm.ipynb #94ab75b0
 def conv_frames(n, kernel=(10, 3, 3, 3, 3, 2, 2), stride=(5, 2, 2, 2, 2, 2, 2)):
     "Frames that the conv front end makes of `n` samples (an integer or a tensor)."
-    for k, s in zip(kernel, stride): n = (n - k)//s + 1
+    for k, s in zip(kernel, stride):
+        n = (n - k) // s + 1
     return n
 
-def real_frames(lengths, n:int, frames:int):
+
+def real_frames(lengths, n: int, frames: int):
     "Frames that hold any real sample when clips of `lengths` samples are padded to `n` and make `frames` frames."
     chunk = n // frames
-    return torch.clamp((torch.as_tensor(lengths) + chunk - 1)//chunk, 1, frames)
+    return torch.clamp((torch.as_tensor(lengths) + chunk - 1) // chunk, 1, frames)
 
 # %% ../nbs/11_wavlm.ipynb #dc9a8f1c
 def gated_bias(attention, x, bias):
     "Bias of one layer: x [N, T, H], shared table bias [heads, T, T] -> [N, heads, T, T]."
     n, t, h = x.shape
     q = x.view(n, t, attention.num_heads, -1).transpose(1, 2)
-    a, b = torch.sigmoid(attention.gru_rel_pos_linear(q).view(n, attention.num_heads, t, 2, 4).sum(-1)).unbind(-1)
-    gate = a*(b*attention.gru_rel_pos_const[..., 0] - 1) + 2
-    return gate.unsqueeze(-1)*bias
+    a, b = torch.sigmoid(
+        attention.gru_rel_pos_linear(q).view(n, attention.num_heads, t, 2, 4).sum(-1)
+    ).unbind(-1)
+    gate = a * (b * attention.gru_rel_pos_const[..., 0] - 1) + 2
+    return gate.unsqueeze(-1) * bias
 
+# %% ../nbs/11_wavlm.ipynb #810ee0b1
 def scored(q, k, v, mask):
     "softmax(q k' / sqrt d + mask) v: [N, heads, T, d]. Two batched products on a CPU, where they beat the fused kernel; that kernel elsewhere."
-    if q.device.type != 'cpu': return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if q.device.type != 'cpu':
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     n, heads, t, d = q.shape
-    q, k, v = (x.reshape(n*heads, t, d) for x in (q, k, v))
-    scores = torch.baddbmm(mask.reshape(n*heads, t, t), q, k.transpose(1, 2), alpha=d**-0.5)
+    q, k, v = (x.reshape(n * heads, t, d) for x in (q, k, v))
+    scores = torch.baddbmm(
+        mask.reshape(n * heads, t, t), q, k.transpose(1, 2), alpha=d**-0.5
+    )
     return torch.bmm(scores.softmax(-1), v).view(n, heads, t, d)
+
 
 def narrowed(x, layer):
     "x in bfloat16 where the weights of a linear layer are kept so, else as it is."
     return x.to(layer.weight.dtype) if layer.weight.dtype == torch.bfloat16 else x
 
+# %% ../nbs/11_wavlm.ipynb #05b68876
 def attend(attention, x, bias, padding=None):
     "Self-attention of one WavLM layer: x [N, T, H] -> [N, T, H]; padding [N, T] is True where a frame is not real."
     n, t, h = x.shape
     mask = gated_bias(attention, x, bias)
-    if padding is not None: mask = mask.masked_fill(padding[:, None, None], -math.inf)
+    if padding is not None:
+        mask = mask.masked_fill(padding[:, None, None], -math.inf)
     y = narrowed(x, attention.q_proj)
-    q, k, v = (f(y).view(n, t, attention.num_heads, -1).transpose(1, 2)
-               for f in (attention.q_proj, attention.k_proj, attention.v_proj))
-    return attention.out_proj(scored(q, k, v, mask.to(q.dtype)).transpose(1, 2).reshape(n, t, h))
+    q, k, v = (
+        f(y).view(n, t, attention.num_heads, -1).transpose(1, 2)
+        for f in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    return attention.out_proj(
+        scored(q, k, v, mask.to(q.dtype)).transpose(1, 2).reshape(n, t, h)
+    )
 
 # %% ../nbs/11_wavlm.ipynb #503243da
 def levelled(
-    wave,            # [N, n], zero-padded
-    lengths=None,    # [N] real samples; None: all
-    eps:float=1e-5,
-):                   # [N, n], padding still zero
+    wave,  # [N, n], zero-padded
+    lengths=None,  # [N] real samples; None: all
+    eps: float = 1e-5,
+):  # [N, n], padding still zero
     "Mean 0 and deviation 1 over the real samples of each clip."
     n = wave.shape[1]
-    real = torch.arange(n, device=wave.device) < (torch.full((len(wave),), n) if lengths is None else torch.as_tensor(lengths)).to(wave.device)[:, None]
+    real = (
+        torch.arange(n, device=wave.device)
+        < (
+            torch.full((len(wave),), n) if lengths is None else torch.as_tensor(lengths)
+        ).to(wave.device)[:, None]
+    )
     count = real.sum(1, keepdim=True)
-    x = (wave - wave.sum(1, keepdim=True)/count)*real
-    return x/(x.square().sum(1, keepdim=True)/count + eps).sqrt()
-
+    x = (wave - wave.sum(1, keepdim=True) / count) * real
+    return x / (x.square().sum(1, keepdim=True) / count + eps).sqrt()
 
 # %% ../nbs/11_wavlm.ipynb #df583a9c
 class Dropout(nn.Dropout):
     "Dropout whose mask costs 16 random bits a value on a CPU; elsewhere as in torch."
-    def forward(self, x):
-        if not (self.training and 0 < self.p < 1 and x.device.type == 'cpu'): return super().forward(x)
-        bits = torch.empty(-(-x.numel()//4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:x.numel()]
-        kept = bits.view(x.shape) >= int(self.p*2**16) - 2**15
-        return x*(kept.to(x.dtype)/(1 - self.p))
 
-def light_dropout(module:nn.Module) -> nn.Module:
+    def forward(self, x):
+        if not (self.training and 0 < self.p < 1 and x.device.type == 'cpu'):
+            return super().forward(x)
+        bits = (
+            torch.empty(-(-x.numel() // 4), dtype=torch.int64)
+            .random_(-(2**63), None)
+            .view(torch.int16)[: x.numel()]
+        )
+        kept = bits.view(x.shape) >= int(self.p * 2**16) - 2**15
+        return x * (kept.to(x.dtype) / (1 - self.p))
+
+# %% ../nbs/11_wavlm.ipynb #42ea3240
+def light_dropout(module: nn.Module) -> nn.Module:
     "Let every `nn.Dropout` of a module be a `Dropout`."
-    for name in [k for k, m in module.named_modules() if type(m) is nn.Dropout]: module.set_submodule(name, Dropout(module.get_submodule(name).p))
+    for name in [k for k, m in module.named_modules() if type(m) is nn.Dropout]:
+        module.set_submodule(name, Dropout(module.get_submodule(name).p))
     return module
 
 # %% ../nbs/11_wavlm.ipynb #e9fc1621
 def conv_front(
-    layers,   # of the feature extractor of `transformers`
-    wave,     # [N, n]
-):            # [N, T, C]
+    layers,  # of the feature extractor of `transformers`
+    wave,  # [N, n]
+):  # [N, T, C]
     "The conv front end, channels innermost throughout."
     x = narrowed(wave, layers[0].conv)[:, None, None]
     for layer in layers:
         conv, norm = layer.conv, getattr(layer, 'layer_norm', None)
-        x = F.conv2d(x, conv.weight[:, :, None].contiguous(memory_format=torch.channels_last), conv.bias, stride=(1, conv.stride[0]))
-        if isinstance(norm, nn.LayerNorm): x = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        elif norm is not None: x = norm(x)
+        x = F.conv2d(
+            x,
+            conv.weight[:, :, None].contiguous(memory_format=torch.channels_last),
+            conv.bias,
+            stride=(1, conv.stride[0]),
+        )
+        if isinstance(norm, nn.LayerNorm):
+            x = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        elif norm is not None:
+            x = norm(x)
         x = F.gelu(x)
     return x[:, :, 0].transpose(1, 2)
 
 # %% ../nbs/11_wavlm.ipynb #f8d2d4f7
 class WavLM(nn.Module):
     "WavLM with the weights and names of `transformers.WavLMModel`, and its own way through them."
-    def __init__(self, params:AudioParams):
+
+    def __init__(self, params: AudioParams):
         super().__init__()
         from transformers import WavLMModel
-        self.params, self.model = params, light_dropout(WavLMModel(wavlm_config(params)))
+
+        self.params, self.model = (
+            params,
+            light_dropout(WavLMModel(wavlm_config(params))),
+        )
         del self.model.masked_spec_embed
         self.stable = params.conv_norm == 'layer'
-        if params.freeze_conv: self.model.feature_extractor.requires_grad_(False)
+        if params.freeze_conv:
+            self.model.feature_extractor.requires_grad_(False)
 
     def front(self, wave):
         "Conv front end and projection: [N, n] -> [N, T, H]."
         p = self.model.feature_projection
-        return p.projection(narrowed(p.layer_norm(conv_front(self.model.feature_extractor.conv_layers, wave).float()), p.projection))
+        return p.projection(
+            narrowed(
+                p.layer_norm(
+                    conv_front(self.model.feature_extractor.conv_layers, wave).float()
+                ),
+                p.projection,
+            )
+        )
 
-    def forward(self,
-        wave,                 # [N, n] samples at 16 kHz, zero-padded
-        lengths=None,         # [N] real samples
-        frames_mask=None,     # [N, T] bool: frames replaced by `mask_embedding` (WavLM's own objective)
+    def forward(
+        self,
+        wave,  # [N, n] samples at 16 kHz, zero-padded
+        lengths=None,  # [N] real samples
+        frames_mask=None,  # [N, T] bool: frames replaced by `mask_embedding` (WavLM's own objective)
         mask_embedding=None,  # [H]
-    ):                        # layers: list of L+1 tensors [N, T, H]; padding: [N, T] bool or None
+    ):  # layers: list of L+1 tensors [N, T, H]; padding: [N, T] bool or None
         "All hidden states, the encoder's input first."
-        x, enc = self.front(levelled(wave, lengths) if self.params.normalize else wave), self.model.encoder
+        x, enc = (
+            self.front(levelled(wave, lengths) if self.params.normalize else wave),
+            self.model.encoder,
+        )
         t, padding = x.shape[1], None
-        if frames_mask is not None: x = torch.where(frames_mask[..., None], mask_embedding.to(x.dtype), x)
+        if frames_mask is not None:
+            x = torch.where(frames_mask[..., None], mask_embedding.to(x.dtype), x)
         if lengths is not None:
             real = real_frames(lengths, wave.shape[1], t).to(x.device)
             padding = torch.arange(t, device=x.device)[None] >= real[:, None]
@@ -160,11 +232,15 @@ class WavLM(nn.Module):
 
 # %% ../nbs/11_wavlm.ipynb #d2b1e2f0
 @patch
-def layer(self:WavLM, layer, x, bias, padding):
+def layer(self: WavLM, layer, x, bias, padding):
     "One transformer layer, post-norm (base) or pre-norm (large)."
-    feed = lambda y: layer.feed_forward(narrowed(y, layer.feed_forward.intermediate_dense))
+    feed = lambda y: layer.feed_forward(
+        narrowed(y, layer.feed_forward.intermediate_dense)
+    )
     if self.stable:
-        x = x + layer.dropout(attend(layer.attention, layer.layer_norm(x), bias, padding))
+        x = x + layer.dropout(
+            attend(layer.attention, layer.layer_norm(x), bias, padding)
+        )
         return x + feed(layer.final_layer_norm(x))
     x = layer.layer_norm(x + layer.dropout(attend(layer.attention, x, bias, padding)))
     return layer.final_layer_norm(x + feed(x))
@@ -172,92 +248,135 @@ def layer(self:WavLM, layer, x, bias, padding):
 # %% ../nbs/11_wavlm.ipynb #ab6c91f3
 class FourierConv(nn.Module):
     "A grouped convolution with a long kernel, computed as a product of spectra; frozen."
-    def __init__(self,
-        conv,        # nn.Conv1d of stride 1
-        kept:int=4,  # lengths whose spectra stay in memory
+
+    def __init__(
+        self,
+        conv,  # nn.Conv1d of stride 1
+        kept: int = 4,  # lengths whose spectra stay in memory
     ):
         super().__init__()
-        self.groups, self.padding, self.kernel, self.kept, self.spectra = conv.groups, conv.padding[0], conv.kernel_size[0], kept, {}
+        self.groups, self.padding, self.kernel, self.kept, self.spectra = (
+            conv.groups,
+            conv.padding[0],
+            conv.kernel_size[0],
+            kept,
+            {},
+        )
         self.register_buffer('weight', conv.weight.detach().clone())
         self.register_buffer('bias', conv.bias.detach().clone())
 
-    def spectrum(self, n:int):
+    def spectrum(self, n: int):
         "The weights' spectrum for signals of `n` frames: [F*groups, in, out]."
         if (n, self.weight.device) not in self.spectra:
-            if len(self.spectra) >= self.kept: self.spectra.pop(next(iter(self.spectra)))
-            s = torch.fft.rfft(self.weight, n).conj().unflatten(0, (self.groups, -1))   # [groups, out, in, F]
-            self.spectra[n, self.weight.device] = s.permute(3, 0, 2, 1).flatten(0, 1).resolve_conj().contiguous()
+            if len(self.spectra) >= self.kept:
+                self.spectra.pop(next(iter(self.spectra)))
+            s = (
+                torch.fft.rfft(self.weight, n).conj().unflatten(0, (self.groups, -1))
+            )  # [groups, out, in, F]
+            self.spectra[n, self.weight.device] = (
+                s.permute(3, 0, 2, 1).flatten(0, 1).resolve_conj().contiguous()
+            )
         return self.spectra[n, self.weight.device]
 
     def forward(self, x):
         "[N, C, T] -> [N, C, T + 2*padding - kernel + 1]."
-        t = x.shape[-1] + 2*self.padding
-        n = -(-t//64)*64                                        # transforms of round lengths are quick, and few
-        s = torch.fft.rfft(F.pad(x.float(), (self.padding, n - t + self.padding)), n).unflatten(1, (self.groups, -1))
+        t = x.shape[-1] + 2 * self.padding
+        n = -(-t // 64) * 64  # transforms of round lengths are quick, and few
+        s = torch.fft.rfft(
+            F.pad(x.float(), (self.padding, n - t + self.padding)), n
+        ).unflatten(1, (self.groups, -1))
         y = torch.bmm(s.permute(3, 1, 0, 2).flatten(0, 1), self.spectrum(n))
         y = y.unflatten(0, (-1, self.groups)).permute(2, 1, 3, 0).flatten(1, 2)
-        return torch.fft.irfft(y, n)[..., :t - self.kernel + 1] + self.bias[:, None]
+        return torch.fft.irfft(y, n)[..., : t - self.kernel + 1] + self.bias[:, None]
 
 # %% ../nbs/11_wavlm.ipynb #24670df3
 @patch
-def for_inference(self:WavLM,
-    precision:str='fp32',   # of the products of matrices: fp32, bf16; auto: bf16 where the device has it in hardware
+def for_inference(
+    self: WavLM,
+    precision: str = 'fp32',  # of the products of matrices: fp32, bf16; auto: bf16 where the device has it in hardware
 ) -> WavLM:
     "A frozen, faster copy in eval mode. It can run, not be trained or saved. Raises `BadInput`."
     precision = pick_precision(precision, next(self.parameters()).device.type)
     fast = copy.deepcopy(self).eval().requires_grad_(False)
-    fast.model.encoder.pos_conv_embed.conv = FourierConv(self.model.encoder.pos_conv_embed.conv)
+    fast.model.encoder.pos_conv_embed.conv = FourierConv(
+        self.model.encoder.pos_conv_embed.conv
+    )
     if precision == 'bf16':
         m = fast.model
-        for part in (m.feature_extractor, m.feature_projection.projection): part.bfloat16()
+        for part in (m.feature_extractor, m.feature_projection.projection):
+            part.bfloat16()
         for layer in m.encoder.layers:
             a = layer.attention
-            for part in (a.q_proj, a.k_proj, a.v_proj, a.out_proj, layer.feed_forward): part.bfloat16()
+            for part in (a.q_proj, a.k_proj, a.v_proj, a.out_proj, layer.feed_forward):
+                part.bfloat16()
     return fast
 
 # %% ../nbs/11_wavlm.ipynb #cf023d65
 def level_db(
-    wave,          # [N, n], zero-padded
+    wave,  # [N, n], zero-padded
     lengths=None,  # [N] real samples
-    floor:float=-80.0,
-):                 # [N] RMS in dBFS, at least `floor`
+    floor: float = -80.0,
+):  # [N] RMS in dBFS, at least `floor`
     "Level of each clip over its real samples."
-    n = wave.shape[1] if lengths is None else torch.as_tensor(lengths, device=wave.device).clamp(min=1)
-    return (10*torch.log10(wave.float().square().sum(1)/n + 1e-12)).clamp(floor, 20.0)
+    n = (
+        wave.shape[1]
+        if lengths is None
+        else torch.as_tensor(lengths, device=wave.device).clamp(min=1)
+    )
+    return (10 * torch.log10(wave.float().square().sum(1) / n + 1e-12)).clamp(
+        floor, 20.0
+    )
 
 # %% ../nbs/11_wavlm.ipynb #e2cb63d9
 class AudioTower(nn.Module):
     "WavLM, weighted layer sum, self-attention block, mean pool, MLP (WavBriVL, section 3.3)."
-    hop, first = 0.02, 0.0125   # seconds from frame to frame, and the middle of frame 0
-    def __init__(self,
-        params:AudioParams,
-        dim:int,              # of the joint space
-        window:float=2.0,     # seconds a window at inference
+
+    hop, first = 0.02, 0.0125  # seconds from frame to frame, and the middle of frame 0
+
+    def __init__(
+        self,
+        params: AudioParams,
+        dim: int,  # of the joint space
+        window: float = 2.0,  # seconds a window at inference
     ):
         super().__init__()
         p, self.params, self.dim, self.window = params, params, dim, window
         self.wavlm = WavLM(p)
         self.layer_weights = nn.Parameter(torch.zeros(p.layers + 1))
-        layer = nn.TransformerEncoderLayer(p.hidden, p.block_heads, p.ffn, p.dropout, batch_first=True)
-        self.block = light_dropout(nn.TransformerEncoder(layer, p.block_layers, enable_nested_tensor=False))
+        layer = nn.TransformerEncoderLayer(
+            p.hidden, p.block_heads, p.ffn, p.dropout, batch_first=True
+        )
+        self.block = light_dropout(
+            nn.TransformerEncoder(layer, p.block_layers, enable_nested_tensor=False)
+        )
         self.centre = nn.BatchNorm1d(p.hidden, affine=False)
-        self.to_embedding, self.to_joint = nn.Linear(p.hidden, p.embed), nn.Linear(p.embed, dim)
-        self.level = nn.Sequential(nn.Linear(1, 64), nn.GELU(), nn.Linear(64, p.embed)) if p.level else None
+        self.to_embedding, self.to_joint = (
+            nn.Linear(p.hidden, p.embed),
+            nn.Linear(p.embed, dim),
+        )
+        self.level = (
+            nn.Sequential(nn.Linear(1, 64), nn.GELU(), nn.Linear(64, p.embed))
+            if p.level
+            else None
+        )
 
     def frames(self, wave, lengths=None):
         "Frame embeddings after the self-attention block: [N, n] -> [N, T, H], real [N, T] bool."
         layers, padding = self.wavlm(wave, lengths)
         w = torch.softmax(self.layer_weights, 0)
-        x = sum(w[i]*h for i, h in enumerate(layers))
+        x = sum(w[i] * h for i, h in enumerate(layers))
         x = self.block(x, src_key_padding_mask=padding)
-        return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if padding is None else ~padding
+        return x, torch.ones(
+            x.shape[:2], dtype=torch.bool, device=x.device
+        ) if padding is None else ~padding
 
     def embed(self, wave, lengths=None):
         "The embedding tasks use: [N, n] -> [N, embed]."
         x, real = self.frames(wave, lengths)
-        pooled = (x.float()*real[..., None]).sum(1)/real.sum(1, keepdim=True)
+        pooled = (x.float() * real[..., None]).sum(1) / real.sum(1, keepdim=True)
         z = self.to_embedding(self.centre(pooled))
-        if self.level is not None: z = z + self.level((level_db(wave, lengths)[:, None] + 30)/20)
+        if self.level is not None:
+            z = z + self.level((level_db(wave, lengths)[:, None] + 30) / 20)
         return z
 
     def joint(self, z):
@@ -270,152 +389,224 @@ class AudioTower(nn.Module):
 
 # %% ../nbs/11_wavlm.ipynb #5d597cf1
 def quickened(
-    tower:nn.Module,        # any tower
-    precision:str='fp32',   # fp32, bf16, auto
+    tower: nn.Module,  # any tower
+    precision: str = 'fp32',  # fp32, bf16, auto
 ) -> nn.Module:
     "A frozen copy in eval mode in which every WavLM is `for_inference`. It can run, not be trained or saved."
     fast = copy.deepcopy(tower).eval().requires_grad_(False)
-    for name in [k for k, m in tower.named_modules() if isinstance(m, WavLM)]: fast.set_submodule(name, tower.get_submodule(name).for_inference(precision))
+    for name in [k for k, m in tower.named_modules() if isinstance(m, WavLM)]:
+        fast.set_submodule(name, tower.get_submodule(name).for_inference(precision))
     return fast
 
 # %% ../nbs/11_wavlm.ipynb #75c88b09
 def cut_windows(
-    clips,           # list of float32 arrays at 16 kHz
-    window:int,      # samples
-):                   # waves [W, window] float32, lengths [W], owner [W] clip of each window, weight [W] samples it adds
+    clips,  # list of float32 arrays at 16 kHz
+    window: int,  # samples
+):  # waves [W, window] float32, lengths [W], owner [W] clip of each window, weight [W] samples it adds
     "All windows of all clips."
     waves, lengths, owner, weight = [], [], [], []
     for i, x in enumerate(clips):
-        for (start, stop), w in zip(windows(len(x), window), window_weights(len(x), window)):
+        for (start, stop), w in zip(
+            windows(len(x), window), window_weights(len(x), window)
+        ):
             piece = np.zeros(window, np.float32)
-            piece[:stop-start] = x[start:stop]
-            waves.append(piece); lengths.append(stop-start); owner.append(i); weight.append(w)
-    return np.stack(waves), np.array(lengths), np.array(owner), np.array(weight, np.float32)
+            piece[: stop - start] = x[start:stop]
+            waves.append(piece)
+            lengths.append(stop - start)
+            owner.append(i)
+            weight.append(w)
+    return (
+        np.stack(waves),
+        np.array(lengths),
+        np.array(owner),
+        np.array(weight, np.float32),
+    )
 
 # %% ../nbs/11_wavlm.ipynb #fcdf176f
 @torch.inference_mode()
 def embed_clips(
-    tower:AudioTower,
-    clips,             # float32 arrays at 16 kHz of any length: a list, or any iterable that is read once
-    batch:int=32,      # windows run at once
-):                     # embedding [N, embed], joint [N, dim] (unit norm), float32 on the CPU
+    tower: AudioTower,
+    clips,  # float32 arrays at 16 kHz of any length: a list, or any iterable that is read once
+    batch: int = 32,  # windows run at once
+):  # embedding [N, embed], joint [N, dim] (unit norm), float32 on the CPU
     "Embed sounds of any length; an embedding does not depend on the batch it was made in."
     tower.eval()
-    device, size = next(tower.parameters()).device, round(tower.window*SAMPLE_RATE)
+    device, size = next(tower.parameters()).device, round(tower.window * SAMPLE_RATE)
     z, a = [], []
     for group in grouped(clips, batch):
         waves, lengths, owner, weight = cut_windows(group, size)
         parts = []
         for i in range(0, len(waves), batch):
-            zi = tower.embed(torch.from_numpy(waves[i:i+batch]).to(device), lengths[i:i+batch])
+            zi = tower.embed(
+                torch.from_numpy(waves[i : i + batch]).to(device),
+                lengths[i : i + batch],
+            )
             parts.append(torch.cat([zi, tower.joint(zi)], 1).float().cpu())
-        total = torch.zeros(len(group), parts[0].shape[1]).index_add_(0, torch.from_numpy(owner), torch.cat(parts)*weight[:, None])
-        mean = total/torch.zeros(len(group)).index_add_(0, torch.from_numpy(owner), torch.from_numpy(weight))[:, None]
-        z.append(mean[:, :tower.params.embed]); a.append(F.normalize(mean[:, tower.params.embed:], dim=1))
-    if not z: return torch.zeros(0, tower.params.embed), torch.zeros(0, tower.dim)
+        total = torch.zeros(len(group), parts[0].shape[1]).index_add_(
+            0, torch.from_numpy(owner), torch.cat(parts) * weight[:, None]
+        )
+        mean = (
+            total
+            / torch.zeros(len(group)).index_add_(
+                0, torch.from_numpy(owner), torch.from_numpy(weight)
+            )[:, None]
+        )
+        z.append(mean[:, : tower.params.embed])
+        a.append(F.normalize(mean[:, tower.params.embed :], dim=1))
+    if not z:
+        return torch.zeros(0, tower.params.embed), torch.zeros(0, tower.dim)
     return torch.cat(z), torch.cat(a)
 
-def grouped(items, n:int):
+# %% ../nbs/11_wavlm.ipynb #57f941d0
+def grouped(items, n: int):
     "Lists of up to `n` items of an iterable."
     group = []
     for x in items:
         group.append(x)
-        if len(group) == n: yield group; group = []
-    if group: yield group
+        if len(group) == n:
+            yield group
+            group = []
+    if group:
+        yield group
 
 # %% ../nbs/11_wavlm.ipynb #3f0fa556
-HOP = 320   # samples: a frame each 20 ms
+HOP = 320  # samples: a frame each 20 ms
 
+# %% ../nbs/11_wavlm.ipynb #21b9ba3e
 def stitch(
-    hidden,          # [W, T, H] frames of a clip's windows
-    count,           # [W] how many of them are real
-    start,           # [W] first sample of each window
-    n:int,           # samples in the clip
-    window:int,      # samples in a window
-    hop:float,       # seconds from frame to frame, as the tower gives them
-    first:float,     # seconds to the middle of its frame 0
-) -> np.ndarray:     # [ceil(n / 320), H] float16
+    hidden,  # [W, T, H] frames of a clip's windows
+    count,  # [W] how many of them are real
+    start,  # [W] first sample of each window
+    n: int,  # samples in the clip
+    window: int,  # samples in a window
+    hop: float,  # seconds from frame to frame, as the tower gives them
+    first: float,  # seconds to the middle of its frame 0
+) -> np.ndarray:  # [ceil(n / 320), H] float16
     "The windows of one clip on one clock: each 20 ms the tower's frame whose middle is nearest."
     at = np.arange(0, n, HOP)
-    w = np.minimum(at//window, len(start) - 1)
-    local = np.rint(((at + HOP/2 - start[w])/SAMPLE_RATE - first)/hop).clip(0, np.asarray(count)[w] - 1).astype(int)
+    w = np.minimum(at // window, len(start) - 1)
+    local = (
+        np.rint(((at + HOP / 2 - start[w]) / SAMPLE_RATE - first) / hop)
+        .clip(0, np.asarray(count)[w] - 1)
+        .astype(int)
+    )
     return hidden[w, local].numpy().astype(np.float16)
 
+# %% ../nbs/11_wavlm.ipynb #1b9b3772
 @torch.inference_mode()
 def embed_frames(
     tower,
-    clips,             # float32 arrays at 16 kHz of any length: a list, or any iterable that is read once
-    batch:int=32,      # windows run at once
-) -> list:             # [T, H] float16 for each clip
+    clips,  # float32 arrays at 16 kHz of any length: a list, or any iterable that is read once
+    batch: int = 32,  # windows run at once
+) -> list:  # [T, H] float16 for each clip
     "Frame embeddings of sounds of any length, one each 20 ms."
     tower.eval()
-    device, size, out = next(tower.parameters()).device, round(tower.window*SAMPLE_RATE), []
+    device, size, out = (
+        next(tower.parameters()).device,
+        round(tower.window * SAMPLE_RATE),
+        [],
+    )
     for group in grouped(clips, batch):
         waves, lengths, owner, _ = cut_windows(group, size)
         start = np.concatenate([windows(len(x), size)[:, 0] for x in group])
-        parts = [tower.frames(torch.from_numpy(waves[i:i+batch]).to(device), lengths[i:i+batch]) for i in range(0, len(waves), batch)]
-        hidden, count = torch.cat([x.float().cpu() for x, _ in parts]), torch.cat([real.sum(1).cpu() for _, real in parts])
-        out += [stitch(hidden[m], count[m], start[m], len(x), size, tower.hop, tower.first) for k, x in enumerate(group) for m in [owner == k]]
+        parts = [
+            tower.frames(
+                torch.from_numpy(waves[i : i + batch]).to(device),
+                lengths[i : i + batch],
+            )
+            for i in range(0, len(waves), batch)
+        ]
+        hidden, count = (
+            torch.cat([x.float().cpu() for x, _ in parts]),
+            torch.cat([real.sum(1).cpu() for _, real in parts]),
+        )
+        out += [
+            stitch(hidden[m], count[m], start[m], len(x), size, tower.hop, tower.first)
+            for k, x in enumerate(group)
+            for m in [owner == k]
+        ]
     return out
 
 # %% ../nbs/11_wavlm.ipynb #5db95eaf
 def fit_units(
-    clips,          # iterable of float32 arrays
-    clusters:int,
-    seed:int=0,
-):                  # (centres [clusters, F], mean [F], deviation [F])
+    clips,  # iterable of float32 arrays
+    clusters: int,
+    seed: int = 0,
+):  # (centres [clusters, F], mean [F], deviation [F])
     "k-means over the MFCC frames of the clips, one frame each 20 ms."
     from sklearn.cluster import MiniBatchKMeans
+
     x = np.concatenate([frame_features(c) for c in clips])
     mean, dev = x.mean(0), x.std(0) + 1e-6
-    k = MiniBatchKMeans(clusters, random_state=seed, n_init=2, batch_size=4096).fit((x - mean)/dev)
+    k = MiniBatchKMeans(clusters, random_state=seed, n_init=2, batch_size=4096).fit(
+        (x - mean) / dev
+    )
     return k.cluster_centers_.astype(np.float32), mean, dev
 
+# %% ../nbs/11_wavlm.ipynb #1d279ff2
 def frame_features(clip) -> np.ndarray:
     "13 MFCC and their slopes for each 20 ms: [T, 26]."
     import librosa
-    m = librosa.feature.mfcc(y=np.pad(clip, (0, max(0, 800-len(clip)))), sr=SAMPLE_RATE, n_mfcc=13, n_fft=640, hop_length=320, center=True)
+
+    m = librosa.feature.mfcc(
+        y=np.pad(clip, (0, max(0, 800 - len(clip)))),
+        sr=SAMPLE_RATE,
+        n_mfcc=13,
+        n_fft=640,
+        hop_length=320,
+        center=True,
+    )
     return np.concatenate([m, np.gradient(m, axis=1)]).T.astype(np.float32)
 
+# %% ../nbs/11_wavlm.ipynb #47004b4f
 def units(clip, fitted) -> np.ndarray:
     "Unit of each frame: [T] int64."
     centres, mean, dev = fitted
-    x = (frame_features(clip) - mean)/dev
-    return np.argmin(-2*x@centres.T + (centres**2).sum(1), 1)
+    x = (frame_features(clip) - mean) / dev
+    return np.argmin(-2 * x @ centres.T + (centres**2).sum(1), 1)
 
 # %% ../nbs/11_wavlm.ipynb #c1ff82c4
 def span_mask(
-    n:int, frames:int,
-    share:float,    # of the frames, expected
-    span:int,       # frames a span
-    generator,      # numpy
-) -> np.ndarray:    # [n, frames] bool
+    n: int,
+    frames: int,
+    share: float,  # of the frames, expected
+    span: int,  # frames a span
+    generator,  # numpy
+) -> np.ndarray:  # [n, frames] bool
     "Spans of masked frames, their starts drawn so that `share` of the frames is masked in expectation."
-    start = generator.random((n, frames)) < 1 - (1 - share)**(1/span)
+    start = generator.random((n, frames)) < 1 - (1 - share) ** (1 / span)
     return np.stack([np.roll(start, s, 1) for s in range(span)]).any(0)
 
+# %% ../nbs/11_wavlm.ipynb #9ac9d038
 def mix_voices(
-    waves,          # [N, n]
-    share:float,    # of the clips
-    generator,      # numpy
-):                  # [N, n]
+    waves,  # [N, n]
+    share: float,  # of the clips
+    generator,  # numpy
+):  # [N, n]
     "Mix a stretch of another clip into some, at most half of it and at -5 to 5 dB (WavLM's utterance mixing)."
     out, n = waves.copy(), waves.shape[1]
     for i in np.flatnonzero(generator.random(len(waves)) < share):
         other = waves[generator.integers(len(waves))]
-        length = generator.integers(1, n//2 + 1)
+        length = generator.integers(1, n // 2 + 1)
         a, b = generator.integers(0, n - length + 1, 2)
-        gain = np.sqrt((waves[i]**2).mean()/((other**2).mean() + 1e-9))*10**(generator.uniform(-5, 5)/20)
-        out[i, a:a+length] += min(gain, 10)*other[b:b+length]
+        gain = np.sqrt((waves[i] ** 2).mean() / ((other**2).mean() + 1e-9)) * 10 ** (
+            generator.uniform(-5, 5) / 20
+        )
+        out[i, a : a + length] += min(gain, 10) * other[b : b + length]
     return out
 
 # %% ../nbs/11_wavlm.ipynb #2510b351
 class MaskedPrediction(nn.Module):
     "Equation (4): predict the unit of masked frames."
-    def __init__(self, params:AudioParams, objective:WavlmParams):
+
+    def __init__(self, params: AudioParams, objective: WavlmParams):
         super().__init__()
-        self.wavlm, self.temperature, self.unmasked = WavLM(params), objective.temperature, objective.unmasked
-        self.mask_embedding = nn.Parameter(0.1*torch.randn(params.hidden))
+        self.wavlm, self.temperature, self.unmasked = (
+            WavLM(params),
+            objective.temperature,
+            objective.unmasked,
+        )
+        self.mask_embedding = nn.Parameter(0.1 * torch.randn(params.hidden))
         self.project = nn.Linear(params.hidden, 64)
         self.units = nn.Parameter(torch.randn(objective.clusters, 64))
 
@@ -425,53 +616,109 @@ class MaskedPrediction(nn.Module):
         h = F.normalize(self.project(layers[-1][~padding]).float(), dim=-1)
         logits = h @ F.normalize(self.units.float(), dim=-1).T / self.temperature
         target, masked = units[~padding], mask[~padding]
-        each, hit = F.cross_entropy(logits, target, reduction='none'), (logits.argmax(1) == target).float()
+        each, hit = (
+            F.cross_entropy(logits, target, reduction='none'),
+            (logits.argmax(1) == target).float(),
+        )
         weight = torch.where(masked, 1.0, self.unmasked)
-        return (weight*each).sum()/weight.sum(), (hit*masked).sum()/masked.sum().clamp(min=1)
+        return (weight * each).sum() / weight.sum(), (
+            hit * masked
+        ).sum() / masked.sum().clamp(min=1)
 
 # %% ../nbs/11_wavlm.ipynb #84fe4dd0
-RENAMES = [('post_extract_proj.', 'feature_projection.projection.'), ('encoder.pos_conv.0.bias', 'encoder.pos_conv_embed.conv.bias'),
-           ('encoder.pos_conv.0.weight_g', 'encoder.pos_conv_embed.conv.parametrizations.weight.original0'),
-           ('encoder.pos_conv.0.weight_v', 'encoder.pos_conv_embed.conv.parametrizations.weight.original1'),
-           ('self_attn_layer_norm.', 'layer_norm.'), ('self_attn.relative_attention_bias.', 'attention.rel_attn_embed.'),
-           ('self_attn.grep_linear.', 'attention.gru_rel_pos_linear.'), ('self_attn.grep_a', 'attention.gru_rel_pos_const'),
-           ('self_attn.', 'attention.'), ('fc1.', 'feed_forward.intermediate_dense.'), ('fc2.', 'feed_forward.output_dense.')]
+RENAMES = [
+    ('post_extract_proj.', 'feature_projection.projection.'),
+    ('encoder.pos_conv.0.bias', 'encoder.pos_conv_embed.conv.bias'),
+    (
+        'encoder.pos_conv.0.weight_g',
+        'encoder.pos_conv_embed.conv.parametrizations.weight.original0',
+    ),
+    (
+        'encoder.pos_conv.0.weight_v',
+        'encoder.pos_conv_embed.conv.parametrizations.weight.original1',
+    ),
+    ('self_attn_layer_norm.', 'layer_norm.'),
+    ('self_attn.relative_attention_bias.', 'attention.rel_attn_embed.'),
+    ('self_attn.grep_linear.', 'attention.gru_rel_pos_linear.'),
+    ('self_attn.grep_a', 'attention.gru_rel_pos_const'),
+    ('self_attn.', 'attention.'),
+    ('fc1.', 'feed_forward.intermediate_dense.'),
+    ('fc2.', 'feed_forward.output_dense.'),
+]
 
-def rename_key(key:str) -> str:
+# %% ../nbs/11_wavlm.ipynb #35a5390c
+def rename_key(key: str) -> str:
     "An original WavLM key in the names of `transformers`."
-    if key.startswith('layer_norm.'): return 'feature_projection.' + key
+    if key.startswith('layer_norm.'):
+        return 'feature_projection.' + key
     parts = key.split('.')
     if parts[0] == 'feature_extractor':
-        return '.'.join(parts[:3] + (['conv'] if parts[3] == '0' else ['layer_norm']) + parts[-1:])
-    for old, new in RENAMES: key = key.replace(old, new)
+        return '.'.join(
+            parts[:3] + (['conv'] if parts[3] == '0' else ['layer_norm']) + parts[-1:]
+        )
+    for old, new in RENAMES:
+        key = key.replace(old, new)
     return key
 
 # %% ../nbs/11_wavlm.ipynb #0339c227
 def load_released(
-    path,           # `{'cfg', 'model'}` as released, opened with weights_only
-    **sizes,        # other fields of `AudioParams`
-):                  # (WavLM, cfg)
+    path,  # `{'cfg', 'model'}` as released, opened with weights_only
+    **sizes,  # other fields of `AudioParams`
+):  # (WavLM, cfg)
     "A WavLM of the released size with the released weights. Raises `BadInput` when they do not fit."
-    try: ckpt = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError: raise BadFile(path, 'the file does not exist.') from None
-    except Exception as e: raise BadFile(path, f'no weights could be read ({type(e).__name__}); it is damaged, or holds pickled objects and must be saved again as plain tensors.') from None
-    if not isinstance(ckpt, dict) or not {'cfg', 'model'} <= set(ckpt): raise BadInput(f"{path}: a released WavLM file holds 'cfg' and 'model'; this one holds {', '.join(map(str, list(ckpt)[:6]))}.")
-    try: wavlm = WavLM(AudioParams(**(released_sizes(ckpt['cfg']) | sizes)))
-    except KeyError as e: raise BadInput(f'{path}: its cfg has no {e.args[0]}; this is not a WavLM as released.') from None
-    keys = {rename_key(k): v for k, v in ckpt['model'].items() if not k.startswith(('mask_emb', 'final_proj', 'label_embs'))}
+    try:
+        ckpt = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise BadFile(path, 'the file does not exist.') from None
+    except Exception as e:
+        raise BadFile(
+            path,
+            f'no weights could be read ({type(e).__name__}); it is damaged, or holds pickled objects and must be saved again as plain tensors.',
+        ) from None
+    if not isinstance(ckpt, dict) or not {'cfg', 'model'} <= set(ckpt):
+        raise BadInput(
+            f"{path}: a released WavLM file holds 'cfg' and 'model'; this one holds {', '.join(map(str, list(ckpt)[:6]))}."
+        )
+    try:
+        wavlm = WavLM(AudioParams(**(released_sizes(ckpt['cfg']) | sizes)))
+    except KeyError as e:
+        raise BadInput(
+            f'{path}: its cfg has no {e.args[0]}; this is not a WavLM as released.'
+        ) from None
+    keys = {
+        rename_key(k): v
+        for k, v in ckpt['model'].items()
+        if not k.startswith(('mask_emb', 'final_proj', 'label_embs'))
+    }
     load_exactly(wavlm.model, keys, path)
     return wavlm, ckpt['cfg']
 
-def released_sizes(cfg:dict) -> dict:
+# %% ../nbs/11_wavlm.ipynb #c4b2ad56
+def released_sizes(cfg: dict) -> dict:
     "The `audio` section that a released `cfg` describes."
-    dims = [d for part in cfg['conv_feature_layers'].replace(' ', '').split('+') for d in conv_part(part)]
-    return dict(conv_dim=dims, conv_norm='layer' if cfg['extractor_mode'] == 'layer_norm' else 'group', hidden=cfg['encoder_embed_dim'],
-                layers=cfg['encoder_layers'], heads=cfg['encoder_attention_heads'], ffn=cfg['encoder_ffn_embed_dim'],
-                pos_kernel=cfg['conv_pos'], pos_groups=cfg['conv_pos_groups'], buckets=cfg['num_buckets'], max_distance=cfg['max_distance'],
-                normalize=bool(cfg.get('normalize')))
+    dims = [
+        d
+        for part in cfg['conv_feature_layers'].replace(' ', '').split('+')
+        for d in conv_part(part)
+    ]
+    return dict(
+        conv_dim=dims,
+        conv_norm='layer' if cfg['extractor_mode'] == 'layer_norm' else 'group',
+        hidden=cfg['encoder_embed_dim'],
+        layers=cfg['encoder_layers'],
+        heads=cfg['encoder_attention_heads'],
+        ffn=cfg['encoder_ffn_embed_dim'],
+        pos_kernel=cfg['conv_pos'],
+        pos_groups=cfg['conv_pos_groups'],
+        buckets=cfg['num_buckets'],
+        max_distance=cfg['max_distance'],
+        normalize=bool(cfg.get('normalize')),
+    )
 
-def conv_part(part:str) -> list[int]:
+# %% ../nbs/11_wavlm.ipynb #a224c1ef
+def conv_part(part: str) -> list[int]:
     "`[(512,3,2)]*4` -> [512, 512, 512, 512]."
     import re
+
     dim, times = re.fullmatch(r'\[\((\d+),\d+,\d+\)\](?:\*(\d+))?', part).groups()
-    return [int(dim)]*int(times or 1)
+    return [int(dim)] * int(times or 1)
