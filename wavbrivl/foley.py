@@ -94,7 +94,10 @@ PLACES = tuple(' '.join(_GROUPS.values()).split())
 # %% ../nbs/02_foley.ipynb #8a1baddf
 def read_kind(row: dict) -> Kind:
     "Make a class from its row; groups of places are spelled out."
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    fields = dict(row)
+    for k, v in row.items():
+        if isinstance(v, list):
+            fields[k] = tuple(v)
     places = (_GROUPS.get(p, p) for p in row['places'].split())
     return Kind(**fields | {'places': ' '.join(places)})
 
@@ -226,7 +229,8 @@ def plan_events(
     "Lay out single events at rate `hz` inside `start`..`seconds`, with the class's jitter and groups."
     step = 1 / hz / (1 + 0.3 * (count - 1))
     length = rng.uniform(*kind.length)
-    t = start + 0.03 + free * rng.uniform(0, min(0.6, 0.25 * (seconds - start)))
+    latest = min(0.6, 0.25 * (seconds - start))
+    t = start + 0.03 + free * rng.uniform(0, latest)
     left = group_size(rng, kind)
     times = []
     while t + 0.6 * length < seconds or not times:
@@ -255,7 +259,8 @@ def plan_counted(
     room = seconds - start
     length = rng.uniform(*kind.length)
     position = np.arange(count) + free * rng.uniform(0, 0.5, count)
-    onsets = start + 0.03 + position * max(room - 0.5 * length, 0.2) / count
+    spread = max(room - 0.5 * length, 0.2)
+    onsets = start + 0.03 + position * spread / count
     return tuple(event(t, min(t + length, seconds)) for t in onsets)
 
 # %% ../nbs/02_foley.ipynb #7ee2845f
@@ -279,10 +284,12 @@ def make_source(
 ) -> Source:
     "Draw a source of class `label`."
     kind = KINDS[label]
-    intensity, pitch, rate = (round(float(u), 3) for u in rng.uniform(size=3))
+    drawn = [round(u, 3) for u in rng.uniform(size=3).tolist()]
+    intensity, pitch, rate = drawn
     pitch = pitch if kind.pitch else 0.5
     rate = rate if kind.rate else 0.5
-    count = int(min(rng.choice([1, 1, 1, 2, 2, 3]), kind.count))
+    count = rng.choice([1, 1, 1, 2, 2, 3])
+    count = int(min(count, kind.count))
     verb = int(rng.integers(len(kind.verbs)))
     times = plan(rng, kind, rate, count, start, seconds, free)
     return Source(label, intensity, pitch, rate, count, times, verb)
@@ -290,7 +297,8 @@ def make_source(
 # %% ../nbs/02_foley.ipynb #c4be40df
 def make_second(rng, label: str, place: str, seconds: float, free: float) -> Source:
     "Draw a source of another class than `label` that may be met in `place`."
-    others = [c for c in CLASSES if c != label and place in KINDS[c].places.split()]
+    here = [c for c in CLASSES if place in KINDS[c].places.split()]
+    others = [c for c in here if c != label]
     late = rng.choice([0.0, 0.35]) * seconds
     return make_source(rng, str(rng.choice(others)), seconds, late, free)
 
@@ -392,7 +400,8 @@ def draw_partner(
     for j in rng.integers(0, len(labels), 200):
         if not labels[i] & labels[j]:
             return j
-    return next(j for j in range(len(labels)) if (j - i) % len(CLASSES))
+    other_class = (j for j in range(len(labels)) if (j - i) % len(CLASSES))
+    return next(other_class)
 
 # %% ../nbs/02_foley.ipynb #c6e73417
 def mismatches(
@@ -635,7 +644,9 @@ def describe(
 # %% ../nbs/02_foley.ipynb #3965d25a
 def unit(x: np.ndarray) -> np.ndarray:
     "Scale to unit RMS; silence stays silence."
-    return x / max(np.sqrt(np.mean(x * x)), 1e-9) if len(x) else x
+    if not len(x):
+        return x
+    return x / max(np.sqrt(np.mean(x * x)), 1e-9)
 
 
 def clock_of(n: int) -> np.ndarray:
@@ -653,7 +664,8 @@ def coloured(
     half = m // 2 + 1
     f = np.maximum(np.arange(half) / m, 40 / SAMPLE_RATE)
     white = rng.standard_normal(half) + 1j * rng.standard_normal(half)
-    return unit(np.fft.irfft(white * f ** (-slope / 2), m)[:n])
+    x = np.fft.irfft(white * f ** (-slope / 2), m)
+    return unit(x[:n])
 
 # %% ../nbs/02_foley.ipynb #12d98159
 def band(
@@ -680,7 +692,8 @@ def modes(
     hz, t60, gain = np.broadcast_arrays(np.atleast_1d(hz).astype(float), t60, gain)
     keep = hz < 0.48 * SAMPLE_RATE
     w = 2j * np.pi * hz[keep] - 6.91 / t60[keep]
-    return (np.exp(w[:, None] * clock_of(n)).imag * gain[keep, None]).sum(0)
+    rings = np.exp(w[:, None] * clock_of(n)).imag  # [k, n]
+    return (rings * gain[keep, None]).sum(0)
 
 # %% ../nbs/02_foley.ipynb #c3929cef
 def phase(hz) -> np.ndarray:
@@ -694,7 +707,9 @@ def buzz(
 ) -> np.ndarray:
     "All harmonics at once, unit RMS."
     c = np.cos(phase(hz))
-    return unit((r * c - r * r) / (1 - 2 * r * c + r * r))
+    above = r * c - r * r
+    below = 1 - 2 * r * c + r * r
+    return unit(above / below)
 
 # %% ../nbs/02_foley.ipynb #70d6135f
 def formants(
@@ -706,8 +721,9 @@ def formants(
     for hz, width, gain in peaks:
         r = np.exp(-np.pi * width / SAMPLE_RATE)
         w = 2 * np.pi * min(hz, 7600.0) / SAMPLE_RATE
+        zeros = [1 - r, 0, -(1 - r)]
         poles = [1, -2 * r * np.cos(w), r * r]
-        y = y + gain * lfilter([1 - r, 0, -(1 - r)], poles, x)
+        y = y + gain * lfilter(zeros, poles, x)
     return y
 
 # %% ../nbs/02_foley.ipynb #2fe8164e
@@ -716,7 +732,8 @@ def contour(
     *values,  # reached at equal distances
 ) -> np.ndarray:
     "A curve through `values`."
-    return np.interp(np.linspace(0, len(values) - 1, n), np.arange(len(values)), values)
+    k = len(values)
+    return np.interp(np.linspace(0, k - 1, n), np.arange(k), values)
 
 
 def swell(
@@ -728,7 +745,9 @@ def swell(
     t = clock_of(n)
     if not n:
         return t
-    return np.clip(t / attack, 0, 1) * np.clip((t[-1] - t) / release, 0, 1)
+    rise = np.clip(t / attack, 0, 1)
+    fall = np.clip((t[-1] - t) / release, 0, 1)
+    return rise * fall
 
 # %% ../nbs/02_foley.ipynb #ec7303d1
 def fading(n: int, t60: float) -> np.ndarray:
@@ -740,7 +759,8 @@ def wander(rng, n: int, hz: float, depth: float) -> np.ndarray:
     "A slow random factor around 1: `hz` turns a second, `depth` in log units."
     k = max(int(n / SAMPLE_RATE * hz) + 3, 4)
     where = np.linspace(0, k - 1, n)
-    return np.exp(depth * np.interp(where, np.arange(k), rng.standard_normal(k)))
+    walk = np.interp(where, np.arange(k), rng.standard_normal(k))
+    return np.exp(depth * walk)
 
 # %% ../nbs/02_foley.ipynb #b159c529
 def impulses(rng, n: int, hz: float) -> np.ndarray:
@@ -770,14 +790,17 @@ def reverberate(
     m = int(t60 * SAMPLE_RATE)
     room = rng.standard_normal(m) * fading(m, t60)
     room[:80] = 0
-    room[rng.integers(80, max(m // 3, 81), 5)] += rng.uniform(-4, 4, 5)
-    return unit(x * (1 - wet) + wet * unit(fftconvolve(x, room)[: len(x)]))
+    echoes = rng.integers(80, max(m // 3, 81), 5)
+    room[echoes] += rng.uniform(-4, 4, 5)
+    y = fftconvolve(x, room)[: len(x)]
+    return unit(x * (1 - wet) + wet * unit(y))
 
 # %% ../nbs/02_foley.ipynb #295b1764
 def tilt(x: np.ndarray, db: float) -> np.ndarray:
     "Tilt the spectrum by `db` an octave around 1 kHz."
     spectrum = np.fft.rfft(x)
-    f = np.clip(np.fft.rfftfreq(len(x), 1 / SAMPLE_RATE), 100, None) / 1000
+    hz = np.fft.rfftfreq(len(x), 1 / SAMPLE_RATE)
+    f = np.clip(hz, 100, None) / 1000
     return np.fft.irfft(spectrum * f ** (db / 6.02), len(x))
 
 # %% ../nbs/02_foley.ipynb #315e7f80
@@ -796,7 +819,8 @@ def hear_dog(rng, n, s, k):
     f0 = between(s.pitch, 180, 800) * contour(n, 0.75, 1.2, 1.05, 0.6)
     f0 = f0 * rng.uniform(0.93, 1.07)
     throat = between(s.pitch, 0.75, 1.6)
-    x = buzz(f0, 0.8 + 0.12 * s.intensity) + 0.5 * coloured(rng, n)
+    voice = buzz(f0, 0.8 + 0.12 * s.intensity)
+    x = voice + 0.5 * coloured(rng, n)
     low = (600 * throat, 250, 1)
     middle = (1300 * throat, 350, 0.8)
     high = (2700 * throat, 600, 0.3)
@@ -818,7 +842,8 @@ def hear_crow(rng, n, s, k):
     "A caw: a rough, noisy buzz."
     f0 = between(s.pitch, 260, 650) * contour(n, 0.9, 1.1, 1, 0.8)
     f0 = f0 * wander(rng, n, 90, 0.12)
-    rough = 1 + 0.8 * np.sin(phase(np.full(n, rng.uniform(50, 90))))
+    rattle = np.full(n, rng.uniform(50, 90))
+    rough = 1 + 0.8 * np.sin(phase(rattle))
     x = (buzz(f0, 0.93) + 0.6 * coloured(rng, n, 0.5)) * rough
     caw = formants(x, (1300, 400, 1), (1900, 500, 0.8), (3200, 700, 0.3))
     return caw * swell(n, 0.03, 0.12)
@@ -833,7 +858,8 @@ def hear_songbird(rng, n, s, k):
     f = [centre * contour(n // parts + 1, *values) for values in syllables]
     f = np.concatenate(f)[:n]
     whistle = np.sin(phase(f)) + 0.15 * np.sin(2 * phase(f))
-    gate = np.abs(np.sin(np.pi * np.arange(n) * parts / n)) ** 0.6
+    turn = np.pi * np.arange(n) * parts / n
+    gate = np.abs(np.sin(turn)) ** 0.6
     return whistle * gate * swell(n, 0.01, 0.03)
 
 # %% ../nbs/02_foley.ipynb #36c52f03
@@ -842,8 +868,9 @@ def hear_frog(rng, n, s, k):
     beat = between(s.pitch, 22, 60) * contour(n, 1, 1.2, 0.9)
     pulses = np.maximum(np.sin(phase(beat)), 0) ** 3
     f = between(s.pitch, 420, 1900)
-    x = pulses * (coloured(rng, n) + buzz(np.full(n, f / 3), 0.8))
-    return formants(x, (f, 120, 1), (2.1 * f, 250, 0.6)) * swell(n, 0.02, 0.05)
+    source = coloured(rng, n) + buzz(np.full(n, f / 3), 0.8)
+    croak = formants(pulses * source, (f, 120, 1), (2.1 * f, 250, 0.6))
+    return croak * swell(n, 0.02, 0.05)
 
 # %% ../nbs/02_foley.ipynb #df22eb1c
 def hear_cricket(rng, n, s, k):
@@ -851,8 +878,8 @@ def hear_cricket(rng, n, s, k):
     f = between(s.pitch, 2900, 6200)
     strokes = 3 + int(s.pitch > 0.5)
     tone = np.sin(phase(f * contour(n, 1.01, 0.99)))
-    beat = np.sin(np.pi * strokes * np.arange(n) / n) ** 2
-    return tone * np.maximum(beat - 0.15, 0)
+    turn = np.pi * strokes * np.arange(n) / n
+    return tone * np.maximum(np.sin(turn) ** 2 - 0.15, 0)
 
 # %% ../nbs/02_foley.ipynb #3523d6ef
 def rain_drops(rng, n, s, f) -> np.ndarray:
@@ -860,7 +887,8 @@ def rain_drops(rng, n, s, f) -> np.ndarray:
     rate = between(s.intensity, 40, 500) / 3
     x = 0
     for q in (0.7, 1.1, 1.9):
-        x = x + fftconvolve(impulses(rng, n, rate), modes(400, f * q, 0.02))[:n]
+        bubble = modes(400, f * q, 0.02)
+        x = x + fftconvolve(impulses(rng, n, rate), bubble)[:n]
     return x
 
 
@@ -875,10 +903,13 @@ def hear_rain(rng, n, s, k):
 def hear_waves(rng, n, s, k):
     "Noise that rises slowly, breaks brightly and draws back."
     turn = (s.hz * clock_of(n) + rng.uniform()) % 1
-    height = np.where(turn < 0.6, (turn / 0.6) ** 2, ((1 - turn) / 0.4) ** 1.5)
+    rise = (turn / 0.6) ** 2
+    fall = ((1 - turn) / 0.4) ** 1.5
+    height = np.where(turn < 0.6, rise, fall)
     x = coloured(rng, n, 1)
     body = (0.15 + height) * band(x, 0, 700)
-    foam = (0.5 + 0.7 * s.intensity) * height**2 * band(x, 800, 5000)
+    bright = 0.5 + 0.7 * s.intensity
+    foam = bright * height**2 * band(x, 800, 5000)
     return body + foam
 
 # %% ../nbs/02_foley.ipynb #44022d2a
@@ -887,7 +918,8 @@ def hear_wind(rng, n, s, k):
     centre = between(s.pitch, 180, 900)
     out = 0.5 * band(coloured(rng, n, 1.5), 0, 400)
     for q in (1, 1.7, 2.8, 4.5):
-        tone = band(coloured(rng, n), 0.85 * q * centre, 1.15 * q * centre)
+        low, high = 0.85 * q * centre, 1.15 * q * centre
+        tone = band(coloured(rng, n), low, high)
         gusts = wander(rng, n, 1.5 * s.hz, 0.4 + 0.5 * s.intensity)
         out = out + q**-0.7 * tone * gusts
     return out
@@ -896,21 +928,26 @@ def hear_wind(rng, n, s, k):
 def hear_thunder(rng, n, s, k):
     "A crack, bright when it is close, and the rumble of its many paths."
     paths = impulses(rng, n, 25) * fading(n, 0.8 * n / SAMPLE_RATE)
-    rumble = fftconvolve(np.abs(paths), fading(3000, 0.25))[:n] * coloured(rng, n, 1.6)
-    crack = coloured(rng, n, 0.7) * fading(n, 0.25) * wander(rng, n, 60, 0.6)
-    return (unit(rumble) + 1.5 * s.intensity**2 * crack) * swell(n, 0.01, 0.3)
+    rumble = fftconvolve(np.abs(paths), fading(3000, 0.25))[:n]
+    rumble = rumble * coloured(rng, n, 1.6)
+    crack = coloured(rng, n, 0.7) * fading(n, 0.25)
+    crack = crack * wander(rng, n, 60, 0.6)
+    x = unit(rumble) + 1.5 * s.intensity**2 * crack
+    return x * swell(n, 0.01, 0.3)
 
 # %% ../nbs/02_foley.ipynb #ce7735a4
 def crackle(rng, m: int) -> np.ndarray:
     "A click with a pitch of its own."
     gain = rng.exponential(2.5)
-    return gain * coloured(rng, m, rng.uniform(-0.5, 1)) * fading(m, 0.012)
+    slope = rng.uniform(-0.5, 1)
+    return click(rng, m, gain, 0.012, slope)
 
 
 def hear_fire(rng, n, s, k):
     "Crackles over a low roar."
-    x = 0.6 * s.intensity * coloured(rng, n, 1.3) * wander(rng, n, 6, 0.3)
-    x = x + 0.12 * coloured(rng, n, 0.5)
+    roar = 0.6 * s.intensity * coloured(rng, n, 1.3)
+    roar = roar * wander(rng, n, 6, 0.3)
+    x = roar + 0.12 * coloured(rng, n, 0.5)
     crackles = 1 + rng.poisson(s.hz * n / SAMPLE_RATE)
     for t in rng.integers(0, max(n - 200, 1), crackles).tolist():
         m = min(int(rng.uniform(80, 400)), n - t)
@@ -924,14 +961,16 @@ _BELL = np.array([0.5, 1, 1.19, 1.5, 2, 2.51, 2.66, 3.01, 4.17])  # to the prime
 def hear_bell(rng, n, s, k):
     "Hum, prime, tierce, quint, nominal and above, higher ones dying sooner."
     hz = between(s.pitch, 220, 1700) * _BELL * rng.uniform(0.995, 1.005, 9)
-    gain = 0.3 + rng.uniform(0.3, 1, 9) / _BELL ** (1 - 0.6 * s.intensity)
+    falling = _BELL ** (1 - 0.6 * s.intensity)
+    gain = 0.3 + rng.uniform(0.3, 1, 9) / falling
     return modes(n, hz, 1.6 / _BELL**0.7, gain) * swell(n, 0.002, 0.05)
 
 # %% ../nbs/02_foley.ipynb #f85b21db
 def hear_clock(rng, n, s, k):
     "Tick, tock: a small case struck from two sides."
     f = between(s.pitch, 900, 3200) * (1 if k % 2 else 1.25)
-    case = modes(n, f * np.array([1, 1.63, 2.7]), [0.06, 0.04, 0.02], [1, 0.7, 0.5])
+    hz = f * np.array([1, 1.63, 2.7])
+    case = modes(n, hz, [0.06, 0.04, 0.02], [1, 0.7, 0.5])
     return case + click(rng, n, 0.3, 0.008)
 
 # %% ../nbs/02_foley.ipynb #78e2bf02
@@ -946,25 +985,29 @@ def hear_knocking(rng, n, s, k):
 def hear_hammer(rng, n, s, k):
     "Steel on a nail: a click, a ring, and the thud of the wood."
     f = between(s.pitch, 700, 2600) * (1 + 0.01 * min(k, 8))
-    ring = modes(n, f * np.array([1, 2.76, 5.4]), [0.16, 0.1, 0.05], [0.6, 0.6, 0.4])
+    hz = f * np.array([1, 2.76, 5.4])
+    steel = modes(n, hz, [0.16, 0.1, 0.05], [0.6, 0.6, 0.4])
     thud = modes(n, rng.uniform(150, 220), 0.07)
-    return ring + thud + click(rng, n, 0.8, 0.012 + 0.012 * s.intensity)
+    t60 = 0.012 + 0.012 * s.intensity
+    return steel + thud + click(rng, n, 0.8, t60)
 
 # %% ../nbs/02_foley.ipynb #35258534
 def hear_footsteps(rng, n, s, k):
     "Heel, then sole; the other foot sounds a little different."
     foot = between(s.pitch, 150, 900) * (1.12 if k % 2 else 1)
-    x = modes(n, foot * np.array([1, 1.9, 3.1]), 0.05, [1, 0.5, 0.3])
-    x = x + click(rng, n, between(s.pitch, 0.2, 1.0), 0.03, 0.5)
+    hz = foot * np.array([1, 1.9, 3.1])
+    heel = modes(n, hz, 0.05, [1, 0.5, 0.3])
+    x = heel + click(rng, n, between(s.pitch, 0.2, 1.0), 0.03, 0.5)
     lag = min(int(rng.uniform(0.06, 0.09) * SAMPLE_RATE), n)
-    sole = band(coloured(rng, n, 0.3), foot, 8 * foot)[: n - lag]
-    x[lag:] += 0.45 * sole * fading(n - lag, 0.09)
+    sole = band(coloured(rng, n, 0.3), foot, 8 * foot)
+    x[lag:] += 0.45 * sole[: n - lag] * fading(n - lag, 0.09)
     return x
 
 # %% ../nbs/02_foley.ipynb #d2b454e4
 def key_press(rng, n: int, f: float) -> np.ndarray:
     "A key that hits its bed."
-    key = modes(n, f * np.array([1, 1.7, 2.9]), [0.03, 0.02, 0.015])
+    hz = f * np.array([1, 1.7, 2.9])
+    key = modes(n, hz, [0.03, 0.02, 0.015])
     return key + click(rng, n, 0.5, 0.01)
 
 
@@ -980,8 +1023,10 @@ def hear_keyboard(rng, n, s, k):
 # %% ../nbs/02_foley.ipynb #a03b744c
 def hear_engine(rng, n, s, k):
     "A jittery pulse train through an exhaust pipe."
-    f0 = between(s.pitch, 28, 120) * wander(rng, n, 2, 0.08) * wander(rng, n, 25, 0.03)
-    x = buzz(f0, 0.75 + 0.2 * s.intensity) * wander(rng, n, 40, 0.15)
+    f0 = between(s.pitch, 28, 120) * wander(rng, n, 2, 0.08)
+    f0 = f0 * wander(rng, n, 25, 0.03)
+    x = buzz(f0, 0.75 + 0.2 * s.intensity)
+    x = x * wander(rng, n, 40, 0.15)
     low = (between(s.pitch, 140, 420), 90, 2)
     high = (between(s.pitch, 700, 1500), 300, 1)
     return x + formants(x, low, high) + 0.12 * coloured(rng, n, 1.0)
@@ -989,46 +1034,53 @@ def hear_engine(rng, n, s, k):
 # %% ../nbs/02_foley.ipynb #7e5c894a
 def hear_siren(rng, n, s, k):
     "A wail between two pitches, a shade higher coming and lower going."
-    where = np.linspace(-1, 1, n) * 20 + rng.uniform(-8, 8)  # metres along the road
+    start = rng.uniform(-8, 8)
+    where = np.linspace(-1, 1, n) * 20 + start  # metres along the road
     doppler = 1 - 0.05 * where / np.hypot(where, 6.0)  # the car at about 60 km/h
-    turn = np.abs((s.hz * clock_of(n) + rng.uniform()) % 1 * 2 - 1)
+    turn = s.hz * clock_of(n) + rng.uniform()
+    turn = np.abs(turn % 1 * 2 - 1)
     if rng.uniform() < 0.4:
         turn = np.round(turn)  # two tones in place of a glide
     f = between(s.pitch, 420, 1000) * (1 + 0.9 * turn) * doppler
-    wail = buzz(f, 0.55) + 0.3 * formants(buzz(f, 0.8), (2200, 600, 1))
+    throat = formants(buzz(f, 0.8), (2200, 600, 1))
+    wail = buzz(f, 0.55) + 0.3 * throat
     return wail * (0.35 + 0.65 / np.hypot(1, where / 12))
 
 # %% ../nbs/02_foley.ipynb #ea38610c
 def hear_helicopter(rng, n, s, k):
     "Blades that chop low noise, and a turbine."
-    chop = np.maximum(np.cos(phase(np.full(n, s.hz))), 0) ** 4
+    turn = phase(np.full(n, s.hz))
+    chop = np.maximum(np.cos(turn), 0) ** 4
     low = between(s.pitch, 120, 420)
-    blades = (0.12 + chop) * band(coloured(rng, n, 0.8), 0.4 * low, 6 * low)
-    turbine = buzz(between(s.pitch, 500, 1400) * wander(rng, n, 2, 0.01), 0.5)
-    return blades + 0.15 * turbine
+    air = band(coloured(rng, n, 0.8), 0.4 * low, 6 * low)
+    f0 = between(s.pitch, 500, 1400) * wander(rng, n, 2, 0.01)
+    return (0.12 + chop) * air + 0.15 * buzz(f0, 0.5)
 
 # %% ../nbs/02_foley.ipynb #4fa8010d
 def hear_train(rng, n, s, k):
     "Puffs of steam, every fourth stronger, over rolling wheels."
     turn = s.hz * clock_of(n)
-    puff = np.exp(-5 * (turn % 1)) * np.where(np.floor(turn) % 4 == 0, 1.4, 1)
+    strength = np.where(np.floor(turn) % 4 == 0, 1.4, 1)
+    puff = np.exp(-5 * (turn % 1)) * strength
     f = between(s.pitch, 250, 1100)
-    steam = (puff + 0.08) * band(coloured(rng, n, 0.3), 0.5 * f, 4 * f)
-    return steam + 0.35 * coloured(rng, n, 1.6)
+    steam = band(coloured(rng, n, 0.3), 0.5 * f, 4 * f)
+    return (puff + 0.08) * steam + 0.35 * coloured(rng, n, 1.6)
 
 # %% ../nbs/02_foley.ipynb #806229cd
 def hear_horn(rng, n, s, k):
     "Two low reeds that beat."
     f = between(s.pitch, 75, 330) * contour(n, 0.96, 1, 1, 1, 0.98)
-    reeds = buzz(f, 0.85 + 0.1 * s.intensity) + buzz(1.26 * f, 0.85)
-    blast = formants(reeds, (420, 250, 1), (1100, 400, 0.5))
+    low = buzz(f, 0.85 + 0.1 * s.intensity)
+    high = buzz(1.26 * f, 0.85)
+    blast = formants(low + high, (420, 250, 1), (1100, 400, 0.5))
     return blast * swell(n, 0.06, 0.12) + 0.02 * coloured(rng, n)
 
 # %% ../nbs/02_foley.ipynb #8032b89b
 def explosion(rng, n, s) -> np.ndarray:
     "A bang and a shower of sparks."
     bright = between(s.intensity, 400, 2500)
-    bang = 2.5 * band(coloured(rng, n, 1.2), 0, bright) * fading(n, 0.35)
+    bang = 2.5 * band(coloured(rng, n, 1.2), 0, bright)
+    bang = bang * fading(n, 0.35)
     sparks = impulses(rng, n, 90) * contour(n, 0, 1, 0.6, 0)
     spark = coloured(rng, 120) * fading(120, 0.01)
     return bang + 0.8 * fftconvolve(sparks, spark)[:n]
@@ -1037,21 +1089,24 @@ def explosion(rng, n, s) -> np.ndarray:
 def hear_fireworks(rng, n, s, k):
     "A whistle climbs, then the explosion."
     up = int(0.3 * n)
-    rise = 0.12 * np.sin(phase(contour(up, 1200, 2800))) * swell(up, 0.03, 0.02)
+    whistle = 0.12 * np.sin(phase(contour(up, 1200, 2800)))
+    rise = whistle * swell(up, 0.03, 0.02)
     x = np.concatenate([rise, explosion(rng, n - up, s)])
     return x * swell(n, 0.01, 0.05)
 
 # %% ../nbs/02_foley.ipynb #2133dafa
 def gong(n: int, f: float) -> np.ndarray:
     "A small gong."
-    return modes(n, f * np.array([1, 2.1, 3.4]), [0.3, 0.15, 0.08], [1, 0.5, 0.25])
+    hz = f * np.array([1, 2.1, 3.4])
+    return modes(n, hz, [0.3, 0.15, 0.08], [1, 0.5, 0.25])
 
 
 def hear_phone(rng, n, s, k):
     "A clapper between two small gongs, twenty times a second."
     f = between(s.pitch, 800, 2400)
     every = SAMPLE_RATE // 20
-    left, right = gong(3 * every, f * 1.18), gong(3 * every, f * 1)
+    left = gong(3 * every, f * 1.18)
+    right = gong(3 * every, f)
     x = np.zeros(n + 4 * every)
     for i, t in enumerate(range(0, n, every)):
         x[t : t + 3 * every] += right if i % 2 else left
@@ -1094,7 +1149,8 @@ def play(
     shift = rng.uniform(-0.12, 0.12, s.count)
     gain = rng.uniform(-1, 1, 64) * 4 * scene.noise
     for k, (onset, offset) in enumerate(s.times):
-        i, j = round(onset * SAMPLE_RATE), min(round(offset * SAMPLE_RATE), n)
+        i = round(onset * SAMPLE_RATE)
+        j = min(round(offset * SAMPLE_RATE), n)
         one = individual(s, shift[k % s.count]) if s.count > 1 else s
         rng = scene.stream('voice', of, k)
         x[i:j] += render_event(rng, one, j - i, k, gain[k % 64])
@@ -1160,8 +1216,10 @@ def smooth(
 ) -> np.ndarray:  # [6k, 2]
     "A smooth curve through `points`."
     p = np.asarray(points, float)
-    q = np.concatenate([p[-1:], p, p[:2]] if closed else [p[:1], p, p[-1:]])
-    corners = np.stack([q[i : len(q) - 3 + i] for i in range(4)], 1)
+    ends = (p[-1:], p[:2]) if closed else (p[:1], p[-1:])
+    q = np.concatenate([ends[0], p, ends[1]])
+    k = len(q) - 3
+    corners = np.stack([q[i : i + k] for i in range(4)], 1)
     curve = np.einsum('tc,kcd->ktd', _BASIS, corners).reshape(-1, 2)
     return np.concatenate([curve, q[-2:-1]])
 
@@ -1174,7 +1232,8 @@ def angles(k: int) -> np.ndarray:
 
 def around(x, y, rx, ry, a) -> tuple:
     "The point of an ellipse about (x, y) at angle `a`."
-    return x + rx * np.cos(a), y + ry * np.sin(a)
+    dx, dy = rx * np.cos(a), ry * np.sin(a)
+    return x + dx, y + dy
 
 
 def ring(x, y, rx, ry, a) -> np.ndarray:
@@ -1213,7 +1272,8 @@ class Pen:
     def pixels(self, points) -> list:
         "Where the points lie in the picture."
         p = np.asarray(points, float).reshape(-1, 2) @ self.turn
-        p = p * [self.flip, -1] * self.scale + [self.x, self.y]
+        p = p * [self.flip, -1] * self.scale
+        p = p + [self.x, self.y]
         return [tuple(q) for q in p.tolist()]
 
 # %% ../nbs/02_foley.ipynb #849b76c3
@@ -1240,13 +1300,15 @@ def blob(self: Pen, points, fill, ink=True):
 @patch
 def disc(self: Pen, x, y, rx, ry=None, fill=None, ink=True):
     "Draw an ellipse."
-    self.shape(ring(x, y, rx, ry or rx, angles(21)), fill or self.body, ink)
+    points = ring(x, y, rx, ry or rx, angles(21))
+    self.shape(points, fill or self.body, ink)
 
 
 @patch
 def box(self: Pen, x0, y0, x1, y1, fill, ink=True):
     "Draw a rectangle."
-    self.shape([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], fill, ink)
+    corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    self.shape(corners, fill, ink)
 
 # %% ../nbs/02_foley.ipynb #e5733fa5
 @patch
@@ -1302,7 +1364,8 @@ def strokes(pen, x, y, towards, s, gap=0.12):
     along = np.array([np.cos(a), np.sin(a)]) * 0.3
     k = marks(s.rate)
     for i in range(k):
-        p = np.array([x, y]) + side * (i - (k - 1) / 2)
+        place = i - (k - 1) / 2
+        p = np.array([x, y]) + side * place
         pen.edged([p, p + along], 0.085, 0.04, _LIGHT)
 
 # %% ../nbs/02_foley.ipynb #023b0cda
@@ -1321,8 +1384,10 @@ def wheel(pen, x, y, r, turn, spokes=0):
     "A wheel, turned by `turn` radians."
     pen.disc(x, y, r, fill=(45, 45, 50))
     pen.disc(x, y, 0.55 * r, fill=(190, 190, 195))
-    for a in turn + np.arange(spokes) * 2 * np.pi / max(spokes, 1):
-        pen.line([(x, y), around(x, y, 0.9 * r, 0.9 * r, a)], 0.04, (220, 220, 220))
+    steps = np.arange(spokes) * 2 * np.pi / max(spokes, 1)
+    for a in turn + steps:
+        rim = around(x, y, 0.9 * r, 0.9 * r, a)
+        pen.line([(x, y), rim], 0.04, (220, 220, 220))
 
 # %% ../nbs/02_foley.ipynb #5b15769d
 def going(stage: float) -> float:
@@ -1357,8 +1422,8 @@ def gape(s, stage, least: float, reach: float, rest: float) -> float:
 # %% ../nbs/02_foley.ipynb #e897605d
 def dog_body(pen, stage):
     "Tail, four legs, belly, perhaps a spot."
-    tail = [(-0.62, 0.05), (-0.9, 0.25), (-0.95, 0.55 + 0.15 * going(stage))]
-    pen.limb(tail, 0.1, pen.body)
+    tip = (-0.95, 0.55 + 0.15 * going(stage))
+    pen.limb([(-0.62, 0.05), (-0.9, 0.25), tip], 0.1, pen.body)
     for colour, legs in (
         (shade(pen.body, 0.6), (-0.42, 0.38)),
         (pen.body, (-0.58, 0.22)),
@@ -1374,8 +1439,8 @@ def dog_body(pen, stage):
 def dog_head(pen, mouth):
     "Jaw, snout, skull, ear, nose and eye."
     dark = shade(pen.body, 0.6)
-    jaw = [(0.5, 0.38), (0.92, 0.32 - mouth), (0.9, 0.22 - mouth), (0.45, 0.2)]
-    pen.shape(jaw, dark)
+    lip, chin = (0.92, 0.32 - mouth), (0.9, 0.22 - mouth)
+    pen.shape([(0.5, 0.38), lip, chin, (0.45, 0.2)], dark)
     pen.shape(SHAPES['dog snout'], pen.body)
     pen.disc(0.42, 0.52, 0.28, 0.27)
     pen.blob(SHAPES['dog ear'], dark)
@@ -1394,7 +1459,8 @@ def see_dog(pen, s, stage):
 def cat_body(pen, stage):
     "A curled tail, a sitting body, two front legs."
     tip = (0.62, -0.1 + 0.15 * going(stage))
-    pen.limb([(0.3, -0.88), (0.8, -0.8), (0.85, -0.35), tip], 0.12, pen.body)
+    tail = [(0.3, -0.88), (0.8, -0.8), (0.85, -0.35), tip]
+    pen.limb(tail, 0.12, pen.body)
     pen.blob(SHAPES['cat body'], pen.body)
     for x in (-0.1, 0.12):
         pen.line([(x, -0.95), (x, -0.5)], 0.04)
@@ -1411,7 +1477,8 @@ def cat_cheek(pen, d):
     pen.disc(d * 0.2, 0.36, 0.09, 0.1, (210, 225, 110))
     pen.disc(d * 0.2, 0.36, 0.03, 0.09, (10, 10, 10), False)
     for y in (0.2, 0.1):
-        pen.line([(d * 0.16, 0.15), (d * 0.7, y + 0.05)], 0.03)
+        root, tip = (d * 0.16, 0.15), (d * 0.7, y + 0.05)
+        pen.line([root, tip], 0.03)
 
 
 def cat_stripes(pen):
@@ -1432,7 +1499,8 @@ def see_cat(pen, s, stage):
     for d in (-1, 1):
         cat_cheek(pen, d)
     pen.shape(SHAPES['cat nose'], (220, 120, 130))
-    pen.disc(0, 0.06 - mouth / 2, 0.05 + mouth * 0.7, 0.03 + mouth, (120, 30, 40))
+    wide, high = 0.05 + mouth * 0.7, 0.03 + mouth
+    pen.disc(0, 0.06 - mouth / 2, wide, high, (120, 30, 40))
     arcs(pen, 0.52, 0.2, 20, s)
 
 # %% ../nbs/02_foley.ipynb #98dcecba
@@ -1446,7 +1514,8 @@ def crow_legs(pen):
 def crow_beak(pen, mouth):
     "A heavy beak, open by `mouth`."
     grey = (70, 65, 60)
-    pen.shape([(0.6, 0.58), (1.12, 0.42 + mouth * 0.4), (0.66, 0.4)], grey)
+    tip = (1.12, 0.42 + mouth * 0.4)
+    pen.shape([(0.6, 0.58), tip, (0.66, 0.4)], grey)
     pen.shape([(0.62, 0.4), (1.02, 0.34 - mouth), (0.58, 0.26)], grey)
 
 # %% ../nbs/02_foley.ipynb #5e646723
@@ -1503,7 +1572,8 @@ def see_songbird(pen, s, stage):
     pen.disc(0.3, 0.38, 0.045, fill=(10, 10, 10))
     for i in range(marks(s.rate, 1, 4)):
         y = 0.45 + 0.2 * i + 0.06 * going(stage)
-        note(pen, 0.78 - 0.28 * (i % 2), y, 0.06 + 0.06 * s.intensity)
+        x = 0.78 - 0.28 * (i % 2)
+        note(pen, x, y, 0.06 + 0.06 * s.intensity)
 
 # %% ../nbs/02_foley.ipynb #3c5e631b
 def frog_pond(pen, s):
@@ -1511,7 +1581,8 @@ def frog_pond(pen, s):
     pen.disc(0, -0.8, 1, 0.2, (80, 150, 80))
     a = np.linspace(3.3, 6.1, 12)
     for i in range(marks(s.rate, 0, 3)):
-        pen.line(ring(0, -0.85, 1.1 + 0.1 * i, 0.22 + 0.07 * i, a), 0.04)
+        wide, high = 1.1 + 0.1 * i, 0.22 + 0.07 * i
+        pen.line(ring(0, -0.85, wide, high, a), 0.04)
 
 
 def frog_legs(pen):
@@ -1535,7 +1606,8 @@ def see_frog(pen, s, stage):
     frog_pond(pen, s)
     frog_legs(pen)
     pen.blob(SHAPES['frog body'], pen.body)
-    pen.disc(0, -0.38, 0.2 + sac, 0.1 + 0.8 * sac, shade(pen.body, 2.5))
+    pale = shade(pen.body, 2.5)
+    pen.disc(0, -0.38, 0.2 + sac, 0.1 + 0.8 * sac, pale)
     for d in (-1, 1):
         frog_eye(pen, d * 0.36)
     pen.line(SHAPES['frog mouth'], 0.055, bend=True)
@@ -1545,7 +1617,8 @@ def grass(pen):
     "Seven blades of grass."
     for x in pen.rng.uniform(-1, 1, 7):
         tip = (x + 0.2 * pen.rng.uniform(-1, 1), -0.25)
-        pen.line([(x, -1), (x + 0.05, -0.6), tip], 0.05, (70, 130, 60), True)
+        blade = [(x, -1), (x + 0.05, -0.6), tip]
+        pen.line(blade, 0.05, (70, 130, 60), True)
 
 
 def cricket_feelers(pen, stage):
@@ -1558,7 +1631,8 @@ def cricket_feelers(pen, stage):
 def cricket_body(pen):
     "Two thin legs, a ringed body, a head, a wing."
     for x, foot in ((0.35, 0.45), (0.1, 0.15)):
-        pen.line([(x, -0.25), (foot + 0.1, -0.5), (foot + 0.02, -0.9)], 0.055)
+        knee, toe = (foot + 0.1, -0.5), (foot + 0.02, -0.9)
+        pen.line([(x, -0.25), knee, toe], 0.055)
     pen.blob(SHAPES['cricket body'], pen.body)
     for x in np.linspace(-0.6, 0.1, 5):
         pen.line([(x, -0.32), (x + 0.05, 0.0)], 0.03)
@@ -1583,10 +1657,12 @@ def rain_streaks(pen, s, stage):
     "Falling streaks, pale or dark."
     wet = (60, 95, 170) if pen.rng.uniform() < 0.4 else (205, 228, 250)
     d = 0.14 + 0.22 * s.intensity
+    thick = 0.085 - 0.05 * s.pitch
     for _ in range(int(round(8 + 60 * s.intensity))):
         x = pen.rng.uniform(-0.95, 0.95)
         y = (pen.rng.uniform(0, 1.25) - stage * 0.6) % 1.25 - 0.85
-        pen.line([(x, y), (x - 0.25 * d, y - d)], 0.085 - 0.05 * s.pitch, wet)
+        foot = (x - 0.25 * d, y - d)
+        pen.line([(x, y), foot], thick, wet)
 
 # %% ../nbs/02_foley.ipynb #44b97532
 def see_rain(pen, s, stage):
@@ -1594,8 +1670,10 @@ def see_rain(pen, s, stage):
     pen.disc(0, -0.88, 0.95, 0.13, (120, 155, 190))
     rain_streaks(pen, s, stage)
     for x in pen.rng.uniform(-0.7, 0.7, int(2 + 5 * s.intensity)):
-        pen.disc(x, -0.88, 0.05 + 0.14 * going(stage + x), 0.05, (170, 200, 225))
-    cloud(pen, 0, 0.58, 0.95, shade((150, 155, 170), 1.2 - 0.5 * s.intensity))
+        r = 0.05 + 0.14 * going(stage + x)
+        pen.disc(x, -0.88, r, 0.05, (170, 200, 225))
+    grey = shade((150, 155, 170), 1.2 - 0.5 * s.intensity)
+    cloud(pen, 0, 0.58, 0.95, grey)
 
 # %% ../nbs/02_foley.ipynb #9a744649
 def crests(
@@ -1607,8 +1685,10 @@ def crests(
 ) -> np.ndarray:
     "The upper edge of a row of waves, [n, 2]."
     crest = SHAPES['waves crest'][:-1] * [step, high]
-    top = np.concatenate([crest + [first + i * step, y] for i in range(k)])
-    return smooth(top[(top[:, 0] > -1.5) & (top[:, 0] < 1.5)], False)
+    feet = [[first + i * step, y] for i in range(k)]
+    top = np.concatenate([crest + foot for foot in feet])
+    x = top[:, 0]
+    return smooth(top[(x > -1.5) & (x < 1.5)], False)
 
 # %% ../nbs/02_foley.ipynb #ef24afb1
 def see_waves(pen, s, stage):
@@ -1618,9 +1698,11 @@ def see_waves(pen, s, stage):
     h = 0.12 + 0.5 * s.intensity
     for row, y in enumerate((0.25, -0.2, -0.65)):
         step = 2.2 / k * (1 + 0.12 * row)
-        first = -1.6 - 0.37 * step * row + 0.12 * np.sin(2 * np.pi * stage + row)
+        sway = 0.12 * np.sin(2 * np.pi * stage + row)
+        first = -1.6 - 0.37 * step * row + sway
         top = crests(first, y, step, h * (0.8 + 0.15 * row), k + 2)
-        pen.shape([*top, (1.6, -1.1), (-1.6, -1.1)], shade(sea, 1 - 0.16 * row), False)
+        water = [*top, (1.6, -1.1), (-1.6, -1.1)]
+        pen.shape(water, shade(sea, 1 - 0.16 * row), False)
         pen.edged(top, 0.1, 0.065, (250, 250, 250))
 
 # %% ../nbs/02_foley.ipynb #6a1e9108
@@ -1629,8 +1711,9 @@ def air_curl(pen, s, x, y):
     size = 0.12 + 0.1 * s.intensity
     end = x + 0.55 + 1.05 * s.intensity
     r = size * np.linspace(1, 0.35, 18)
-    curl = ring(end, y + size, r, r, np.linspace(-np.pi / 2, 1.6 * np.pi, 18))
-    path = [(x, y), (0.5 * x + 0.5 * end, y + 0.03), *curl]
+    a = np.linspace(-np.pi / 2, 1.6 * np.pi, 18)
+    middle = (0.5 * x + 0.5 * end, y + 0.03)
+    path = [(x, y), middle, *ring(end, y + size, r, r, a)]
     pen.edged(path, 0.1, 0.06, (245, 250, 255))
 
 
@@ -1638,7 +1721,8 @@ def air_curls(pen, s, stage):
     "Curls of air, one below the other."
     k = marks(s.rate, 2, 5)
     for i in range(k):
-        x = -1.1 + 0.25 * (i % 2) + 0.1 * np.sin(2 * np.pi * (stage + 0.3 * i))
+        sway = 0.1 * np.sin(2 * np.pi * (stage + 0.3 * i))
+        x = -1.1 + 0.25 * (i % 2) + sway
         air_curl(pen, s, x, 0.95 - 1.5 * (i + 0.5) / k)
 
 # %% ../nbs/02_foley.ipynb #67e51df8
@@ -1646,10 +1730,12 @@ def bent_tree(pen, lean, tall, leaf):
     "A tree that leans to the right."
     x, y = -0.35 + lean, -0.95 + 1.4 * tall
     bend = (x - 0.35 * lean, y - 0.45)
-    pen.limb([(-0.45, -1), (-0.42, -0.6), bend, (x, y)], 0.13, (115, 80, 55))
+    trunk = [(-0.45, -1), (-0.42, -0.6), bend, (x, y)]
+    pen.limb(trunk, 0.13, (115, 80, 55))
     r = 0.42 * tall * (1 + 0.06 * (-1) ** np.arange(12))
     c, s = np.cos(angles(12)), np.sin(angles(12))
-    crown_x = x + r * c * (1 + 0.5 * lean) + 0.3 * lean * np.maximum(c, 0)
+    blown = 0.3 * lean * np.maximum(c, 0)
+    crown_x = x + r * c * (1 + 0.5 * lean) + blown
     crown_y = y + 0.15 + r * s + 0.1 * c
     pen.blob(np.stack([crown_x, crown_y], 1), leaf)
 
@@ -1680,7 +1766,7 @@ def bolt(rng, x, w, d) -> list:
 # %% ../nbs/02_foley.ipynb #930e70c0
 def see_thunder(pen, s, stage):
     "A dark cloud and as many bolts as claps; wide and long when close."
-    colour = (255, 240, 120) if int(4 * stage) != 3 else (255, 255, 235)
+    colour = (255, 255, 235) if int(4 * stage) == 3 else (255, 240, 120)
     for i in range(s.count):
         x = (i - (s.count - 1) / 2) * 0.6
         w, d = 0.06 + 0.12 * s.intensity, 0.75 + 0.6 * s.intensity
@@ -1692,10 +1778,12 @@ def see_thunder(pen, s, stage):
 def flame(size, high, stage) -> list:
     "A tongue of flame; it flickers twice in a turn of the action."
     x, y = SHAPES['fire flame'].T
-    flick = 0.12 * np.sin(2 * np.pi * (2 * stage + 3 * np.arange(10) / 10 + size))
+    turn = 2 * stage + 3 * np.arange(10) / 10 + size
+    flick = 0.12 * np.sin(2 * np.pi * turn)
     x = size * (x + flick * 0.4)
     y = -0.75 + size * high * (y + flick * y)
-    return [*zip(x, y), (0.5 * size, -0.9), (-0.5 * size, -0.9)]
+    foot = [(0.5 * size, -0.9), (-0.5 * size, -0.9)]
+    return [*zip(x, y), *foot]
 
 
 def crossed_logs(pen):
@@ -1743,7 +1831,8 @@ def see_bell(pen, s, stage):
     "A flared body hanging from a yoke, clapper to one side, arcs on both."
     pen.box(-0.75, 0.78, 0.75, 0.95, (115, 80, 55))
     pen.box(-0.1, 0.55, 0.1, 0.8, shade(pen.body, 0.6))
-    bell_clapper(pen, 0.28 * np.sin(2 * np.pi * stage + 0.8) * (0.5 + s.intensity))
+    swing = 0.28 * np.sin(2 * np.pi * stage + 0.8)
+    bell_clapper(pen, swing * (0.5 + s.intensity))
     pen.shape(smooth(SHAPES['bell body'], False), pen.body)
     pen.line(SHAPES['bell rim'], 0.05)
     pen.line(SHAPES['bell band'], 0.04)
@@ -1757,9 +1846,10 @@ def clock_case(pen, s, stage):
     pen.box(-0.3, -0.92, 0.3, -0.1, shade(pen.body, 0.4))
     a = 0.5 * np.sin(2 * np.pi * stage + 0.6)
     long = 0.75 - 0.38 * s.rate
-    bob = (long * np.sin(a) * 0.7, -0.12 - long * np.cos(a))
-    pen.line([(0, -0.1), bob], 0.05, (225, 190, 90))
-    pen.disc(*bob, 0.12, fill=(240, 200, 80))
+    x = long * np.sin(a) * 0.7
+    y = -0.12 - long * np.cos(a)
+    pen.line([(0, -0.1), (x, y)], 0.05, (225, 190, 90))
+    pen.disc(x, y, 0.12, fill=(240, 200, 80))
 
 # %% ../nbs/02_foley.ipynb #1e40fa9e
 def clock_face(pen):
@@ -1786,7 +1876,8 @@ def striding_leg(pen, foot, d):
     "A leg in a shoe; the farther one (`d` = -1) is darker."
     colour = pen.body if d > 0 else shade(pen.body, 0.7)
     shoe = pen.other if d > 0 else shade(pen.other, 0.7)
-    pen.limb([(0, 0.95), (d * 0.3 + 0.1, 0.15), foot + [0, 0.2]], 0.27, colour)
+    knee = (d * 0.3 + 0.1, 0.15)
+    pen.limb([(0, 0.95), knee, foot + [0, 0.2]], 0.27, colour)
     pen.blob(SHAPES['footsteps shoe'] + foot, shoe)
     pen.line(SHAPES['footsteps sole'] + foot, 0.06)
 
@@ -1794,7 +1885,8 @@ def striding_leg(pen, foot, d):
 def footprints(pen):
     "Three prints behind."
     for i in range(3):
-        x, y = -0.98 + 0.22 * i, -0.93 - 0.04 * (i % 2)
+        x = -0.98 + 0.22 * i
+        y = -0.93 - 0.04 * (i % 2)
         pen.disc(x, y, 0.09, 0.035, shade(pen.other, 0.6))
 
 # %% ../nbs/02_foley.ipynb #d59237d2
@@ -1824,10 +1916,12 @@ def door(pen):
 def fist(pen, near):
     "A sleeve and a fist, `near` away from the door."
     colour = skin(pen.rng)
-    pen.limb([(1.1, -0.25), (0.85, 0.05), (0.6 + near, 0.25)], 0.26, pen.other)
+    arm = [(1.1, -0.25), (0.85, 0.05), (0.6 + near, 0.25)]
+    pen.limb(arm, 0.26, pen.other)
     pen.blob(SHAPES['knocking fist'] + (near, 0), colour)
     for y in (0.22, 0.31, 0.4):
-        pen.line([(0.27 + near, y), (0.45 + near, y + 0.02)], 0.035)
+        end = (0.45 + near, y + 0.02)
+        pen.line([(0.27 + near, y), end], 0.035)
 
 # %% ../nbs/02_foley.ipynb #6f7b7b76
 def see_knocking(pen, s, stage):
@@ -1850,7 +1944,8 @@ def nail_in_wood(pen):
 def lifted(points, angle: float) -> np.ndarray:
     "Turn points about the hand that holds the hammer."
     c, s = np.cos(angle), np.sin(angle)
-    return (points - (1.0, 0)) @ np.array([[c, -s], [s, c]]) + (1.0, 0)
+    turn = np.array([[c, -s], [s, c]])
+    return (points - (1.0, 0)) @ turn + (1.0, 0)
 
 # %% ../nbs/02_foley.ipynb #c7b72d21
 def see_hammer(pen, s, stage):
@@ -1869,12 +1964,14 @@ def see_hammer(pen, s, stage):
 # %% ../nbs/02_foley.ipynb #0f85d318
 def on_board(u, v) -> tuple:
     "Where a point of the keyboard lies in the drawing."
-    return (u - 0.5) * (1.55 + 0.4 * (1 - v)), -0.7 + 0.85 * v
+    wide = 1.55 + 0.4 * (1 - v)
+    return (u - 0.5) * wide, -0.7 + 0.85 * v
 
 
 def board_rectangle(u0, v0, u1, v1) -> list:
     "Corners of a rectangle on the keyboard."
-    return [on_board(u0, v0), on_board(u1, v0), on_board(u1, v1), on_board(u0, v1)]
+    corners = ((u0, v0), (u1, v0), (u1, v1), (u0, v1))
+    return [on_board(u, v) for u, v in corners]
 
 
 def keys(pen, s):
@@ -1902,16 +1999,19 @@ def typing_hand(pen, d, stage, colour):
     bob = 0.08 * going(stage + 0.25 * d)
     for f in range(4):
         finger(pen, d, f, bob, colour)
-    wrist = [(d * 0.5 - 0.26, -0.58), (d * 0.5 + 0.26, -0.58)]
-    wrist += [(d * 0.56 + 0.22, -1.0), (d * 0.56 - 0.18, -1.0)]
-    pen.blob(wrist, colour)
+    top, wrist = d * 0.5, d * 0.56
+    palm = [(top - 0.26, -0.58), (top + 0.26, -0.58)]
+    palm += [(wrist + 0.22, -1.0), (wrist - 0.18, -1.0)]
+    pen.blob(palm, colour)
 
 # %% ../nbs/02_foley.ipynb #e0cfdf2b
 def clatter(pen, d, s):
     "Two lines above a hand, long when loud."
     v = s.intensity
-    pen.line([(d * 0.55, 0.35), (d * (0.6 + 0.1 * v), 0.4 + 0.45 * v)], 0.06)
-    pen.line([(d * 0.2, 0.35), (d * 0.2, 0.4 + 0.5 * v)], 0.06)
+    outer = (d * (0.6 + 0.1 * v), 0.4 + 0.45 * v)
+    inner = (d * 0.2, 0.4 + 0.5 * v)
+    pen.line([(d * 0.55, 0.35), outer], 0.06)
+    pen.line([(d * 0.2, 0.35), inner], 0.06)
 
 
 def see_keyboard(pen, s, stage):
@@ -1941,7 +2041,8 @@ def see_phone(pen, s, stage):
     jump = 0.12 + 0.16 * s.intensity * going(stage)
     phone_base(pen)
     x, y = SHAPES['phone handset'].T
-    pen.blob(np.stack([x, y + jump + shake * x], 1), shade(pen.body, 0.75))
+    y = y + jump + shake * x
+    pen.blob(np.stack([x, y], 1), shade(pen.body, 0.75))
     both_arcs(pen, 0.75, 0.72, 45, s)
 
 # %% ../nbs/02_foley.ipynb #61b88959
@@ -1967,7 +2068,8 @@ def see_engine(pen, s, stage):
     size = 0.06 + 0.2 * s.intensity
     for i in range(3):
         x = -1.12 - 0.1 * i - 0.05 * going(stage)
-        puff(pen, x, -0.5 + 0.28 * i, size * (0.7 + 0.3 * i))
+        y = -0.5 + 0.28 * i
+        puff(pen, x, y, size * (0.7 + 0.3 * i))
 
 # %% ../nbs/02_foley.ipynb #a3ea1541
 def van(pen):
@@ -1982,12 +2084,14 @@ def van(pen):
 
 def beacon(pen, s, stage):
     "A lamp that changes colour; rays as many as its sweeps are quick, as long as it is loud."
-    lamp = [(60, 110, 255), (255, 70, 60)][int(4 * stage) % 2]
+    blue, red = (60, 110, 255), (255, 70, 60)
+    lamp = red if int(4 * stage) % 2 else blue
     pen.box(-0.15, 0.42, 0.2, 0.6, lamp)
     r = 0.2 + 0.45 * s.intensity
     for a in np.linspace(0.25, np.pi - 0.25, marks(s.rate, 2, 8)):
         start = around(0.02, 0.58, 0.22, 0.18, a)
-        pen.line([start, around(0.02, 0.58, 0.22 + r, 0.18 + r, a)], 0.06, lamp)
+        end = around(0.02, 0.58, 0.22 + r, 0.18 + r, a)
+        pen.line([start, end], 0.06, lamp)
 
 # %% ../nbs/02_foley.ipynb #b581af18
 def see_siren(pen, s, stage):
@@ -2003,7 +2107,8 @@ def tail_boom(pen, stage):
     pen.shape(SHAPES['helicopter boom'], shade(pen.body, 0.75))
     pen.shape(SHAPES['helicopter fin'], pen.body)
     a = 2 * np.pi * stage
-    one, other = around(-1, 0.2, -0.15, -0.15, a), around(-1, 0.2, 0.15, 0.15, a)
+    one = around(-1, 0.2, -0.15, -0.15, a)
+    other = around(-1, 0.2, 0.15, 0.15, a)
     pen.line([one, other], 0.05)
 
 
@@ -2023,7 +2128,8 @@ def rotor(pen, s, stage):
         b = 0.5 * (i + stage)
         w = 0.95 * (1 - 0.45 * abs(np.sin(b)))
         rise = 0.14 * np.sin(b)
-        pen.line([(0.15 - w, 0.57 + rise), (0.15 + w, 0.57 - rise)], 0.055)
+        left, right = (0.15 - w, 0.57 + rise), (0.15 + w, 0.57 - rise)
+        pen.line([left, right], 0.055)
 
 
 def downwash(pen, s):
@@ -2031,7 +2137,8 @@ def downwash(pen, s):
     for i in range(3):
         x = 0.4 * i
         end = (-0.3 + x, -0.76 - 0.4 * s.intensity)
-        pen.line([(-0.25 + x, -0.72), end], 0.05, (240, 240, 245))
+        start = (-0.25 + x, -0.72)
+        pen.line([start, end], 0.05, (240, 240, 245))
 
 # %% ../nbs/02_foley.ipynb #18e1e968
 def see_helicopter(pen, s, stage):
@@ -2080,13 +2187,14 @@ def see_train(pen, s, stage):
     size = 0.09 + 0.17 * s.intensity
     for i in range(marks(s.rate, 1, 5)):
         x = 0.48 - 0.3 * i - 0.08 * going(stage)
-        puff(pen, x, 0.78 + 0.06 * (i % 2), size * (1 - 0.06 * i))
+        y = 0.78 + 0.06 * (i % 2)
+        puff(pen, x, y, size * (1 - 0.06 * i))
 
 # %% ../nbs/02_foley.ipynb #5bd37400
 def ship(pen, rock):
     "Hull, decks, portholes, funnel and mast; `rock` tilts the hull."
-    hull = [(-1, -0.3 + rock), (1.08, -0.2 - rock), (0.78, -0.8), (-0.8, -0.8)]
-    pen.shape(hull, pen.body)
+    stern, bow = (-1, -0.3 + rock), (1.08, -0.2 - rock)
+    pen.shape([stern, bow, (0.78, -0.8), (-0.8, -0.8)], pen.body)
     pen.line(SHAPES['horn stripe'], 0.07, pen.extra)
     pen.box(-0.72, -0.3, 0.35, 0.05, (240, 240, 235))
     pen.box(-0.45, 0.05, 0.2, 0.3, (225, 225, 220))
@@ -2101,7 +2209,8 @@ def water(pen, stage):
     "Water with small waves."
     x = np.linspace(-1.2, 1.2, 40)
     y = -0.78 + 0.06 * np.sin(9 * x + 6 * stage)
-    pen.shape([*zip(x, y), (1.2, -1), (-1.2, -1)], (85, 130, 170), False)
+    surface = [*zip(x, y), (1.2, -1), (-1.2, -1)]
+    pen.shape(surface, (85, 130, 170), False)
 
 # %% ../nbs/02_foley.ipynb #090a0d87
 def see_horn(pen, s, stage):
@@ -2118,7 +2227,8 @@ def see_horn(pen, s, stage):
 # %% ../nbs/02_foley.ipynb #a362ef97
 def burst(pen, x, y, r, rays, colour):
     "Rays that end in sparks."
-    for a in np.arange(rays) * 2 * np.pi / rays + pen.rng.uniform():
+    steps = np.arange(rays) * 2 * np.pi / rays
+    for a in steps + pen.rng.uniform():
         tip = np.array(around(x, y, r, r, a))
         start = around(x, y, 0.25 * r, 0.25 * r, a)
         pen.line([start, tip - [0, 0.04]], 0.055, colour)
@@ -2133,8 +2243,8 @@ def see_fireworks(pen, s, stage):
         rays = pen.rng.integers(10, 15)
         x = (i - (s.count - 1) / 2) * 0.75
         y = 0.25 + 0.3 * pen.rng.uniform(-1, 1)
-        trail = [(x * 0.4, -1), (x * 0.8, -0.4), (x, y)]
-        pen.line(trail, 0.04, (230, 210, 160), True)
+        start, bend = (x * 0.4, -1), (x * 0.8, -0.4)
+        pen.line([start, bend, (x, y)], 0.04, (230, 210, 160), True)
         burst(pen, x, y, r, rays, colour)
 
 # %% ../nbs/02_foley.ipynb #7b366854
@@ -2144,8 +2254,8 @@ _HOURS = table('places')['hours']
 
 def vary(rng, colour, by: float) -> np.ndarray:
     "Move a colour at random by up to `by` of 255 in each channel."
-    moved = np.asarray(colour, float) + 255 * by * rng.uniform(-1, 1, 3)
-    return np.clip(moved, 0, 255)
+    shift = 255 * by * rng.uniform(-1, 1, 3)
+    return np.clip(np.asarray(colour, float) + shift, 0, 255)
 
 
 def light(scene: Scene) -> float:
@@ -2166,8 +2276,10 @@ def backdrop(rng, size: int, horizon: float, scene: Scene, far) -> Image.Image:
     y = np.linspace(0, 1, size)[:, None]
     above = top + (low - top) * y / horizon
     below = near * (0.8 + 0.35 * (y - horizon) / (1 - horizon))
-    rows = np.clip(np.where(y < horizon, above, below), 0, 255).astype(np.uint8)
-    return Image.fromarray(np.broadcast_to(rows[:, None], (size, size, 3)).copy())
+    rows = np.where(y < horizon, above, below)
+    rows = np.clip(rows, 0, 255).astype(np.uint8)
+    pixels = np.broadcast_to(rows[:, None], (size, size, 3))
+    return Image.fromarray(pixels.copy())
 
 # %% ../nbs/02_foley.ipynb #99836e94
 class Site(NamedTuple):
@@ -2191,8 +2303,9 @@ class Site(NamedTuple):
 # %% ../nbs/02_foley.ipynb #68168a4f
 def tree(draw, x, y, h, leaf, trunk=(95, 70, 50)):
     "Draw a tree with its foot at (x, y), `h` tall."
-    draw.rectangle((x - 0.05 * h, y - 0.5 * h, x + 0.05 * h, y), fill=trunk)
-    draw.ellipse((x - 0.3 * h, y - h, x + 0.3 * h, y - 0.35 * h), fill=leaf)
+    w, r = 0.05 * h, 0.3 * h
+    draw.rectangle((x - w, y - 0.5 * h, x + w, y), fill=trunk)
+    draw.ellipse((x - r, y - h, x + r, y - 0.35 * h), fill=leaf)
 
 # %% ../nbs/02_foley.ipynb #3baa7380
 def house(draw, x, y, w, h, wall, pane):
@@ -2200,8 +2313,10 @@ def house(draw, x, y, w, h, wall, pane):
     draw.rectangle((x, y - h, x + w, y), fill=wall)
     for i in range(2):
         for j in range(2):
-            left, right = x + w * (0.18 + 0.42 * i), x + w * (0.38 + 0.42 * i)
-            top, foot = y - h * (0.85 - 0.4 * j), y - h * (0.65 - 0.4 * j)
+            left = x + w * (0.18 + 0.42 * i)
+            right = x + w * (0.38 + 0.42 * i)
+            top = y - h * (0.85 - 0.4 * j)
+            foot = y - h * (0.65 - 0.4 * j)
             draw.rectangle((left, top, right, foot), fill=pane)
 
 # %% ../nbs/02_foley.ipynb #dbf59efd
@@ -2220,7 +2335,8 @@ def street(site: Site):
     size, y = site.size, site.horizon
     for x in np.arange(-0.1, 1, 0.24):
         street_house(site, x)
-    road = [(0, size), (0.38 * size, y), (0.62 * size, y), (size, size)]
+    left, right = 0.38 * size, 0.62 * size
+    road = [(0, size), (left, y), (right, y), (size, size)]
     site.draw.polygon(road, fill=site.colour(105, 105, 110))
 
 # %% ../nbs/02_foley.ipynb #2822714d
@@ -2232,7 +2348,8 @@ def park(site: Site):
         foot = y + site.between(0, 0.06)
         high = site.between(0.2, 0.4)
         tree(site.draw, x, foot, high, site.colour(85, 140, 75))
-    path = [(0.1 * size, size), (0.5 * size, y), (0.56 * size, y), (0.6 * size, size)]
+    far = [(0.5 * size, y), (0.56 * size, y)]
+    path = [(0.1 * size, size), *far, (0.6 * size, size)]
     site.draw.polygon(path, fill=site.colour(205, 185, 145))
 
 # %% ../nbs/02_foley.ipynb #5a4733d5
@@ -2283,7 +2400,8 @@ def harbour(site: Site):
     size, y = site.size, site.horizon
     water_strip(site, 0.22)
     for x in np.arange(0.05, 1, 0.22):
-        post = (x * size, y + 0.1 * size, (x + 0.04) * size, y + 0.3 * size)
+        left, right = x * size, (x + 0.04) * size
+        post = (left, y + 0.1 * size, right, y + 0.3 * size)
         site.draw.rectangle(post, fill=site.colour(110, 85, 65))
 
 
@@ -2291,7 +2409,8 @@ def lake(site: Site):
     "Water and a ridge behind it."
     size, y = site.size, site.horizon
     water_strip(site, 0.22)
-    ridge = [(k / 6 * size, y - site.between(0.04, 0.16)) for k in range(7)]
+    tops = [y - site.between(0.04, 0.16) for _ in range(7)]
+    ridge = [(k / 6 * size, top) for k, top in enumerate(tops)]
     ridge = [(0, y), *ridge, (size, y)]
     site.draw.polygon(ridge, fill=site.colour(100, 120, 110))
 
@@ -2301,7 +2420,8 @@ def room(site: Site):
     size = site.size
     x = site.between(0.05, 0.6)
     pane = (x, 0.1 * size, x + 0.28 * size, 0.38 * size)
-    bar = (x + 0.14 * size, 0.1 * size, x + 0.14 * size, 0.38 * size)
+    middle = x + 0.14 * size
+    bar = (middle, 0.1 * size, middle, 0.38 * size)
     glass = tuple(sky(site.scene)[0])
     frame = site.colour(235, 230, 220)
     site.draw.rectangle(pane, fill=glass, outline=frame, width=max(size // 48, 1))
@@ -2312,7 +2432,8 @@ def room(site: Site):
 def shelf(site: Site, x: float, k: int):
     "Shelf `k` of an office."
     size = site.size
-    board = (x, (0.12 + 0.14 * k) * size, x + 0.36 * size, (0.14 + 0.14 * k) * size)
+    top, foot = (0.12 + 0.14 * k) * size, (0.14 + 0.14 * k) * size
+    board = (x, top, x + 0.36 * size, foot)
     site.draw.rectangle(board, fill=site.colour(120, 95, 75))
 
 
@@ -2321,7 +2442,8 @@ def binder(site: Site, x: float, k: int):
     size = site.size
     left = x + 0.03 * k * size
     right = max(left, x + 0.03 * (k + 1) * size - 1)
-    top, foot = (0.05 + 0.14 * (k % 3)) * size, (0.12 + 0.14 * (k % 3)) * size
+    top = (0.05 + 0.14 * (k % 3)) * size
+    foot = (0.12 + 0.14 * (k % 3)) * size
     site.draw.rectangle((left, top, right, foot), fill=site.colour(150, 110, 120))
 
 # %% ../nbs/02_foley.ipynb #68f7e026
@@ -2339,7 +2461,8 @@ def hall(site: Site):
     size = site.size
     site.between(0.05, 0.6)  # unused; keeps the random numbers of the rooms in step
     for k in range(4):
-        column = ((0.08 + 0.26 * k) * size, 0, (0.14 + 0.26 * k) * size, site.horizon)
+        left, right = (0.08 + 0.26 * k) * size, (0.14 + 0.26 * k) * size
+        column = (left, 0, right, site.horizon)
         site.draw.rectangle(column, fill=site.colour(200, 195, 185))
 
 # %% ../nbs/02_foley.ipynb #ab011fcb
@@ -2360,24 +2483,28 @@ def stone(draw, x, foot, r, colour):
 
 def crate(draw, x, foot, r, colour):
     "A box."
-    draw.rectangle((x - r, foot - 1.6 * r, x + r, foot), fill=colour)
+    top = foot - 1.6 * r
+    draw.rectangle((x - r, top, x + r, foot), fill=colour)
 
 
 def bush(draw, x, foot, r, colour):
     "Three balls."
     for k in range(3):
-        left, right = x + (k - 1.6) * r, x + k * r * 0.6 + r
+        left = x + (k - 1.6) * r
+        right = x + k * r * 0.6 + r
         draw.ellipse((left, foot - 1.4 * r, right, foot), fill=colour)
 
 # %% ../nbs/02_foley.ipynb #4be53e49
 def post(draw, x, foot, r, colour):
     "A thin upright."
-    draw.rectangle((x - 0.2 * r, foot - 5 * r, x + 0.2 * r, foot), fill=colour)
+    w, top = 0.2 * r, foot - 5 * r
+    draw.rectangle((x - w, top, x + w, foot), fill=colour)
 
 
 def cone(draw, x, foot, r, colour):
     "A triangle."
-    draw.polygon([(x - r, foot), (x, foot - 2 * r), (x + r, foot)], fill=colour)
+    top = (x, foot - 2 * r)
+    draw.polygon([(x - r, foot), top, (x + r, foot)], fill=colour)
 
 
 CLUTTER = (stone, crate, bush, post, cone)
@@ -2395,9 +2522,9 @@ def scatter(site: Site):
 
 # %% ../nbs/02_foley.ipynb #e26569d3
 def walls(rng, scene: Scene) -> tuple:
-    "Two random colours of a wall, above and at the floor."
-    colours = [vary(rng, (205, 195, 180), 0.3 * scene.noise) for _ in range(2)]
-    top = colours[0] * light(scene)
+    "A random colour of the wall, above and, darker, at the floor."
+    top = vary(rng, (205, 195, 180), 0.3 * scene.noise) * light(scene)
+    vary(rng, (205, 195, 180), 0.3 * scene.noise)  # unused; keeps the stream in step
     return top, top * 0.9
 
 
