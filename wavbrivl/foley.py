@@ -2,30 +2,31 @@
 
 # %% auto #0
 __all__ = ['INDOORS', 'PLACES', 'KINDS', 'CLASSES', 'HOURS', 'SPLITS', 'SAMPLE_RATE', 'SOFTEST', 'RANGE', 'PLACE_SAID',
-           'HOUR_SAID', 'VOICES', 'SHAPES', 'FURNITURE', 'CLUTTER', 'DRAWINGS', 'table', 'Kind', 'read_kind', 'between',
-           'Source', 'Scene', 'event', 'group_size', 'plan_events', 'plan_span', 'plan_counted', 'plan', 'make_source',
-           'make_second', 'make_conditions', 'check_split', 'check_scene', 'make_scene', 'scenes', 'check_attribute',
-           'altered', 'draw_partner', 'mismatches', 'Word', 'words', 'third', 'mentioned', 'choose', 'adjectives',
-           'adverbs', 'several', 'noun_phrase', 'takes_plural', 'verb_phrase', 'setting', 'fill', 'caption', 'sentence',
-           'gloss', 'captions', 'attributes', 'events', 'tokens', 'describe', 'unit', 'clock_of', 'coloured', 'band',
-           'modes', 'phase', 'buzz', 'formants', 'contour', 'swell', 'fading', 'wander', 'impulses', 'click',
-           'reverberate', 'tilt', 'set_level', 'hear_dog', 'hear_cat', 'hear_crow', 'hear_songbird', 'hear_frog',
-           'hear_cricket', 'rain_drops', 'hear_rain', 'hear_waves', 'hear_wind', 'hear_thunder', 'crackle', 'hear_fire',
-           'hear_bell', 'hear_clock', 'hear_knocking', 'hear_hammer', 'hear_footsteps', 'key_press', 'hear_keyboard',
-           'hear_engine', 'hear_siren', 'hear_helicopter', 'hear_train', 'hear_horn', 'explosion', 'hear_fireworks',
-           'gong', 'hear_phone', 'individual', 'render_event', 'play', 'hear', 'tint', 'shade', 'read_points',
-           'spline_basis', 'smooth', 'angles', 'around', 'ring', 'Pen', 'marks', 'arcs', 'star', 'strokes', 'puff',
+           'HOUR_SAID', 'VOICES', 'BLACK', 'WOOD', 'STEEL', 'GLASS', 'GRASS', 'STEAM', 'FOAM', 'SHAPES', 'FURNITURE',
+           'CLUTTER', 'DRAWINGS', 'table', 'Kind', 'read_kind', 'between', 'Source', 'Scene', 'event', 'group_size',
+           'plan_events', 'plan_span', 'plan_counted', 'plan', 'make_source', 'make_second', 'make_conditions',
+           'check_split', 'check_scene', 'make_scene', 'scenes', 'check_attribute', 'altered', 'draw_partner',
+           'mismatches', 'Word', 'words', 'third', 'mentioned', 'choose', 'adjectives', 'adverbs', 'several',
+           'noun_phrase', 'takes_plural', 'verb_phrase', 'setting', 'fill', 'caption', 'sentence', 'gloss', 'captions',
+           'attributes', 'events', 'tokens', 'describe', 'unit', 'clock_of', 'coloured', 'band', 'modes', 'phase',
+           'buzz', 'formants', 'contour', 'swell', 'fading', 'wander', 'impulses', 'click', 'reverberate', 'tilt',
+           'set_level', 'hear_dog', 'hear_cat', 'hear_crow', 'hear_songbird', 'hear_frog', 'hear_cricket', 'rain_drops',
+           'hear_rain', 'hear_waves', 'hear_wind', 'hear_thunder', 'crackle', 'hear_fire', 'hear_bell', 'hear_clock',
+           'hear_knocking', 'hear_hammer', 'hear_footsteps', 'key_press', 'hear_keyboard', 'hear_engine', 'hear_siren',
+           'hear_helicopter', 'hear_train', 'hear_horn', 'explosion', 'hear_fireworks', 'gong', 'hear_phone',
+           'individual', 'render_event', 'play', 'hear', 'tint', 'shade', 'read_points', 'spline_basis', 'smooth',
+           'angles', 'around', 'ring', 'Pen', 'marks', 'arcs', 'both_arcs', 'star', 'strokes', 'note', 'burst', 'puff',
            'cloud', 'wheel', 'going', 'pulse', 'sketch', 'gape', 'dog_body', 'dog_head', 'see_dog', 'cat_body',
            'cat_ear', 'cat_cheek', 'cat_stripes', 'see_cat', 'crow_legs', 'crow_beak', 'see_crow', 'songbird_perch',
-           'songbird_body', 'songbird_beak', 'note', 'see_songbird', 'frog_pond', 'frog_legs', 'frog_eye', 'see_frog',
-           'grass', 'cricket_feelers', 'cricket_body', 'see_cricket', 'rain_streaks', 'see_rain', 'crests', 'see_waves',
-           'air_curl', 'air_curls', 'bent_tree', 'see_wind', 'bolt', 'see_thunder', 'flame', 'crossed_logs', 'see_fire',
-           'both_arcs', 'skin', 'bell_clapper', 'see_bell', 'clock_case', 'clock_face', 'see_clock', 'striding_leg',
-           'footprints', 'see_footsteps', 'door', 'fist', 'see_knocking', 'nail_in_wood', 'lifted', 'see_hammer',
-           'on_board', 'board_rectangle', 'keys', 'finger', 'typing_hand', 'clatter', 'see_keyboard', 'phone_base',
-           'see_phone', 'car', 'see_engine', 'van', 'beacon', 'see_siren', 'tail_boom', 'helicopter_cabin', 'rotor',
-           'downwash', 'see_helicopter', 'rails', 'steam_engine', 'driving_wheels', 'see_train', 'ship', 'water',
-           'see_horn', 'burst', 'see_fireworks', 'vary', 'light', 'sky', 'backdrop', 'Site', 'tree', 'house',
+           'songbird_body', 'songbird_beak', 'see_songbird', 'frog_pond', 'frog_legs', 'frog_eye', 'see_frog', 'grass',
+           'cricket_feelers', 'cricket_body', 'see_cricket', 'rain_streaks', 'see_rain', 'crests', 'see_waves',
+           'air_curl', 'air_curls', 'bent_tree', 'see_wind', 'bolt', 'see_thunder', 'see_fireworks', 'flame',
+           'crossed_logs', 'see_fire', 'skin', 'bell_clapper', 'see_bell', 'clock_case', 'hand', 'clock_face',
+           'see_clock', 'striding_leg', 'footprints', 'see_footsteps', 'door', 'fist', 'see_knocking', 'nail_in_wood',
+           'lifted', 'see_hammer', 'on_board', 'board_rectangle', 'keys', 'finger', 'typing_hand', 'clatter',
+           'see_keyboard', 'phone_base', 'see_phone', 'car', 'see_engine', 'van', 'beacon', 'see_siren', 'tail_boom',
+           'helicopter_cabin', 'rotor', 'downwash', 'see_helicopter', 'rails', 'steam_engine', 'driving_wheels',
+           'see_train', 'ship', 'water', 'see_horn', 'vary', 'light', 'sky', 'backdrop', 'Site', 'tree', 'house',
            'street_house', 'street', 'park', 'forest', 'field', 'yard', 'water_strip', 'beach', 'harbour', 'lake',
            'room', 'shelf', 'binder', 'office', 'hall', 'furnish', 'stone', 'crate', 'bush', 'post', 'cone', 'scatter',
            'walls', 'paint_place', 'half_size', 'height', 'place_source', 'uneven_light', 'finish', 'see']
@@ -149,7 +150,8 @@ class Source:
 @patch(as_prop=True)
 def span(self: Source) -> tuple:
     "First onset and last offset, seconds."
-    return self.times[0][0], max(t[1] for t in self.times)
+    first = self.times[0][0]
+    return first, max(offset for _, offset in self.times)
 
 # %% ../nbs/02_foley.ipynb #5548cdcd
 @dataclass(frozen=True)
@@ -305,7 +307,8 @@ def make_second(rng, label: str, place: str, seconds: float, free: float) -> Sou
 # %% ../nbs/02_foley.ipynb #59276198
 def make_conditions(rng, noise: float, intensity: float, indoors: bool) -> dict:
     "Draw how a scene is recorded: its fields `snr`, `colour`, `tilt`, `reverb`, `wet`."
-    snr = 45 - noise * rng.uniform(15, 55) + 10 * (intensity - 0.5)
+    louder = 10 * (intensity - 0.5)
+    snr = 45 - noise * rng.uniform(15, 55) + louder
     colour = rng.uniform(0, 2)
     tilt = noise * rng.uniform(-8, 8)
     shortest, longest = (0.15, 0.25 + 0.5 * noise) if indoors else (0.05, 0.3)
@@ -400,8 +403,8 @@ def draw_partner(
     for j in rng.integers(0, len(labels), 200):
         if not labels[i] & labels[j]:
             return j
-    other_class = (j for j in range(len(labels)) if (j - i) % len(CLASSES))
-    return next(other_class)
+    clips = range(len(labels))
+    return next(j for j in clips if (j - i) % len(CLASSES))
 
 # %% ../nbs/02_foley.ipynb #c6e73417
 def mismatches(
@@ -824,13 +827,14 @@ def hear_dog(rng, n, s, k):
     low = (600 * throat, 250, 1)
     middle = (1300 * throat, 350, 0.8)
     high = (2700 * throat, 600, 0.3)
-    return formants(x, low, middle, high) * swell(n, 0.012, 0.7 * n / SAMPLE_RATE)
+    bark = formants(x, low, middle, high)
+    return bark * swell(n, 0.012, 0.7 * n / SAMPLE_RATE)
 
 # %% ../nbs/02_foley.ipynb #f99a7740
 def hear_cat(rng, n, s, k):
     "A meow: rising and falling buzz, mouth opening and closing."
-    f0 = between(s.pitch, 330, 950) * contour(n, 0.85, 1.15, 1.1, 0.95, 0.7)
-    f0 = f0 * wander(rng, n, 8, 0.02)
+    glide = contour(n, 0.85, 1.15, 1.1, 0.95, 0.7)
+    f0 = between(s.pitch, 330, 950) * glide * wander(rng, n, 8, 0.02)
     x = buzz(f0, 0.85)
     mouth = contour(n, 0, 0.7, 1, 0.6, 0.1)
     wide = formants(x, (1100, 300, 1), (2600, 400, 0.6))
@@ -845,7 +849,8 @@ def hear_crow(rng, n, s, k):
     rattle = np.full(n, rng.uniform(50, 90))
     rough = 1 + 0.8 * np.sin(phase(rattle))
     x = (buzz(f0, 0.93) + 0.6 * coloured(rng, n, 0.5)) * rough
-    caw = formants(x, (1300, 400, 1), (1900, 500, 0.8), (3200, 700, 0.3))
+    throat = [(1300, 400, 1), (1900, 500, 0.8), (3200, 700, 0.3)]
+    caw = formants(x, *throat)
     return caw * swell(n, 0.03, 0.12)
 
 # %% ../nbs/02_foley.ipynb #1580cc96
@@ -869,7 +874,8 @@ def hear_frog(rng, n, s, k):
     pulses = np.maximum(np.sin(phase(beat)), 0) ** 3
     f = between(s.pitch, 420, 1900)
     source = coloured(rng, n) + buzz(np.full(n, f / 3), 0.8)
-    croak = formants(pulses * source, (f, 120, 1), (2.1 * f, 250, 0.6))
+    sac = [(f, 120, 1), (2.1 * f, 250, 0.6)]
+    croak = formants(pulses * source, *sac)
     return croak * swell(n, 0.02, 0.05)
 
 # %% ../nbs/02_foley.ipynb #df22eb1c
@@ -918,7 +924,8 @@ def hear_wind(rng, n, s, k):
     centre = between(s.pitch, 180, 900)
     out = 0.5 * band(coloured(rng, n, 1.5), 0, 400)
     for q in (1, 1.7, 2.8, 4.5):
-        low, high = 0.85 * q * centre, 1.15 * q * centre
+        low = 0.85 * q * centre
+        high = 1.15 * q * centre
         tone = band(coloured(rng, n), low, high)
         gusts = wander(rng, n, 1.5 * s.hz, 0.4 + 0.5 * s.intensity)
         out = out + q**-0.7 * tone * gusts
@@ -963,7 +970,8 @@ def hear_bell(rng, n, s, k):
     hz = between(s.pitch, 220, 1700) * _BELL * rng.uniform(0.995, 1.005, 9)
     falling = _BELL ** (1 - 0.6 * s.intensity)
     gain = 0.3 + rng.uniform(0.3, 1, 9) / falling
-    return modes(n, hz, 1.6 / _BELL**0.7, gain) * swell(n, 0.002, 0.05)
+    x = modes(n, hz, 1.6 / _BELL**0.7, gain)
+    return x * swell(n, 0.002, 0.05)
 
 # %% ../nbs/02_foley.ipynb #f85b21db
 def hear_clock(rng, n, s, k):
@@ -984,7 +992,8 @@ def hear_knocking(rng, n, s, k):
 # %% ../nbs/02_foley.ipynb #a713f1ba
 def hear_hammer(rng, n, s, k):
     "Steel on a nail: a click, a ring, and the thud of the wood."
-    f = between(s.pitch, 700, 2600) * (1 + 0.01 * min(k, 8))
+    deeper = 1 + 0.01 * min(k, 8)  # the nail rings higher as it goes in
+    f = between(s.pitch, 700, 2600) * deeper
     hz = f * np.array([1, 2.76, 5.4])
     steel = modes(n, hz, [0.16, 0.1, 0.05], [0.6, 0.6, 0.4])
     thud = modes(n, rng.uniform(150, 220), 0.07)
@@ -1000,7 +1009,8 @@ def hear_footsteps(rng, n, s, k):
     x = heel + click(rng, n, between(s.pitch, 0.2, 1.0), 0.03, 0.5)
     lag = min(int(rng.uniform(0.06, 0.09) * SAMPLE_RATE), n)
     sole = band(coloured(rng, n, 0.3), foot, 8 * foot)
-    x[lag:] += 0.45 * sole[: n - lag] * fading(n - lag, 0.09)
+    left = n - lag
+    x[lag:] += 0.45 * sole[:left] * fading(left, 0.09)
     return x
 
 # %% ../nbs/02_foley.ipynb #d2b454e4
@@ -1069,7 +1079,8 @@ def hear_train(rng, n, s, k):
 # %% ../nbs/02_foley.ipynb #806229cd
 def hear_horn(rng, n, s, k):
     "Two low reeds that beat."
-    f = between(s.pitch, 75, 330) * contour(n, 0.96, 1, 1, 1, 0.98)
+    glide = contour(n, 0.96, 1, 1, 1, 0.98)
+    f = between(s.pitch, 75, 330) * glide
     low = buzz(f, 0.85 + 0.1 * s.intensity)
     high = buzz(1.26 * f, 0.85)
     blast = formants(low + high, (420, 250, 1), (1100, 400, 0.5))
@@ -1185,6 +1196,15 @@ def shade(colour: tuple, by: float) -> tuple:
     c = c * by if by <= 1 else 255 - (255 - c) / by
     return tuple(int(v) for v in c)
 
+# %% ../nbs/02_foley.ipynb #80bc0f47
+BLACK = (10, 10, 10)
+WOOD = (115, 80, 55)
+STEEL = (150, 155, 165)
+GLASS = (185, 215, 230)
+GRASS = (70, 130, 60)
+STEAM = (235, 235, 235)
+FOAM = (250, 250, 250)
+
 # %% ../nbs/02_foley.ipynb #3a6a1d53
 def read_points(text: str) -> np.ndarray:
     "Read points written as in SVG: 'x,y x,y'; [k, 2]."
@@ -1216,8 +1236,10 @@ def smooth(
 ) -> np.ndarray:  # [6k, 2]
     "A smooth curve through `points`."
     p = np.asarray(points, float)
-    ends = (p[-1:], p[:2]) if closed else (p[:1], p[-1:])
-    q = np.concatenate([ends[0], p, ends[1]])
+    if closed:
+        q = np.concatenate([p[-1:], p, p[:2]])
+    else:
+        q = np.concatenate([p[:1], p, p[-1:]])
     k = len(q) - 3
     corners = np.stack([q[i : i + k] for i in range(4)], 1)
     curve = np.einsum('tc,kcd->ktd', _BASIS, corners).reshape(-1, 2)
@@ -1232,7 +1254,8 @@ def angles(k: int) -> np.ndarray:
 
 def around(x, y, rx, ry, a) -> tuple:
     "The point of an ellipse about (x, y) at angle `a`."
-    dx, dy = rx * np.cos(a), ry * np.sin(a)
+    dx = rx * np.cos(a)
+    dy = ry * np.sin(a)
     return x + dx, y + dy
 
 
@@ -1263,7 +1286,8 @@ class Pen:
         self.flip = flip
         self.ink = ink
         self.rng = rng
-        c, s = np.cos(tilt), np.sin(tilt)
+        c = np.cos(tilt)
+        s = np.sin(tilt)
         self.turn = np.array([[c, s], [-s, c]])
         self.body = tint(rng, (0.1, 0.8), (0.35, 0.95))
         self.other = tint(rng, (0.1, 0.9), (0.25, 0.95))
@@ -1349,6 +1373,12 @@ def arcs(pen, x, y, towards, s):
         r = 0.1 + share * reach
         pen.edged(ring(x, y, r, r, a), 0.1, 0.05, _LIGHT)
 
+
+def both_arcs(pen, x, y, towards, s):
+    "Draw sound leaving to the right and, mirrored, to the left."
+    arcs(pen, x, y, towards, s)
+    arcs(pen, -x, y, 180 - towards, s)
+
 # %% ../nbs/02_foley.ipynb #add6e516
 def star(pen, x, y, s, size=1.0):
     "Draw a blow at (x, y)."
@@ -1368,8 +1398,26 @@ def strokes(pen, x, y, towards, s, gap=0.12):
         p = np.array([x, y]) + side * place
         pen.edged([p, p + along], 0.085, 0.04, _LIGHT)
 
+# %% ../nbs/02_foley.ipynb #3a44d011
+def note(pen, x, y, r):
+    "Draw a musical note whose head has radius `r`."
+    pen.disc(x, y, r, 0.8 * r, pen.ink)
+    top = (x + r, y + 3.2 * r)
+    flag = (x + 2.4 * r, y + 2.5 * r)
+    pen.line([(x + r, y), top, flag], 0.04)
+
+
+def burst(pen, x, y, r, rays, colour):
+    "Draw rays that end in sparks."
+    steps = np.arange(rays) * 2 * np.pi / rays
+    for a in steps + pen.rng.uniform():
+        tip = np.array(around(x, y, r, r, a))
+        start = around(x, y, 0.25 * r, 0.25 * r, a)
+        pen.line([start, tip - [0, 0.04]], 0.055, colour)
+        pen.disc(*tip, 0.06, fill=shade(colour, 2), ink=False)
+
 # %% ../nbs/02_foley.ipynb #023b0cda
-def puff(pen, x, y, r, fill=(235, 235, 235)):
+def puff(pen, x, y, r, fill=STEAM):
     "Draw a cloud of steam."
     lump = r * (1 + 0.1 * (-1) ** np.arange(12))
     pen.blob(ring(x, y, lump, 0.85 * lump, angles(12)), fill)
@@ -1439,7 +1487,8 @@ def dog_body(pen, stage):
 def dog_head(pen, mouth):
     "Jaw, snout, skull, ear, nose and eye."
     dark = shade(pen.body, 0.6)
-    lip, chin = (0.92, 0.32 - mouth), (0.9, 0.22 - mouth)
+    lip = (0.92, 0.32 - mouth)
+    chin = (0.9, 0.22 - mouth)
     pen.shape([(0.5, 0.38), lip, chin, (0.45, 0.2)], dark)
     pen.shape(SHAPES['dog snout'], pen.body)
     pen.disc(0.42, 0.52, 0.28, 0.27)
@@ -1475,9 +1524,10 @@ def cat_ear(pen, d):
 def cat_cheek(pen, d):
     "An eye and two whiskers."
     pen.disc(d * 0.2, 0.36, 0.09, 0.1, (210, 225, 110))
-    pen.disc(d * 0.2, 0.36, 0.03, 0.09, (10, 10, 10), False)
+    pen.disc(d * 0.2, 0.36, 0.03, 0.09, BLACK, False)
     for y in (0.2, 0.1):
-        root, tip = (d * 0.16, 0.15), (d * 0.7, y + 0.05)
+        root = (d * 0.16, 0.15)
+        tip = (d * 0.7, y + 0.05)
         pen.line([root, tip], 0.03)
 
 
@@ -1499,7 +1549,8 @@ def see_cat(pen, s, stage):
     for d in (-1, 1):
         cat_cheek(pen, d)
     pen.shape(SHAPES['cat nose'], (220, 120, 130))
-    wide, high = 0.05 + mouth * 0.7, 0.03 + mouth
+    wide = 0.05 + mouth * 0.7
+    high = 0.03 + mouth
     pen.disc(0, 0.06 - mouth / 2, wide, high, (120, 30, 40))
     arcs(pen, 0.52, 0.2, 20, s)
 
@@ -1514,9 +1565,10 @@ def crow_legs(pen):
 def crow_beak(pen, mouth):
     "A heavy beak, open by `mouth`."
     grey = (70, 65, 60)
-    tip = (1.12, 0.42 + mouth * 0.4)
-    pen.shape([(0.6, 0.58), tip, (0.66, 0.4)], grey)
-    pen.shape([(0.62, 0.4), (1.02, 0.34 - mouth), (0.58, 0.26)], grey)
+    upper = (1.12, 0.42 + mouth * 0.4)
+    lower = (1.02, 0.34 - mouth)
+    pen.shape([(0.6, 0.58), upper, (0.66, 0.4)], grey)
+    pen.shape([(0.62, 0.4), lower, (0.58, 0.26)], grey)
 
 # %% ../nbs/02_foley.ipynb #5e646723
 def see_crow(pen, s, stage):
@@ -1551,16 +1603,10 @@ def songbird_body(pen):
 def songbird_beak(pen, mouth):
     "A short beak, open by `mouth`."
     yellow = (240, 170, 50)
-    pen.shape([(0.46, 0.42), (0.74, 0.4 + mouth), (0.5, 0.3)], yellow)
-    pen.shape([(0.5, 0.3), (0.7, 0.26 - mouth), (0.46, 0.2)], yellow)
-
-
-def note(pen, x, y, r):
-    "A musical note whose head has radius `r`."
-    pen.disc(x, y, r, 0.8 * r, pen.ink)
-    top = (x + r, y + 3.2 * r)
-    flag = (x + 2.4 * r, y + 2.5 * r)
-    pen.line([(x + r, y), top, flag], 0.04)
+    upper = (0.74, 0.4 + mouth)
+    lower = (0.7, 0.26 - mouth)
+    pen.shape([(0.46, 0.42), upper, (0.5, 0.3)], yellow)
+    pen.shape([(0.5, 0.3), lower, (0.46, 0.2)], yellow)
 
 # %% ../nbs/02_foley.ipynb #e5b9b045
 def see_songbird(pen, s, stage):
@@ -1569,7 +1615,7 @@ def see_songbird(pen, s, stage):
     songbird_body(pen)
     songbird_beak(pen, gape(s, stage, 0.04, 0.1, 0.3))
     pen.blob(SHAPES['songbird wing'], shade(pen.body, 0.7))
-    pen.disc(0.3, 0.38, 0.045, fill=(10, 10, 10))
+    pen.disc(0.3, 0.38, 0.045, fill=BLACK)
     for i in range(marks(s.rate, 1, 4)):
         y = 0.45 + 0.2 * i + 0.06 * going(stage)
         x = 0.78 - 0.28 * (i % 2)
@@ -1581,7 +1627,8 @@ def frog_pond(pen, s):
     pen.disc(0, -0.8, 1, 0.2, (80, 150, 80))
     a = np.linspace(3.3, 6.1, 12)
     for i in range(marks(s.rate, 0, 3)):
-        wide, high = 1.1 + 0.1 * i, 0.22 + 0.07 * i
+        wide = 1.1 + 0.1 * i
+        high = 0.22 + 0.07 * i
         pen.line(ring(0, -0.85, wide, high, a), 0.04)
 
 
@@ -1618,7 +1665,7 @@ def grass(pen):
     for x in pen.rng.uniform(-1, 1, 7):
         tip = (x + 0.2 * pen.rng.uniform(-1, 1), -0.25)
         blade = [(x, -1), (x + 0.05, -0.6), tip]
-        pen.line(blade, 0.05, (70, 130, 60), True)
+        pen.line(blade, 0.05, GRASS, True)
 
 
 def cricket_feelers(pen, stage):
@@ -1631,13 +1678,14 @@ def cricket_feelers(pen, stage):
 def cricket_body(pen):
     "Two thin legs, a ringed body, a head, a wing."
     for x, foot in ((0.35, 0.45), (0.1, 0.15)):
-        knee, toe = (foot + 0.1, -0.5), (foot + 0.02, -0.9)
+        knee = (foot + 0.1, -0.5)
+        toe = (foot + 0.02, -0.9)
         pen.line([(x, -0.25), knee, toe], 0.055)
     pen.blob(SHAPES['cricket body'], pen.body)
     for x in np.linspace(-0.6, 0.1, 5):
         pen.line([(x, -0.32), (x + 0.05, 0.0)], 0.03)
     pen.disc(0.6, -0.02, 0.2)
-    pen.disc(0.68, 0.05, 0.05, fill=(10, 10, 10))
+    pen.disc(0.68, 0.05, 0.05, fill=BLACK)
     pen.blob(SHAPES['cricket wing'], shade(pen.body, 1.8))
 
 # %% ../nbs/02_foley.ipynb #b3ff7f76
@@ -1703,7 +1751,7 @@ def see_waves(pen, s, stage):
         top = crests(first, y, step, h * (0.8 + 0.15 * row), k + 2)
         water = [*top, (1.6, -1.1), (-1.6, -1.1)]
         pen.shape(water, shade(sea, 1 - 0.16 * row), False)
-        pen.edged(top, 0.1, 0.065, (250, 250, 250))
+        pen.edged(top, 0.1, 0.065, FOAM)
 
 # %% ../nbs/02_foley.ipynb #6a1e9108
 def air_curl(pen, s, x, y):
@@ -1728,12 +1776,14 @@ def air_curls(pen, s, stage):
 # %% ../nbs/02_foley.ipynb #67e51df8
 def bent_tree(pen, lean, tall, leaf):
     "A tree that leans to the right."
-    x, y = -0.35 + lean, -0.95 + 1.4 * tall
+    x = -0.35 + lean
+    y = -0.95 + 1.4 * tall
     bend = (x - 0.35 * lean, y - 0.45)
     trunk = [(-0.45, -1), (-0.42, -0.6), bend, (x, y)]
-    pen.limb(trunk, 0.13, (115, 80, 55))
+    pen.limb(trunk, 0.13, WOOD)
     r = 0.42 * tall * (1 + 0.06 * (-1) ** np.arange(12))
-    c, s = np.cos(angles(12)), np.sin(angles(12))
+    c = np.cos(angles(12))
+    s = np.sin(angles(12))
     blown = 0.3 * lean * np.maximum(c, 0)
     crown_x = x + r * c * (1 + 0.5 * lean) + blown
     crown_y = y + 0.15 + r * s + 0.1 * c
@@ -1744,7 +1794,8 @@ def see_wind(pen, s, stage):
     "A tree bends, leaves fly, curls of air."
     leaf = tint(pen.rng, (0.3, 0.8), (0.35, 0.8))
     air_curls(pen, s, stage)
-    bent_tree(pen, 0.12 + 0.75 * s.intensity, 0.95 - 0.4 * s.pitch, leaf)
+    lean = 0.12 + 0.75 * s.intensity
+    bent_tree(pen, lean, 0.95 - 0.4 * s.pitch, leaf)
     for _ in range(int(3 + 6 * s.intensity)):
         x = (pen.rng.uniform(-0.2, 2) + stage) % 1.6 - 0.5
         pen.disc(x, pen.rng.uniform(-0.8, 0.6), 0.08, 0.045, leaf)
@@ -1766,13 +1817,29 @@ def bolt(rng, x, w, d) -> list:
 # %% ../nbs/02_foley.ipynb #930e70c0
 def see_thunder(pen, s, stage):
     "A dark cloud and as many bolts as claps; wide and long when close."
-    colour = (255, 255, 235) if int(4 * stage) == 3 else (255, 240, 120)
+    bright = int(4 * stage) == 3
+    colour = (255, 255, 235) if bright else (255, 240, 120)
     for i in range(s.count):
         x = (i - (s.count - 1) / 2) * 0.6
-        w, d = 0.06 + 0.12 * s.intensity, 0.75 + 0.6 * s.intensity
+        w = 0.06 + 0.12 * s.intensity
+        d = 0.75 + 0.6 * s.intensity
         pen.shape(bolt(pen.rng, x, w, d), colour)
     cloud(pen, 0.25, 0.5, 0.7, (62, 62, 80))
     cloud(pen, -0.15, 0.4, 0.8, (88, 88, 108))
+
+# %% ../nbs/02_foley.ipynb #7683774e
+def see_fireworks(pen, s, stage):
+    "As many bursts as bangs; wide when loud."
+    r = (0.3 + 0.55 * s.intensity) * (0.65 + 0.35 * stage)
+    for i in range(s.count):
+        colour = tint(pen.rng, (0.6, 1), (0.85, 1))
+        rays = pen.rng.integers(10, 15)
+        x = (i - (s.count - 1) / 2) * 0.75
+        y = 0.25 + 0.3 * pen.rng.uniform(-1, 1)
+        start = (x * 0.4, -1)
+        bend = (x * 0.8, -0.4)
+        pen.line([start, bend, (x, y)], 0.04, (230, 210, 160), True)
+        burst(pen, x, y, r, rays, colour)
 
 # %% ../nbs/02_foley.ipynb #8216bbe3
 def flame(size, high, stage) -> list:
@@ -1790,17 +1857,22 @@ def crossed_logs(pen):
     "Two logs, one over the other."
     for d in (-1, 1):
         end = (-d * 0.7, -0.62)
-        pen.limb([(d * 0.85, -0.95), end], 0.19, (110, 70, 45))
+        log = [(d * 0.85, -0.95), end]
+        pen.limb(log, 0.19, (110, 70, 45))
         pen.disc(*end, 0.1, fill=(200, 160, 110))
 
 # %% ../nbs/02_foley.ipynb #f569ce45
-_FLAMES = ((1.0, (225, 80, 35)), (0.72, (250, 150, 40)), (0.42, (255, 230, 110)))
+_FLAMES = {  # size and colour
+    1.0: (225, 80, 35),
+    0.72: (250, 150, 40),
+    0.42: (255, 230, 110),
+}
 
 
 def see_fire(pen, s, stage):
     "Crossed logs, tongues of flame, sparks."
     high = 0.35 + 1.15 * s.intensity
-    for size, colour in _FLAMES:
+    for size, colour in _FLAMES.items():
         pen.blob(flame(size, high, stage), colour, size == 1)
     crossed_logs(pen)
     for _ in range(marks(s.rate, 0, 16)):
@@ -1809,12 +1881,6 @@ def see_fire(pen, s, stage):
         pen.disc(x, y, 0.05, fill=(255, 205, 70))
 
 # %% ../nbs/02_foley.ipynb #8da74d27
-def both_arcs(pen, x, y, towards, s):
-    "Sound leaving to the right and, mirrored, to the left."
-    arcs(pen, x, y, towards, s)
-    arcs(pen, -x, y, 180 - towards, s)
-
-
 def skin(rng) -> tuple:
     "A random skin colour."
     return shade((235, 190, 150), 0.5 + 0.5 * rng.uniform())
@@ -1829,7 +1895,7 @@ def bell_clapper(pen, x):
 
 def see_bell(pen, s, stage):
     "A flared body hanging from a yoke, clapper to one side, arcs on both."
-    pen.box(-0.75, 0.78, 0.75, 0.95, (115, 80, 55))
+    pen.box(-0.75, 0.78, 0.75, 0.95, WOOD)
     pen.box(-0.1, 0.55, 0.1, 0.8, shade(pen.body, 0.6))
     swing = 0.28 * np.sin(2 * np.pi * stage + 0.8)
     bell_clapper(pen, swing * (0.5 + s.intensity))
@@ -1848,10 +1914,16 @@ def clock_case(pen, s, stage):
     long = 0.75 - 0.38 * s.rate
     x = long * np.sin(a) * 0.7
     y = -0.12 - long * np.cos(a)
-    pen.line([(0, -0.1), (x, y)], 0.05, (225, 190, 90))
+    rod = [(0, -0.1), (x, y)]
+    pen.line(rod, 0.05, (225, 190, 90))
     pen.disc(x, y, 0.12, fill=(240, 200, 80))
 
 # %% ../nbs/02_foley.ipynb #1e40fa9e
+def hand(pen, angle, long, wide):
+    "A hand of a clock."
+    pen.line([(0, 0.38), around(0, 0.38, long, long, angle)], wide)
+
+
 def clock_face(pen):
     "A face with twelve marks and two hands at a random time."
     pen.disc(0, 0.38, 0.6)
@@ -1859,9 +1931,8 @@ def clock_face(pen):
     for h in np.arange(12) * np.pi / 6:
         inner = around(0, 0.38, 0.4, 0.4, h)
         pen.line([inner, around(0, 0.38, 0.47, 0.47, h)], 0.05)
-    hour, minute = pen.rng.uniform(0, 6.28), pen.rng.uniform(0, 6.28)
-    pen.line([(0, 0.38), around(0, 0.38, 0.27, 0.27, hour)], 0.08)
-    pen.line([(0, 0.38), around(0, 0.38, 0.38, 0.38, minute)], 0.055)
+    hand(pen, pen.rng.uniform(0, 6.28), 0.27, 0.08)
+    hand(pen, pen.rng.uniform(0, 6.28), 0.38, 0.055)
     pen.disc(0, 0.38, 0.05, fill=pen.ink)
 
 
@@ -1877,7 +1948,8 @@ def striding_leg(pen, foot, d):
     colour = pen.body if d > 0 else shade(pen.body, 0.7)
     shoe = pen.other if d > 0 else shade(pen.other, 0.7)
     knee = (d * 0.3 + 0.1, 0.15)
-    pen.limb([(0, 0.95), knee, foot + [0, 0.2]], 0.27, colour)
+    ankle = foot + [0, 0.2]
+    pen.limb([(0, 0.95), knee, ankle], 0.27, colour)
     pen.blob(SHAPES['footsteps shoe'] + foot, shoe)
     pen.line(SHAPES['footsteps sole'] + foot, 0.06)
 
@@ -1937,13 +2009,14 @@ def nail_in_wood(pen):
     pen.box(-1, -1, 0.5, -0.66, (175, 125, 80))
     pen.line(SHAPES['hammer upper grain'], 0.03)
     pen.line(SHAPES['hammer lower grain'], 0.03)
-    pen.box(-0.5, -0.66, -0.4, -0.3, (150, 155, 165))
+    pen.box(-0.5, -0.66, -0.4, -0.3, STEEL)
     pen.box(-0.62, -0.34, -0.28, -0.25, (170, 175, 185))
 
 
 def lifted(points, angle: float) -> np.ndarray:
     "Turn points about the hand that holds the hammer."
-    c, s = np.cos(angle), np.sin(angle)
+    c = np.cos(angle)
+    s = np.sin(angle)
     turn = np.array([[c, -s], [s, c]])
     return (points - (1.0, 0)) @ turn + (1.0, 0)
 
@@ -1976,10 +2049,12 @@ def board_rectangle(u0, v0, u1, v1) -> list:
 
 def keys(pen, s):
     "Four rows of nine keys; more are pressed when the rate is high."
-    pen.shape(board_rectangle(-0.04, -0.08, 1.04, 1.06), shade(pen.body, 0.55))
+    board = board_rectangle(-0.04, -0.08, 1.04, 1.06)
+    pen.shape(board, shade(pen.body, 0.55))
     pressed = pen.rng.permutation(36)[: marks(s.rate, 1, 9)]
     for key in range(36):
-        u, v = key % 9 / 9, key // 9 / 4
+        u = key % 9 / 9
+        v = key // 9 / 4
         hit = key in pressed
         colour = pen.extra if hit else shade(pen.body, 1.6)
         key_top = board_rectangle(u + 0.01, v + 0.02, u + 0.1, v + 0.21)
@@ -1989,9 +2064,10 @@ def keys(pen, s):
 def finger(pen, d, f, bob, colour):
     "Finger `f` (0..3) of one hand; every other one is lifted by `bob`."
     side = f - 1.5
-    tip = -0.25 + (bob if f % 2 else 0.06) - 0.05 * abs(side)
+    lift = bob if f % 2 else 0.06
     base = (d * 0.5 + side * 0.12, -0.6)
-    pen.limb([base, (d * 0.42 + side * 0.15, tip)], 0.08, colour)
+    tip = (d * 0.42 + side * 0.15, -0.25 + lift - 0.05 * abs(side))
+    pen.limb([base, tip], 0.08, colour)
 
 
 def typing_hand(pen, d, stage, colour):
@@ -2030,7 +2106,8 @@ def phone_base(pen):
     pen.disc(0, -0.48, 0.34, fill=shade(pen.body, 2.5))
     pen.disc(0, -0.48, 0.12, fill=pen.body)
     for a in np.linspace(-0.6, 4.2, 9):
-        pen.disc(*around(0, -0.48, 0.24, 0.24, a), 0.055, fill=pen.ink)
+        x, y = around(0, -0.48, 0.24, 0.24, a)
+        pen.disc(x, y, 0.055, fill=pen.ink)
     pen.box(-0.3, 0, -0.2, 0.15, pen.body)
     pen.box(0.2, 0, 0.3, 0.15, pen.body)
 
@@ -2046,15 +2123,12 @@ def see_phone(pen, s, stage):
     both_arcs(pen, 0.75, 0.72, 45, s)
 
 # %% ../nbs/02_foley.ipynb #61b88959
-_GLASS = (185, 215, 230)
-
-
 def car(pen):
     "Body, cabin, windows, lamp, door and exhaust pipe."
     pen.shape(smooth(SHAPES['engine body'], False), pen.body)
     pen.shape(SHAPES['engine cabin'], pen.body)
-    pen.shape(SHAPES['engine rear window'], _GLASS)
-    pen.shape(SHAPES['engine front window'], _GLASS)
+    pen.shape(SHAPES['engine rear window'], GLASS)
+    pen.shape(SHAPES['engine front window'], GLASS)
     pen.disc(0.93, -0.33, 0.07, fill=(255, 240, 150))
     pen.line(SHAPES['engine door'], 0.03)
     pen.box(-1.08, -0.66, -0.9, -0.56, (120, 120, 125))
@@ -2076,7 +2150,7 @@ def van(pen):
     "A van with a red cross."
     red = (215, 40, 45)
     pen.shape(SHAPES['siren body'], shade(pen.body, 2.2))
-    pen.shape(SHAPES['siren window'], _GLASS)
+    pen.shape(SHAPES['siren window'], GLASS)
     pen.line(SHAPES['siren stripe'], 0.09, pen.extra)
     pen.box(-0.56, -0.22, -0.4, 0.3, red, False)
     pen.box(-0.74, -0.04, -0.22, 0.12, red, False)
@@ -2084,7 +2158,8 @@ def van(pen):
 
 def beacon(pen, s, stage):
     "A lamp that changes colour; rays as many as its sweeps are quick, as long as it is loud."
-    blue, red = (60, 110, 255), (255, 70, 60)
+    blue = (60, 110, 255)
+    red = (255, 70, 60)
     lamp = red if int(4 * stage) % 2 else blue
     pen.box(-0.15, 0.42, 0.2, 0.6, lamp)
     r = 0.2 + 0.45 * s.intensity
@@ -2115,7 +2190,7 @@ def tail_boom(pen, stage):
 def helicopter_cabin(pen):
     "A bubble with a window, skids and a mast."
     pen.blob(SHAPES['helicopter cabin'], pen.body)
-    pen.blob(SHAPES['helicopter window'], _GLASS)
+    pen.blob(SHAPES['helicopter window'], GLASS)
     for x in (0.0, 0.45):
         pen.line([(x, -0.35), (x, -0.6)], 0.05)
     pen.line(SHAPES['helicopter skid'], 0.07)
@@ -2128,7 +2203,8 @@ def rotor(pen, s, stage):
         b = 0.5 * (i + stage)
         w = 0.95 * (1 - 0.45 * abs(np.sin(b)))
         rise = 0.14 * np.sin(b)
-        left, right = (0.15 - w, 0.57 + rise), (0.15 + w, 0.57 - rise)
+        left = (0.15 - w, 0.57 + rise)
+        right = (0.15 + w, 0.57 - rise)
         pen.line([left, right], 0.055)
 
 
@@ -2153,7 +2229,7 @@ def rails(pen):
     "A rail on sleepers."
     pen.line(SHAPES['train rail'], 0.07, (90, 85, 85))
     for x in np.linspace(-1.1, 1.1, 9):
-        pen.line([(x, -0.95), (x, -1.02)], 0.08, (115, 80, 55))
+        pen.line([(x, -0.95), (x, -1.02)], 0.08, WOOD)
 
 
 def steam_engine(pen):
@@ -2161,7 +2237,7 @@ def steam_engine(pen):
     dark = shade(pen.body, 0.6)
     pen.box(-0.95, -0.55, -0.3, 0.5, pen.other)
     pen.box(-1.02, 0.5, -0.22, 0.62, shade(pen.other, 0.6))
-    pen.box(-0.8, 0.05, -0.48, 0.38, _GLASS)
+    pen.box(-0.8, 0.05, -0.48, 0.38, GLASS)
     pen.blob(SHAPES['train boiler'], pen.body)
     pen.box(-0.98, -0.62, 0.85, -0.48, dark)
     for x in (-0.05, 0.25):
@@ -2193,7 +2269,8 @@ def see_train(pen, s, stage):
 # %% ../nbs/02_foley.ipynb #5bd37400
 def ship(pen, rock):
     "Hull, decks, portholes, funnel and mast; `rock` tilts the hull."
-    stern, bow = (-1, -0.3 + rock), (1.08, -0.2 - rock)
+    stern = (-1, -0.3 + rock)
+    bow = (1.08, -0.2 - rock)
     pen.shape([stern, bow, (0.78, -0.8), (-0.8, -0.8)], pen.body)
     pen.line(SHAPES['horn stripe'], 0.07, pen.extra)
     pen.box(-0.72, -0.3, 0.35, 0.05, (240, 240, 235))
@@ -2223,29 +2300,6 @@ def see_horn(pen, s, stage):
         puff(pen, x, 0.86 + 0.1 * i, size * (1 + 0.25 * i))
     pen.shape(SHAPES['horn trumpet'], (230, 190, 80))
     arcs(pen, 0.4, 0.38, 0, s)
-
-# %% ../nbs/02_foley.ipynb #a362ef97
-def burst(pen, x, y, r, rays, colour):
-    "Rays that end in sparks."
-    steps = np.arange(rays) * 2 * np.pi / rays
-    for a in steps + pen.rng.uniform():
-        tip = np.array(around(x, y, r, r, a))
-        start = around(x, y, 0.25 * r, 0.25 * r, a)
-        pen.line([start, tip - [0, 0.04]], 0.055, colour)
-        pen.disc(*tip, 0.06, fill=shade(colour, 2), ink=False)
-
-
-def see_fireworks(pen, s, stage):
-    "As many bursts as bangs; wide when loud."
-    r = (0.3 + 0.55 * s.intensity) * (0.65 + 0.35 * stage)
-    for i in range(s.count):
-        colour = tint(pen.rng, (0.6, 1), (0.85, 1))
-        rays = pen.rng.integers(10, 15)
-        x = (i - (s.count - 1) / 2) * 0.75
-        y = 0.25 + 0.3 * pen.rng.uniform(-1, 1)
-        start, bend = (x * 0.4, -1), (x * 0.8, -0.4)
-        pen.line([start, bend, (x, y)], 0.04, (230, 210, 160), True)
-        burst(pen, x, y, r, rays, colour)
 
 # %% ../nbs/02_foley.ipynb #7b366854
 _GROUND = table('places')['ground']
@@ -2304,8 +2358,9 @@ class Site(NamedTuple):
 def tree(draw, x, y, h, leaf, trunk=(95, 70, 50)):
     "Draw a tree with its foot at (x, y), `h` tall."
     w, r = 0.05 * h, 0.3 * h
+    crown = (x - r, y - h, x + r, y - 0.35 * h)
     draw.rectangle((x - w, y - 0.5 * h, x + w, y), fill=trunk)
-    draw.ellipse((x - r, y - h, x + r, y - 0.35 * h), fill=leaf)
+    draw.ellipse(crown, fill=leaf)
 
 # %% ../nbs/02_foley.ipynb #3baa7380
 def house(draw, x, y, w, h, wall, pane):
@@ -2327,7 +2382,8 @@ def street_house(site: Site, x: float):
     wall = site.colour(170, 140, 125)
     night = site.scene.hour == 'night'
     pane = (250, 230, 140) if night else site.colour(150, 180, 200)
-    house(site.draw, left, site.horizon + 1, 0.22 * site.size, high, wall, pane)
+    wide = 0.22 * site.size
+    house(site.draw, left, site.horizon + 1, wide, high, wall, pane)
 
 
 def street(site: Site):
@@ -2372,13 +2428,11 @@ def field(site: Site):
         site.draw.ellipse(hill, fill=site.colour(130, 160, 90))
 
 # %% ../nbs/02_foley.ipynb #2397b9d4
-_PALE = np.array([(0, 0.06), (0, -0.14), (0.03, -0.18), (0.06, -0.14), (0.06, 0.06)])
-
-
 def yard(site: Site):
     "A fence of pointed pales."
     for x in np.arange(0, 1.05, 0.09):
-        pale = (_PALE + (x, 0)) * site.size + (0, site.horizon)
+        pale = (SHAPES['yard pale'] + (x, 0)) * site.size
+        pale = pale + (0, site.horizon)
         points = [tuple(p) for p in pale.tolist()]
         site.draw.polygon(points, fill=site.colour(195, 175, 150))
 
@@ -2400,7 +2454,8 @@ def harbour(site: Site):
     size, y = site.size, site.horizon
     water_strip(site, 0.22)
     for x in np.arange(0.05, 1, 0.22):
-        left, right = x * size, (x + 0.04) * size
+        left = x * size
+        right = (x + 0.04) * size
         post = (left, y + 0.1 * size, right, y + 0.3 * size)
         site.draw.rectangle(post, fill=site.colour(110, 85, 65))
 
@@ -2432,7 +2487,8 @@ def room(site: Site):
 def shelf(site: Site, x: float, k: int):
     "Shelf `k` of an office."
     size = site.size
-    top, foot = (0.12 + 0.14 * k) * size, (0.14 + 0.14 * k) * size
+    top = (0.12 + 0.14 * k) * size
+    foot = (0.14 + 0.14 * k) * size
     board = (x, top, x + 0.36 * size, foot)
     site.draw.rectangle(board, fill=site.colour(120, 95, 75))
 
@@ -2461,7 +2517,8 @@ def hall(site: Site):
     size = site.size
     site.between(0.05, 0.6)  # unused; keeps the random numbers of the rooms in step
     for k in range(4):
-        left, right = (0.08 + 0.26 * k) * size, (0.14 + 0.26 * k) * size
+        left = (0.08 + 0.26 * k) * size
+        right = (0.14 + 0.26 * k) * size
         column = (left, 0, right, site.horizon)
         site.draw.rectangle(column, fill=site.colour(200, 195, 185))
 
@@ -2497,7 +2554,8 @@ def bush(draw, x, foot, r, colour):
 # %% ../nbs/02_foley.ipynb #4be53e49
 def post(draw, x, foot, r, colour):
     "A thin upright."
-    w, top = 0.2 * r, foot - 5 * r
+    w = 0.2 * r
+    top = foot - 5 * r
     draw.rectangle((x - w, top, x + w, foot), fill=colour)
 
 
@@ -2512,7 +2570,8 @@ CLUTTER = (stone, crate, bush, post, cone)
 # %% ../nbs/02_foley.ipynb #fa41a4ea
 def scatter(site: Site):
     "Draw a few things that mean nothing."
-    rng, below = site.rng, site.size - site.horizon
+    rng = site.rng
+    below = site.size - site.horizon
     for _ in range(rng.poisson(4 * site.scene.noise)):
         x = site.between(0, 1)
         foot = site.horizon + rng.uniform(0.05, 0.9) * below
@@ -2554,7 +2613,8 @@ def half_size(s: Source, of: int) -> float:
     half = 0.40 if not of else 0.21
     if s.kind.wide:
         return half * 1.0
-    half = half * (between(s.pitch, 1.1, 0.65) * (0.86 + 0.2 * s.intensity))
+    near = between(s.pitch, 1.1, 0.65) * (0.86 + 0.2 * s.intensity)
+    half = half * near
     return half * (1.0, 0.72, 0.58)[s.count - 1]
 
 
@@ -2613,7 +2673,8 @@ def see(
     if size < 8:
         raise BadInput(f'A picture of {size} pixels shows nothing; ask for 8 or more.')
     noise = scene.noise
-    rng, eye = scene.stream('place'), scene.stream('viewpoint', frame)
+    rng = scene.stream('place')
+    eye = scene.stream('viewpoint', frame)
     horizon = rng.uniform(0.5 - 0.12 * noise, 0.5 + 0.12 * noise)
     horizon = float(horizon + noise * eye.uniform(-0.015, 0.015))
     image = paint_place(rng, 2 * size, horizon, scene)
