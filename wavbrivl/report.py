@@ -31,7 +31,7 @@ import textwrap
 from importlib.resources import files
 from pathlib import Path
 
-# %% ../nbs/50_report.ipynb #64fb46e8
+# %% ../nbs/50_report.ipynb #23b1516b
 import numpy as np
 import pandas as pd
 
@@ -94,7 +94,7 @@ def finding(
         fontweight='bold',
     )
 
-# %% ../nbs/50_report.ipynb #cdf5a4c7
+# %% ../nbs/50_report.ipynb #439c8046
 def levels_apart(a, b) -> float:
     "Mean absolute difference of two RGB images, in levels of 255."
     return np.abs(np.asarray(a, float) - np.asarray(b, float)).mean()
@@ -152,7 +152,7 @@ def shown(
         image.save(buffer, format='PNG', optimize=True)
     display(Image(buffer.getvalue()))
 
-# %% ../nbs/50_report.ipynb #63e8bd6b
+# %% ../nbs/50_report.ipynb #01690711
 def draw_waveform(ax, x, rate: int = 16000):
     "Draw samples in -1..1 over time in s."
     ax.plot(np.arange(len(x)) / rate, x, lw=0.3, color='.3')
@@ -214,7 +214,7 @@ def draw_picture(
     for side in ax.spines.values():
         side.set(visible=right is not None, color=colour, linewidth=1.5)
 
-# %% ../nbs/50_report.ipynb #e801e273
+# %% ../nbs/50_report.ipynb #b90c3780
 def tile_axes(rows: int, columns: int, figsize: tuple, **more) -> tuple:
     "Make a figure and axes [rows, columns] that stand close together."
     import matplotlib.pyplot as plt
@@ -224,7 +224,7 @@ def tile_axes(rows: int, columns: int, figsize: tuple, **more) -> tuple:
     fig.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.01, hspace=0.01)
     return fig, axes
 
-# %% ../nbs/50_report.ipynb #d4c455e1
+# %% ../nbs/50_report.ipynb #20c2cc0a
 def name_row(ax, name, **style):
     "Write the name of a row of axes at its left, in lines of 12 characters."
     name = textwrap.fill(str(name), 12)
@@ -256,7 +256,7 @@ def ogg_crc_table() -> list:
         table.append(r & 0xFFFFFFFF)
     return table
 
-# %% ../nbs/50_report.ipynb #373aa4ed
+# %% ../nbs/50_report.ipynb #3d4e5407
 def ogg_crc(
     page: bytes,  # with four zeros in the place of the checksum
     table: list,  # of `ogg_crc_table`
@@ -340,7 +340,7 @@ def spread(
         out['std'] = float(np.std(values, ddof=1))
     return out
 
-# %% ../nbs/50_report.ipynb #f78b6b25
+# %% ../nbs/50_report.ipynb #e2cab20b
 def check_values(values: list, seeds: list):
     "Raise `BadInput` unless each seed gives one finite value."
     if not values or len(values) != len(seeds):
@@ -486,7 +486,7 @@ CAPTION_METRICS = ('bleu1', 'bleu4', 'meteor', 'rouge_l', 'cider', 'spice', 'spi
 BESIDE['BGTAI', 2] = BESIDE['WavBriVL', 2]
 BESIDE['BGTAI', 3] = [f'captioning/{m}' for m in CAPTION_METRICS]
 
-# %% ../nbs/50_report.ipynb #ef447960
+# %% ../nbs/50_report.ipynb #bf0323ef
 UNSHOWN = (
     'Rows of OpenL3, AudioCLIP, S2I, Pedersoli et al. and SOTA hold what the papers '
     'print; these systems are not run here.'
@@ -506,7 +506,7 @@ TASK_NAMES = dict(
     captioning='captions',
 )
 
-# %% ../nbs/50_report.ipynb #3b240aff
+# %% ../nbs/50_report.ipynb #ac5d95b5
 METRIC_NAMES = {
     'accuracy': 'accuracy',
     'top1': 'top-1',
@@ -522,7 +522,7 @@ METRIC_NAMES = {
     'event_f1': 'event F1',
 }
 
-# %% ../nbs/50_report.ipynb #76e65f6e
+# %% ../nbs/50_report.ipynb #d5ca2e02
 METRIC_NAMES |= {
     'bleu1': 'BLEU-1',
     'bleu4': 'BLEU-4',
@@ -565,7 +565,7 @@ def titled(task: str, metric: str, pool: int | None = None) -> str:
     size = '' if pool is None or pd.isna(pool) else f' of {int(pool):,}'
     return ' '.join(words) + size
 
-# %% ../nbs/50_report.ipynb #b44f6777
+# %% ../nbs/50_report.ipynb #c14bfd36
 def row_of(
     row: str,  # the run's row
     task: str,
@@ -575,7 +575,7 @@ def row_of(
     zero_shot = row + ' (ZS)'
     return zero_shot if task == 'zero_shot' and zero_shot in names else row
 
-# %% ../nbs/50_report.ipynb #e525998c
+# %% ../nbs/50_report.ipynb #68f69b4e
 def chance_range(
     chance: pd.Series,  # by run
 ) -> str:  # '' where none is known
@@ -620,7 +620,7 @@ def describe(
     facts = [c for c in group.columns if c not in IN_CELLS and group[c].notna().any()]
     return '; '.join(describe_fact(group, c) for c in facts) + '.'
 
-# %% ../nbs/50_report.ipynb #00684ee7
+# %% ../nbs/50_report.ipynb #54b8a855
 def describe_fact(group: pd.DataFrame, fact: str) -> str:
     "Write one fact of a column, by run where runs differ."
     name = 'seeds' if fact == 'n' else fact
@@ -630,7 +630,7 @@ def describe_fact(group: pd.DataFrame, fact: str) -> str:
     by_run = [f'{v} ({r})' for r, v in zip(group.run, group[fact])]
     return f'{name} ' + ', '.join(by_run)
 
-# %% ../nbs/50_report.ipynb #7536c53d
+# %% ../nbs/50_report.ipynb #7fdf0262
 def table_rows(
     summary: dict,
     wanted: list,  # TASK/METRIC
@@ -703,13 +703,13 @@ def smaller_is_better(
     name = column[-1] if isinstance(column, tuple) else column
     return str(name).startswith(SMALLER)
 
-# %% ../nbs/50_report.ipynb #de8b1530
+# %% ../nbs/50_report.ipynb #c4718395
 def leading_numbers(cells: pd.Series) -> pd.Series:
     "Read the first number of each cell; NaN where it does not begin with one."
     found = cells.astype(str).str.extract(r'^\s*([-+]?\d*\.?\d+)')[0]
     return pd.to_numeric(found, errors='coerce')
 
-# %% ../nbs/50_report.ipynb #b545f5a8
+# %% ../nbs/50_report.ipynb #c07c23b0
 def best_bold(
     table: pd.DataFrame,
     aside=('chance',),  # rows that do not compete
@@ -730,7 +730,7 @@ def best_bold(
         ]
     return out
 
-# %% ../nbs/50_report.ipynb #e9fcd244
+# %% ../nbs/50_report.ipynb #73eb9074
 def markdown_row(cells) -> str:
     "Write cells as a row of a Markdown table."
     return '| ' + ' | '.join(c.replace('|', '\\|') for c in cells) + ' |'
@@ -767,7 +767,7 @@ def told(table: pd.DataFrame):
 
     return Markdown(to_markdown(table))
 
-# %% ../nbs/50_report.ipynb #f2f1aa3c
+# %% ../nbs/50_report.ipynb #0db91e2f
 def dataset_row(
     clips: int,
     rejected: int,
@@ -813,7 +813,7 @@ def data_table(
 RETRIEVAL = {'mrr': 3, 'r1': 3, 'r5': 3, 'r10': 3, 'map': 3, 'median_rank': 1}
 # metric -> digits
 
-# %% ../nbs/50_report.ipynb #593ac2c0
+# %% ../nbs/50_report.ipynb #31b9e1bd
 def retrieval_rows(
     group: pd.DataFrame,  # rows of `entries`, of one task and pool
 ) -> dict:  # run -> {column: text}, chance last
@@ -849,7 +849,7 @@ def retrieval_table(
     out.index = pd.MultiIndex.from_tuples(out.index, names=['task', 'run'])
     return out[[NAMES[m] for m in RETRIEVAL if NAMES[m] in out]]
 
-# %% ../nbs/50_report.ipynb #0c6aae10
+# %% ../nbs/50_report.ipynb #e20a6eae
 SELECTION = {
     'AUC': 'selection/auc',
     'precision': 'selection/precision',
@@ -900,7 +900,7 @@ PICTURED = {
     'score': 3,
 }  # metric -> digits
 
-# %% ../nbs/50_report.ipynb #6e35cbe9
+# %% ../nbs/50_report.ipynb #ac05e2f8
 NO_INCEPTION = (
     'FID and KID are taken in the features named here, not in those of Inception: '
     'they compare with no FID or KID of a paper. FID is biased upwards by about 1/N, '
@@ -932,7 +932,7 @@ def by_kind(
     parts = [f'{fact_text(v)} ({"; ".join(names)})' for v, names in kinds.items()]
     return f'{fact}: {"; ".join(parts)}.'
 
-# %% ../nbs/50_report.ipynb #7e6ff158
+# %% ../nbs/50_report.ipynb #7342f89c
 def picture_rows(
     t: pd.DataFrame,  # rows of `entries`, in the order of kinds
 ) -> dict:  # (kind, run) -> {column: text}, chance last
@@ -1004,7 +1004,7 @@ def repeats_note(
         return note + '.'
     return f'{note}; {agreed:.0%} of the sounds got one answer in every repeat.'
 
-# %% ../nbs/50_report.ipynb #60cfc13f
+# %% ../nbs/50_report.ipynb #44fb0ae8
 NOBODY = 'No people were asked here; their cells are blank.'
 PROXY_NOTE = (
     'The proxy is a classifier that chooses between the same two pictures; '
@@ -1015,7 +1015,7 @@ WILSON_NOTE = (
     'those of one participant are not.'
 )
 
-# %% ../nbs/50_report.ipynb #25ebcece
+# %% ../nbs/50_report.ipynb #6a6e3944
 def survey_notes(table_of_people, row: str, answered: bool) -> list:
     "List the notes below Table 4."
     people = bool(votes(table_of_people))
@@ -1062,7 +1062,7 @@ def ending(
     )
     return by_run.sort_values('mean', ascending=False)
 
-# %% ../nbs/50_report.ipynb #7b19e3ed
+# %% ../nbs/50_report.ipynb #0f8a3c06
 def loss_story(history: pd.DataFrame) -> str:
     "Say how far the loss of the best run falls."
     by_seed = history.groupby(['run', 'seed']).loss.agg(['first', 'last'])
@@ -1094,7 +1094,7 @@ def training_story(
         story += f', {runs.index[-1]} {cell(runs.iloc[-1])}'
     return story
 
-# %% ../nbs/50_report.ipynb #6cc61eaa
+# %% ../nbs/50_report.ipynb #0a39e0a4
 def draw_run(ax, history: pd.DataFrame, x: str, y: str, colour, label: str):
     "Draw one run: a thin line a seed, a thick one for their mean."
     for _, line in history.groupby('seed'):
@@ -1104,7 +1104,7 @@ def draw_run(ax, history: pd.DataFrame, x: str, y: str, colour, label: str):
     marker = 'o' if len(mean) == 1 else None
     ax.plot(mean[x], mean[y], color=colour, lw=2, label=label, marker=marker)
 
-# %% ../nbs/50_report.ipynb #348f9d25
+# %% ../nbs/50_report.ipynb #72668726
 def draw_runs(ax, history: pd.DataFrame, x: str, y: str, label: str):
     "Draw a panel of training curves: y over x (epoch or seconds), a colour a run."
     runs = list(dict.fromkeys(history.run))
@@ -1114,7 +1114,7 @@ def draw_runs(ax, history: pd.DataFrame, x: str, y: str, label: str):
     if x == 'epoch':
         ax.xaxis.get_major_locator().set_params(integer=True)
 
-# %% ../nbs/50_report.ipynb #8b674341
+# %% ../nbs/50_report.ipynb #6cb71226
 def name_runs(ax, n: int):
     "Name n runs in a legend: inside the axes, from six on beside them; none for a single one."
     if n > 5:
@@ -1122,7 +1122,7 @@ def name_runs(ax, n: int):
     elif n > 1:
         ax.legend(loc='best')
 
-# %% ../nbs/50_report.ipynb #d5de54e9
+# %% ../nbs/50_report.ipynb #5186ad73
 def check_history(history: pd.DataFrame):
     "Raise `BadInput` unless a history has rows and run, seed, epoch, loss."
     lacking = {'run', 'seed', 'epoch', 'loss'} - set(history.columns)
@@ -1171,7 +1171,7 @@ def lead(
         return story.replace(' is best,', ':')
     return story + distance(best, t.iloc[1])
 
-# %% ../nbs/50_report.ipynb #e18c9731
+# %% ../nbs/50_report.ipynb #1d5cd245
 def distance(
     best: pd.Series,
     second: pd.Series,  # rows of `entries`
@@ -1188,7 +1188,7 @@ def distance(
         return f', clear of {second.run} by more than their spreads'
     return f', but within the spreads of {second.run}'
 
-# %% ../nbs/50_report.ipynb #2c58595c
+# %% ../nbs/50_report.ipynb #27056b68
 def draw_chance(ax, t: pd.DataFrame):
     "Mark the chance level of each row, and name the first mark."
     if not t.chance.notna().any():
@@ -1204,7 +1204,7 @@ def draw_chance(ax, t: pd.DataFrame):
         fontsize=8,
     )
 
-# %% ../nbs/50_report.ipynb #2e03e17e
+# %% ../nbs/50_report.ipynb #653778bf
 def metric_label(
     t: pd.DataFrame,  # rows of `entries`
     task: str,
@@ -1219,7 +1219,7 @@ def metric_label(
         label += f' (pools {int(pools.min())} to {int(pools.max())})'
     return label
 
-# %% ../nbs/50_report.ipynb #eb118a08
+# %% ../nbs/50_report.ipynb #9381f07d
 def chosen_runs(
     summary: dict, corpus: str, task: str, metric: str, runs
 ) -> pd.DataFrame:
@@ -1259,7 +1259,7 @@ def runs_figure(
     finding(fig, lead(t))
     return fig
 
-# %% ../nbs/50_report.ipynb #42634b4c
+# %% ../nbs/50_report.ipynb #8e20d4d5
 def task_rows(
     summary: dict,
     wanted: list,  # TASK/METRIC
@@ -1275,7 +1275,7 @@ def task_rows(
         raise BadInput(f'None of {wanted} is in the summary.')
     return t
 
-# %% ../nbs/50_report.ipynb #55e49f7c
+# %% ../nbs/50_report.ipynb #6cda1557
 def draw_task(ax, group: pd.DataFrame, names: list):
     "Draw a panel: the systems' means and spreads, and chance."
     at = [names.index(s) for s in group.system]
@@ -1286,7 +1286,7 @@ def draw_task(ax, group: pd.DataFrame, names: list):
     ax.grid(axis='x', lw=0.4, color='.85')
     ax.tick_params(axis='y', length=0)
 
-# %% ../nbs/50_report.ipynb #db8a6a3f
+# %% ../nbs/50_report.ipynb #c57ebc57
 def leader_story(t: pd.DataFrame, panels: int) -> str:
     "Say which system leads most often."
     best = t.loc[t.groupby(['want', 'corpus'])['mean'].idxmax()]
@@ -1325,7 +1325,7 @@ def tasks_figure(
     finding(fig, leader_story(t, len(panels)))
     return fig
 
-# %% ../nbs/50_report.ipynb #b6e4b96f
+# %% ../nbs/50_report.ipynb #931986a1
 def class_numbers(
     values,  # [N] names, or indices into names
     names: list,  # class names
@@ -1335,7 +1335,7 @@ def class_numbers(
         return np.asarray(values, int)
     return np.array([names.index(x) if x in names else -1 for x in map(str, values)])
 
-# %% ../nbs/50_report.ipynb #0d171f8c
+# %% ../nbs/50_report.ipynb #82113e39
 def confusion_shares(
     labels: np.ndarray,  # [N] indices, -1: unknown
     predictions: np.ndarray,  # [N]
@@ -1347,7 +1347,7 @@ def confusion_shares(
     np.add.at(counts, (labels[known], predictions[known]), 1)
     return counts / counts.sum(1, keepdims=True).clip(min=1)
 
-# %% ../nbs/50_report.ipynb #3911f352
+# %% ../nbs/50_report.ipynb #1cb06bfc
 def confusion_story(labels, predictions, share: np.ndarray, names: list) -> str:
     "Say how many sounds are named right, and the largest confusion."
     known = labels >= 0
@@ -1360,7 +1360,7 @@ def confusion_story(labels, predictions, share: np.ndarray, names: list) -> str:
         story += f'; {names[i]} is taken for {names[j]} {wrong[i, j]:.0%} of the time'
     return story
 
-# %% ../nbs/50_report.ipynb #59793933
+# %% ../nbs/50_report.ipynb #3fa088a9
 def draw_shares(ax, share: np.ndarray, names: list):
     "Name up to 40 classes; up to 26, also write the shares from 10 % on."
     n = len(names)
@@ -1458,12 +1458,12 @@ def nearer(
         f'in {comparisons:.0%} of comparisons; chance: 50%'
     )
 
-# %% ../nbs/50_report.ipynb #50f868be
+# %% ../nbs/50_report.ipynb #eeeb3d61
 def evenly(n: int, most: int) -> np.ndarray:
     "Choose at most so many of n indices, evenly."
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
 
-# %% ../nbs/50_report.ipynb #d466f9da
+# %% ../nbs/50_report.ipynb #92824a8d
 def draw_similarity(fig, matrix: np.ndarray, row_ticks, column_ticks):
     "Draw a matrix of cosines with its classes and a colour bar."
     import seaborn as sns
@@ -1549,7 +1549,7 @@ def draw_points(ax, points, modality: str, **style):
     "Draw points [N, 2] with the marker of their modality."
     ax.scatter(*points.T, s=14, marker=MARKERS.get(modality, 'o'), lw=0, **style)
 
-# %% ../nbs/50_report.ipynb #2f103dfe
+# %% ../nbs/50_report.ipynb #722a3820
 def draw_modalities(ax, points, kind):
     "Draw a plane of points [N, 2], a colour a modality."
     modalities = list(dict.fromkeys(kind))
@@ -1559,7 +1559,7 @@ def draw_modalities(ax, points, kind):
     ax.legend(ncol=len(modalities), markerscale=1.6, **at)
     ax.set_title('by modality')
 
-# %% ../nbs/50_report.ipynb #fdf0aca5
+# %% ../nbs/50_report.ipynb #e37e735f
 def draw_classes(ax, points, kind, classes):
     "Draw a plane of points [N, 2], a colour a class, its name at the median."
     from matplotlib.patheffects import withStroke
@@ -1575,7 +1575,7 @@ def draw_classes(ax, points, kind, classes):
         text.set_path_effects([withStroke(linewidth=2.5, foreground='w')])
     ax.set_title('by class')
 
-# %% ../nbs/50_report.ipynb #91460365
+# %% ../nbs/50_report.ipynb #571c0dcb
 def space_story(spaces: dict, labels: dict) -> str:
     "Say how often the nearest item of each other modality is of the first one's class."
     a, *others = spaces
@@ -1610,7 +1610,7 @@ def space_figure(
     finding(fig, space_story(spaces, labels))
     return fig
 
-# %% ../nbs/50_report.ipynb #1a9c21fe
+# %% ../nbs/50_report.ipynb #3c6d57d7
 def retrieval_hits(
     labels,  # [N] classes of the sounds
     found_labels,  # for each the classes of the pictures found
@@ -1621,7 +1621,7 @@ def retrieval_hits(
         hits.append([name == label for name in found])
     return np.array(hits)
 
-# %% ../nbs/50_report.ipynb #9c26e1e7
+# %% ../nbs/50_report.ipynb #5341d30e
 def draw_found(row, clip, longest: float, true, found, label, names):
     "Draw a row of a gallery: the sound, its own picture, the pictures found."
     draw_bands(row[0], clip, longest)
@@ -1663,7 +1663,7 @@ def gallery_figure(
     finding(fig, gallery_story(retrieval_hits(labels, found_labels)))
     return fig
 
-# %% ../nbs/50_report.ipynb #05e36b54
+# %% ../nbs/50_report.ipynb #916202e8
 def gallery_story(
     hits: np.ndarray,  # [N, k] bool
 ) -> str:
@@ -1674,7 +1674,7 @@ def gallery_story(
         f'{hits.any(1).sum()} among the first {k}'
     )
 
-# %% ../nbs/50_report.ipynb #823773c7
+# %% ../nbs/50_report.ipynb #01062218
 def draw_events(
     top,
     low,  # axes
@@ -1691,7 +1691,7 @@ def draw_events(
     labels = sorted({e['label'] for e in (*true, *found)})
     draw_timeline(low, true, found, seconds, labels)
 
-# %% ../nbs/50_report.ipynb #979acf17
+# %% ../nbs/50_report.ipynb #65497ea5
 def same_classes(true: list, found: list) -> bool:
     "Say whether exactly the classes that sound are detected."
     return {e['label'] for e in true} == {e['label'] for e in found}
@@ -1730,7 +1730,7 @@ def timeline_figure(
     )
     return fig
 
-# %% ../nbs/50_report.ipynb #ec73912c
+# %% ../nbs/50_report.ipynb #10b76e76
 def draw_placing(
     ax,
     spans: list,  # of dict(token, onset, offset), s
@@ -1749,7 +1749,7 @@ def draw_placing(
     ax.plot(placed[:n], range(n), 'o', color=orange, ms=4)
     ax.grid(False)
 
-# %% ../nbs/50_report.ipynb #895d0bc9
+# %% ../nbs/50_report.ipynb #8184862d
 def draw_both_placings(left, right, clip: dict):
     "Draw DS-Net's placing of a gloss beside Langue2Gloss's, tokens named at the left."
     spans = clip['spans']
@@ -1784,7 +1784,7 @@ def placing_figure(
         ax.set_xlabel('time [s]')
     return fig
 
-# %% ../nbs/50_report.ipynb #e80eb59c
+# %% ../nbs/50_report.ipynb #4dfb3974
 def draw_sound(ax, clip, label: str, longest: float):
     "Draw a small spectrogram with the label of its sound."
     draw_bands(ax, clip, longest, 48)
@@ -1794,7 +1794,7 @@ def draw_sound(ax, clip, label: str, longest: float):
 @figure
 def pictures_figure(
     rows: list,  # of dict(label, clip [n] at 16 kHz, pictures {column: uint8 or None})
-    said: str = '',  # the finding, where a judge has scored the pictures
+    title: str = '',  # the finding, where a judge has scored the pictures
 ):  # matplotlib Figure
     "Draw what was made of each sound. Raises `BadInput` where there is nothing to show."
     columns = list(dict.fromkeys(c for r in rows for c in r['pictures']))
@@ -1818,8 +1818,8 @@ def pictures_figure(
         ax.set_xticklabels([])
     axes[-1, 0].set_xlabel('time [s]; mel, 0 to 8 kHz', fontsize=7)
     axes[-1, 0].tick_params(labelsize=7)
-    if said:
-        finding(fig, said)
+    if title:
+        finding(fig, title)
     fig.page = True  # many small pictures: a palette, and few dots
     return fig
 
@@ -1850,7 +1850,7 @@ def most_moved(
         f'(by {change[most]:.0f} of 255 levels), least along {least} ({change[least]:.0f})'
     )
 
-# %% ../nbs/50_report.ipynb #e96cee8b
+# %% ../nbs/50_report.ipynb #b73b6ca1
 def draw_steps(row, name: str, steps: list):
     "Draw a row of pictures under their captions, red where one ends in an asterisk."
     name_row(row[0], name, fontsize=8)
@@ -1865,7 +1865,7 @@ def draw_steps(row, name: str, steps: list):
 @figure
 def grid_figure(
     rows: list,  # of dict(name, steps: [(caption, uint8 [H, W, 3]), ...]); *: was clipped
-    said: str = '',  # the finding; `most_moved` has one where rows are changes
+    title: str = '',  # the finding; `most_moved` has one where rows are changes
 ):  # matplotlib Figure
     "Draw manipulations, one a row, step by step. Raises `BadInput` where there is no step."
     if not rows or not all(r['steps'] for r in rows):
@@ -1875,8 +1875,8 @@ def grid_figure(
     fig, axes = tile_axes(len(rows), wide, size)
     for row, r in zip(axes, rows):
         draw_steps(row, r['name'], r['steps'])
-    if said:
-        finding(fig, said)
+    if title:
+        finding(fig, title)
     fig.page = True
     return fig
 
@@ -1940,7 +1940,7 @@ def tendency(
         return 'shows no relation'
     return 'rises' if r['mean'] > 0 else 'falls'
 
-# %% ../nbs/50_report.ipynb #cb999dfc
+# %% ../nbs/50_report.ipynb #5266328b
 def runs_with_rho(
     studies: dict,  # as in `study_figure`
     edit: str,
@@ -1990,7 +1990,7 @@ def study_panels(
         )
     return panels
 
-# %% ../nbs/50_report.ipynb #b81e7619
+# %% ../nbs/50_report.ipynb #f18aecf0
 def draw_clipped(ax, studies: dict, edit: str):
     "Draw the share of clipped samples in grey: the panel's height is all of them."
     lines = [rows_of(t, edit, 'clipped') for t, _ in studies.values()]
@@ -2020,7 +2020,7 @@ def draw_study(ax, studies: dict, edit: str, measure: str):
     ax.set(xlabel=KNOBS.get(edit, edit), ylabel=ylabel)
     ax.grid(axis='y', lw=0.4, color='.88')
 
-# %% ../nbs/50_report.ipynb #836823c2
+# %% ../nbs/50_report.ipynb #de0227f6
 def study_size(panels: int, runs: int) -> tuple:
     "Choose a figure's size in inches: legends of more than two runs need height."
     height = 3.1 if panels > 1 else 3.5
