@@ -487,12 +487,9 @@ def test_facts():
         'AudioCaps',
         'VEGAS',
     ]
-    from wavbrivl.report import PRINTED
+    from wavbrivl.report import printed
 
-    rows = [
-        [c.strip() for c in l.split(';')] for l in PRINTED['BGTAI', 1].splitlines()[1:]
-    ]
-    for name, task, _, classes, metric in rows:
+    for name, task, _, classes, metric in printed('BGTAI', 1).itertuples():
         d = next(d for d in DATASETS.values() if d.name == name.removesuffix(' (CMR)'))
         assert task in d.task and metric in d.metric and str(d.classes) == classes
 

@@ -26,6 +26,7 @@ from wavbrivl.report import (
     player,
     png_bytes,
     printed,
+    read_paper_file,
     retrieval_table,
     runs_figure,
     save_figure,
@@ -130,8 +131,15 @@ def test_nothing_there_is_an_empty_map(tmp_path):
 @pytest.mark.parametrize('which', PRINTED)
 def test_printed_tables_are_whole(which):
     t = printed(*which)
-    width = {line.count(';') for line in PRINTED[which].split('\n')}
-    assert len(width) == 1 and t.index.is_unique and t.columns.is_unique
+    assert len(t) and t.index.is_unique and t.columns.is_unique
+    assert not t.isna().any().any() and 'source' not in t
+    sources = set(read_paper_file(PRINTED[which])['source'])
+    assert sources == {f'{which[0]}, Table {which[1]}'}
+
+
+def test_every_fault_belongs_to_a_printed_table_and_names_its_source():
+    assert set(FAULTS) <= set(PRINTED)
+    assert (read_paper_file('faults.csv') != '').all().all()
 
 
 def test_printed_values():
@@ -187,7 +195,7 @@ def test_ours_and_theirs_never_share_a_column(results):
     assert (
         column['WavBriVL'] == '0.310 ± 0.014'
         and column['l2'] == '0.110 ± 0.014'
-        and column['luck'] == '0.020'
+        and column['chance'] == '0.020'
         and column['SOTA'] == ''
     )
     zero = t['ours, foley', 'zero-shot top-1 of 20']
@@ -235,7 +243,7 @@ def test_tables_are_saved_whole(results):
 
 def test_retrieval_table(results):
     t = retrieval_table(summarise(results), 'foley')
-    assert t.loc[('A→I of 320', 'luck'), 'MRR'] == '0.020'
+    assert t.loc[('A→I of 320', 'chance'), 'MRR'] == '0.020'
     with pytest.raises(BadInput):
         retrieval_table(summarise(results), 'esc50')
 
@@ -351,13 +359,13 @@ def test_titles_say_what_the_numbers_say(results, space):
         )
         .get_suptitle()
         .replace('\n', ' ')
-        == '75% of 4 sounds are named right (luck 50%); rain is taken for dog 50% of the time'
+        == '75% of 4 sounds are named right (chance 50%); rain is taken for dog 50% of the time'
     )
     assert (
         runs_figure(summarise(results), 'foley', 'audio_to_image', 'mrr')
         .get_suptitle()
         .replace('\n', ' ')
-        .startswith('wavbrivl is best, 0.310 ± 0.014 (15.5 times luck), clear of l2')
+        .startswith('wavbrivl is best, 0.310 ± 0.014 (15.5 times chance), clear of l2')
     )
     assert (
         'b reaches a validation MRR of 0.400'
@@ -585,14 +593,14 @@ def test_pictures_table():
         (KINDS['prompts_ranked'], 'wavbrivl'),
         (KINDS['reconstructed'], 'codec'),
         (KINDS['real'], 'real'),
-        ('luck', ''),
+        ('chance', ''),
     ]
     assert (
         t.loc[('diffusion', 'wavbrivl')].tolist()
         == ['0.400 ± 0.141', '', '', '0.012', '', '', '', '']
         and t.loc[('diffusion', 'level'), 'FID'] == '12.35'
     )
-    assert t.loc[('luck', '')].tolist() == ['0.100', '0.500', '', '', '', '', '', '']
+    assert t.loc[('chance', '')].tolist() == ['0.100', '0.500', '', '', '', '', '', '']
     assert (
         t.attrs['notes'][0] == 'extractor: judge (tiny).'
         and '96 (guided by the image tower' in t.attrs['notes'][1]
