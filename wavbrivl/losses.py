@@ -34,7 +34,7 @@ def cosine_regression(
     "1 - cosine."
     return pair_mean(1 - F.cosine_similarity(a, b, dim=-1), weights)
 
-
+# %% ../nbs/20_losses.ipynb #0c76ef33
 def l2(a, b, weights=None) -> torch.Tensor:
     "Squared distance of the vectors as they are, [N, D] each; BGTAI, Table 4 (A)."
     return pair_mean((a - b).square().sum(-1), weights)
@@ -70,7 +70,7 @@ def rank_and_world() -> tuple[int, int]:
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
-
+# %% ../nbs/20_losses.ipynb #8665456d
 def summed(x: torch.Tensor) -> torch.Tensor:
     "The sum over all processes, with gradient; `x` itself where there is only one."
     if rank_and_world()[1] == 1:
@@ -139,13 +139,13 @@ class Queue(nn.Module):
             keys = torch.randn(dim, size, generator=generator)
             self.fill(F.normalize(keys, dim=0))
 
-# %% ../nbs/20_losses.ipynb #8823939c
+# %% ../nbs/20_losses.ipynb #c2631946
 @patch(as_prop=True)
 def filled(self: Queue) -> torch.Tensor:
     "[K] True where there is a key."
     return torch.arange(self.keys.shape[1], device=self.keys.device) < self.count
 
-
+# %% ../nbs/20_losses.ipynb #fdce8bd3
 @patch
 @torch.no_grad()
 def fill(self: Queue, keys: torch.Tensor, pointer=0):
@@ -175,7 +175,7 @@ def enqueue(
         self.pointer.copy_((places[-1] + 1) % size)
     self.count.copy_((self.count + len(places)).clamp(max=size))
 
-# %% ../nbs/20_losses.ipynb #2860aa43
+# %% ../nbs/20_losses.ipynb #b4ab1934
 def _left_out(
     ids: torch.Tensor | None,  # [N] of the queries
     queue_ids: torch.Tensor | None,  # [K]; negative: unknown
@@ -214,7 +214,7 @@ def call(tower, x):
         return tower(*x)
     return tower(**x) if isinstance(x, dict) else tower(x)
 
-
+# %% ../nbs/20_losses.ipynb #fa1e7a10
 def momentum_copy(tower: nn.Module) -> nn.Module:
     "A copy that takes no gradient; the tower itself when it has nothing to learn."
     if next(tower.parameters(), None) is None:
@@ -246,7 +246,7 @@ class TwoWayMoCo(nn.Module):
         self.frozen_a = self.momentum_a is tower_a
         self.frozen_b = self.momentum_b is tower_b
 
-# %% ../nbs/20_losses.ipynb #0dd4d856
+# %% ../nbs/20_losses.ipynb #51c5aeb7
 @patch
 @torch.no_grad()
 def keys(
@@ -264,7 +264,7 @@ def keys(
     key_a, key_b = call(self.momentum_a, x_a), call(self.momentum_b, x_b)
     return F.normalize(key_a, dim=-1), F.normalize(key_b, dim=-1)
 
-# %% ../nbs/20_losses.ipynb #2f9ac76d
+# %% ../nbs/20_losses.ipynb #ff374dd2
 @patch
 def logits(
     self: TwoWayMoCo,
@@ -287,7 +287,7 @@ def logits(
         filled = F.pad(filled, (n, 0), value=True)
     return moco_logits(query, key, past, self.temperature, ids, past_ids, filled)
 
-# %% ../nbs/20_losses.ipynb #9d222505
+# %% ../nbs/20_losses.ipynb #80a842db
 def _first_place_loss(
     logits: torch.Tensor,  # [N, 1+K] positive first
     weights: torch.Tensor | None,  # [N]
@@ -357,7 +357,7 @@ class CosineLoss(TowerLoss):
     def compare(self, a, b, ids, weights):
         return cosine_regression(a, b, weights)
 
-
+# %% ../nbs/20_losses.ipynb #82dfd800
 class L2Loss(TowerLoss):
     "`l2`, on the vectors as the tower gives them"
 

@@ -47,7 +47,7 @@ def mirrored(
     out = wave.gather(1, torch.minimum(back, turn - back))
     return out.masked_fill(at >= lengths[:, None] + pad, 0)
 
-# %% ../nbs/12_peers.ipynb #15d25f60
+# %% ../nbs/12_peers.ipynb #edc96da4
 def _standardise(
     x,  # [N, F, T]
     frames,  # [N] real ones
@@ -96,7 +96,7 @@ def halved(frames):
     "Real frames after a stride of 2."
     return None if frames is None else (frames + 1) // 2
 
-# %% ../nbs/12_peers.ipynb #1b18133a
+# %% ../nbs/12_peers.ipynb #b3ecd297
 def _conv(inner: int, outer: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     "A convolution without bias that keeps the size but for its stride."
     return nn.Conv2d(inner, outer, kernel, stride, kernel // 2, bias=False)
@@ -149,7 +149,7 @@ class ResNet18(nn.Module):
                 x = block(x, frames)
         return x, frames
 
-# %% ../nbs/12_peers.ipynb #f356b33f
+# %% ../nbs/12_peers.ipynb #3b441149
 @patch
 def stem(
     self: ResNet18,
@@ -190,21 +190,21 @@ class Wav2CLIPTower(nn.Module):
         "[N, n] -> [N, dim], unit norm."
         return self.joint(self.embed(wave, lengths))
 
-# %% ../nbs/12_peers.ipynb #29ee8143
+# %% ../nbs/12_peers.ipynb #e7564ca8
 def _two_layers(inner: int, outer: int, dropout: float) -> nn.Sequential:
     "Wav2CLIP's transform: Linear, ReLU, dropout, Linear."
     first = nn.Linear(inner, outer)
     last = nn.Linear(outer, outer)
     return nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), last)
 
-
+# %% ../nbs/12_peers.ipynb #463974c1
 def _check_standardise(over: str) -> str:
     "Refuse anything but `clip` and `batch`."
     if over not in ('clip', 'batch'):
         raise BadInput(f"standardise is {over!r}; it must be 'clip' or 'batch'.")
     return over
 
-# %% ../nbs/12_peers.ipynb #7627a426
+# %% ../nbs/12_peers.ipynb #5733cd6f
 @patch
 def frames(
     self: Wav2CLIPTower,
@@ -220,7 +220,7 @@ def frames(
     t = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
     return x, t >= 0 if unpadded else t < end[:, None]
 
-# %% ../nbs/12_peers.ipynb #0e613f7b
+# %% ../nbs/12_peers.ipynb #8558ec55
 @patch
 def embed(
     self: Wav2CLIPTower,
@@ -231,7 +231,7 @@ def embed(
     z = self.transform(masked_mean(*self.frames(wave, lengths)))
     return add_level(z, self.level, wave, lengths)
 
-
+# %% ../nbs/12_peers.ipynb #dc8edf32
 @patch
 def joint(
     self: Wav2CLIPTower,
@@ -255,7 +255,7 @@ def released_keys(found: dict) -> dict:
                 out[ours] = value
     return out
 
-# %% ../nbs/12_peers.ipynb #42ac8760
+# %% ../nbs/12_peers.ipynb #e5d2ead2
 def _released_sizes(
     weights: dict,  # in our names
     found: dict,  # as in the file
@@ -270,7 +270,7 @@ def _released_sizes(
         )
     return tuple(len(v) for v in sized)
 
-# %% ../nbs/12_peers.ipynb #e4e06b12
+# %% ../nbs/12_peers.ipynb #7ffe83ac
 def _refuse_other_window(found: dict, path):
     "Raise `BadInput` when the file's spectrogram has another window than ours."
     hann = torch.hann_window(SAMPLES)
@@ -281,7 +281,7 @@ def _refuse_other_window(found: dict, path):
             f'{SAMPLES} samples; it belongs to another model.'
         )
 
-# %% ../nbs/12_peers.ipynb #114570ae
+# %% ../nbs/12_peers.ipynb #0423ff23
 def _load_all(tower: nn.Module, weights: dict, path):
     "Load weights into every tensor. Raises `BadInput` when some do not fit."
     try:
@@ -321,7 +321,7 @@ def hops(
     x[: len(clip)] = clip
     return np.lib.stride_tricks.sliding_window_view(x, size)[::hop]
 
-# %% ../nbs/12_peers.ipynb #bf275251
+# %% ../nbs/12_peers.ipynb #68176c38
 def _interpreter_class(path):
     "The runtime's interpreter. Raises `BadInput` where the package is missing."
     try:
@@ -355,7 +355,7 @@ def open_tflite(
     net.allocate_tensors()
     return net
 
-# %% ../nbs/12_peers.ipynb #65744468
+# %% ../nbs/12_peers.ipynb #9af0bf77
 def _find_ports(
     net,  # an interpreter
     size: int,  # samples a window
@@ -373,7 +373,7 @@ def _find_ports(
         )
     return inputs[0]['index'], outputs[521]
 
-# %% ../nbs/12_peers.ipynb #cfc95507
+# %% ../nbs/12_peers.ipynb #f5d9f19d
 def _find_pooled(net) -> int | None:
     "Index of the pooled feature map of 1024, when the network has it."
     for d in net.get_tensor_details():
@@ -397,14 +397,20 @@ class YamNet:
         self.given, self.scored = _find_ports(self.net, self.size, path)
         self.pooled = _find_pooled(self.net)
 
-    def run(self, clip, of: int) -> np.ndarray:
-        "Tensor `of` for each window of a clip: [W, D]."
-        out = []
-        for w in hops(clip, self.size, self.hop):
-            self.net.set_tensor(self.given, w[None])
-            self.net.invoke()
-            out.append(self.net.get_tensor(of)[0])
-        return np.stack(out)
+# %% ../nbs/12_peers.ipynb #888a22d2
+@patch
+def run(
+    self: YamNet,
+    clip,  # [n] at 16 kHz
+    of: int,  # index of a tensor
+) -> np.ndarray:  # [W, D]
+    "A tensor's value for each window of a clip."
+    out = []
+    for w in hops(clip, self.size, self.hop):
+        self.net.set_tensor(self.given, w[None])
+        self.net.invoke()
+        out.append(self.net.get_tensor(of)[0])
+    return np.stack(out)
 
 # %% ../nbs/12_peers.ipynb #0a7122a3
 @patch
@@ -431,7 +437,7 @@ def scores(self: YamNet, clips) -> np.ndarray:
     "[N, 521] scores in 0..1, mean over windows."
     return self.mean_of(clips, self.scored)
 
-
+# %% ../nbs/12_peers.ipynb #3d5c26b3
 @patch
 def embed(self: YamNet, clips) -> np.ndarray:
     "[N, 1024] embeddings, mean over windows. Raises `BadInput` for a file without them."

@@ -41,7 +41,7 @@ def wavlm_config(p: AudioParams):
         **_NO_OTHER_DROPOUT,
     )
 
-# %% ../nbs/11_wavlm.ipynb #266b29d9
+# %% ../nbs/11_wavlm.ipynb #890decdf
 _NO_OTHER_DROPOUT = dict(
     attention_dropout=0.0,
     activation_dropout=0.0,
@@ -57,7 +57,7 @@ def conv_frames(n, kernel=(10, 3, 3, 3, 3, 2, 2), stride=(5, 2, 2, 2, 2, 2, 2)):
         n = (n - k) // s + 1
     return n
 
-# %% ../nbs/11_wavlm.ipynb #3878e71b
+# %% ../nbs/11_wavlm.ipynb #537135a2
 def real_frames(
     lengths,  # [N] real samples
     n: int,  # samples the clips are padded to
@@ -102,7 +102,7 @@ def scored(
     out = torch.bmm(scores.softmax(-1), v.reshape(*flat, d))
     return out.view(n, heads, t, d)
 
-# %% ../nbs/11_wavlm.ipynb #b5f9b250
+# %% ../nbs/11_wavlm.ipynb #d2979574
 def narrowed(x, layer):
     "x in bfloat16 where the weights of a linear layer are kept so, else as it is."
     return x.to(layer.weight.dtype) if layer.weight.dtype == torch.bfloat16 else x
@@ -127,7 +127,7 @@ def attend(
     out = scored(q, k, v, mask.to(q.dtype))
     return attention.out_proj(out.transpose(1, 2).reshape(n, t, h))
 
-# %% ../nbs/11_wavlm.ipynb #59e0a454
+# %% ../nbs/11_wavlm.ipynb #5bc85ef9
 def _real_samples(wave, lengths):
     "[N, n] True where a sample of the zero-padded waves is real."
     n = wave.shape[1]
@@ -170,7 +170,7 @@ def light_dropout(module: nn.Module) -> nn.Module:
         module.set_submodule(name, Dropout(module.get_submodule(name).p))
     return module
 
-# %% ../nbs/11_wavlm.ipynb #19b27435
+# %% ../nbs/11_wavlm.ipynb #07ce70c4
 def _conv_layer(layer, x):
     "One layer of the front end: convolution, norm, GELU. x [N, C, 1, T]"
     conv, norm = layer.conv, getattr(layer, 'layer_norm', None)
@@ -226,7 +226,7 @@ class WavLM(nn.Module):
             layers.append(self.layer(layer, layers[-1], bias, padding))
         return layers, padding
 
-# %% ../nbs/11_wavlm.ipynb #82b767ce
+# %% ../nbs/11_wavlm.ipynb #5ce9fefb
 @patch
 def front(
     self: WavLM,
@@ -237,7 +237,7 @@ def front(
     frames = conv_front(self.model.feature_extractor.conv_layers, wave)
     return p.projection(narrowed(p.layer_norm(frames.float()), p.projection))
 
-# %% ../nbs/11_wavlm.ipynb #071d2399
+# %% ../nbs/11_wavlm.ipynb #18ad2206
 @patch
 def encoder_input(
     self: WavLM,
@@ -308,7 +308,7 @@ class FourierConv(nn.Module):
         y = torch.fft.irfft(self.multiply(torch.fft.rfft(x, n), n), n)
         return y[..., : t - self.kernel + 1] + self.bias[:, None]
 
-# %% ../nbs/11_wavlm.ipynb #7949b3a6
+# %% ../nbs/11_wavlm.ipynb #1d5432ba
 @patch
 def multiply(
     self: FourierConv,
@@ -320,7 +320,7 @@ def multiply(
     y = torch.bmm(s.permute(3, 1, 0, 2).flatten(0, 1), self.spectrum(n))
     return y.unflatten(0, (-1, self.groups)).permute(2, 1, 3, 0).flatten(1, 2)
 
-# %% ../nbs/11_wavlm.ipynb #dbae4987
+# %% ../nbs/11_wavlm.ipynb #bfef489e
 @patch
 def spectrum(
     self: FourierConv,
@@ -337,7 +337,7 @@ def spectrum(
         self.spectra[key] = s.resolve_conj().contiguous()
     return self.spectra[key]
 
-# %% ../nbs/11_wavlm.ipynb #83220d69
+# %% ../nbs/11_wavlm.ipynb #9d600967
 def _narrow_products(model: nn.Module):
     "Keep the weights of convolutions and of large matrix products in bfloat16, in place."
     model.feature_extractor.bfloat16()
@@ -405,7 +405,7 @@ def conv_part(part: str) -> list[int]:
     dim, times = re.fullmatch(r'\[\((\d+),\d+,\d+\)\](?:\*(\d+))?', part).groups()
     return [int(dim)] * int(times or 1)
 
-# %% ../nbs/11_wavlm.ipynb #ae530f10
+# %% ../nbs/11_wavlm.ipynb #4689f161
 _SIZES = dict(
     hidden='encoder_embed_dim',
     layers='encoder_layers',
@@ -430,7 +430,7 @@ def released_sizes(cfg: dict) -> dict:
         **{ours: cfg[theirs] for ours, theirs in _SIZES.items()},
     )
 
-# %% ../nbs/11_wavlm.ipynb #2da51558
+# %% ../nbs/11_wavlm.ipynb #847c9c99
 def _read_release(path) -> tuple:  # cfg, name -> tensor
     "The two parts of a released file. Raises `BadFile`, `BadInput`."
     found = read_checkpoint(path)
@@ -472,14 +472,14 @@ def level_db(
     power = wave.float().square().sum(1) / n
     return (10 * torch.log10(power + 1e-12)).clamp(floor, 20.0)
 
-# %% ../nbs/11_wavlm.ipynb #f7fad5cc
+# %% ../nbs/11_wavlm.ipynb #400acc99
 def level_branch(
     width: int,  # of the embedding
 ) -> nn.Sequential:
     "Two layers that turn a level into a vector to be added to the embedding."
     return nn.Sequential(nn.Linear(1, 64), nn.GELU(), nn.Linear(64, width))
 
-# %% ../nbs/11_wavlm.ipynb #c7b424ec
+# %% ../nbs/11_wavlm.ipynb #3de1ed72
 def add_level(
     z,  # [N, embed]
     branch,  # a `level_branch`, or None: no level
@@ -519,7 +519,7 @@ class AudioTower(nn.Module):
         "[N, n] -> [N, dim], unit norm."
         return self.joint(self.embed(wave, lengths))
 
-# %% ../nbs/11_wavlm.ipynb #32792f81
+# %% ../nbs/11_wavlm.ipynb #cb838a8d
 def _attention_with_dropout(p: AudioParams) -> nn.TransformerEncoder:
     "The self-attention block over frames: equations (1) and (2) at the audio's sizes."
     layer = nn.TransformerEncoderLayer(
@@ -528,7 +528,7 @@ def _attention_with_dropout(p: AudioParams) -> nn.TransformerEncoder:
     block = nn.TransformerEncoder(layer, p.block_layers, enable_nested_tensor=False)
     return light_dropout(block)
 
-# %% ../nbs/11_wavlm.ipynb #0e107806
+# %% ../nbs/11_wavlm.ipynb #505f1263
 @patch
 def frames(
     self: AudioTower,
@@ -544,7 +544,7 @@ def frames(
         return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     return x, ~padding
 
-# %% ../nbs/11_wavlm.ipynb #a638753d
+# %% ../nbs/11_wavlm.ipynb #8eaf2ee9
 @patch
 def embed(
     self: AudioTower,
@@ -556,7 +556,7 @@ def embed(
     z = self.to_embedding(self.centre(masked_mean(x.float(), real)))
     return add_level(z, self.level, wave, lengths)
 
-
+# %% ../nbs/11_wavlm.ipynb #89cbca85
 @patch
 def joint(
     self: AudioTower,
@@ -608,7 +608,7 @@ def grouped(items, n: int):
     if group:
         yield group
 
-# %% ../nbs/11_wavlm.ipynb #5e85a074
+# %% ../nbs/11_wavlm.ipynb #4d877f43
 def _embed_windows(
     tower,
     waves,  # [W, n]
@@ -624,7 +624,7 @@ def _embed_windows(
         parts.append(both.float().cpu())
     return torch.cat(parts)
 
-# %% ../nbs/11_wavlm.ipynb #5d967920
+# %% ../nbs/11_wavlm.ipynb #148cf0d8
 def _weighted_means(
     rows,  # [W, D]
     owner,  # [W] numpy, 0 .. n - 1
@@ -681,7 +681,7 @@ def stitch(
     frame = frame.clip(0, last).astype(int)
     return hidden[w, frame].numpy().astype(np.float16)
 
-# %% ../nbs/11_wavlm.ipynb #a356d434
+# %% ../nbs/11_wavlm.ipynb #7fc73afc
 def _frames_of_windows(
     tower,
     waves,  # [W, n]
@@ -816,7 +816,7 @@ class MaskedPrediction(nn.Module):
         accuracy = (hit * masked).sum() / masked.sum().clamp(min=1)
         return (weight * each).sum() / weight.sum(), accuracy
 
-# %% ../nbs/11_wavlm.ipynb #2277f390
+# %% ../nbs/11_wavlm.ipynb #e9551ba1
 @patch
 def logits(
     self: MaskedPrediction,
