@@ -1,4 +1,6 @@
-"BriVL against what the public reference implementations computed (skipped where their files are not beside the checkout), and against torchvision."
+"""BriVL against what the public reference implementations computed, and against torchvision.
+
+The former is skipped where the reference files are not beside the checkout."""
 
 import gzip, json, zlib
 from pathlib import Path
@@ -9,7 +11,27 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from wavbrivl import brivl as B
+from wavbrivl.brivl import (
+    BriVL,
+    ImageTower,
+    attend,
+    augment,
+    brightness,
+    contrast,
+    freeze_early,
+    greyscale,
+    grid_boxes,
+    hue,
+    load_tokenizer,
+    masked_mean,
+    normalise,
+    released_name,
+    saturation,
+    to_pixels,
+    to_unit,
+    tokenize,
+    valid_mask,
+)
 from wavbrivl.core import BadInput
 from wavbrivl.losses import TwoWayMoCo
 
@@ -48,9 +70,9 @@ def image_steps(tower, pixels, boxes=None, lengths=None):
     "Every intermediate of the image tower."
     fmap = tower.feature_map(pixels)
     patches = tower.patches(fmap, boxes, pixels.shape[-2:])
-    valid = B.valid_mask(lengths, patches.shape[1])
-    out = B.attend(tower.learnable['imgAtt'], patches, valid)
-    mean = B.masked_mean(out, valid)
+    valid = valid_mask(lengths, patches.shape[1])
+    out = attend(tower.learnable['imgAtt'], patches, valid)
+    mean = masked_mean(out, valid)
     return dict(
         feature_map=fmap,
         patches=patches,
@@ -80,12 +102,12 @@ def check_image(model, pixels, want, prefix, boxes=None, lengths=None):
 
 def check_text(model, given, want):
     ids, lengths = given['text_ids'], given['text_len']
-    t, valid = model.text, B.valid_mask(lengths, ids.shape[1])
+    t, valid = model.text, valid_mask(lengths, ids.shape[1])
     assert torch.equal(valid, want['text_mask'].bool())
     close(t.tokens(ids), want['txt_bert_out'], 5e-5, 'BERT')
-    att = B.attend(t.learnable['textAtt'], t.tokens(ids), valid)
+    att = attend(t.learnable['textAtt'], t.tokens(ids), valid)
     close(att[valid], want['txt_att_out'][valid], 5e-5, 'attention')
-    close(B.masked_mean(att, valid), want['txt_mean_pooled'], 5e-5, 'mean')
+    close(masked_mean(att, valid), want['txt_mean_pooled'], 5e-5, 'mean')
     close(t(ids, lengths), want['txt_embedding_raw'], 5e-5, 'raw')
     out = model.encode_text(ids, lengths)
     close(out, want['text_embedding'], 2e-6, 'embedding')
@@ -97,14 +119,14 @@ def check_text(model, given, want):
 def test_baai(grad):
     at, config, given, want = fixture('brivl_baai')
     with torch.set_grad_enabled(grad):
-        model = B.BriVL.from_checkpoint(at / 'checkpoint.pth', config)
+        model = BriVL.from_checkpoint(at / 'checkpoint.pth', config)
         close(
             model.image.feature_map(given['image_norm']),
             want['img_feature_map'],
             1e-4,
             'map',
         )
-        close(B.normalise(given['image_01']), given['image_norm'], 2e-6, 'normalise')
+        close(normalise(given['image_01']), given['image_norm'], 2e-6, 'normalise')
         words = check_text(model, given, want)
         for case in ('grid', 'boxes'):
             pictures = check_image(
@@ -119,14 +141,14 @@ def test_baai(grad):
         check_image(
             model, given['image_norm'], want, 'grid_'
         )  # the default boxes are the grid
-        close(B.grid_boxes(6, 114, 114), given['grid_boxes'][0], 1e-5)
+        close(grid_boxes(6, 114, 114), given['grid_boxes'][0], 1e-5)
 
 
 @needs_reference
 def test_single_box_and_single_picture():
     "The last picture of the fixture has the whole picture as its only valid box: given alone it is the same."
     at, config, given, want = fixture('brivl_baai')
-    model = B.BriVL.from_checkpoint(at / 'checkpoint.pth', config, text=False)
+    model = BriVL.from_checkpoint(at / 'checkpoint.pth', config, text=False)
     with torch.no_grad():
         one = model.encode_image(given['image_norm'][3:], given['boxes_boxes'][3:, :1])
     close(one[0], want['boxes_image_embedding'][3], 2e-6)
@@ -135,8 +157,8 @@ def test_single_box_and_single_picture():
 @needs_reference
 def test_nmi_from_the_pngs():
     at, config, given, want = fixture('brivl_nmi')
-    model = B.BriVL.from_checkpoint(at / 'checkpoint.pth', at / 'config.json')
-    pixels = B.to_pixels(
+    model = BriVL.from_checkpoint(at / 'checkpoint.pth', at / 'config.json')
+    pixels = to_pixels(
         [Image.open(at / f) for f in config['pngs']], config['model']['IMG_SIZE']
     )
     close(pixels, given['image_norm'], 2e-6, 'preprocessing')
@@ -153,7 +175,7 @@ def test_nmi_from_the_pngs():
         assert (pictures - trap).abs().max() > 1e-3, 'resizing must not antialias'
         smooth = [
             F.interpolate(
-                B.to_unit([i], i.height)
+                to_unit([i], i.height)
                 .new_tensor(np.asarray(i.convert('RGB')))
                 .permute(2, 0, 1)[None]
                 / 255,
@@ -164,7 +186,7 @@ def test_nmi_from_the_pngs():
             for i in (Image.open(at / f) for f in config['pngs'])
         ]
         close(
-            model.encode_image(B.normalise(torch.cat(smooth))),
+            model.encode_image(normalise(torch.cat(smooth))),
             trap,
             2e-4,
             'what antialiasing would give',
@@ -175,8 +197,8 @@ def test_nmi_from_the_pngs():
 def test_moco_towers():
     "Query and momentum towers of the training fixture; the second loads through `momentum=True`."
     at, config, given, want = fixture('brivl_moco')
-    online = B.BriVL.from_checkpoint(at / 'checkpoint.pth', config)
-    older = B.BriVL.from_checkpoint(at / 'checkpoint.pth', config, momentum=True)
+    online = BriVL.from_checkpoint(at / 'checkpoint.pth', config)
+    older = BriVL.from_checkpoint(at / 'checkpoint.pth', config, momentum=True)
     with torch.no_grad():
         for case in ('full', 'ragged'):
             close(
@@ -201,9 +223,9 @@ def test_moco_towers():
         for t, ks in config['trainable_backbone_parameters'].items()
         for k in ks
     }
-    B.freeze_early(online)
+    freeze_early(online)
     ours = {
-        B.released_name(k)
+        released_name(k)
         for k, p in online.named_parameters()
         if p.requires_grad and 'backbone' in k
     }
@@ -213,10 +235,10 @@ def test_moco_towers():
 def trainer(case):
     "The fixture's training step: ours, before it is taken."
     at, config, given, want = fixture('brivl_moco')
-    load = lambda momentum: B.BriVL.from_checkpoint(
+    load = lambda momentum: BriVL.from_checkpoint(
         at / 'checkpoint.pth', config, momentum=momentum
     )
-    online, older, m = B.freeze_early(load(False)), load(True), config['model']
+    online, older, m = freeze_early(load(False)), load(True), config['model']
     step = TwoWayMoCo(
         online.image,
         online.text,
@@ -305,7 +327,9 @@ def test_moco_full():
 
 @needs_reference
 def test_moco_ragged():
-    "With padded boxes: what the reference gives unshuffled; and, shuffled as it does (pictures and boxes, not the masks), its own keys."
+    """With padded boxes: what the reference gives unshuffled, and its own shuffled keys.
+
+    It shuffles pictures and boxes, not the masks."""
     step, x, given, want = trainer('ragged')
     loss, details = step(*x)
     close(loss, want['ragged_loss_if_not_shuffled'][0], 5e-5, 'loss')
@@ -353,7 +377,7 @@ def test_full_size():
         {k: torch.from_numpy(v) for k, v in np.load(at / 'outputs.npz').items()},
     )
     with torch.device('meta'):
-        tower = B.ImageTower(config)
+        tower = ImageTower(config)
     assert tower.dim == config['model']['IMG_FEATURE_DIM']
     tower.load_state_dict(
         recipe(
@@ -365,7 +389,7 @@ def test_full_size():
         assign=True,
     )
     tower.eval()
-    pixels = B.to_pixels([Image.open(at / 'image.png')], config['model']['IMG_SIZE'])
+    pixels = to_pixels([Image.open(at / 'image.png')], config['model']['IMG_SIZE'])
     close(pixels[:, :, :64, :64], want['image_norm_corner'], 2e-6, 'preprocessing')
     with torch.no_grad():
         s = image_steps(tower, pixels)
@@ -392,9 +416,9 @@ def test_official_layout():
         manifest = json.load(f)
     theirs = {k: tuple(s) for k, s, _ in manifest['entries']}
     with torch.device('meta'):
-        model = B.BriVL('brivl-nmi')
+        model = BriVL('brivl-nmi')
     ours = {
-        B.released_name(k, m): tuple(v.shape)
+        released_name(k, m): tuple(v.shape)
         for m in (False, True)
         for k, v in model.state_dict().items()
     }
@@ -414,7 +438,7 @@ def test_differences_are_named(tmp_path):
         BadInput,
         match='1 missing: text.learnable.textFC.fc2.bias; 1 left over: image.learnable.extra.weight',
     ):
-        B.BriVL.from_checkpoint(tmp_path / 'odd.pth', config)
+        BriVL.from_checkpoint(tmp_path / 'odd.pth', config)
 
 
 def test_jitter_is_torchvisions():
@@ -429,14 +453,14 @@ def test_jitter_is_torchvisions():
     x[3] = 1  # grey, two equal channels, black, white
     factor = 0.6 + 0.8 * torch.rand(8, generator=g)
     for ours, theirs, f in (
-        (B.brightness, V.adjust_brightness, factor),
-        (B.contrast, V.adjust_contrast, factor),
-        (B.saturation, V.adjust_saturation, factor),
-        (B.hue, V.adjust_hue, (factor - 1) / 4),
+        (brightness, V.adjust_brightness, factor),
+        (contrast, V.adjust_contrast, factor),
+        (saturation, V.adjust_saturation, factor),
+        (hue, V.adjust_hue, (factor - 1) / 4),
     ):
         want = torch.stack([theirs(p, v.item()) for p, v in zip(x, f)])
         close(ours(x, f), want, 2e-5, ours.__name__)
-    close(B.greyscale(x), V.rgb_to_grayscale(x), 1e-6)
+    close(greyscale(x), V.rgb_to_grayscale(x), 1e-6)
 
 
 def test_augment_shares():
@@ -444,7 +468,7 @@ def test_augment_shares():
     x = (
         255 * torch.rand(400, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     ).byte()
-    draw = lambda v, **k: B.augment(v, torch.Generator().manual_seed(2), **k)
+    draw = lambda v, **k: augment(v, torch.Generator().manual_seed(2), **k)
     out = draw(x)
     assert torch.equal(out, draw(x)) and torch.equal(out, draw(x.float() / 255))
     still = ((out - x / 255).abs().amax((1, 2, 3)) < 1e-4).float().mean()
@@ -460,16 +484,14 @@ def test_a_berts_tokenizer(tmp_path):
         )
     )
     (tmp_path / 'config.json').write_text(json.dumps(dict(model_type='bert')))
-    ids, lengths = B.tokenize(
-        B.load_tokenizer(tmp_path), ['狗叫', 'A dog', '狗' * 20], 6
-    )
+    ids, lengths = tokenize(load_tokenizer(tmp_path), ['狗叫', 'A dog', '狗' * 20], 6)
     assert ids.tolist() == [
         [2, 5, 6, 3, 0, 0],
         [2, 7, 8, 3, 0, 0],
         [2, 5, 5, 5, 5, 3],
     ] and lengths.tolist() == [4, 4, 6]
     with pytest.raises(BadInput, match='no tokenizer'):
-        B.load_tokenizer(tmp_path / 'nowhere')
+        load_tokenizer(tmp_path / 'nowhere')
 
 
 def test_pictures_of_every_kind():
@@ -478,8 +500,8 @@ def test_pictures_of_every_kind():
     for mode, size in product(
         ('RGB', 'RGBA', 'L', 'LA', 'P', 'CMYK', '1'), ((1, 1), (50, 20))
     ):
-        out = B.to_pixels([Image.new(mode, size)], 32)
+        out = to_pixels([Image.new(mode, size)], 32)
         assert out.shape == (1, 3, 32, 32) and out.isfinite().all(), (mode, size)
-    assert B.to_pixels([], 32).shape == (0, 3, 32, 32)
+    assert to_pixels([], 32).shape == (0, 3, 32, 32)
     with pytest.raises(BadInput):
-        B.to_pixels([np.zeros((4, 4, 7), np.uint8)], 32)
+        to_pixels([np.zeros((4, 4, 7), np.uint8)], 32)

@@ -1,4 +1,6 @@
-"The peers: Wav2CLIP against what the original computed, YAMNet on real sounds (each skipped where its files are not beside the checkout)."
+"""The peers: Wav2CLIP against what the original computed, YAMNet on real sounds.
+
+Each test is skipped where its files are not beside the checkout."""
 
 import csv, json, sys, zlib
 from pathlib import Path
