@@ -235,7 +235,8 @@ class JudgedFrames:
         attributes: list,  # names [A]
     ):
         t = corpus.split(split)
-        t = t[(t.frames.str.len() > 0) & t.label.isin(classes)]
+        shown = t.frames.str.len() > 0
+        t = t[shown & t.label.isin(classes)]
         paths, owner = clip_rows(t, 'frames')
         self.pictures = load_pictures(corpus, paths)  # uint8 [N, 3, S, S]
         y = class_numbers(t.label, classes, False)
@@ -337,7 +338,8 @@ def score(self: JudgeLesson) -> dict:
 def new_judge(p: JudgeParams, corpus: Corpus) -> Judge:
     "Make an untrained evaluator of the corpus's classes and attributes. Raises `BadInput` for fewer than two classes."
     t = corpus.split('train')
-    t = t[(t.frames.str.len() > 0) & (t.label != '')]
+    shown = t.frames.str.len() > 0
+    t = t[shown & (t.label != '')]
     classes = sorted(set(t.label))
     if len(classes) < 2:
         raise BadInput(
@@ -457,7 +459,8 @@ def class_spread(
         n, length = len(own), own.square().sum()
         if n > 1:
             cosines = own.sum(0).square().sum() - length
-            found[int(c)] = 1 - (cosines / (n * (n - 1))).item()
+            pairs = n * (n - 1)
+            found[int(c)] = 1 - (cosines / pairs).item()
     return found
 
 # %% ../nbs/47_fidelity.ipynb #28827acd
