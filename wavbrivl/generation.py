@@ -36,7 +36,8 @@ def spherical_distance(
     b: torch.Tensor,  # [..., D] of length 1
 ) -> torch.Tensor:  # [...] 0 .. pi**2 / 2
     "Half the squared angle between unit vectors; its gradient is finite everywhere. Source: VQGAN-CLIP."
-    u = ((a - b).square().sum(-1) / 4).clamp(1e-12, 1 - 1e-6)
+    u = (a - b).square().sum(-1) / 4
+    u = u.clamp(1e-12, 1 - 1e-6)
     return 2 * u.sqrt().arcsin().square()
 
 # %% ../nbs/43_generation.ipynb #61ce3245
@@ -399,7 +400,8 @@ def begin(self: Guidance, start):
     "Set what is optimised: z in deviations of the codebook, so that one learning rate fits any."
     book = self.vqgan.codebook.detach()
     self.wanted = self.wanted.to(book.device)
-    self.scale = book.std(0, correction=0).clamp(min=1e-8)[:, None, None]
+    deviation = book.std(0, correction=0)
+    self.scale = deviation.clamp(min=1e-8)[:, None, None]
     self.low = book.amin(0)[:, None, None] / self.scale
     self.high = book.amax(0)[:, None, None] / self.scale
     if isinstance(start, torch.Tensor) and start.ndim == 3:  # [N, h, w] indices
