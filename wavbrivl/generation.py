@@ -117,9 +117,9 @@ def warps(
     turn = moved[:, 0] * np.radians(TURN)
     shear = moved[:, 3] * np.radians(SHEAR)
     shift = 2 * SHIFT * moved[:, 1:3]
-    skew = either[:, 4:12].view(-1, 4, 2)
-    skew = on[:, 1, None, None] * skew
-    corners = torch.tensor(SQUARE).double() * (1 + PERSPECTIVE * skew)
+    skew = PERSPECTIVE * on[:, 1, None, None]
+    skew = skew * either[:, 4:12].view(-1, 4, 2)
+    corners = torch.tensor(SQUARE).double() * (1 + skew)
     return affine(turn, shift, shear) @ homography(corners)
 
 # %% ../nbs/43_generation.ipynb #05544471

@@ -80,9 +80,10 @@ class ResBlock(nn.Module):
         self.nin_shortcut = conv(i, o, 1) if i != o else nn.Identity()
 
     def forward(self, x):
+        shortcut = self.nin_shortcut(x)
         y = self.conv1(F.silu(self.norm1(x)))
         y = self.conv2(F.silu(self.norm2(y)))
-        return self.nin_shortcut(x) + y
+        return shortcut + y
 
 # %% ../nbs/42_vqgan.ipynb #3cc33bbc
 class Attention(nn.Module):
@@ -251,8 +252,8 @@ class NearestCode(nn.Module):
         at = nearest(rows.flatten(0, 2), book)
         at = at.view(rows.shape[:-1])
         zq = F.embedding(at, book).movedim(-1, 1)
-        pull = F.mse_loss(zq, z.detach())
-        loss = F.mse_loss(z, zq.detach()) + self.commitment * pull
+        towards = F.mse_loss(z, zq.detach())
+        loss = towards + self.commitment * F.mse_loss(zq, z.detach())
         return z + (zq - z).detach(), at, loss
 
 # %% ../nbs/42_vqgan.ipynb #4e67028d
@@ -719,8 +720,10 @@ def choose_codes(self: VqganLesson, z: torch.Tensor) -> tuple:
 def drawing_loss(self: VqganLesson, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     "Pixels, looks, and the adversary where it takes part: how far the drawn y is from x."
     p, perceptual = self.p, self.held[0]
-    looks = p.perceptual * perceptual(x, y) if p.perceptual and perceptual else 0.0
-    loss = (y - x).abs().mean() + 0.5 * (y - x).square().mean() + looks
+    loss = (y - x).abs().mean() + 0.5 * (y - x).square().mean()
+    loss = loss + (
+        p.perceptual * perceptual(x, y) if p.perceptual and perceptual else 0.0
+    )
     if not p.adversary or self.progress < p.adversary_start:
         return loss
     codec_loss, critic_loss = adversarial(self.critic, x, y)
