@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from wavbrivl import vqgan as V
 from wavbrivl.brivl import BriVL, normalise
 from wavbrivl.core import (
     BadFile,
@@ -22,6 +21,22 @@ from wavbrivl.core import (
     VqganParams,
 )
 from wavbrivl.training import Fit
+from wavbrivl.vqgan import (
+    GumbelCode,
+    NearestCode,
+    Perceptual,
+    VQGAN,
+    VqganLesson,
+    adversarial,
+    as_bytes,
+    as_pixels,
+    balance,
+    frames_at,
+    norm,
+    read_vqgan_config,
+    train_vqgan,
+    vqgan_weights,
+)
 
 REFERENCE = Path(__file__).parents[2] / 'shared' / 'reference' / 'vqgan'
 needs_reference = pytest.mark.skipif(
@@ -57,7 +72,7 @@ def reference():
         k: torch.from_numpy(v) for k, v in np.load(REFERENCE / f).items()
     }
     return (
-        V.VQGAN.from_checkpoint(REFERENCE / 'last.ckpt', REFERENCE / 'model.yaml'),
+        VQGAN.from_checkpoint(REFERENCE / 'last.ckpt', REFERENCE / 'model.yaml'),
         arrays('inputs.npz'),
         arrays('outputs.npz'),
     )
@@ -123,12 +138,12 @@ def test_its_files(reference, tmp_path):
         False,
         False,
     )
-    by_hand = V.VQGAN.from_checkpoint(
+    by_hand = VQGAN.from_checkpoint(
         REFERENCE / 'last.ckpt',
         {k: config[k] for k in ('ddconfig', 'embed_dim', 'n_embed')},
     )
     save_file(model.state_dict(), tmp_path / 'codec.safetensors')
-    other = V.VQGAN.from_checkpoint(tmp_path / 'codec.safetensors', model.config)
+    other = VQGAN.from_checkpoint(tmp_path / 'codec.safetensors', model.config)
     for k, v in model.state_dict().items():
         assert torch.equal(v, by_hand.state_dict()[k]) and torch.equal(
             v, other.state_dict()[k]
@@ -136,9 +151,9 @@ def test_its_files(reference, tmp_path):
 
 
 def test_save_and_load(tmp_path):
-    model = V.VQGAN(TINY).eval()
+    model = VQGAN(TINY).eval()
     model.save(tmp_path)
-    again, x = V.VQGAN.load(tmp_path), torch.rand(2, 3, 16, 16) * 2 - 1
+    again, x = VQGAN.load(tmp_path), torch.rand(2, 3, 16, 16) * 2 - 1
     assert (
         again.config == TINY
         and not again.training
@@ -149,7 +164,7 @@ def test_save_and_load(tmp_path):
         'model.safetensors',
     ]
     with pytest.raises(BadInput, match='holds no VQGAN.*dvc repro vqgan'):
-        V.VQGAN.load(tmp_path / 'nowhere')
+        VQGAN.load(tmp_path / 'nowhere')
 
 
 class Pulls:
@@ -166,12 +181,12 @@ class Pulls:
 def test_a_pickle_that_would_run_code_is_refused_unopened(tmp_path, zipped):
     path, mark = tmp_path / 'last.ckpt', tmp_path / 'ran'
     torch.save(
-        {'state_dict': V.VQGAN(TINY).state_dict(), 'callbacks': Pulls(mark)},
+        {'state_dict': VQGAN(TINY).state_dict(), 'callbacks': Pulls(mark)},
         path,
         _use_new_zipfile_serialization=zipped,
     )
     with pytest.raises(BadFile, match='pickled objects.*keep the weights alone'):
-        V.VQGAN.from_checkpoint(path, TINY)
+        VQGAN.from_checkpoint(path, TINY)
     assert not mark.exists()
     torch.load(path, weights_only=False)
     assert mark.exists(), 'it was live'
@@ -192,7 +207,7 @@ def test_what_is_no_checkpoint(tmp_path):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BadFile, match=f'{name}: not a weight file'):
-            V.vqgan_weights(tmp_path / name)
+            vqgan_weights(tmp_path / name)
     for name, content in {
         'list.ckpt': [torch.zeros(1)],
         'odd.ckpt': {'state_dict': [torch.zeros(1)]},
@@ -200,14 +215,14 @@ def test_what_is_no_checkpoint(tmp_path):
     }.items():
         torch.save(content, tmp_path / name)
         with pytest.raises(BadFile, match='holds no weights of a VQGAN'):
-            V.vqgan_weights(tmp_path / name)
+            vqgan_weights(tmp_path / name)
     with pytest.raises(BadFile, match='does not exist'):
-        V.vqgan_weights(tmp_path / 'nowhere.ckpt')
+        vqgan_weights(tmp_path / 'nowhere.ckpt')
     assert not (tmp_path / 'ran').exists()
 
 
 def test_differences_are_listed(tmp_path):
-    found = V.VQGAN(TINY).state_dict()
+    found = VQGAN(TINY).state_dict()
     del found['encoder.conv_in.bias']
     found |= {
         'encoder.extra': torch.zeros(1),
@@ -219,19 +234,19 @@ def test_differences_are_listed(tmp_path):
         BadFile,
         match=r'1 missing: encoder.conv_in.bias; 1 left over: encoder.extra; 1 of another shape: quant_conv.bias \[7\] instead of \[4\]\.$',
     ):
-        V.VQGAN.from_checkpoint(tmp_path / 'odd.ckpt', TINY)
-    torch.save(V.VQGAN(TINY).state_dict(), tmp_path / 'bare.ckpt')
+        VQGAN.from_checkpoint(tmp_path / 'odd.ckpt', TINY)
+    torch.save(VQGAN(TINY).state_dict(), tmp_path / 'bare.ckpt')
     with pytest.raises(BadFile, match='missing.*left over.*another shape.*, [.]{3}'):
-        V.VQGAN.from_checkpoint(
+        VQGAN.from_checkpoint(
             tmp_path / 'bare.ckpt', changed(ch_mult=[1, 3, 4], attention=[4])
         )
-    assert V.VQGAN.from_checkpoint(tmp_path / 'bare.ckpt', TINY).config == TINY, (
+    assert VQGAN.from_checkpoint(tmp_path / 'bare.ckpt', TINY).config == TINY, (
         'a file may hold the weights themselves'
     )
 
 
 def test_configurations(tmp_path):
-    assert V.read_vqgan_config({'size': 32, 'codes': 7}).codes == 7
+    assert read_vqgan_config({'size': 32, 'codes': 7}).codes == 7
     gumbel = {
         'model': {
             'target': 'taming.models.vqgan.GumbelVQ',
@@ -250,7 +265,7 @@ def test_configurations(tmp_path):
         }
     }
     (tmp_path / 'model.json').write_text(json.dumps(gumbel))
-    assert V.read_vqgan_config(tmp_path / 'model.json').gumbel
+    assert read_vqgan_config(tmp_path / 'model.json').gumbel
     (tmp_path / 'list.yaml').write_text('- 1\n')
     (tmp_path / 'broken.yaml').write_text('a: [\n')
     kl = {
@@ -271,13 +286,13 @@ def test_configurations(tmp_path):
         ({'codes': 0}, 'vqgan.codes is 0'),
     ):
         with pytest.raises(BadInput, match=words):
-            V.read_vqgan_config(config)
+            read_vqgan_config(config)
     with pytest.raises(BadInput, match='size 18 cannot be halved 2 times'):
-        V.VQGAN(changed(size=18, ch_mult=[1, 1, 2]))
+        VQGAN(changed(size=18, ch_mult=[1, 1, 2]))
 
 
 def test_pictures_and_codes_that_do_not_fit():
-    model = V.VQGAN(changed(ch_mult=[1, 1, 2])).eval()
+    model = VQGAN(changed(ch_mult=[1, 1, 2])).eval()
     assert model.encode(torch.zeros(1, 3, 8, 20)).shape == (1, 4, 2, 5), (
         'any sides that the stride divides'
     )
@@ -295,10 +310,13 @@ def test_pictures_and_codes_that_do_not_fit():
 
 def test_bytes_and_back():
     x = pictures(2)
-    assert torch.equal(V.as_bytes(V.as_pixels(x, 16)), x) and V.as_pixels(
-        x, 8
-    ).shape == (2, 3, 8, 8)
-    assert V.as_bytes(torch.tensor([-9.0, -1, 0, 1, 9])).tolist() == [
+    assert torch.equal(as_bytes(as_pixels(x, 16)), x) and as_pixels(x, 8).shape == (
+        2,
+        3,
+        8,
+        8,
+    )
+    assert as_bytes(torch.tensor([-9.0, -1, 0, 1, 9])).tolist() == [
         0,
         0,
         128,
@@ -309,7 +327,7 @@ def test_bytes_and_back():
 
 def test_quantising_is_exact_in_pieces_and_needs_no_table_of_differences(monkeypatch):
     "64 x 64 codes out of 16384 with 256 dimensions: all differences would be 64 GiB."
-    book = V.NearestCode(changed(codes=16384, embed=256))
+    book = NearestCode(changed(codes=16384, embed=256))
     torch.nn.init.normal_(book.embedding.weight)
     at = torch.randint(16384, (1, 64, 64))
     z = F.embedding(at, book.weight).movedim(-1, 1) + 0.1 * torch.randn(1, 256, 64, 64)
@@ -322,7 +340,7 @@ def test_quantising_is_exact_in_pieces_and_needs_no_table_of_differences(monkeyp
     with torch.no_grad():
         found = book(z)[1]
     assert torch.equal(found, at) and max(sizes) <= 2**24 and sum(sizes) == 4096 * 16384
-    small, z = V.NearestCode(TINY), torch.randn(3, 4, 5, 7) / 16
+    small, z = NearestCode(TINY), torch.randn(3, 4, 5, 7) / 16
     by_hand = (
         torch.cdist(z.movedim(1, -1).flatten(0, 2).double(), small.weight.double())
         .argmin(1)
@@ -332,7 +350,7 @@ def test_quantising_is_exact_in_pieces_and_needs_no_table_of_differences(monkeyp
 
 
 def test_quantising_is_in_full_precision_whatever_is_around_it():
-    model, z = V.VQGAN(TINY), torch.randn(2, 4, 8, 8)
+    model, z = VQGAN(TINY), torch.randn(2, 4, 8, 8)
     with torch.autocast('cpu', torch.bfloat16):
         inside = model.quantise(z)
     assert (
@@ -343,7 +361,7 @@ def test_quantising_is_in_full_precision_whatever_is_around_it():
 
 def test_gumbel():
     p = changed(gumbel=True, codes=12)
-    model, z = V.VQGAN(p), torch.randn(2, 4, 8, 8, requires_grad=True)
+    model, z = VQGAN(p), torch.randn(2, 4, 8, 8, requires_grad=True)
     assert {
         k: tuple(v.shape)
         for k, v in model.state_dict().items()
@@ -381,13 +399,13 @@ def test_gumbel():
 
 def lesson(p=TINY, n=16):
     torch.manual_seed(7)
-    return V.VqganLesson(p, pictures(n), pictures(4))
+    return VqganLesson(p, pictures(n), pictures(4))
 
 
 def test_each_side_has_its_own_gradient():
     of = lesson()
     drawn = of.vqgan(torch.rand(2, 3, 16, 16))[0]
-    fooled, critic = V.adversarial(of.critic, torch.rand(2, 3, 16, 16), drawn)
+    fooled, critic = adversarial(of.critic, torch.rand(2, 3, 16, 16), drawn)
     ours, theirs = (
         list(of.vqgan.decoder.parameters()),
         [p for p in of.critic.parameters() if p.ndim > 1],
@@ -404,8 +422,8 @@ def test_each_side_has_its_own_gradient():
 def test_the_adversary_is_brought_to_the_size_of_the_others():
     w = torch.tensor([3.0, 4.0], requires_grad=True)
     assert (
-        abs(V.balance((2 * w).sum(), (0.5 * w).sum(), w) - 4) < 0.01
-        and V.balance((1e9 * w).sum(), (0 * w).sum(), w) == 1e4
+        abs(balance((2 * w).sum(), (0.5 * w).sum(), w) - 4) < 0.01
+        and balance((1e9 * w).sum(), (0 * w).sum(), w) == 1e4
     )
 
 
@@ -446,7 +464,7 @@ def test_crops():
     rng = lambda: np.random.default_rng(0)
     of = lesson()
     batch = of.batch(range(3), rng())
-    x = V.as_pixels(batch['pictures'], 16)
+    x = as_pixels(batch['pictures'], 16)
     halves = of.cropped(x, batch['corners'])
     assert halves.shape == (6, 3, 8, 8) and batch['corners'].max() <= 8
     a, b = batch['corners'][1].tolist()
@@ -528,7 +546,7 @@ def test_the_terms_come_in_when_they_should():
 
     torch.manual_seed(7)
     alike = Alike()
-    of = V.VqganLesson(changed(perceptual=0.5), pictures(), pictures(4), alike)
+    of = VqganLesson(changed(perceptual=0.5), pictures(), pictures(4), alike)
     batch, seen = of.batch(range(4), np.random.default_rng(0)), {}
     for at in (0.0, 0.3, 0.5):
         of.progress = at
@@ -542,7 +560,7 @@ def test_the_terms_come_in_when_they_should():
         seen == {0.0: (False, False), 0.3: (True, False), 0.5: (True, True)}
         and alike.calls == 3
     )
-    assert V.VqganLesson(TINY, pictures(), pictures(0)).score() == {}, (
+    assert VqganLesson(TINY, pictures(), pictures(0)).score() == {}, (
         'without validation pictures nothing is scored'
     )
 
@@ -567,10 +585,10 @@ def test_the_encoder_and_how_near_the_second_code_came(reference):
 def test_the_sizes_of_f16_and_of_gumbel_f8():
     big = dict(ch=128, res_blocks=2, size=256, channels=256, embed=256)
     with torch.device('meta'):
-        f16 = V.VQGAN(
+        f16 = VQGAN(
             VqganParams(**big, ch_mult=[1, 1, 2, 2, 4], attention=[16], codes=16384)
         ).state_dict()
-        f8 = V.VQGAN(
+        f8 = VQGAN(
             VqganParams(
                 **big, ch_mult=[1, 1, 2, 4], attention=[32], codes=8192, gumbel=True
             )
@@ -599,20 +617,20 @@ def test_the_sizes_of_f16_and_of_gumbel_f8():
 
 
 def test_groups_of_narrow_layers():
-    assert [V.norm(c).num_groups for c in (128, 64, 48, 33, 12, 37)] == [
+    assert [norm(c).num_groups for c in (128, 64, 48, 33, 12, 37)] == [
         32,
         32,
         24,
         11,
         12,
         1,
-    ] and V.norm(64).eps == 1e-6
+    ] and norm(64).eps == 1e-6
 
 
 def test_a_narrow_codec_can_tell_plain_colours():
     groups = lambda ch: {
         m.num_channels // m.num_groups
-        for m in V.VQGAN(VqganParams(ch=ch, ch_mult=[1, 2], channels=ch)).modules()
+        for m in VQGAN(VqganParams(ch=ch, ch_mult=[1, 2], channels=ch)).modules()
         if isinstance(m, torch.nn.GroupNorm)
     }
     assert groups(16) == groups(8) == {4} and groups(32) == {
@@ -632,13 +650,13 @@ def test_what_is_no_codec_of_pictures():
     )
     for other in (dict(out_ch=151), dict(in_channels=1), dict(resamp_with_conv=False)):
         with pytest.raises(BadInput, match=f'{next(iter(other))}: '):
-            V.read_vqgan_config(dict(embed_dim=8, n_embed=32, ddconfig=d | other))
+            read_vqgan_config(dict(embed_dim=8, n_embed=32, ddconfig=d | other))
 
 
 def test_the_order_of_beta_is_the_release_s():
     "Weight 1 pulls vectors to codes, beta codes to vectors."
     q, z = (
-        V.NearestCode(changed(commitment=0.25)),
+        NearestCode(changed(commitment=0.25)),
         torch.randn(2, 4, 3, 3, requires_grad=True),
     )
     _, at, loss = q(z)
@@ -656,7 +674,7 @@ def test_the_order_of_beta_is_the_release_s():
 
 def test_gumbel_passes_the_gradient_of_the_mixture_and_draws_by_its_shares():
     q, z = (
-        V.GumbelCode(changed(gumbel=True)).eval(),
+        GumbelCode(changed(gumbel=True)).eval(),
         torch.randn(2, 4, 5, 5, requires_grad=True),
     )
     zq, at, _ = q(z)
@@ -672,7 +690,7 @@ def test_gumbel_passes_the_gradient_of_the_mixture_and_draws_by_its_shares():
         torch.autograd.grad((mixed * w).sum(), z)[0],
         1e-6,
     )
-    q = V.GumbelCode(changed(gumbel=True, codes=3, embed=1)).train()
+    q = GumbelCode(changed(gumbel=True, codes=3, embed=1)).train()
     with torch.no_grad():
         q.proj.weight.zero_()
         q.proj.bias.copy_(torch.tensor([0.6, 0.3, 0.1]).log())
@@ -690,8 +708,8 @@ def brivl():
 
 def test_the_frozen_tower_stays_out(brivl):
     before = {k: v.clone() for k, v in brivl.image.backbone.state_dict().items()}
-    P = V.Perceptual(brivl)
-    of = V.VqganLesson(
+    P = Perceptual(brivl)
+    of = VqganLesson(
         changed(perceptual=0.5, warm_start=0.0, adversary_start=0.0),
         pictures(),
         pictures(4),
@@ -707,7 +725,7 @@ def test_the_frozen_tower_stays_out(brivl):
         torch.equal(v, before[k]) for k, v in brivl.image.backbone.state_dict().items()
     )
     x, y = (
-        V.as_pixels(pictures(2, 32), 32),
+        as_pixels(pictures(2, 32), 32),
         torch.zeros(2, 3, 32, 32, requires_grad=True),
     )
     P(x, y).backward()
@@ -727,7 +745,7 @@ def test_the_frozen_tower_stays_out(brivl):
     )
     close(P(x, y), by_hand, 1e-4)
     with pytest.raises(BadInput, match='vqgan.perceptual: 0'):
-        V.Perceptual(
+        Perceptual(
             SimpleNamespace(
                 image=SimpleNamespace(backbone=torch.nn.Identity()),
                 config=BrivlParams(),
@@ -739,16 +757,14 @@ def test_score():
     of = lesson(changed(adversary=0.0)).eval()
     with torch.no_grad():
         of.vqgan.codebook.copy_(torch.randn(16, 4))
-        y, _, at = of.vqgan(V.as_pixels(pictures(4), 16))
+        y, _, at = of.vqgan(as_pixels(pictures(4), 16))
     found, share = (
         of.score(),
         (torch.bincount(at.flatten(), minlength=16) / at.numel()).tolist(),
     )
     assert (
         found['l1']
-        == pytest.approx(
-            (y - V.as_pixels(pictures(4), 16)).abs().mean().item(), rel=1e-4
-        )
+        == pytest.approx((y - as_pixels(pictures(4), 16)).abs().mean().item(), rel=1e-4)
         and found['score'] == -found['l1']
     )
     assert found['usage'] == pytest.approx(len(at.unique()) / 16) and found[
@@ -786,11 +802,11 @@ class Noise:
 
 def test_frames():
     corpus = Noise(train=3)
-    assert V.frames_at(corpus, 'train', 16).shape == (6, 3, 16, 16) and V.frames_at(
+    assert frames_at(corpus, 'train', 16).shape == (6, 3, 16, 16) and frames_at(
         corpus, 'valid', 16
     ).shape == (0, 3, 16, 16)
     assert torch.equal(
-        V.frames_at(corpus, 'train', 20, 2),
+        frames_at(corpus, 'train', 20, 2),
         torch.from_numpy(
             np.stack([corpus.picture(f'train-{i}-0') for i in (0, 1)])
         ).movedim(-1, 1),
@@ -803,7 +819,7 @@ def test_train_vqgan(tmp_path, brivl):
         Params(device='cpu', precision='fp32', vqgan=p),
         Noise(train=4, valid=2),
     )
-    history = V.train_vqgan(params, corpus, brivl, tmp_path / 'm', tmp_path / 'state')
+    history = train_vqgan(params, corpus, brivl, tmp_path / 'm', tmp_path / 'state')
     assert (
         list(history.epoch) == [1, 2]
         and {'loss', 'l1', 'usage', 'perplexity'} <= set(history)
@@ -811,17 +827,17 @@ def test_train_vqgan(tmp_path, brivl):
     )
     assert (
         list(pd.read_csv(tmp_path / 'm/history.csv').epoch) == [1, 2]
-        and V.VQGAN.load(tmp_path / 'm').config == p
+        and VQGAN.load(tmp_path / 'm').config == p
     )
-    again = V.train_vqgan(params, corpus, brivl, tmp_path / 'n', tmp_path / 'state')
+    again = train_vqgan(params, corpus, brivl, tmp_path / 'n', tmp_path / 'state')
     for (k, a), b in zip(
-        V.VQGAN.load(tmp_path / 'm').state_dict().items(),
-        V.VQGAN.load(tmp_path / 'n').state_dict().values(),
+        VQGAN.load(tmp_path / 'm').state_dict().items(),
+        VQGAN.load(tmp_path / 'n').state_dict().values(),
     ):
         torch.testing.assert_close(a, b, msg=k)
     assert np.allclose(again.loss, history.loss, atol=1e-5)
     with pytest.raises(BadInput, match='Fewer than two'):
-        V.train_vqgan(params, Noise(), brivl, tmp_path / 'o', tmp_path / 'state')
+        train_vqgan(params, Noise(), brivl, tmp_path / 'o', tmp_path / 'state')
 
 
 def test_released_weights_are_taken_as_they_are(tmp_path):
@@ -843,7 +859,7 @@ def test_released_weights_are_taken_as_they_are(tmp_path):
             )
         )
     )
-    weights = V.VQGAN(tmp_path / 'model.yaml').state_dict()
+    weights = VQGAN(tmp_path / 'model.yaml').state_dict()
     torch.save(dict(state_dict=weights), tmp_path / 'last.ckpt')
     params = Params(
         vqgan=dict(
@@ -851,10 +867,10 @@ def test_released_weights_are_taken_as_they_are(tmp_path):
         )
     )
     assert (
-        len(V.train_vqgan(params, None, None, tmp_path / 'm', tmp_path / 'state')) == 0
+        len(train_vqgan(params, None, None, tmp_path / 'm', tmp_path / 'state')) == 0
         and (tmp_path / 'm/history.csv').exists()
     )
-    model = V.VQGAN.load(tmp_path / 'm')
+    model = VQGAN.load(tmp_path / 'm')
     assert model.config.gumbel and all(
         torch.equal(w, weights[k]) for k, w in model.state_dict().items()
     )
