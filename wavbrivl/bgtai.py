@@ -55,7 +55,7 @@ from .retrieval import ranks
 from .training import Fit, Lesson, Targets, accelerator, load_state
 from .wavlm import WavLM, cut_windows, grouped
 
-# %% ../nbs/41_bgtai.ipynb #39eee129
+# %% ../nbs/41_bgtai.ipynb #2e02a360
 def pool_frames(
     x: torch.Tensor,  # [N, T, L+1, H]
     real: torch.Tensor,  # bool [N, T], False: padding
@@ -91,7 +91,7 @@ class FrontEnd(nn.Module):
             real = ~padding
         return pool_frames(x, real, self.pool)
 
-# %% ../nbs/41_bgtai.ipynb #38913454
+# %% ../nbs/41_bgtai.ipynb #29721b55
 def encode_windows(front: FrontEnd, waves, samples) -> tuple:
     "Windows [W, n] of `samples` real samples -> real frames [sum T, L+1, H] float16, their number [W]."
     device = next(front.parameters()).device
@@ -141,7 +141,7 @@ class Heard:
             int(r): np.flatnonzero(owner == i) for i, r in enumerate(rows)
         }
 
-# %% ../nbs/41_bgtai.ipynb #114f6ae3
+# %% ../nbs/41_bgtai.ipynb #3dd984e8
 @patch
 def batch(self: Heard, windows) -> tuple:
     "Frames [N, T, L+1, H] float32 and real [N, T] of some windows."
@@ -160,7 +160,7 @@ def all_windows(self: Heard, rows) -> tuple:
     owner = np.repeat(np.arange(len(own)), [len(o) for o in own])
     return np.concatenate(own), owner
 
-# %% ../nbs/41_bgtai.ipynb #2c08312f
+# %% ../nbs/41_bgtai.ipynb #634b2bb1
 TOY_CAPTIONS = dict(
     dog='A dog barks.', rain='Rain falls.', bell='A bell rings.', cat='A cat meows.'
 )
@@ -180,7 +180,7 @@ class ToyWorld:
         noise = rng.standard_normal((n, dim))
         self.targets = toy_targets(picture[np.arange(n) % 4] + 0.1 * noise)
 
-# %% ../nbs/41_bgtai.ipynb #cd75fe54
+# %% ../nbs/41_bgtai.ipynb #3e1ff6cb
 @patch
 def toy_table(self: ToyWorld, n: int, captions: bool) -> pd.DataFrame:
     "The manifest of n clips: the last 16 are for validation and test; a quarter of every kind is paired wrongly."
@@ -199,7 +199,7 @@ def toy_table(self: ToyWorld, n: int, captions: bool) -> pd.DataFrame:
     table['mismatch_clip'] = [f'c{(i + 1 + i // 4 % 3) % train}' for i in range(n)]
     return table
 
-# %% ../nbs/41_bgtai.ipynb #7e3296b9
+# %% ../nbs/41_bgtai.ipynb #491f803f
 def toy_frames(code, n: int, rng) -> dict:
     "Stored frames of n clips, as from `hear_corpus`: the pattern of the kind and noise, 6 to 12 frames."
     lengths, frames = rng.integers(6, 13, n), []
@@ -270,7 +270,7 @@ def trimmed(rows: torch.Tensor, least: int = 1) -> torch.Tensor:
     "Without the columns that are PAD in every row."
     return rows[:, : max(least, int((rows != PAD).sum(1).max()))]
 
-# %% ../nbs/41_bgtai.ipynb #5ca5b637
+# %% ../nbs/41_bgtai.ipynb #d2bd5b66
 def shared_encoder(p: LanguageParams) -> nn.TransformerEncoder:
     "The transformer that sounds and words share."
     layer = nn.TransformerEncoderLayer(
@@ -302,7 +302,7 @@ class LanguageTower(nn.Module):
         self._add_inputs()
         self._add_encoder()
 
-# %% ../nbs/41_bgtai.ipynb #a4f191fb
+# %% ../nbs/41_bgtai.ipynb #dafcc030
 @patch
 def _add_inputs(self: LanguageTower):
     "Layers from frames and from words to the shared transformer."
@@ -314,7 +314,7 @@ def _add_inputs(self: LanguageTower):
     self.kind = nn.Parameter(torch.zeros(2, d))
     nn.init.normal_(self.word.weight, std=d**-0.5)
 
-# %% ../nbs/41_bgtai.ipynb #81e52d2c
+# %% ../nbs/41_bgtai.ipynb #f53b699b
 @patch
 def _add_encoder(self: LanguageTower):
     "The shared transformer, its pooling, and the way to the joint space."
@@ -404,7 +404,7 @@ def embed_windows(tower: LanguageTower, heard: Heard, windows) -> torch.Tensor:
     z = tower.embedding(tower.encode(tower.sound(x), real)[1])
     return torch.cat([z, tower.joint(z)], 1).float().cpu()
 
-# %% ../nbs/41_bgtai.ipynb #74406b77
+# %% ../nbs/41_bgtai.ipynb #eeaa80e4
 @torch.inference_mode()
 def embed_heard(
     bridge,  # a model with a `tower`
@@ -425,7 +425,7 @@ def embed_heard(
     e = tower.params.embed
     return mean[:, :e], F.normalize(mean[:, e:], dim=1)
 
-# %% ../nbs/41_bgtai.ipynb #9f1c0083
+# %% ../nbs/41_bgtai.ipynb #91aa4f31
 class Langue2Gloss(nn.Module):
     "Language tower and gloss decoder; called as the tower it holds."
 
@@ -442,7 +442,7 @@ class Langue2Gloss(nn.Module):
         "Samples [N, n] -> [N, dim], unit norm."
         return self.joint(self.embed(wave, lengths))
 
-# %% ../nbs/41_bgtai.ipynb #233e24c6
+# %% ../nbs/41_bgtai.ipynb #0982ad6d
 def gloss_decoder(tower: LanguageTower) -> Captioner:
     "The captioner's decoder, with the tower's table of words for input and output."
     p = tower.language
@@ -460,7 +460,7 @@ def gloss_decoder(tower: LanguageTower) -> Captioner:
     decoder.word.weight = decoder.output.weight = tower.word.weight
     return decoder
 
-# %% ../nbs/41_bgtai.ipynb #916ab84e
+# %% ../nbs/41_bgtai.ipynb #9e75c5e8
 @patch
 def frames(self: Langue2Gloss, wave, lengths=None):
     "Samples [N, n] -> o [N, T, d], real [N, T]."
@@ -478,7 +478,7 @@ def joint(self: Langue2Gloss, z):
     "[N, embed] -> [N, dim], unit norm."
     return self.tower.joint(z)
 
-# %% ../nbs/41_bgtai.ipynb #383f6ac7
+# %% ../nbs/41_bgtai.ipynb #588e8496
 def decoder_memory(o, h, real) -> tuple:
     "What the decoder attends to: h before o, [N, T+1, d], and its mask."
     return torch.cat([h[:, None], o], 1), F.pad(real, (1, 0), value=True)
@@ -581,7 +581,7 @@ class GlossLesson(Lesson):
         self.words = word_rows(bridge.vocab, captions)
         self.gloss = gloss_rows(bridge.vocab, glosses, bridge.language.longest)
 
-# %% ../nbs/41_bgtai.ipynb #e0bf8049
+# %% ../nbs/41_bgtai.ipynb #24727ee2
 @patch
 def batch(self: GlossLesson, index, rng):
     "Captions and their glosses as rows."
@@ -595,7 +595,7 @@ def forward(self: GlossLesson, words, gloss):
     o, h = tower.encode(tower.words(words), real)
     return self.bridge.gloss_loss(o, h, real, gloss).mean()
 
-# %% ../nbs/41_bgtai.ipynb #8df52475
+# %% ../nbs/41_bgtai.ipynb #5b215816
 @patch
 def score(self: GlossLesson):
     "Token F1, BLEU-4 and exact matches of the validation captions, decoded greedily."
@@ -620,12 +620,12 @@ class DSNet(nn.Module):
         S = alignment_scores(self.query(R), self.key(o), rows, columns)
         return S, self.skip(R)[..., 0]
 
-# %% ../nbs/41_bgtai.ipynb #cb42cecc
+# %% ../nbs/41_bgtai.ipynb #5316a0fd
 def printed_probabilities(S) -> torch.Tensor:
     "A sigmoid for each entry, as eq. 5 is printed; close to 0 outside a pair."
     return S.float().masked_fill(S == -torch.inf, -30.0).sigmoid()
 
-# %% ../nbs/41_bgtai.ipynb #e94025f1
+# %% ../nbs/41_bgtai.ipynb #4e7e5583
 def alignment_losses(
     S,  # [N, Q, T]
     skip,  # [N, Q]
@@ -645,7 +645,7 @@ def alignment_losses(
         ce = alignment_ce(P, target, rows)
     return ce, sp_loss(P, target, rows, columns, reading)
 
-# %% ../nbs/41_bgtai.ipynb #63b72007
+# %% ../nbs/41_bgtai.ipynb #de700d0a
 @patch
 def entry_scores(self: DSNet, R, o, columns):
     "Log-mean-exp over frames of every entry against every sound: [N, M, Q]."
@@ -663,7 +663,7 @@ def against(self: DSNet, R, o, rows, columns):
     there = torch.arange(R.shape[1], device=R.device) < rows[:, None]
     return (s * there[:, None]).sum(-1) / rows.clamp(min=1)[:, None]
 
-# %% ../nbs/41_bgtai.ipynb #1ddcb08e
+# %% ../nbs/41_bgtai.ipynb #bfd211c0
 def belonging_loss(
     c,  # [N, N] glosses against sounds
     ids,  # [N] equal for pairs that share a clip: no negatives of each other
@@ -695,7 +695,7 @@ class Bridge(Langue2Gloss):
         self.ds_net = DSNet(d, d, align)
         self.result_filter = DSNet(dim, d, align)
 
-# %% ../nbs/41_bgtai.ipynb #c0c5c7f1
+# %% ../nbs/41_bgtai.ipynb #166820ff
 def even_path(entry_count, columns, Q: int) -> torch.Tensor:
     "Columns [N, Q] of entries laid out evenly over the frames; -1 beyond the entries."
     q = torch.arange(Q, device=columns.device)
@@ -711,7 +711,7 @@ def perturbed(S, scale: float) -> torch.Tensor:
     seed = int(torch.randint(2**31, ()))
     return gumbel(S, torch.Generator(S.device).manual_seed(seed), scale)
 
-# %% ../nbs/41_bgtai.ipynb #0850e4f4
+# %% ../nbs/41_bgtai.ipynb #137897e2
 @patch
 def layout(self: DSNet, R, o, rows, columns, noise: float = 0.0) -> torch.Tensor:
     "A_hat [N, Q, T] of eq. 3: the best path, with the gradient of the soft rows."
@@ -742,7 +742,7 @@ class TrainingPairs:
         self._add_entries()
         self._add_pictures(targets)
 
-# %% ../nbs/41_bgtai.ipynb #2b190884
+# %% ../nbs/41_bgtai.ipynb #d34ea438
 def captions_and_glosses(table: pd.DataFrame, rows, style: str) -> tuple:
     "All captions of some clips, their glosses, and the row each belongs to."
     chosen = table.iloc[rows]
@@ -765,7 +765,7 @@ def _add_captions(self: TrainingPairs, table, owners, style, vocab, longest):
     self.captions = word_rows(vocab, captions or [''])
     self.gloss = gloss_rows(vocab, glosses or [''], longest)
 
-# %% ../nbs/41_bgtai.ipynb #677b6dba
+# %% ../nbs/41_bgtai.ipynb #600325c9
 @patch
 def first_gloss(self: TrainingPairs, rows) -> torch.Tensor:
     "Tokens of a pair's first gloss, without begin and end; none where there is no caption."
@@ -790,7 +790,7 @@ def _add_pictures(self: TrainingPairs, targets):
     self.frames = nn.utils.rnn.pad_sequence(frames, batch_first=True)
     self.frame_count = torch.tensor([len(f) for f in frames])
 
-# %% ../nbs/41_bgtai.ipynb #c8cecb5d
+# %% ../nbs/41_bgtai.ipynb #ed7b124b
 class PairSelection(Lesson):
     "A task on paired sounds, which scores its pairs and chooses among them. Raises `BadInput` for fewer than two."
 
@@ -816,7 +816,7 @@ class PairSelection(Lesson):
         self._add_pairs()
         self._add_state()
 
-# %% ../nbs/41_bgtai.ipynb #0bb80780
+# %% ../nbs/41_bgtai.ipynb #1e4ea98e
 def with_sound_and_picture(table: pd.DataFrame, split: str) -> np.ndarray:
     "Rows of a split's clips that have both."
     both = table.audio.notna() & (table.frames.str.len() > 0)
@@ -841,7 +841,7 @@ def _add_pairs(self: PairSelection):
         self.table, partner, style, self.bridge.vocab, self.targets, self.p.longest
     )
 
-# %% ../nbs/41_bgtai.ipynb #096817ba
+# %% ../nbs/41_bgtai.ipynb #9a1474b2
 @patch
 def _add_state(self: PairSelection):
     "Buffers of alignment targets, scores and choice."
@@ -872,7 +872,7 @@ def crops(self: PairSelection, index, rng) -> tuple:
     row = torch.arange(len(index))[:, None]
     return x[row, take], real[row, take] & inside, windows, take
 
-# %% ../nbs/41_bgtai.ipynb #b14b629b
+# %% ../nbs/41_bgtai.ipynb #9f9e020b
 @patch
 def cropped_path(self: PairSelection, name: str, windows, take, real) -> torch.Tensor:
     "The stored alignment targets of cropped windows: [N, Q, C+1]."
@@ -938,7 +938,7 @@ def look_at(self: PairSelection, windows, pair) -> tuple:
         scores['result_filter'] = self.picture_path(windows, pair, near, columns)
     return {k: v.float().cpu() for k, v in scores.items()}, cost
 
-# %% ../nbs/41_bgtai.ipynb #1d770a6a
+# %% ../nbs/41_bgtai.ipynb #6f46d9c5
 @patch
 def store_path(self: PairSelection, name: str, windows, mask):
     "Keep DTW paths [n, Q, T] as soft targets of some windows."
@@ -957,7 +957,7 @@ def gloss_path(self: PairSelection, windows, pair, near, columns) -> torch.Tenso
     mean = (mask * cost).sum(2) / mask.sum(2).clamp(min=1)
     return torch.where(mask.any(2), mean, torch.inf)
 
-# %% ../nbs/41_bgtai.ipynb #4aaa48cb
+# %% ../nbs/41_bgtai.ipynb #28887cde
 @patch
 def ds_net_scores(self: PairSelection, pair, low, columns) -> dict:
     "DS-Net's z-score and path score of some pairs; nan for a pair without a gloss."
@@ -982,7 +982,7 @@ def picture_path(self: PairSelection, windows, pair, near, columns) -> torch.Ten
     self.store_path('by_picture', windows, mask)
     return -(total / length)
 
-# %% ../nbs/41_bgtai.ipynb #0b36e366
+# %% ../nbs/41_bgtai.ipynb #59ba6cd3
 @patch
 def skip_unsure(self: PairSelection, windows, cost, limit):
     "Teach DS-Net to skip the gloss entries whose DTW cost [n, Q] is above the limit."
@@ -998,11 +998,11 @@ def least_sure(costs: list, share: float):
     finite = cost[cost.isfinite()]
     return torch.quantile(finite, 1 - share) if len(finite) else torch.inf
 
-# %% ../nbs/41_bgtai.ipynb #67310a3c
+# %% ../nbs/41_bgtai.ipynb #aa3fd205
 def clip_means(scores: list, owner) -> torch.Tensor:
     "Mean over the windows of each clip [N]; where there is none, the median of the others."
     mean = pd.Series(torch.cat(scores).numpy()).groupby(owner).mean()
-    new = torch.from_numpy(mean.to_numpy()).float()
+    new = torch.from_numpy(np.array(mean)).float()
     finite = new[new.isfinite()]
     return torch.where(new.isfinite(), new, finite.median() if len(finite) else 0.0)
 
@@ -1137,7 +1137,7 @@ def with_gloss(self: BridgeLesson, low, b, columns):
     A = self.laid_out(low, b.entries, b.entry_count, columns)
     return self.mixed(low, b.entries, A, b.real)
 
-# %% ../nbs/41_bgtai.ipynb #b5c28df6
+# %% ../nbs/41_bgtai.ipynb #b22ea3ca
 @patch
 def word_losses(self: BridgeLesson, b, o, h) -> dict:
     "Captions against pictures, and eq. 2 from words and from sound: {name: [N]}."
@@ -1212,7 +1212,7 @@ def forward(self: BridgeLesson, weight, **batch):
         weight = weight * self_paced(each, threshold)
     return pair_mean(each, weight)
 
-# %% ../nbs/41_bgtai.ipynb #fe104308
+# %% ../nbs/41_bgtai.ipynb #c1646efb
 @patch
 def look_is_due(self: BridgeLesson) -> bool:
     "After the first and the last epoch, and after every `select.every`-th."
@@ -1271,7 +1271,7 @@ def train_gloss(
     }
     return weights, history.assign(style=style)
 
-# %% ../nbs/41_bgtai.ipynb #76395bcf
+# %% ../nbs/41_bgtai.ipynb #bd739fdc
 def started_bridge(
     params: Params,
     corpus: Corpus,
@@ -1320,7 +1320,7 @@ def train_bridge(
     task.judge(load_state(fit.state_path, fit.print)['lesson'])
     return task.cpu().eval(), history.assign(seed=seed)
 
-# %% ../nbs/41_bgtai.ipynb #e85d2e45
+# %% ../nbs/41_bgtai.ipynb #3dbe4ce7
 def bridge_facts(params: Params, audio: AudioParams, corpus, targets, learnt) -> tuple:
     "What the resumable state of a bridge depends on, beside optimizer and seed."
     return (
@@ -1331,7 +1331,7 @@ def bridge_facts(params: Params, audio: AudioParams, corpus, targets, learnt) ->
         sorted(learnt),
     )
 
-# %% ../nbs/41_bgtai.ipynb #062ac2d7
+# %% ../nbs/41_bgtai.ipynb #a67f3700
 def first_glosses(table: pd.DataFrame, style: str) -> pd.DataFrame:
     "The first caption and gloss of each clip that has a gloss: row, split, caption, gloss."
     found = []
@@ -1351,7 +1351,7 @@ def gloss_heard(bridge: Bridge, heard: Heard, rows) -> list:
         found += bridge.say(o, h, there, bridge.language.beam)
     return found
 
-# %% ../nbs/41_bgtai.ipynb #290d8fea
+# %% ../nbs/41_bgtai.ipynb #1c134227
 GLOSS_METRICS = ('bleu4', 'token_f1', 'exact')
 
 
@@ -1419,7 +1419,7 @@ def timing(bridge: Bridge, heard: Heard, row: int, entries: list) -> dict:
         weights=weights[:, 1:],
     )
 
-# %% ../nbs/41_bgtai.ipynb #c191774b
+# %% ../nbs/41_bgtai.ipynb #4c5befa4
 def frame_seconds(bridge: Bridge, t) -> np.ndarray:
     "The middle of frames t in seconds; nan for a negative one."
     return np.where(t >= 0, bridge.first + bridge.hop * t, np.nan)
@@ -1434,7 +1434,7 @@ def entry_path(bridge: Bridge, low, n: int, entries: list) -> tuple:
     path = monotone_path(S, never, Q, torch.tensor([n]))[0]
     return S[0].numpy(), path[0].numpy()
 
-# %% ../nbs/41_bgtai.ipynb #9fea7485
+# %% ../nbs/41_bgtai.ipynb #ad8d8c7d
 def timed_tokens(bridge: Bridge, heard: Heard, table: pd.DataFrame) -> dict:
     "Predicted seconds of the test clips' gloss tokens {method: list}, and their true spans."
     found = dict(ds_net=[], langue2gloss=[], even=[], spans=[])
