@@ -55,7 +55,7 @@ def row_softmax(
     real = inside(x, rows) & (x > -torch.inf).any(2, keepdim=True)
     return x.masked_fill(~real, 0).softmax(2).masked_fill(~real, 0)
 
-# %% ../nbs/14_alignment.ipynb #014d4e77
+# %% ../nbs/14_alignment.ipynb #10f88979
 def _forward_values(
     S: torch.Tensor,  # [N, Q, T] scores
     skip: torch.Tensor,  # [N, Q] float64
@@ -66,16 +66,18 @@ def _forward_values(
     V = [torch.zeros(N, T + 1, dtype=torch.double, device=S.device)]
     best = []
     for q in range(Q):
-        score = F.pad(S[:, q].double(), (0, 1)).masked_fill(outside[:, q], -torch.inf)
+        score = F.pad(S[:, q].double(), (0, 1))
+        score = score.masked_fill(outside[:, q], -torch.inf)
         best.append((score + V[-1]).cummax(1).values)
-        V.append(torch.maximum(best[-1], V[-1] + skip[:, q, None]))
+        skipped = V[-1] + skip[:, q, None]
+        V.append(torch.maximum(best[-1], skipped))
     return V, best
 
-# %% ../nbs/14_alignment.ipynb #c72fb299
+# %% ../nbs/14_alignment.ipynb #59a72e17
 def _walk_back(V: list, best: list, skip: torch.Tensor) -> torch.Tensor:
     "The path [N, Q] of the values of `_forward_values`, -1: skipped."
-    N, T = V[0].shape[0], V[0].shape[1] - 1
-    t = torch.full((N, 1), T, device=skip.device)
+    N, width = V[0].shape
+    t = torch.full((N, 1), width - 1, device=skip.device)
     path = torch.full((N, len(best)), -1, device=skip.device)
     for q in reversed(range(len(best))):
         take = best[q].gather(1, t)
@@ -116,7 +118,7 @@ def one_hot_path(
     "The binary matrix of a path, eq. 3's A_hat."
     return (path.unsqueeze(2) == torch.arange(T, device=path.device)).float()
 
-
+# %% ../nbs/14_alignment.ipynb #e2db2cf2
 def straight_through(
     hard: torch.Tensor,  # what the forward pass sees
     soft: torch.Tensor,  # what the gradient sees, same shape
@@ -184,7 +186,8 @@ def _fill_costs(D, C, E, rows, columns):
         x, above, here = C[q], D[0, q - 1], D[0, q]
         y, over, there = E[q], D[1, q - 1], D[1, q]
         corner, edge = above[0], over[0]
-        left, last = corner + x[0], edge + y[0]
+        left = corner + x[0]
+        last = edge + y[0]
         here[0], there[0] = left, last
         for t in range(1, columns):
             c, up = np.float64(x[t]), above[t]
@@ -196,7 +199,7 @@ def _fill_costs(D, C, E, rows, columns):
             here[t], there[t] = left, last
             corner, edge = up, top
 
-# %% ../nbs/14_alignment.ipynb #107530fb
+# %% ../nbs/14_alignment.ipynb #be8c71d5
 def _step_back(E, c, q, t):
     "The place before (q, t), whose cost is c, on the cheapest path through accumulated costs E."
     if q == 0:
@@ -212,7 +215,7 @@ def _step_back(E, c, q, t):
         return q, t - 1
     return q - 1, t - 1
 
-# %% ../nbs/14_alignment.ipynb #2a749c35
+# %% ../nbs/14_alignment.ipynb #ce5b0bef
 def _mark_path(C, E, q, t, mask):
     "Mark the cheapest path back from (q, t) of a pair with costs C, accumulated E; its length."
     mask[q, t] = True
@@ -223,13 +226,15 @@ def _mark_path(C, E, q, t, mask):
         length += 1
     return length
 
-
+# %% ../nbs/14_alignment.ipynb #4078985d
 def _dtw_loop(cost, rows, columns, mask, total, length):
     "DTW of pairs of true sizes rows and columns [N]; fills the three results."
-    N, D = len(cost), np.empty((2,) + cost.shape[1:])
+    N = len(cost)
+    D = np.empty((2,) + cost.shape[1:])
     for n in range(0, N, 2):
         m = min(n + 1, N - 1)
-        Q, T = max(rows[n], rows[m]), max(columns[n], columns[m])
+        Q = max(rows[n], rows[m])
+        T = max(columns[n], columns[m])
         _fill_costs(D, cost[n], cost[m], Q, T)
         for k in range(n, m + 1):
             q, t = rows[k] - 1, columns[k] - 1
@@ -238,7 +243,7 @@ def _dtw_loop(cost, rows, columns, mask, total, length):
                 total[k] = D[k - n, q, t]
                 length[k] = _mark_path(cost[k], D[k - n], q, t, mask[k])
 
-# %% ../nbs/14_alignment.ipynb #b4f5da04
+# %% ../nbs/14_alignment.ipynb #393774fe
 @lru_cache
 def _dtw_kernel():
     "The loop in machine code, compiled at the first call and kept on disk."
@@ -270,7 +275,7 @@ def _refuse_infinite(cost, rows, columns):
             f'the cost of pair {int(bad.long().argmax())} is not finite inside its true size; look at its embeddings.'
         )
 
-# %% ../nbs/14_alignment.ipynb #e1b845cb
+# %% ../nbs/14_alignment.ipynb #739b571c
 def _run_divided(fill, pairs: list):
     "Run the DTW loop on arrays of N pairs, divided between threads."
     N = len(pairs[0])
@@ -299,10 +304,12 @@ def dtw(
     columns = _true_sizes(columns, N, T, 'columns')
     if not cost.sum().isfinite():
         _refuse_infinite(torch.from_numpy(c), rows, columns)
-    found = np.empty(c.shape, bool), np.full(N, np.inf), np.zeros(N, np.int64)
+    mask = np.empty(c.shape, bool)
+    total = np.full(N, np.inf)
+    length = np.zeros(N, np.int64)
     if c.size:
-        _run_divided(_dtw_kernel(), [c, rows, columns, *found])
-    return tuple(torch.from_numpy(x).to(cost.device) for x in found)
+        _run_divided(_dtw_kernel(), [c, rows, columns, mask, total, length])
+    return tuple(torch.from_numpy(x).to(cost.device) for x in (mask, total, length))
 
 # %% ../nbs/14_alignment.ipynb #11a068b9
 def cosine_cost(
@@ -310,9 +317,11 @@ def cosine_cost(
     y: torch.Tensor,  # [N, T, D]
 ) -> torch.Tensor:  # [N, Q, T], 0 .. 2
     "1 - cosine; a vector of zeros costs 1 everywhere."
-    return 1 - F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).transpose(1, 2)
+    x = F.normalize(x, dim=-1)
+    y = F.normalize(y, dim=-1)
+    return 1 - x @ y.transpose(1, 2)
 
-
+# %% ../nbs/14_alignment.ipynb #60869793
 def path_rows(
     mask: torch.Tensor,  # [N, Q, T] steps of a path
 ) -> torch.Tensor:  # float [N, Q, T]
@@ -327,7 +336,7 @@ def _rows_with_target(target, rows) -> torch.Tensor:
         return inside(target, rows).any(2)
     return inside(target, rows)[..., 0] & (target > 0).any(2)
 
-
+# %% ../nbs/14_alignment.ipynb #872633d9
 def _check_columns(P, target):
     "Raises `BadInput` where P has neither the target's columns nor one more."
     if P.shape[2] - target.shape[2] not in (0, 1):
@@ -344,7 +353,8 @@ def alignment_ce(
 ) -> torch.Tensor:  # [N]
     "Eq. 5 for each pair: the mean over rows of the cross-entropy with `target`; rows without a target do not count."
     _check_columns(P, target)
-    target = F.pad(target.to(P), (0, P.shape[2] - target.shape[2]))
+    more = P.shape[2] - target.shape[2]
+    target = F.pad(target.to(P), (0, more))
     known = _rows_with_target(target, rows)
     count = known.sum(1)
     if literal:
@@ -354,7 +364,7 @@ def alignment_ce(
     log = torch.where(on, P, 1).clamp(min=torch.finfo(P.dtype).tiny).log()
     return -(target * log).sum((1, 2)) / count.clamp(min=1)
 
-# %% ../nbs/14_alignment.ipynb #11867642
+# %% ../nbs/14_alignment.ipynb #ec39b3c6
 def mask_gap(target, P) -> torch.Tensor:
     "L1 distance of two alignments' rows, each divided by its maximum: [N, Q]."
     least = torch.finfo(P.dtype).tiny
@@ -362,7 +372,7 @@ def mask_gap(target, P) -> torch.Tensor:
     b = P / P.amax(2, keepdim=True).clamp(min=least)
     return (a - b).abs().sum(2)
 
-
+# %% ../nbs/14_alignment.ipynb #3fb5a403
 def index_gap(target, P, columns) -> torch.Tensor:
     "Distance of two alignments' mean columns, in shares of the true columns [N, 1, 1]: [N, Q]."
     least = torch.finfo(P.dtype).tiny
@@ -439,12 +449,17 @@ def select(
     order = scores.sort(descending=True, stable=True).indices
     return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, order[:count], True)
 
-# %% ../nbs/14_alignment.ipynb #0d9a7f94
+# %% ../nbs/14_alignment.ipynb #dd15b2ba
+def _as_array(x) -> np.ndarray:
+    "A tensor, array or list as an array."
+    return np.asarray(torch.as_tensor(x).detach().cpu())
+
+# %% ../nbs/14_alignment.ipynb #a47798c3
 def _ratio(part, whole) -> float:
     "A share; nan of nothing."
     return float(part / whole) if whole else nan
 
-
+# %% ../nbs/14_alignment.ipynb #812046bf
 def rejection_auc(
     scores: np.ndarray,  # [N]; nan and -inf: the worst
     wrong: np.ndarray,  # bool [N]
@@ -465,10 +480,9 @@ def selection_scores(
     kept,  # bool [N] the pair was kept
 ) -> dict:  # auc, precision and recall of rejecting (nan where they do not exist), rejected and n (counts)
     "How well low scores find the pairs that do not belong together."
-    found = [
-        np.asarray(torch.as_tensor(x).detach().cpu()) for x in (scores, wrong, kept)
-    ]
-    scores, wrong, out = found[0], found[1].astype(bool), ~found[2].astype(bool)
+    scores = _as_array(scores)
+    wrong = _as_array(wrong).astype(bool)
+    out = ~_as_array(kept).astype(bool)
     if not len(scores) == len(wrong) == len(out):
         raise BadInput(
             f'{len(scores)} scores, {len(wrong)} labels and {len(out)} decisions; each pair needs one of each.'
@@ -495,6 +509,6 @@ def token_hits(
         )
     if not len(seconds):
         return nan
-    t, spans = np.asarray(seconds, float), np.asarray(spans, float).reshape(-1, 2)
-    onset, offset = spans.T
+    t = np.asarray(seconds, float)
+    onset, offset = np.asarray(spans, float).reshape(-1, 2).T
     return float(((onset - within <= t) & (t <= offset + within)).mean())

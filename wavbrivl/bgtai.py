@@ -55,7 +55,7 @@ from .retrieval import ranks
 from .training import Fit, Lesson, Targets, accelerator, load_state
 from .wavlm import WavLM, cut_windows, grouped
 
-# %% ../nbs/41_bgtai.ipynb #2e02a360
+# %% ../nbs/41_bgtai.ipynb #a72d201a
 def pool_frames(
     x: torch.Tensor,  # [N, T, L+1, H]
     real: torch.Tensor,  # bool [N, T], False: padding
@@ -91,7 +91,7 @@ class FrontEnd(nn.Module):
             real = ~padding
         return pool_frames(x, real, self.pool)
 
-# %% ../nbs/41_bgtai.ipynb #29721b55
+# %% ../nbs/41_bgtai.ipynb #4b627dda
 def encode_windows(front: FrontEnd, waves, samples) -> tuple:
     "Windows [W, n] of `samples` real samples -> real frames [sum T, L+1, H] float16, their number [W]."
     device = next(front.parameters()).device
@@ -119,7 +119,9 @@ def hear_corpus(
         out['weight'].append(torch.from_numpy(weight))
         first += len(group)
     if not first:
-        raise BadInput('There is no clip with a sound; there is nothing to encode.')
+        raise BadInput(
+            'There is no clip with a sound; the front end has nothing to hear.'
+        )
     return {k: torch.cat(v) for k, v in out.items()}
 
 # %% ../nbs/41_bgtai.ipynb #7e561b8b
@@ -141,7 +143,7 @@ class Heard:
             int(r): np.flatnonzero(owner == i) for i, r in enumerate(rows)
         }
 
-# %% ../nbs/41_bgtai.ipynb #3dd984e8
+# %% ../nbs/41_bgtai.ipynb #9fe57945
 @patch
 def batch(self: Heard, windows) -> tuple:
     "Frames [N, T, L+1, H] float32 and real [N, T] of some windows."
@@ -152,7 +154,7 @@ def batch(self: Heard, windows) -> tuple:
     x = nn.utils.rnn.pad_sequence(frames, batch_first=True).float()
     return x, torch.arange(x.shape[1]) < count[:, None]
 
-
+# %% ../nbs/41_bgtai.ipynb #75367152
 @patch
 def all_windows(self: Heard, rows) -> tuple:
     "The windows of some clips, and which of the clips each belongs to."
@@ -160,7 +162,7 @@ def all_windows(self: Heard, rows) -> tuple:
     owner = np.repeat(np.arange(len(own)), [len(o) for o in own])
     return np.concatenate(own), owner
 
-# %% ../nbs/41_bgtai.ipynb #634b2bb1
+# %% ../nbs/41_bgtai.ipynb #2ca15b35
 TOY_CAPTIONS = dict(
     dog='A dog barks.', rain='Rain falls.', bell='A bell rings.', cat='A cat meows.'
 )
@@ -180,7 +182,7 @@ class ToyWorld:
         noise = rng.standard_normal((n, dim))
         self.targets = toy_targets(picture[np.arange(n) % 4] + 0.1 * noise)
 
-# %% ../nbs/41_bgtai.ipynb #3e1ff6cb
+# %% ../nbs/41_bgtai.ipynb #325c5ffa
 @patch
 def toy_table(self: ToyWorld, n: int, captions: bool) -> pd.DataFrame:
     "The manifest of n clips: the last 16 are for validation and test; a quarter of every kind is paired wrongly."
@@ -199,7 +201,7 @@ def toy_table(self: ToyWorld, n: int, captions: bool) -> pd.DataFrame:
     table['mismatch_clip'] = [f'c{(i + 1 + i // 4 % 3) % train}' for i in range(n)]
     return table
 
-# %% ../nbs/41_bgtai.ipynb #491f803f
+# %% ../nbs/41_bgtai.ipynb #d05e4e0f
 def toy_frames(code, n: int, rng) -> dict:
     "Stored frames of n clips, as from `hear_corpus`: the pattern of the kind and noise, 6 to 12 frames."
     lengths, frames = rng.integers(6, 13, n), []
@@ -212,7 +214,7 @@ def toy_frames(code, n: int, rng) -> dict:
         weight=torch.full((n,), 16000.0),
     )
 
-
+# %% ../nbs/41_bgtai.ipynb #1379ef93
 def toy_targets(pictures) -> SimpleNamespace:
     "One picture embedding [n, dim] a clip, in the form of `Targets`."
     v = F.normalize(torch.from_numpy(pictures).float(), dim=1)
@@ -243,12 +245,12 @@ def word_ids(vocab: Vocabulary, text: str) -> torch.Tensor:
     "A sentence as word numbers [L]; one without words is a single unknown word."
     return torch.tensor([vocab.index.get(w, UNK) for w in tokens(text)] or [UNK])
 
-
+# %% ../nbs/41_bgtai.ipynb #b78bdd20
 def padded_rows(rows: list) -> torch.Tensor:
     "Rows of word numbers, PAD after the end: [N, L]."
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
-
+# %% ../nbs/41_bgtai.ipynb #71748804
 def word_rows(vocab: Vocabulary, texts) -> torch.Tensor:
     "Sentences as rows of word numbers: [N, L]."
     return padded_rows([word_ids(vocab, t) for t in texts])
@@ -260,17 +262,17 @@ def gloss_ids(vocab: Vocabulary, line: str, longest: int) -> torch.Tensor:
         return torch.tensor([PAD])
     return torch.tensor(vocab.encode(line)[: longest + 1])
 
-
+# %% ../nbs/41_bgtai.ipynb #7a562a11
 def gloss_rows(vocab: Vocabulary, lines, longest: int) -> torch.Tensor:
     "Glosses with begin and end as padded rows: [N, G]."
     return padded_rows([gloss_ids(vocab, line, longest) for line in lines])
 
-
+# %% ../nbs/41_bgtai.ipynb #1705c64f
 def trimmed(rows: torch.Tensor, least: int = 1) -> torch.Tensor:
     "Without the columns that are PAD in every row."
     return rows[:, : max(least, int((rows != PAD).sum(1).max()))]
 
-# %% ../nbs/41_bgtai.ipynb #d2bd5b66
+# %% ../nbs/41_bgtai.ipynb #5d50c55c
 def shared_encoder(p: LanguageParams) -> nn.TransformerEncoder:
     "The transformer that sounds and words share."
     layer = nn.TransformerEncoderLayer(
@@ -302,7 +304,7 @@ class LanguageTower(nn.Module):
         self._add_inputs()
         self._add_encoder()
 
-# %% ../nbs/41_bgtai.ipynb #dafcc030
+# %% ../nbs/41_bgtai.ipynb #30bb3bb5
 @patch
 def _add_inputs(self: LanguageTower):
     "Layers from frames and from words to the shared transformer."
@@ -314,7 +316,7 @@ def _add_inputs(self: LanguageTower):
     self.kind = nn.Parameter(torch.zeros(2, d))
     nn.init.normal_(self.word.weight, std=d**-0.5)
 
-# %% ../nbs/41_bgtai.ipynb #f53b699b
+# %% ../nbs/41_bgtai.ipynb #504eff38
 @patch
 def _add_encoder(self: LanguageTower):
     "The shared transformer, its pooling, and the way to the joint space."
@@ -336,7 +338,7 @@ def sound(self: LanguageTower, x):
     x = self.from_sound((self.layer_norm(x) * w[:, None]).sum(2))
     return x + sinusoids(x.shape[1], x.shape[2]).to(x) + self.kind[0]
 
-
+# %% ../nbs/41_bgtai.ipynb #d8beada4
 @patch
 def words(self: LanguageTower, ids):
     "Word numbers [N, L] -> inputs of the shared transformer [N, L, d]."
@@ -349,7 +351,7 @@ def lower(self: LanguageTower, x, real):
     "The first shared layer, where frames still differ by when they were heard: [N, T, d]."
     return self.shared.layers[0](self.drop(x), src_key_padding_mask=~real)
 
-
+# %% ../nbs/41_bgtai.ipynb #9a24dbd7
 @patch
 def upper(self: LanguageTower, x, real):
     "The layers above it: outputs o [N, T, d] and summary h [N, d]."
@@ -365,13 +367,13 @@ def encode(self: LanguageTower, x, real):
     "Eq. 1: inputs [N, T, d] -> outputs o [N, T, d] and summary h [N, d]."
     return self.upper(self.lower(x, real), real)
 
-
+# %% ../nbs/41_bgtai.ipynb #a3e75af0
 @patch
 def embedding(self: LanguageTower, h, kind: int = 0):
     "h [N, d] of sounds (0) or words (1) -> what tasks use [N, embed]."
     return self.to_embedding(self.centre[kind](h))
 
-
+# %% ../nbs/41_bgtai.ipynb #f33f7e9a
 @patch
 def joint(self: LanguageTower, z):
     "[N, embed] -> [N, dim], unit norm."
@@ -384,7 +386,7 @@ def frames(self: LanguageTower, wave, lengths=None):
     x, real = self.front(wave, lengths)
     return self.encode(self.sound(x), real)[0], real
 
-
+# %% ../nbs/41_bgtai.ipynb #79dd14f7
 @patch
 def embed(self: LanguageTower, wave, lengths=None):
     "Samples [N, n] -> [N, embed]."
@@ -404,7 +406,7 @@ def embed_windows(tower: LanguageTower, heard: Heard, windows) -> torch.Tensor:
     z = tower.embedding(tower.encode(tower.sound(x), real)[1])
     return torch.cat([z, tower.joint(z)], 1).float().cpu()
 
-# %% ../nbs/41_bgtai.ipynb #eeaa80e4
+# %% ../nbs/41_bgtai.ipynb #19027ded
 @torch.inference_mode()
 def embed_heard(
     bridge,  # a model with a `tower`
@@ -425,7 +427,7 @@ def embed_heard(
     e = tower.params.embed
     return mean[:, :e], F.normalize(mean[:, e:], dim=1)
 
-# %% ../nbs/41_bgtai.ipynb #91aa4f31
+# %% ../nbs/41_bgtai.ipynb #9d723d82
 class Langue2Gloss(nn.Module):
     "Language tower and gloss decoder; called as the tower it holds."
 
@@ -442,7 +444,7 @@ class Langue2Gloss(nn.Module):
         "Samples [N, n] -> [N, dim], unit norm."
         return self.joint(self.embed(wave, lengths))
 
-# %% ../nbs/41_bgtai.ipynb #0982ad6d
+# %% ../nbs/41_bgtai.ipynb #5e62e04e
 def gloss_decoder(tower: LanguageTower) -> Captioner:
     "The captioner's decoder, with the tower's table of words for input and output."
     p = tower.language
@@ -460,30 +462,30 @@ def gloss_decoder(tower: LanguageTower) -> Captioner:
     decoder.word.weight = decoder.output.weight = tower.word.weight
     return decoder
 
-# %% ../nbs/41_bgtai.ipynb #9e75c5e8
+# %% ../nbs/41_bgtai.ipynb #65a3c655
 @patch
 def frames(self: Langue2Gloss, wave, lengths=None):
     "Samples [N, n] -> o [N, T, d], real [N, T]."
     return self.tower.frames(wave, lengths)
 
-
+# %% ../nbs/41_bgtai.ipynb #86c119ba
 @patch
 def embed(self: Langue2Gloss, wave, lengths=None):
     "Samples [N, n] -> [N, embed]."
     return self.tower.embed(wave, lengths)
 
-
+# %% ../nbs/41_bgtai.ipynb #e1e57d61
 @patch
 def joint(self: Langue2Gloss, z):
     "[N, embed] -> [N, dim], unit norm."
     return self.tower.joint(z)
 
-# %% ../nbs/41_bgtai.ipynb #588e8496
+# %% ../nbs/41_bgtai.ipynb #225f7658
 def decoder_memory(o, h, real) -> tuple:
     "What the decoder attends to: h before o, [N, T+1, d], and its mask."
     return torch.cat([h[:, None], o], 1), F.pad(real, (1, 0), value=True)
 
-
+# %% ../nbs/41_bgtai.ipynb #a625a746
 @patch
 def gloss_loss(self: Langue2Gloss, o, h, real, gloss):
     "Eq. 2, teacher forced: nats a token of each gloss [N, G] given its encoder outputs: [N]; 0 for an empty gloss."
@@ -546,7 +548,7 @@ def glosses_of(table: pd.DataFrame, style: str) -> list:
         found.append([gloss_line(c, style) for c in captions])
     return found
 
-
+# %% ../nbs/41_bgtai.ipynb #e0a6a941
 def glossed(table: pd.DataFrame, style: str) -> list:
     "All (caption, gloss) of some clips whose gloss is not empty."
     found = []
@@ -581,13 +583,13 @@ class GlossLesson(Lesson):
         self.words = word_rows(bridge.vocab, captions)
         self.gloss = gloss_rows(bridge.vocab, glosses, bridge.language.longest)
 
-# %% ../nbs/41_bgtai.ipynb #24727ee2
+# %% ../nbs/41_bgtai.ipynb #ffff9fce
 @patch
 def batch(self: GlossLesson, index, rng):
     "Captions and their glosses as rows."
     return dict(words=trimmed(self.words[index]), gloss=trimmed(self.gloss[index], 2))
 
-
+# %% ../nbs/41_bgtai.ipynb #7642f132
 @patch
 def forward(self: GlossLesson, words, gloss):
     "Eq. 2, mean over the captions."
@@ -595,7 +597,7 @@ def forward(self: GlossLesson, words, gloss):
     o, h = tower.encode(tower.words(words), real)
     return self.bridge.gloss_loss(o, h, real, gloss).mean()
 
-# %% ../nbs/41_bgtai.ipynb #5b215816
+# %% ../nbs/41_bgtai.ipynb #b88642da
 @patch
 def score(self: GlossLesson):
     "Token F1, BLEU-4 and exact matches of the validation captions, decoded greedily."
@@ -620,12 +622,12 @@ class DSNet(nn.Module):
         S = alignment_scores(self.query(R), self.key(o), rows, columns)
         return S, self.skip(R)[..., 0]
 
-# %% ../nbs/41_bgtai.ipynb #5316a0fd
+# %% ../nbs/41_bgtai.ipynb #271311a6
 def printed_probabilities(S) -> torch.Tensor:
     "A sigmoid for each entry, as eq. 5 is printed; close to 0 outside a pair."
     return S.float().masked_fill(S == -torch.inf, -30.0).sigmoid()
 
-# %% ../nbs/41_bgtai.ipynb #4e7e5583
+# %% ../nbs/41_bgtai.ipynb #c5b20111
 def alignment_losses(
     S,  # [N, Q, T]
     skip,  # [N, Q]
@@ -645,7 +647,7 @@ def alignment_losses(
         ce = alignment_ce(P, target, rows)
     return ce, sp_loss(P, target, rows, columns, reading)
 
-# %% ../nbs/41_bgtai.ipynb #de700d0a
+# %% ../nbs/41_bgtai.ipynb #a130aa32
 @patch
 def entry_scores(self: DSNet, R, o, columns):
     "Log-mean-exp over frames of every entry against every sound: [N, M, Q]."
@@ -655,15 +657,16 @@ def entry_scores(self: DSNet, R, o, columns):
     s = s.masked_fill(beyond[None, :, None], -torch.inf).logsumexp(-1)
     return s - columns.log()[None, :, None]
 
-
+# %% ../nbs/41_bgtai.ipynb #caae1bf3
 @patch
 def against(self: DSNet, R, o, rows, columns):
     "How well each sound answers each gloss: [N, M], the mean over entries of `entry_scores`."
     s = self.entry_scores(R, o, columns)
     there = torch.arange(R.shape[1], device=R.device) < rows[:, None]
-    return (s * there[:, None]).sum(-1) / rows.clamp(min=1)[:, None]
+    total = (s * there[:, None]).sum(-1)
+    return total / rows.clamp(min=1)[:, None]
 
-# %% ../nbs/41_bgtai.ipynb #bfd211c0
+# %% ../nbs/41_bgtai.ipynb #720be1ab
 def belonging_loss(
     c,  # [N, N] glosses against sounds
     ids,  # [N] equal for pairs that share a clip: no negatives of each other
@@ -671,7 +674,8 @@ def belonging_loss(
 ) -> torch.Tensor:  # [N]; 0 for a pair without a gloss
     "Whether a gloss belongs to a sound: contrast over the batch, in both directions."
     own = torch.arange(len(c), device=c.device)
-    same = (ids[:, None] == ids) | (rows == 0) | (rows == 0)[:, None]
+    empty = rows == 0
+    same = (ids[:, None] == ids) | empty | empty[:, None]
     c = c.masked_fill(same & (own[:, None] != own), -torch.inf)
     forth = F.cross_entropy(c, own, reduction='none')
     back = F.cross_entropy(c.T, own, reduction='none')
@@ -695,7 +699,7 @@ class Bridge(Langue2Gloss):
         self.ds_net = DSNet(d, d, align)
         self.result_filter = DSNet(dim, d, align)
 
-# %% ../nbs/41_bgtai.ipynb #166820ff
+# %% ../nbs/41_bgtai.ipynb #fa9c7d38
 def even_path(entry_count, columns, Q: int) -> torch.Tensor:
     "Columns [N, Q] of entries laid out evenly over the frames; -1 beyond the entries."
     q = torch.arange(Q, device=columns.device)
@@ -703,7 +707,7 @@ def even_path(entry_count, columns, Q: int) -> torch.Tensor:
     path = (share * columns[:, None]).long()
     return path.masked_fill(q >= entry_count[:, None], -1)
 
-
+# %% ../nbs/41_bgtai.ipynb #d2d69fd4
 def perturbed(S, scale: float) -> torch.Tensor:
     "Scores with Gumbel noise, seeded from torch's global generator; as they are for scale 0."
     if not scale:
@@ -711,7 +715,7 @@ def perturbed(S, scale: float) -> torch.Tensor:
     seed = int(torch.randint(2**31, ()))
     return gumbel(S, torch.Generator(S.device).manual_seed(seed), scale)
 
-# %% ../nbs/41_bgtai.ipynb #137897e2
+# %% ../nbs/41_bgtai.ipynb #48f76b5f
 @patch
 def layout(self: DSNet, R, o, rows, columns, noise: float = 0.0) -> torch.Tensor:
     "A_hat [N, Q, T] of eq. 3: the best path, with the gradient of the soft rows."
@@ -742,7 +746,7 @@ class TrainingPairs:
         self._add_entries()
         self._add_pictures(targets)
 
-# %% ../nbs/41_bgtai.ipynb #d34ea438
+# %% ../nbs/41_bgtai.ipynb #1297aa55
 def captions_and_glosses(table: pd.DataFrame, rows, style: str) -> tuple:
     "All captions of some clips, their glosses, and the row each belongs to."
     chosen = table.iloc[rows]
@@ -754,7 +758,7 @@ def captions_and_glosses(table: pd.DataFrame, rows, style: str) -> tuple:
             owner.append(i)
     return captions, glosses, np.array(owner, int)
 
-
+# %% ../nbs/41_bgtai.ipynb #73c9da2c
 @patch
 def _add_captions(self: TrainingPairs, table, owners, style, vocab, longest):
     "Captions [C, L] and glosses [C, G] as rows, and which of them each pair may draw."
@@ -765,14 +769,14 @@ def _add_captions(self: TrainingPairs, table, owners, style, vocab, longest):
     self.captions = word_rows(vocab, captions or [''])
     self.gloss = gloss_rows(vocab, glosses or [''], longest)
 
-# %% ../nbs/41_bgtai.ipynb #600325c9
+# %% ../nbs/41_bgtai.ipynb #5606fbdd
 @patch
 def first_gloss(self: TrainingPairs, rows) -> torch.Tensor:
     "Tokens of a pair's first gloss, without begin and end; none where there is no caption."
     line = self.gloss[rows[0]] if len(rows) else self.gloss[:0, 0]
     return line[(line != PAD) & (line != EOS)][1:]
 
-
+# %% ../nbs/41_bgtai.ipynb #bb5c1dfc
 @patch
 def _add_entries(self: TrainingPairs):
     "DS-Net's entries: the first gloss of each pair, [N, Q] with Q at least 1."
@@ -781,7 +785,7 @@ def _add_entries(self: TrainingPairs):
     empty = int(not self.entry_count.any())
     self.entries = F.pad(padded_rows(entries), (0, empty), value=PAD)
 
-
+# %% ../nbs/41_bgtai.ipynb #04b3f056
 @patch
 def _add_pictures(self: TrainingPairs, targets):
     "The Result Filter's entries: the plain pictures of each pair, [N, F, dim]."
@@ -790,7 +794,7 @@ def _add_pictures(self: TrainingPairs, targets):
     self.frames = nn.utils.rnn.pad_sequence(frames, batch_first=True)
     self.frame_count = torch.tensor([len(f) for f in frames])
 
-# %% ../nbs/41_bgtai.ipynb #ed7b124b
+# %% ../nbs/41_bgtai.ipynb #18d11d1d
 class PairSelection(Lesson):
     "A task on paired sounds, which scores its pairs and chooses among them. Raises `BadInput` for fewer than two."
 
@@ -816,13 +820,13 @@ class PairSelection(Lesson):
         self._add_pairs()
         self._add_state()
 
-# %% ../nbs/41_bgtai.ipynb #1e4ea98e
+# %% ../nbs/41_bgtai.ipynb #d4f8634b
 def with_sound_and_picture(table: pd.DataFrame, split: str) -> np.ndarray:
     "Rows of a split's clips that have both."
     both = table.audio.notna() & (table.frames.str.len() > 0)
     return np.flatnonzero((table.split == split) & both)
 
-
+# %% ../nbs/41_bgtai.ipynb #0c80b27f
 @patch
 def _add_pairs(self: PairSelection):
     "Training and validation rows, and the pairs."
@@ -841,7 +845,7 @@ def _add_pairs(self: PairSelection):
         self.table, partner, style, self.bridge.vocab, self.targets, self.p.longest
     )
 
-# %% ../nbs/41_bgtai.ipynb #9a1474b2
+# %% ../nbs/41_bgtai.ipynb #2d46f69b
 @patch
 def _add_state(self: PairSelection):
     "Buffers of alignment targets, scores and choice."
@@ -872,7 +876,7 @@ def crops(self: PairSelection, index, rng) -> tuple:
     row = torch.arange(len(index))[:, None]
     return x[row, take], real[row, take] & inside, windows, take
 
-# %% ../nbs/41_bgtai.ipynb #9f9e020b
+# %% ../nbs/41_bgtai.ipynb #aaf899ec
 @patch
 def cropped_path(self: PairSelection, name: str, windows, take, real) -> torch.Tensor:
     "The stored alignment targets of cropped windows: [N, Q, C+1]."
@@ -893,7 +897,7 @@ def chosen(self: PairSelection, index):
     log('nearly every pair of a batch was rejected; the best two stay')
     return index[np.argsort(-self.trust.cpu().numpy()[index], kind='stable')[:2]]
 
-
+# %% ../nbs/41_bgtai.ipynb #c2625d08
 @patch
 def draw_captions(self: PairSelection, index, rng) -> np.ndarray:
     "One caption of each pair at random; -1 where there is none."
@@ -938,7 +942,7 @@ def look_at(self: PairSelection, windows, pair) -> tuple:
         scores['result_filter'] = self.picture_path(windows, pair, near, columns)
     return {k: v.float().cpu() for k, v in scores.items()}, cost
 
-# %% ../nbs/41_bgtai.ipynb #6f46d9c5
+# %% ../nbs/41_bgtai.ipynb #221c269f
 @patch
 def store_path(self: PairSelection, name: str, windows, mask):
     "Keep DTW paths [n, Q, T] as soft targets of some windows."
@@ -946,7 +950,7 @@ def store_path(self: PairSelection, name: str, windows, mask):
     short = stored.shape[2] - mask.shape[2]
     stored[windows] = F.pad(path_rows(mask), (0, short)).to(stored)
 
-
+# %% ../nbs/41_bgtai.ipynb #13d9f45a
 @patch
 def gloss_path(self: PairSelection, windows, pair, near, columns) -> torch.Tensor:
     "DTW of gloss entries and frames, stored; its mean cost for each entry [n, Q], inf where there is none."
@@ -957,7 +961,7 @@ def gloss_path(self: PairSelection, windows, pair, near, columns) -> torch.Tenso
     mean = (mask * cost).sum(2) / mask.sum(2).clamp(min=1)
     return torch.where(mask.any(2), mean, torch.inf)
 
-# %% ../nbs/41_bgtai.ipynb #28887cde
+# %% ../nbs/41_bgtai.ipynb #a3b5dbe1
 @patch
 def ds_net_scores(self: PairSelection, pair, low, columns) -> dict:
     "DS-Net's z-score and path score of some pairs; nan for a pair without a gloss."
@@ -970,7 +974,7 @@ def ds_net_scores(self: PairSelection, pair, low, columns) -> dict:
     z = standing(slow.ds_net.against(R, low, rows, columns))
     return dict(ds_net=z + known, path=pair_score(S, path) + known)
 
-
+# %% ../nbs/41_bgtai.ipynb #09646ca2
 @patch
 def picture_path(self: PairSelection, windows, pair, near, columns) -> torch.Tensor:
     "DTW of pictures and frames, stored; minus its mean cost [n]."
@@ -982,7 +986,7 @@ def picture_path(self: PairSelection, windows, pair, near, columns) -> torch.Ten
     self.store_path('by_picture', windows, mask)
     return -(total / length)
 
-# %% ../nbs/41_bgtai.ipynb #59ba6cd3
+# %% ../nbs/41_bgtai.ipynb #b8ad9dcd
 @patch
 def skip_unsure(self: PairSelection, windows, cost, limit):
     "Teach DS-Net to skip the gloss entries whose DTW cost [n, Q] is above the limit."
@@ -991,14 +995,14 @@ def skip_unsure(self: PairSelection, windows, cost, limit):
     skip = F.one_hot(torch.tensor(path.shape[2] - 1), path.shape[2]).to(path)
     self.by_gloss[windows] = torch.where(unsure[..., None].to(path.device), skip, path)
 
-
+# %% ../nbs/41_bgtai.ipynb #4e855bb4
 def least_sure(costs: list, share: float):
     "The DTW cost that a share of all gloss entries exceeds; inf where there are none."
     cost = torch.cat([c.flatten() for c in costs])
     finite = cost[cost.isfinite()]
     return torch.quantile(finite, 1 - share) if len(finite) else torch.inf
 
-# %% ../nbs/41_bgtai.ipynb #aa3fd205
+# %% ../nbs/41_bgtai.ipynb #e6fd3731
 def clip_means(scores: list, owner) -> torch.Tensor:
     "Mean over the windows of each clip [N]; where there is none, the median of the others."
     mean = pd.Series(torch.cat(scores).numpy()).groupby(owner).mean()
@@ -1006,7 +1010,7 @@ def clip_means(scores: list, owner) -> torch.Tensor:
     finite = new[new.isfinite()]
     return torch.where(new.isfinite(), new, finite.median() if len(finite) else 0.0)
 
-
+# %% ../nbs/41_bgtai.ipynb #7a095a88
 @patch
 def update_score(self: PairSelection, name: str, new):
     "Average a new score [N] with the stored one."
@@ -1039,7 +1043,7 @@ def rank_share(scores: torch.Tensor) -> torch.Tensor:
     rank = pd.Series(scores.cpu().numpy()).rank().to_numpy()
     return torch.from_numpy(rank / len(scores)).float()
 
-
+# %% ../nbs/41_bgtai.ipynb #dae627f1
 @patch
 def verdict(self: PairSelection) -> torch.Tensor | None:
     "One score a pair in 0..1 by `select.by`, higher is better; None where nobody chooses."
@@ -1128,7 +1132,7 @@ def laid_out(self: BridgeLesson, x, entries, entry_count, columns):
     path = even_path(entry_count, columns, entries.shape[1])
     return one_hot_path(path, x.shape[1])
 
-
+# %% ../nbs/41_bgtai.ipynb #46e4d902
 @patch
 def with_gloss(self: BridgeLesson, low, b, columns):
     "Frames of the first layer [N, T, d], in training some of them replaced by their gloss."
@@ -1137,7 +1141,7 @@ def with_gloss(self: BridgeLesson, low, b, columns):
     A = self.laid_out(low, b.entries, b.entry_count, columns)
     return self.mixed(low, b.entries, A, b.real)
 
-# %% ../nbs/41_bgtai.ipynb #b22ea3ca
+# %% ../nbs/41_bgtai.ipynb #0dd017a6
 @patch
 def word_losses(self: BridgeLesson, b, o, h) -> dict:
     "Captions against pictures, and eq. 2 from words and from sound: {name: [N]}."
@@ -1168,7 +1172,7 @@ def aligned(self: BridgeLesson, name, net, R, o, rows, columns, target) -> dict:
     ce, sp = alignment_losses(S, skip, target, rows, columns, p.literal, p.sp)
     return {f'{name}_ce': w.ce * ce, f'{name}_sp': w.sp * sp}
 
-
+# %% ../nbs/41_bgtai.ipynb #659b664f
 @patch
 def ds_net_losses(self: BridgeLesson, b, low, columns) -> dict:
     "DS-Net: whether, and after the first look where: {name: [N]}."
@@ -1212,7 +1216,7 @@ def forward(self: BridgeLesson, weight, **batch):
         weight = weight * self_paced(each, threshold)
     return pair_mean(each, weight)
 
-# %% ../nbs/41_bgtai.ipynb #c1646efb
+# %% ../nbs/41_bgtai.ipynb #22f414f8
 @patch
 def look_is_due(self: BridgeLesson) -> bool:
     "After the first and the last epoch, and after every `select.every`-th."
@@ -1220,7 +1224,7 @@ def look_is_due(self: BridgeLesson) -> bool:
     due = epoch in (1, p.optim.epochs) or epoch % p.select.every == 0
     return due and (p.ds_net or p.result_filter)
 
-
+# %% ../nbs/41_bgtai.ipynb #c0f8de06
 @patch
 def validate(self: BridgeLesson) -> dict:
     "MRR of pictures for the validation sounds, and top-1 accuracy of their classes."
@@ -1271,7 +1275,7 @@ def train_gloss(
     }
     return weights, history.assign(style=style)
 
-# %% ../nbs/41_bgtai.ipynb #bd739fdc
+# %% ../nbs/41_bgtai.ipynb #6e6f6dfb
 def started_bridge(
     params: Params,
     corpus: Corpus,
@@ -1288,7 +1292,7 @@ def started_bridge(
     bridge.load_state_dict(learnt, strict=False)
     return bridge
 
-
+# %% ../nbs/41_bgtai.ipynb #8abeb9a7
 def entry_vectors(vocab: Vocabulary, embed_words, dim: int) -> torch.Tensor:
     "The frozen text tower's embedding of every word of a vocabulary: [V, dim], zeros for the marks."
     known = torch.as_tensor(embed_words(vocab.words)).float()
@@ -1320,7 +1324,7 @@ def train_bridge(
     task.judge(load_state(fit.state_path, fit.print)['lesson'])
     return task.cpu().eval(), history.assign(seed=seed)
 
-# %% ../nbs/41_bgtai.ipynb #3dbe4ce7
+# %% ../nbs/41_bgtai.ipynb #753758c7
 def bridge_facts(params: Params, audio: AudioParams, corpus, targets, learnt) -> tuple:
     "What the resumable state of a bridge depends on, beside optimizer and seed."
     return (
@@ -1331,7 +1335,7 @@ def bridge_facts(params: Params, audio: AudioParams, corpus, targets, learnt) ->
         sorted(learnt),
     )
 
-# %% ../nbs/41_bgtai.ipynb #a67f3700
+# %% ../nbs/41_bgtai.ipynb #c020327a
 def first_glosses(table: pd.DataFrame, style: str) -> pd.DataFrame:
     "The first caption and gloss of each clip that has a gloss: row, split, caption, gloss."
     found = []
@@ -1340,7 +1344,7 @@ def first_glosses(table: pd.DataFrame, style: str) -> pd.DataFrame:
             found.append((i, table.split.iloc[i], own[0], lines[0]))
     return pd.DataFrame(found, columns=['row', 'split', 'caption', 'gloss'])
 
-
+# %% ../nbs/41_bgtai.ipynb #00697384
 def gloss_heard(bridge: Bridge, heard: Heard, rows) -> list:
     "The gloss of some clips' first windows, from stored frames."
     x, real = heard.batch([heard.windows_of[i][0] for i in rows])
@@ -1351,7 +1355,7 @@ def gloss_heard(bridge: Bridge, heard: Heard, rows) -> list:
         found += bridge.say(o, h, there, bridge.language.beam)
     return found
 
-# %% ../nbs/41_bgtai.ipynb #1c134227
+# %% ../nbs/41_bgtai.ipynb #f15dfcaa
 GLOSS_METRICS = ('bleu4', 'token_f1', 'exact')
 
 
@@ -1419,12 +1423,12 @@ def timing(bridge: Bridge, heard: Heard, row: int, entries: list) -> dict:
         weights=weights[:, 1:],
     )
 
-# %% ../nbs/41_bgtai.ipynb #4c5befa4
+# %% ../nbs/41_bgtai.ipynb #408f0e0b
 def frame_seconds(bridge: Bridge, t) -> np.ndarray:
     "The middle of frames t in seconds; nan for a negative one."
     return np.where(t >= 0, bridge.first + bridge.hop * t, np.nan)
 
-
+# %% ../nbs/41_bgtai.ipynb #19c6ff88
 def entry_path(bridge: Bridge, low, n: int, entries: list) -> tuple:
     "DS-Net's scores [Q, T] of one clip and its path [Q], nothing skipped."
     vocab, Q = bridge.vocab, torch.tensor([len(entries)])
@@ -1434,7 +1438,7 @@ def entry_path(bridge: Bridge, low, n: int, entries: list) -> tuple:
     path = monotone_path(S, never, Q, torch.tensor([n]))[0]
     return S[0].numpy(), path[0].numpy()
 
-# %% ../nbs/41_bgtai.ipynb #ad8d8c7d
+# %% ../nbs/41_bgtai.ipynb #c8e87988
 def timed_tokens(bridge: Bridge, heard: Heard, table: pd.DataFrame) -> dict:
     "Predicted seconds of the test clips' gloss tokens {method: list}, and their true spans."
     found = dict(ds_net=[], langue2gloss=[], even=[], spans=[])

@@ -102,7 +102,7 @@ def same_verb(verb: str) -> bool:
         simplemma.lemmatize(f, lang='en') == verb for f in forms
     )
 
-
+# %% ../nbs/13_gloss.ipynb #9525b270
 def archaic(word: str, found: str) -> bool:
     "Whether the dictionary took `word` for a form of a verb in -we or -ye: playing, of *playe*."
     forms = (found[:-1] + 'ing', found[:-1] + 'ed')
@@ -187,7 +187,7 @@ def known_word(word: str) -> bool:
     "Whether the dictionary holds `word`."
     return simplemma.is_known(word, lang='en')
 
-
+# %% ../nbs/13_gloss.ipynb #b3224976
 def compared(word: str) -> bool:
     "Whether the dictionary leads both comparisons, -er and -est, back to `word`."
     stem = (word[:-1] + 'i' if word.endswith('y') else word).rstrip('e')
@@ -195,7 +195,7 @@ def compared(word: str) -> bool:
         simplemma.lemmatize(stem + end, lang='en') == word for end in ('er', 'est')
     )
 
-
+# %% ../nbs/13_gloss.ipynb #18fef417
 def adjective(word: str) -> bool:
     "Whether the dictionary knows `word` and its noun in -ness or its comparison, or it ends like an adjective."
     if len(word) < 3 or not known_word(word):
@@ -276,7 +276,7 @@ def token_f1(
     common = (Counter(found) & Counter(wanted)).total()
     return 2 * common / total if total else 1.0
 
-
+# %% ../nbs/13_gloss.ipynb #042d629d
 def _check_lines(found, wanted):
     "Raises `BadInput` where two lists of lines do not pair."
     if isinstance(found, str) or isinstance(wanted, str):
