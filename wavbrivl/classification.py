@@ -61,7 +61,7 @@ def prompt_set(
         )
     return list(templates)
 
-# %% ../nbs/30_classification.ipynb #41e68c9a
+# %% ../nbs/30_classification.ipynb #52331111
 def class_names(
     names,  # underscores read as spaces
 ) -> list:
@@ -151,7 +151,7 @@ def accuracy_at(
     tied = (scores == own).sum(1)
     return float(np.clip((k - above) / tied, 0, 1).mean())
 
-# %% ../nbs/30_classification.ipynb #7d8427bf
+# %% ../nbs/30_classification.ipynb #43674e22
 def chance_precision(
     hot: np.ndarray,  # bool [N, C], every class occurs
 ) -> float:  # 0..1
@@ -177,7 +177,7 @@ def mean_average_precision(
     found = average_precision_score(hot, scores, average='macro')
     return float(found), chance_precision(hot)
 
-# %% ../nbs/30_classification.ipynb #a48b3fae
+# %% ../nbs/30_classification.ipynb #f927e35e
 def class_similarity(audio, classes) -> np.ndarray:
     "Cosine of clips [N, D] and class directions [C, D]: [N, C]. Raises `BadInput` where they do not fit."
     a = check_embeddings(audio, 'audio embeddings')
@@ -210,7 +210,7 @@ def zero_shot(
             out['chance'][f'top{k}'] = min(k / C, 1)
     return out
 
-# %% ../nbs/30_classification.ipynb #2efbb00d
+# %% ../nbs/30_classification.ipynb #5f4a7d15
 def random_weights(draws: list, rows: int, columns: int) -> nn.Parameter:
     "Uniform weights [H, rows, columns], each head's from its own generator."
     heads = [
@@ -240,7 +240,7 @@ class Probe(nn.Module):
         self.register_buffer('mean', torch.zeros(H, 1, dim))
         self.register_buffer('std', torch.ones(H, 1, dim))
 
-# %% ../nbs/30_classification.ipynb #664fa7ad
+# %% ../nbs/30_classification.ipynb #9dc96236
 @patch
 def forward(
     self: Probe,
@@ -253,7 +253,7 @@ def forward(
         h = h * self.keep(h.shape[1:])
     return torch.baddbmm(self.b2, h, self.w2)
 
-# %% ../nbs/30_classification.ipynb #48d90edf
+# %% ../nbs/30_classification.ipynb #7514f694
 @patch
 def keep(self: Probe, shape):
     "[H, B, hidden] dropout mask; each head draws from its own generator, whoever trains beside it."
@@ -272,7 +272,7 @@ def fold_splits(
         raise BadInput(f'The folds are {each}; leaving one out needs at least two.')
     return [(np.flatnonzero(fold != f), None, np.flatnonzero(fold == f)) for f in each]
 
-# %% ../nbs/30_classification.ipynb #83d78164
+# %% ../nbs/30_classification.ipynb #8b538ae2
 def class_order(y: np.ndarray, mix: np.ndarray) -> tuple:
     "Clips sorted by class in the order `mix` [n], the place of each within its class, and the size of every class."
     order = mix[np.argsort(y[mix], kind='stable')]
@@ -412,7 +412,7 @@ def fit_probe(
     heads.load_state_dict(best, strict=False)
     return heads.eval(), at.tolist()
 
-# %% ../nbs/30_classification.ipynb #ca7c1eb4
+# %% ../nbs/30_classification.ipynb #1bb35b6e
 def check_split(k: int, train, test, y: np.ndarray):
     "Raises `BadInput` where split k is empty, overlaps or has one class only."
     if not len(train) or not len(test):
@@ -447,7 +447,7 @@ def check_splits(
             out.append((train[~held], train[held], s, test))
     return out
 
-# %% ../nbs/30_classification.ipynb #fe8058d0
+# %% ../nbs/30_classification.ipynb #d9fa0c66
 def used_clips(splits: list) -> np.ndarray:
     "Indices of all clips of some splits."
     parts = []
@@ -510,7 +510,7 @@ def probe(
     out = _gather_probe(found, heads, hot, len(seeds), y.ndim)
     return out | dict(best_epoch=best, seconds=seconds)
 
-# %% ../nbs/30_classification.ipynb #4421291f
+# %% ../nbs/30_classification.ipynb #ba468b0b
 def _unseen_classes(heads, hot) -> list:
     "Classes that some head is tested on and was not trained on."
     found = set()
@@ -535,7 +535,7 @@ def _gather_probe(found, heads, hot, seeds, kind):
         out |= _gather_accuracy(found, heads, hot, seeds)
     return out
 
-# %% ../nbs/30_classification.ipynb #cb3cf570
+# %% ../nbs/30_classification.ipynb #61a4bc94
 def _gather_accuracy(found, heads, hot, seeds):
     "Accuracy and predictions of clips with one class each."
     grid = np.array([f['accuracy'] for f in found], float).reshape(-1, seeds)
@@ -551,12 +551,12 @@ def _gather_accuracy(found, heads, hot, seeds):
         predictions=predictions,
     )
 
-# %% ../nbs/30_classification.ipynb #827c28b6
+# %% ../nbs/30_classification.ipynb #67b46311
 def check_features(x, y, name: str) -> tuple:
     "Features [N, D] and labels [N] of a part as arrays."
     return check_embeddings(x, f'{name} features').cpu().numpy(), np.asarray(y)
 
-# %% ../nbs/30_classification.ipynb #53fe636c
+# %% ../nbs/30_classification.ipynb #399559bb
 def fit_logistic(x, y, C: float, max_iter: int):
     "Logistic regression on features [N, D] standardised by these clips. Raises `BadInput` for one class."
     from sklearn.linear_model import LogisticRegression
@@ -591,7 +591,7 @@ def linear_probe(
     model = fit_logistic(train_x, train_y, C, max_iter)
     return score_logistic(model, test_x, test_y)
 
-# %% ../nbs/30_classification.ipynb #1597491e
+# %% ../nbs/30_classification.ipynb #eafeceeb
 def score_logistic(model, x, y) -> dict:
     "Scores of a logistic regression on test clips; a class it was not trained on counts as wrong."
     known, predictions = np.unique(model.classes_), model.predict(x)
@@ -653,7 +653,7 @@ def _features(clips, cepstrum):
         found.append(over_time(x, loud, cepstrum))
     return found
 
-# %% ../nbs/30_classification.ipynb #a84f7269
+# %% ../nbs/30_classification.ipynb #68ce0be3
 def check_clips(clips: list):
     "Raises `BadInput` for no clips, or for an empty or broken one."
     for i, x in enumerate(clips):
@@ -691,7 +691,7 @@ def log_mel_features(clips, workers: int | None = None) -> np.ndarray:
     "[N, 2 * bands] mean and deviation of the log-mel spectrogram in dB."
     return clip_features(clips, False, workers)
 
-# %% ../nbs/30_classification.ipynb #379fcd81
+# %% ../nbs/30_classification.ipynb #79e453ca
 def mfcc_features(clips, workers: int | None = None) -> np.ndarray:
     "[N, 4 * coefficients] mean and deviation of the cepstral coefficients and of their deltas."
     return clip_features(clips, True, workers)
