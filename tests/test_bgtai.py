@@ -1,15 +1,32 @@
-"The second paper's tower, its gloss decoder and its choice of pairs: contracts, edges, and a world where the wrong pairs are known."
+"The second paper's tower, its gloss decoder and its choice of pairs, on a toy corpus whose wrong pairs are known."
 
 import copy
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from wavbrivl import bgtai as B
-from wavbrivl.captioning import BOS, EOS, PAD, UNK
+from wavbrivl.bgtai import (
+    Bridge,
+    BridgeLesson,
+    DSNet,
+    FrontEnd,
+    GlossLesson,
+    Heard,
+    ToyWorld,
+    embed_heard,
+    gloss_rows,
+    gloss_task,
+    hear_corpus,
+    selection_task,
+    standing,
+    timing,
+    timing_task,
+    vocabulary_of,
+    word_rows,
+)
+from wavbrivl.captioning import BOS, EOS, PAD
 from wavbrivl.core import (
     AudioParams,
     BadInput,
@@ -44,9 +61,6 @@ SMALL = LanguageParams(
     select=SelectParams(since=0.0, every=1),
     optim=OptimParams(epochs=2, batch=8),
 )
-KINDS = dict(
-    dog='A dog barks.', rain='Rain falls.', bell='A bell rings.', cat='A cat meows.'
-)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -57,76 +71,23 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-class World:
-    "Four kinds of sound whose stored frames, pictures and words agree; a quarter of the training pairs are another kind's."
+class World(ToyWorld):
+    "The toy corpus, and tasks on it."
 
-    def __init__(self, n=48, dim=12, captions=True, rate=0.25):
-        rng, kinds = np.random.default_rng(0), list(KINDS)
-        label = [kinds[i % 4] for i in range(n)]
-        split = ['train'] * (n - 16) + ['valid'] * 8 + ['test'] * 8
-        said = [[KINDS[l]] if captions else [] for l in label]
-        at = np.arange(n)
-        wrong = (at // 4 % 4 == at % 4) & (
-            np.array(split) == 'train'
-        )  # a quarter of every kind
-        self.table = pd.DataFrame(
-            dict(
-                clip=[f'c{i}' for i in range(n)],
-                split=split,
-                audio=['x.flac'] * n,
-                frames=[['p']] * n,
-                captions=said,
-                gloss=[['DOG BARK']] * n,
-                label=label,
-                tokens=[[dict(token='BARK', onset=0.1, offset=0.5)]] * n,
-                mismatch_rank=np.where(wrong, 0.1, 0.9),
-                mismatch_clip=[f'c{(i + 1 + i // 4 % 3) % (n - 16)}' for i in range(n)],
-            )
-        )
-        code, picture = rng.standard_normal((4, 16)), rng.standard_normal((4, dim))
-        lengths = rng.integers(6, 13, n)
-        frames = np.concatenate(
-            [
-                code[i % 4] + 0.3 * rng.standard_normal((k, 16))
-                for i, k in enumerate(lengths)
-            ]
-        )
-        self.stored = dict(
-            frames=torch.from_numpy(frames).half()[:, None].repeat(1, 3, 1),
-            lengths=torch.from_numpy(lengths),
-            owner=torch.arange(n),
-            weight=torch.full((n,), 16000.0),
-        )
-        v = torch.nn.functional.normalize(
-            torch.from_numpy(
-                picture[np.arange(n) % 4] + 0.1 * rng.standard_normal((n, dim))
-            ).float(),
-            dim=1,
-        )
-        self.targets = SimpleNamespace(
-            frames=v[:, None],
-            frames_of=[np.array([i]) for i in range(n)],
-            row={c: i for i, c in enumerate(self.table['clip'])},
-            dim=dim,
-            picture=lambda clips: v[[int(c[1:]) for c in clips]],
-            draw=lambda clips, rng: v[[int(c[1:]) for c in clips]],
-        )
-        self.corpus, self.heard, self.wrong = (
-            SimpleNamespace(table=self.table, print='world'),
-            B.Heard(self.stored),
-            wrong[: n - 16],
-        )
-        self.params = Params(language=SMALL.model_copy(update=dict(mismatch=rate)))
+    def __init__(self, n=48, captions=True, rate=0.25):
+        super().__init__(n, captions=captions)
+        language = SMALL.model_copy(update=dict(mismatch=rate))
+        self.params = Params(language=language)
 
     def lesson(self, seed=0, **changes):
         p = self.params.model_copy(
             update=dict(language=self.params.language.model_copy(update=changes))
         )
         torch.manual_seed(seed)
-        bridge = B.Bridge(
+        bridge = Bridge(
             SIZES,
             p.language,
-            B.vocabulary_of(self.table, 'content') or ['nothing'],
+            vocabulary_of(self.table, 'content') or ['nothing'],
             self.targets.dim,
         )
         entries = torch.randn(
@@ -134,7 +95,7 @@ class World:
             self.targets.dim,
             generator=torch.Generator().manual_seed(1),
         )
-        return B.BridgeLesson(
+        return BridgeLesson(
             p, self.corpus, self.targets, self.heard, bridge, seed, entries
         )
 
@@ -154,7 +115,7 @@ def world():
 @pytest.fixture(scope='module')
 def bridge():
     torch.manual_seed(0)
-    return B.Bridge(SIZES, SMALL, ['bark', 'barks', 'dog', 'rain'], 12).eval()
+    return Bridge(SIZES, SMALL, ['bark', 'barks', 'dog', 'rain'], 12).eval()
 
 
 # ---------------------------------------------------------------- the tower
@@ -176,10 +137,8 @@ def test_stored_frames_give_what_waveforms_give(bridge):
         np.random.default_rng(i).standard_normal(n).astype('float32') * 0.1
         for i, n in enumerate((9000, 16000, 40000))
     ]
-    heard = B.Heard(B.hear_corpus(bridge.tower.front, clips, 1.0))
-    for a, b in zip(
-        B.embed_heard(bridge, heard, [0, 1, 2]), embed_clips(bridge, clips)
-    ):
+    heard = Heard(hear_corpus(bridge.tower.front, clips, 1.0))
+    for a, b in zip(embed_heard(bridge, heard, [0, 1, 2]), embed_clips(bridge, clips)):
         torch.testing.assert_close(a, b, atol=2e-2, rtol=1e-2)
 
 
@@ -190,20 +149,20 @@ def test_the_front_end_stays_frozen(bridge):
 
 def test_nothing_to_hear_is_said():
     with pytest.raises(BadInput, match='no clip with a sound'):
-        B.hear_corpus(B.FrontEnd(SIZES, 4), [], 1.0)
+        hear_corpus(FrontEnd(SIZES, 4), [], 1.0)
 
 
 def test_words_are_padded_out_of_sight(bridge):
     t = bridge.tower
-    ids = B.word_rows(bridge.vocab, ['dog barks', 'rain'])
+    ids = word_rows(bridge.vocab, ['dog barks', 'rain'])
     o, h = t.encode(t.words(ids), ids != PAD)
     alone = t.encode(t.words(ids[1:, :1]), ids[1:, :1] != PAD)[1]
     torch.testing.assert_close(h[1:], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_gloss_is_scored_up_to_its_end_and_one_table_of_words_is_shared(bridge):
-    t, ids = bridge.tower, B.word_rows(bridge.vocab, ['dog barks', 'rain'])
-    gloss = B.gloss_rows(bridge.vocab, ['DOG BARK', ''], 8)
+    t, ids = bridge.tower, word_rows(bridge.vocab, ['dog barks', 'rain'])
+    gloss = gloss_rows(bridge.vocab, ['DOG BARK', ''], 8)
     assert (
         gloss[0].tolist()
         == [BOS, bridge.vocab.index['dog'], bridge.vocab.index['bark'], EOS]
@@ -232,17 +191,17 @@ def test_says_a_gloss_for_everything(bridge):
 
 def test_no_words_at_all_is_said():
     with pytest.raises(BadInput, match='no words'):
-        B.Bridge(SIZES, SMALL, [], 12)
+        Bridge(SIZES, SMALL, [], 12)
     table = pd.DataFrame(dict(split=['train'], captions=[['of the']], gloss=[['']]))
     with pytest.raises(BadInput, match='content word'):
-        B.GlossLesson(B.Bridge(SIZES, SMALL, ['of', 'the'], 12), table, 'content')
+        GlossLesson(Bridge(SIZES, SMALL, ['of', 'the'], 12), table, 'content')
 
 
 # ---------------------------------------------------------------- who belongs together
 
 
 def test_against_is_what_loops_give():
-    net = B.DSNet(5, 7, 4)
+    net = DSNet(5, 7, 4)
     R, o, rows, columns = (
         torch.randn(3, 4, 5),
         torch.randn(3, 6, 7),
@@ -260,9 +219,9 @@ def test_against_is_what_loops_give():
 
 def test_standing_is_relative():
     c = torch.tensor([[3.0, 1, 2], [9, 8, 7], [0, 0, 6]])
-    assert torch.allclose(B.standing(c), torch.tensor([1.2247, 0.0, 1.4142]), atol=1e-3)
+    assert torch.allclose(standing(c), torch.tensor([1.2247, 0.0, 1.4142]), atol=1e-3)
     assert torch.allclose(
-        B.standing(c), B.standing(2 * c + torch.tensor([[5.0], [-3], [1]])), atol=1e-4
+        standing(c), standing(2 * c + torch.tensor([[5.0], [-3], [1]])), atol=1e-4
     )
 
 
@@ -275,7 +234,7 @@ def test_pairs_carry_the_pictures_and_words_of_their_partner(world):
     words = [k for k in d.captions[d.captions_of[i][0]].tolist() if k != PAD]
     assert (
         words
-        == B.word_rows(
+        == word_rows(
             world.lesson().bridge.vocab, world.table.captions[int(partner[1:])]
         )[0].tolist()
     )
@@ -288,7 +247,7 @@ def test_wrong_pairs_are_found(by, epochs, tmp_path):
     lesson, history = World(n=112).fit(
         tmp_path, epochs, select=SMALL.select.model_copy(update=dict(by=by, since=0.7))
     )
-    found = B.selection_task(lesson)['selection']
+    found = selection_task(lesson)['selection']
     assert (
         found['auc'] > 0.85
         and found['precision'] > 0.5
@@ -302,7 +261,7 @@ def test_random_drop_keeps_the_same_share_and_knows_nothing(world, tmp_path):
     )
     assert (
         abs(history.kept.iloc[-1] - 0.75) < 0.05
-        and abs(B.selection_task(lesson)['selection']['auc'] - 0.5) < 0.25
+        and abs(selection_task(lesson)['selection']['auc'] - 0.5) < 0.25
     )
     again, _ = world.fit(
         tmp_path / 'again', 2, select=SMALL.select.model_copy(update=dict(by='random'))
@@ -312,12 +271,12 @@ def test_random_drop_keeps_the_same_share_and_knows_nothing(world, tmp_path):
 
 def test_nothing_is_claimed_where_nothing_is_wrong_or_nobody_chooses(world):
     assert (
-        B.selection_task(
+        selection_task(
             world.lesson(select=SMALL.select.model_copy(update=dict(by='none')))
         )
         == {}
     )
-    assert B.selection_task(World(rate=0.0).lesson()) == {}
+    assert selection_task(World(rate=0.0).lesson()) == {}
 
 
 def test_all_pairs_rejected_goes_on_with_the_best(world, capsys):
@@ -389,7 +348,7 @@ def test_one_frame_and_more_tokens_than_frames(tmp_path):
     odd.stored = odd.stored | dict(
         frames=odd.stored['frames'][: int(short.sum())], lengths=short
     )
-    odd.heard = B.Heard(odd.stored)
+    odd.heard = Heard(odd.stored)
     odd.table.captions = [['A big dog and a small cat and a bell and heavy rain.']] * 48
     lesson, history = odd.fit(tmp_path, 2)
     assert int(lesson.pairs.entry_count.max()) > 2 and history.loss.notna().all()
@@ -400,7 +359,7 @@ def test_a_killed_training_ends_the_same(world, tmp_path):
     half = Fit(
         world.lesson(), OptimParams(epochs=3, batch=8, lr=3e-3), 0, tmp_path / 'killed'
     )
-    ending, count = half.end_epoch, []
+    ending = half.end_epoch
 
     def stop(losses):
         ending(losses)
@@ -422,13 +381,13 @@ def test_a_killed_training_ends_the_same(world, tmp_path):
 def test_scores_of_gloss_and_time(world, tmp_path):
     lesson, _ = world.fit(tmp_path, 2)
     bridge = lesson.bridge.eval()
-    found = B.gloss_task(bridge, world.heard, world.table, 'content')
+    found = gloss_task(bridge, world.heard, world.table, 'content')
     assert set(found) == {'text_to_gloss', 'audio_to_gloss'} and all(
         0 <= f['token_f1'] <= 1 and f['pool'] == 8 for f in found.values()
     )
-    placed = B.timing(bridge, world.heard, 0, ['DOG', 'BARK'])
+    placed = timing(bridge, world.heard, 0, ['DOG', 'BARK'])
     assert all(
         len(placed[k]) == 2 for k in ('ds_net', 'langue2gloss', 'even')
     ) and np.all(np.diff(placed['ds_net']) >= 0)
-    times = B.timing_task(bridge, world.heard, world.table)['token_times']
+    times = timing_task(bridge, world.heard, world.table)['token_times']
     assert 0 <= times['ds_net'] <= 1 and times['pool'] == 8
