@@ -15,8 +15,8 @@ from torch import nn
 
 from wavbrivl.core import BadInput, OptimParams, Params, overlay
 from wavbrivl.lab import Lab
+from wavbrivl.loop import Fit, Lesson, WholeBatchNorm, accelerator, share_of
 from wavbrivl.losses import LOSSES, gather_rows, make_loss, process_mean, rank_and_world
-from wavbrivl.training import Fit, Lesson, WholeBatchNorm, accelerator, share_of
 
 ROOT = Path(__file__).parents[1]
 OPTIM = OptimParams(epochs=3, batch=9, lr=0.01)  # nine rows: shares of four and five

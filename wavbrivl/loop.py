@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['share_of', 'accelerator', 'OneDevice', 'WholeBatchNorm', 'whole_batch_norm', 'Lesson', 'learning_rate',
-           'weight_groups', 'chunks', 'fingerprint', 'save_state', 'load_state', 'save_history', 'Fit']
+           'weight_groups', 'chunks', 'padded', 'fingerprint', 'save_state', 'load_state', 'save_history', 'Fit']
 
-# %% ../nbs/25_loop.ipynb #a353dc38
+# %% ../nbs/25_loop.ipynb #893f8131
 import hashlib, inspect, json, math, time
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch.overrides import TorchFunctionMode
 
-# %% ../nbs/25_loop.ipynb #db9d07f4
+# %% ../nbs/25_loop.ipynb #ef2aaf98
 from wavbrivl.core import (
     BadFile,
     BadInput,
@@ -32,12 +32,12 @@ from wavbrivl.core import (
 )
 from .losses import summed
 
-# %% ../nbs/25_loop.ipynb #6f934fbd
+# %% ../nbs/25_loop.ipynb #b265a292
 def share_of(n: int, rank: int, world: int) -> slice:
     "Which of n rows are this process's: neighbours, in order of rank; shares differ by one row at most."
     return slice(rank * n // world, (rank + 1) * n // world)
 
-# %% ../nbs/25_loop.ipynb #7e5cfe33
+# %% ../nbs/25_loop.ipynb #5d24ee10
 def accelerator(params: Params):
     "accelerate's engine for one device or many, in the precision that pays."
     from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -56,7 +56,7 @@ def accelerator(params: Params):
         kwargs_handlers=[together],
     )
 
-# %% ../nbs/25_loop.ipynb #30e2db41
+# %% ../nbs/25_loop.ipynb #5005b36a
 class OneDevice:
     "The engine of one process on one device, in full precision; what `Fit` uses of accelerate's."
 
@@ -77,7 +77,7 @@ class OneDevice:
         "Scale the gradients down to a joint norm."
         return nn.utils.clip_grad_norm_(weights, norm)
 
-# %% ../nbs/25_loop.ipynb #7760594c
+# %% ../nbs/25_loop.ipynb #26599dce
 class WholeBatchNorm(TorchFunctionMode):
     "While it is on, batch statistics are taken over the rows of all processes."
 
@@ -91,7 +91,7 @@ class WholeBatchNorm(TorchFunctionMode):
         given.apply_defaults()
         return whole_batch_norm(*given.args)
 
-# %% ../nbs/25_loop.ipynb #3ec9c30b
+# %% ../nbs/25_loop.ipynb #3c917dfa
 def whole_batch_norm(
     x, running_mean, running_var, weight, bias, training, momentum, eps
 ):
@@ -111,7 +111,7 @@ def whole_batch_norm(
         y = y * weight.view(wide) + bias.view(wide)
     return y.to(x.dtype)
 
-# %% ../nbs/25_loop.ipynb #d93c304b
+# %% ../nbs/25_loop.ipynb #55c8d552
 class Lesson(nn.Module):
     "A training task: subclass and give `items`, `batch`, `forward`, and `score` if there is a validation."
 
@@ -134,7 +134,7 @@ class Lesson(nn.Module):
         "Validation: `score`, the higher the better, and whatever else the history is to hold."
         return {}
 
-# %% ../nbs/25_loop.ipynb #e8922c24
+# %% ../nbs/25_loop.ipynb #77469e58
 def learning_rate(
     step: int,
     steps: int,
@@ -146,7 +146,7 @@ def learning_rate(
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
-# %% ../nbs/25_loop.ipynb #b5e56252
+# %% ../nbs/25_loop.ipynb #f3a40f85
 def weight_groups(lesson: Lesson, optim: OptimParams) -> list[dict]:
     "Weights by decay (matrices only) and relative learning rate, as AdamW wants them."
     groups = {}
@@ -159,7 +159,7 @@ def weight_groups(lesson: Lesson, optim: OptimParams) -> list[dict]:
         for (decay, pace), ps in groups.items()
     ]
 
-# %% ../nbs/25_loop.ipynb #54a49861
+# %% ../nbs/25_loop.ipynb #cf600bbc
 def chunks(items: int, optim: OptimParams, rng):
     "The epoch's batches: index arrays of one size in random order; what is left over waits for another epoch."
     order = rng.permutation(items)
@@ -167,56 +167,68 @@ def chunks(items: int, optim: OptimParams, rng):
     for i in range(0, items - size + 1, size):
         yield order[i : i + size]
 
-# %% ../nbs/25_loop.ipynb #b7f8c43e
+# %% ../nbs/25_loop.ipynb #27858c90
 @patch
 def pace(self: Lesson, name: str) -> float:
     "Learning rate of the weight `name`, relative to `optim.lr`."
     return 1.0
 
-
+# %% ../nbs/25_loop.ipynb #99eebeb6
 @patch
 def make_optimizer(self: Lesson, optim: OptimParams) -> torch.optim.Optimizer:
     "Every group needs `pace`, its learning rate relative to `optim.lr`."
     groups = weight_groups(self, optim)
     return torch.optim.AdamW(groups, lr=optim.lr, betas=(0.9, 0.98), fused=True)
 
-
+# %% ../nbs/25_loop.ipynb #fd2e0406
 @patch
 def rate_factor(self: Lesson, step: int, steps: int, optim: OptimParams) -> float:
     "Learning rate at a step, relative to `optim.lr`."
     return learning_rate(step, steps, optim)
 
-
+# %% ../nbs/25_loop.ipynb #5c4b2689
 @patch
 def epoch_batches(self: Lesson, optim: OptimParams, seed: int, epoch: int) -> list:
     "Index arrays, one for each step of an epoch."
     return list(chunks(self.items, optim, stream(seed, 'order', epoch)))
 
-# %% ../nbs/25_loop.ipynb #51ebb901
+# %% ../nbs/25_loop.ipynb #ff409a85
 @patch
 def improves(self: Lesson, score: float, best: float) -> bool:
     "Are the weights with this score to be kept in place of those with the best one so far?"
     return score > best
 
-
+# %% ../nbs/25_loop.ipynb #64d4ee5b
 @patch
 def best_epoch(self: Lesson, scores: list) -> int:
     "The epoch that patience is counted from, from 0: the first with the highest score."
     return int(np.argmax(scores))
 
-# %% ../nbs/25_loop.ipynb #56f0d207
+# %% ../nbs/25_loop.ipynb #b42a9dbe
+def padded(
+    frames: list,  # arrays or tensors [T_i, H]
+    device='cpu',
+) -> tuple:  # float32 [N, T, H], bool [N, T]: is the frame real?
+    "Frames of different lengths in one batch."
+    rows = [torch.as_tensor(f, dtype=torch.float32) for f in frames]
+    x = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    lengths = torch.tensor([len(f) for f in frames])
+    mask = torch.arange(x.shape[1]) < lengths[:, None]
+    return x.to(device), mask.to(device)
+
+# %% ../nbs/25_loop.ipynb #754f540a
 def fingerprint(*facts) -> str:
     "A short hash of whatever JSON can hold."
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-
+# %% ../nbs/25_loop.ipynb #785b23e7
 def save_state(path, **state):
     "Write a training's state, whole or not at all."
     with whole(path) as tmp:
         torch.save(state, tmp)
 
-# %% ../nbs/25_loop.ipynb #2a99fb2b
+# %% ../nbs/25_loop.ipynb #dfc30a91
 def load_state(path, print_: str) -> dict | None:
     "The state at `path` if it belongs to this training, else None. Raises `BadFile` for another kind of file."
     path = Path(path)
@@ -235,13 +247,13 @@ def load_state(path, print_: str) -> dict | None:
         f'{path.parent.name}: the saved state belongs to other parameters or data; starting anew'
     )
 
-# %% ../nbs/25_loop.ipynb #562ab123
+# %% ../nbs/25_loop.ipynb #1fe41cc2
 def save_history(history: pd.DataFrame, out):
     "The curve of a training, for figures and DVC's plots: history.csv in the folder `out`."
     with whole(Path(out) / 'history.csv') as tmp:
         history.drop(columns='seconds').to_csv(tmp, index=False)
 
-# %% ../nbs/25_loop.ipynb #9727192f
+# %% ../nbs/25_loop.ipynb #70076e60
 class Fit:
     "Train a `Lesson`; resumes from `folder`; keeps the weights with the best validation score."
 
@@ -271,7 +283,7 @@ class Fit:
         self.history = []
         self.take_share(size)
 
-# %% ../nbs/25_loop.ipynb #fa28d3cc
+# %% ../nbs/25_loop.ipynb #da9f8b5b
 @patch
 def take_share(self: Fit, size: int):
     "Which rows of a batch of `size` are this process's. Raises `BadInput` where there is none for each."
@@ -286,13 +298,13 @@ def take_share(self: Fit, size: int):
         )
     self.lesson.share = share_of(size, self.rank, self.world)
 
-# %% ../nbs/25_loop.ipynb #a9e376e5
+# %% ../nbs/25_loop.ipynb #493c093c
 @patch(as_prop=True)
 def state_path(self: Fit) -> Path:
     "The file of the checkpoint."
     return self.folder / 'state.pt'
 
-
+# %% ../nbs/25_loop.ipynb #2957ec55
 @patch
 def save(self: Fit):
     "Write the checkpoint; the first process does."
@@ -307,7 +319,7 @@ def save(self: Fit):
         **{name: getattr(self, name) for name in names},
     )
 
-# %% ../nbs/25_loop.ipynb #25c2dca0
+# %% ../nbs/25_loop.ipynb #eb50dda1
 @patch
 def agreed(self: Fit, state):
     "The state, if every process found the same. Raises `BadInput` where some did not."
@@ -323,7 +335,7 @@ def agreed(self: Fit, state):
         )
     return state
 
-# %% ../nbs/25_loop.ipynb #1de36869
+# %% ../nbs/25_loop.ipynb #92523579
 @patch
 def resume(self: Fit):
     "Continue where a killed training stopped."
@@ -339,7 +351,7 @@ def resume(self: Fit):
     log(f'resuming at epoch {self.epoch}, step {self.step}')
     return self
 
-# %% ../nbs/25_loop.ipynb #9faa6ab9
+# %% ../nbs/25_loop.ipynb #2cfa2531
 @patch
 def seed_step(self: Fit) -> tuple:
     "Seed torch for this step; returns the names of its stream. A process that shares batches draws its own dropout."
@@ -349,7 +361,7 @@ def seed_step(self: Fit) -> tuple:
         torch.manual_seed(named_seed(*at, 'dropout', *own))
     return at
 
-
+# %% ../nbs/25_loop.ipynb #fe42d602
 @patch
 def on_device(self: Fit, batch: dict) -> dict:
     "This process's rows of a batch, on its device."
@@ -357,7 +369,7 @@ def on_device(self: Fit, batch: dict) -> dict:
         batch = {k: v[self.lesson.share] for k, v in batch.items()}
     return {k: v.to(self.engine.device) for k, v in batch.items()}
 
-# %% ../nbs/25_loop.ipynb #bdcd8293
+# %% ../nbs/25_loop.ipynb #071da542
 @patch
 def set_rate(self: Fit, optimizer):
     "Give every group of weights the learning rate of this step, and the task its progress."
@@ -368,7 +380,7 @@ def set_rate(self: Fit, optimizer):
         group['lr'] = now * group['pace']
     self.lesson.progress = done / max(1, steps)
 
-# %% ../nbs/25_loop.ipynb #b46f5c86
+# %% ../nbs/25_loop.ipynb #9aa75002
 @patch
 def one_step(self: Fit, model, optimizer, index) -> float:
     "Draw, forward, backward, clip, update. Returns the loss. Raises `BadInput` where it is not finite."
@@ -389,7 +401,7 @@ def one_step(self: Fit, model, optimizer, index) -> float:
     optimizer.zero_grad()
     return loss.item()
 
-# %% ../nbs/25_loop.ipynb #e346360b
+# %% ../nbs/25_loop.ipynb #0f93240b
 @patch
 def run_epoch(self: Fit, model, optimizer):
     "The steps of an epoch that are still to do, with a checkpoint every few minutes."
@@ -410,7 +422,7 @@ def run_epoch(self: Fit, model, optimizer):
     self.seconds += time.time() - began
     self.end_epoch(losses)
 
-# %% ../nbs/25_loop.ipynb #7016e34e
+# %% ../nbs/25_loop.ipynb #4891f98b
 @patch
 def validate(self: Fit) -> dict:
     "The task's scores; all processes compute them, the first one's count."
@@ -423,14 +435,14 @@ def validate(self: Fit) -> dict:
 
     return broadcast_object_list([scores])[0]
 
-# %% ../nbs/25_loop.ipynb #e7f4aed7
+# %% ../nbs/25_loop.ipynb #daedabc2
 def _row_text(row: dict) -> str:
     "A row of the history as a line of the log."
     return ' '.join(
         f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in row.items()
     )
 
-# %% ../nbs/25_loop.ipynb #4bdf9cab
+# %% ../nbs/25_loop.ipynb #5ae40a81
 @patch
 def end_epoch(self: Fit, losses: list):
     "Score, remember the best weights, log one line, save."
@@ -452,7 +464,7 @@ def end_epoch(self: Fit, losses: list):
     self.epoch, self.step = self.epoch + 1, 0
     self.save()
 
-# %% ../nbs/25_loop.ipynb #e408ee61
+# %% ../nbs/25_loop.ipynb #ec107c14
 @patch
 def stale(self: Fit) -> bool:
     "Has patience run out?"
@@ -461,7 +473,7 @@ def stale(self: Fit) -> bool:
     best = self.lesson.best_epoch([row['score'] for row in self.history])
     return len(self.history) - 1 - best >= self.optim.patience
 
-# %% ../nbs/25_loop.ipynb #0253c000
+# %% ../nbs/25_loop.ipynb #361d7c0f
 @patch
 def run(self: Fit) -> pd.DataFrame:
     "Train to the end; the task is left with its best weights. Returns the history, one row an epoch."
