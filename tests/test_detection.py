@@ -630,7 +630,6 @@ def test_constant_answer_is_the_best_of_all_subsets(events):
 @pytest.fixture(scope='module')
 def world():
     "Three classes, each a direction in 16-dimensional frames, float16; a fourth that never sounds."
-    torch.set_num_threads(1)
     g, C = np.random.default_rng(5), ['a', 'b', 'c', 'never']
     axis = g.standard_normal((3, 16))
     frames, events, seconds = [], [], []

@@ -174,14 +174,11 @@ class Processes:
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, one_thread):
     folder = tmp_path_factory.mktemp('two')
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     assert trained(Pairs(stop=7), folder / 'one-then-two', save_minutes=0) is None
     mp.spawn(worker, (str(folder),), nprocs=2)
-    yield folder
-    torch.set_num_threads(before)
+    return folder
 
 
 @pytest.fixture(scope='module')

@@ -31,7 +31,7 @@ _ABBREVIATIONS = '|'.join(
     (?-i:Ark|Del|Ill|Mass|Miss|Ore|Pa|Tex|Wash)""".split()
 )
 
-# %% ../nbs/33_captioning.ipynb #a0635992
+# %% ../nbs/33_captioning.ipynb #2d24fa85
 # after these words a single letter's full stop ended the sentence before
 _OPENERS = '|'.join(
     """A About After An As At But He Her Here If In It Last Many More Now Once One
@@ -127,7 +127,7 @@ class Vocabulary:
     def __len__(self):
         return UNK + 1 + len(self.words)
 
-# %% ../nbs/33_captioning.ipynb #e5dfdd54
+# %% ../nbs/33_captioning.ipynb #49764a53
 @patch
 def encode(self: Vocabulary, text: str) -> list:
     "Begin, words, end as integers. Raises `BadInput` for a text without words."
@@ -136,7 +136,7 @@ def encode(self: Vocabulary, text: str) -> list:
         raise BadInput(f'The caption {text!r} has no words.')
     return [BOS, *ids, EOS]
 
-# %% ../nbs/33_captioning.ipynb #7f094c32
+# %% ../nbs/33_captioning.ipynb #eddd3a31
 @patch
 def decode(self: Vocabulary, ids) -> str:
     "Integers as a sentence, up to the end mark."
@@ -146,7 +146,7 @@ def decode(self: Vocabulary, ids) -> str:
     words = ['unk' if i == UNK else self.words[i - UNK - 1] for i in ids if i >= UNK]
     return ' '.join(words)
 
-# %% ../nbs/33_captioning.ipynb #e76e1d87
+# %% ../nbs/33_captioning.ipynb #6f5ea54c
 def _check_texts(i: int, texts):
     "Raises `BadInput` unless the captions of clip i are a list of texts."
     if isinstance(texts, str):
@@ -186,7 +186,7 @@ def spoken(
 # %% ../nbs/33_captioning.ipynb #f6eda16c
 FRAME = 0.02  # seconds between the frames of the audio tower
 
-# %% ../nbs/33_captioning.ipynb #351fafc7
+# %% ../nbs/33_captioning.ipynb #24f805a2
 def _checked_frames(i: int, x, width: int | None) -> np.ndarray:
     "Frames of clip i as float32 [T, width]. Raises `BadInput` where they cannot be used."
     x = np.asarray(x, np.float32)
@@ -246,13 +246,13 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
         return self.out(y.transpose(1, 2).flatten(2)).view_as(x)
 
-# %% ../nbs/33_captioning.ipynb #5b1244cd
+# %% ../nbs/33_captioning.ipynb #60f8b6ae
 @patch
 def remember(self: Attention, x) -> tuple:
     "[N, T, D] -> keys and values, each [N, heads, T, d]."
     return tuple(map(self.split, self.key_value(x).chunk(2, -1)))
 
-# %% ../nbs/33_captioning.ipynb #f0b0ee2d
+# %% ../nbs/33_captioning.ipynb #fbc34efb
 @patch
 def weights(self: Attention, x, k) -> torch.Tensor:
     "Where each query looks, [N, heads, L, T]; a row sums to 1."
@@ -274,7 +274,7 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.drop = nn.Dropout(dropout)
 
-# %% ../nbs/33_captioning.ipynb #c2d89479
+# %% ../nbs/33_captioning.ipynb #8d96d8ea
 @patch
 def forward(
     self: DecoderLayer,
@@ -336,7 +336,7 @@ class Captioner(nn.Module):
         self.layers = nn.ModuleList(made)
         self._make_output(tied)
 
-# %% ../nbs/33_captioning.ipynb #2fbc9ea7
+# %% ../nbs/33_captioning.ipynb #fb66c862
 @patch
 def _make_input(self: Captioner, width: int):
     "What frames [N, T, width] pass through."
@@ -346,7 +346,7 @@ def _make_input(self: Captioner, width: int):
     self.norm_in = nn.LayerNorm(self.dim)
     self.norm_out = nn.LayerNorm(self.dim)
 
-# %% ../nbs/33_captioning.ipynb #169da8a2
+# %% ../nbs/33_captioning.ipynb #34fae308
 @patch
 def _make_words(self: Captioner):
     "Embeddings of words and of positions."
@@ -355,7 +355,7 @@ def _make_words(self: Captioner):
     nn.init.normal_(self.word.weight, std=self.dim**-0.5)
     nn.init.normal_(self.place.weight, std=self.dim**-0.5)
 
-# %% ../nbs/33_captioning.ipynb #cd36994c
+# %% ../nbs/33_captioning.ipynb #bdf9c6d5
 @patch
 def _make_output(self: Captioner, tied: bool):
     "From the last layer to a score for each word."
@@ -403,7 +403,7 @@ def forward(self: Captioner, x, mask, words, rows=None):
     memory = [(k[rows], v[rows]) for k, v in memory]
     return self.speak(words, memory, mask[rows])[0]
 
-# %% ../nbs/33_captioning.ipynb #3bf3b579
+# %% ../nbs/33_captioning.ipynb #9c5244da
 class BeamSearch:
     "Where the search stands for a batch of N clips with B beams each."
 
@@ -424,7 +424,7 @@ class BeamSearch:
         self.sentences = torch.full((n, captioner.longest), PAD, **on)
         self.finished = torch.zeros(n, dtype=torch.long, **on)
 
-# %% ../nbs/33_captioning.ipynb #d4c6f528
+# %% ../nbs/33_captioning.ipynb #c4cc6336
 @patch
 def candidates(self: BeamSearch, t: int) -> tuple:
     "The 2 B likeliest beginnings of t words: log probability, row they continue, word, each [N, 2 B]."
@@ -441,7 +441,7 @@ def candidates(self: BeamSearch, t: int) -> tuple:
     size = step.shape[-1]
     return value, self.first + at // size, at % size
 
-# %% ../nbs/33_captioning.ipynb #11eff199
+# %% ../nbs/33_captioning.ipynb #5d7006a3
 @patch
 def finish(self: BeamSearch, t: int, value, row, word, ends):
     "Keep the best of the sentences that end here, if they are among the first B."
@@ -458,7 +458,7 @@ def finish(self: BeamSearch, t: int, value, row, word, ends):
     self.sentences[better, :t] = sentence[better]
     self.finished += done.sum(1)
 
-# %% ../nbs/33_captioning.ipynb #bdbd2758
+# %% ../nbs/33_captioning.ipynb #282fd820
 @patch
 def go_on(self: BeamSearch, value, row, word, ends):
     "Carry the B likeliest beginnings that have not ended."
@@ -496,7 +496,7 @@ def _same_width(captioner, x):
             f'The frames have {x[0].shape[1]} dimensions; this captioner was trained on {len(captioner.mean)}.'
         )
 
-# %% ../nbs/33_captioning.ipynb #bb42f3b4
+# %% ../nbs/33_captioning.ipynb #dba1a1a1
 def _cross_attention(captioner: Captioner, words, memory, mask) -> torch.Tensor:
     "Weights [L, T] of one clip, the mean over layers and heads."
     seen = []
@@ -586,7 +586,7 @@ def validation_loss(
         counts.append(n)
     return float(sum(losses) / sum(counts))
 
-# %% ../nbs/33_captioning.ipynb #c7b0e6d6
+# %% ../nbs/33_captioning.ipynb #959a9e01
 class CaptionTask(Lesson):
     "A `Captioner` on stored frames; scored by the validation loss, negated."
 
@@ -612,7 +612,7 @@ class CaptionTask(Lesson):
         self.sums[1] += n.item()
         return loss / n
 
-# %% ../nbs/33_captioning.ipynb #09c18894
+# %% ../nbs/33_captioning.ipynb #41cbc309
 @patch
 def score(self: CaptionTask) -> dict:
     "The validation loss, negated, and the training loss, both in nats per word."
@@ -622,20 +622,20 @@ def score(self: CaptionTask) -> dict:
     self.sums = [0, 0]
     return dict(score=-valid, train=train)
 
-# %% ../nbs/33_captioning.ipynb #208e8301
+# %% ../nbs/33_captioning.ipynb #811afbec
 @patch
 def make_optimizer(self: CaptionTask, optim: OptimParams) -> torch.optim.Optimizer:
     "AdamW with decay on all weights."
     groups = [dict(params=self.captioner.parameters(), pace=1.0)]
     return torch.optim.AdamW(groups, lr=optim.lr, weight_decay=optim.weight_decay)
 
-# %% ../nbs/33_captioning.ipynb #e6c4d680
+# %% ../nbs/33_captioning.ipynb #ae854488
 @patch
 def rate_factor(self: CaptionTask, step: int, steps: int, optim: OptimParams):
     "One learning rate from beginning to end."
     return 1.0
 
-# %% ../nbs/33_captioning.ipynb #055beab9
+# %% ../nbs/33_captioning.ipynb #073b6cb8
 @patch
 def epoch_batches(self: CaptionTask, optim: OptimParams, seed: int, epoch: int):
     "All clips in random order, in batches of about `optim.batch` captions."
@@ -643,19 +643,19 @@ def epoch_batches(self: CaptionTask, optim: OptimParams, seed: int, epoch: int):
     captions = sum(len(own) for _, own in self.train_examples)
     return np.array_split(order, min(-(-captions // optim.batch), len(order)))
 
-# %% ../nbs/33_captioning.ipynb #0a9dd4b4
+# %% ../nbs/33_captioning.ipynb #92210316
 @patch
 def improves(self: CaptionTask, score: float, best: float) -> bool:
     "Of equal losses the later epoch's weights are kept."
     return score >= best
 
-# %% ../nbs/33_captioning.ipynb #3d7cad31
+# %% ../nbs/33_captioning.ipynb #5a77a3f3
 @patch
 def best_epoch(self: CaptionTask, scores: list) -> int:
     "The last epoch with the lowest validation loss, from 0."
     return len(scores) - 1 - int(np.argmax(scores[::-1]))
 
-# %% ../nbs/33_captioning.ipynb #8099d0c2
+# %% ../nbs/33_captioning.ipynb #628fca0e
 def _check_part(name: str, part, n: int):
     "Raises `BadInput` unless clips are given and all exist."
     if not len(part):
@@ -705,7 +705,7 @@ def _standardise(captioner, x, clips):
     captioner.mean.copy_(every.mean(0))
     captioner.std.copy_(torch.where(std > 1e-6, std, 1))
 
-# %% ../nbs/33_captioning.ipynb #e5f2c728
+# %% ../nbs/33_captioning.ipynb #43c9925b
 def _train_captioner(task: CaptionTask, optim: OptimParams, seed: int) -> Captioner:
     "Run the loop; leave the history and the best epoch with the captioner."
     captioner = task.captioner
@@ -715,13 +715,18 @@ def _train_captioner(task: CaptionTask, optim: OptimParams, seed: int) -> Captio
     captioner.best = task.best_epoch([row['score'] for row in fit.history])
     return captioner.eval()
 
-# %% ../nbs/33_captioning.ipynb #420ea021
+# %% ../nbs/33_captioning.ipynb #66f08559
+def _gpus(device: str):
+    "The GPUs whose random numbers a training on `device` may draw."
+    return range(torch.cuda.device_count()) if 'cuda' in device else ()
+
+# %% ../nbs/33_captioning.ipynb #87e42ced
 def _check_epochs(epochs: int):
     "Raises `BadInput` for none."
     if epochs < 1:
         raise BadInput(f'epochs is {epochs}; it must be at least 1.')
 
-# %% ../nbs/33_captioning.ipynb #eebcb2b0
+# %% ../nbs/33_captioning.ipynb #e3a7e020
 def _caption_optim(epochs, patience, batch, lr, weight_decay) -> OptimParams:
     "The loop's settings; a `patience` of 0 ends after the first epoch."
     return OptimParams.model_construct(
@@ -766,8 +771,7 @@ def fit_captioner(
     learnt, held = (_examples(own, vocab, longest) for own in pairs)
     sizes = x[0].shape[1], dim, layers, heads, ffn, dropout, longest, pool, tied
     optim = _caption_optim(epochs, patience, batch, lr, weight_decay)
-    gpus = range(torch.cuda.device_count()) if 'cuda' in device else ()
-    with torch.random.fork_rng(devices=gpus):
+    with torch.random.fork_rng(devices=_gpus(device)):
         torch.manual_seed(named_seed('captioner', seed))
         captioner = Captioner(vocab, *sizes)
         _standardise(captioner, x, sorted({i for i, _ in pairs[0]}))
@@ -800,7 +804,7 @@ def caption(
         out += [captioner.vocab.decode(ids) for ids in found]
     return out
 
-# %% ../nbs/33_captioning.ipynb #cca6fe3b
+# %% ../nbs/33_captioning.ipynb #200a842b
 def _batch_likelihood(captioner: Captioner, part, x) -> torch.Tensor:
     "Log likelihood of one sentence for each clip: [N]."
     device = captioner.mean.device
@@ -832,7 +836,7 @@ def log_likelihood(
         out.append(_batch_likelihood(captioner, part, x))
     return torch.cat(out).numpy() if out else np.zeros(0)
 
-# %% ../nbs/33_captioning.ipynb #87dac6d4
+# %% ../nbs/33_captioning.ipynb #8d9abd2c
 def _candidate_tokens(candidates, n: int) -> list:
     "Candidates as tokens joined by blanks. Raises `BadInput` unless there is a text for each of n clips."
     if isinstance(candidates, str) or len(candidates) != n:
@@ -874,7 +878,7 @@ def _scorers():
         return None
     return Path(list(found.submodule_search_locations)[0]) if found else None
 
-# %% ../nbs/33_captioning.ipynb #c514a81c
+# %% ../nbs/33_captioning.ipynb #353b27ab
 def _need_java(name: str):
     "Raises `BadInput` where there is no Java."
     if not shutil.which('java'):
@@ -882,7 +886,7 @@ def _need_java(name: str):
             f'{name} is a Java program and there is no java on this machine; install a Java runtime (8 or later).'
         )
 
-# %% ../nbs/33_captioning.ipynb #fe6a576b
+# %% ../nbs/33_captioning.ipynb #6f0eda03
 def _start_meteor(folder: Path) -> subprocess.Popen:
     "METEOR's program, waiting for lines."
     memory = '-Xmx2G -Dfile.encoding=UTF-8 -Duser.language=en -jar'.split()
@@ -896,7 +900,7 @@ def _start_meteor(folder: Path) -> subprocess.Popen:
         encoding='utf-8',
     )
 
-# %% ../nbs/33_captioning.ipynb #f69d3017
+# %% ../nbs/33_captioning.ipynb #8a55e412
 def _ask_meteor(process, candidates: list, references: list) -> float:
     "METEOR's score of all sentences, by its protocol of lines."
 
@@ -909,7 +913,7 @@ def _ask_meteor(process, candidates: list, references: list) -> float:
     answers = [ask('EVAL', *stats)] + [process.stdout.readline() for _ in stats]
     return float(answers[-1])  # after the score of each sentence, that of all
 
-# %% ../nbs/33_captioning.ipynb #e30aa1f9
+# %% ../nbs/33_captioning.ipynb #2d94a865
 def _end(process):
     "End a program and close its pipes."
     process.kill()
@@ -948,7 +952,7 @@ def meteor(
 # %% ../nbs/33_captioning.ipynb #0cbae5c2
 _CORENLP = ('stanford-corenlp-3.6.0.jar', 'stanford-corenlp-3.6.0-models.jar')
 
-# %% ../nbs/33_captioning.ipynb #3f85c57d
+# %% ../nbs/33_captioning.ipynb #2cda1f53
 def _run_spice(said: list, true: list, at: Path, box: Path, seconds: float) -> float:
     "Mean F of SPICE's program in the folder `at`, by way of files in `box`."
     given, found = box / 'given.json', box / 'found.json'
@@ -993,7 +997,7 @@ def spice(
 # %% ../nbs/33_captioning.ipynb #05372ab7
 COCO = tuple('bleu1 bleu2 bleu3 bleu4 meteor rouge_l cider spice spider'.split())
 
-# %% ../nbs/33_captioning.ipynb #a312ac54
+# %% ../nbs/33_captioning.ipynb #d4c98afd
 def _python_scores(said: list, true: list) -> dict:
     "BLEU, ROUGE-L and, of more than one clip, CIDEr."
     from pycocoevalcap.bleu.bleu import Bleu
@@ -1011,7 +1015,7 @@ def _python_scores(said: list, true: list) -> dict:
         out['cider'] = float(Cider().compute_score(*given)[0])
     return out
 
-# %% ../nbs/33_captioning.ipynb #5f0345f8
+# %% ../nbs/33_captioning.ipynb #4479a585
 def _add_spider(out: dict):
     "SPIDEr, or why there is none."
     lacking = [m for m in ('CIDEr', 'SPICE') if m.lower() not in out]
@@ -1048,7 +1052,7 @@ def coco_scores(
     _add_spider(out)
     return out
 
-# %% ../nbs/33_captioning.ipynb #dd603723
+# %% ../nbs/33_captioning.ipynb #41cab9c7
 def _count_runs(words: list, n: int) -> Counter:
     "All runs of n words, counted."
     starts = range(len(words) - n + 1)
@@ -1060,7 +1064,7 @@ def _grams(text):
     words = tokens(text)
     return [_count_runs(words, n) for n in range(1, 5)]
 
-# %% ../nbs/33_captioning.ipynb #84d93388
+# %% ../nbs/33_captioning.ipynb #c773ba1c
 def _idf(pairs, grams) -> dict:
     "Logarithm of how rare each run is among the clips."
     runs = {}
@@ -1072,14 +1076,14 @@ def _idf(pairs, grams) -> dict:
         common.update(own)
     return {g: np.log(len(runs) / n) for g, n in common.items()}
 
-# %% ../nbs/33_captioning.ipynb #e0125867
+# %% ../nbs/33_captioning.ipynb #7816c7e7
 def _unit_tfidf(count: Counter, rare: dict) -> dict:
     "tf-idf of runs of one length, of norm 1; empty where nothing weighs."
     v = {g: n * rare[g] for g, n in count.items()}
     norm = sum(x * x for x in v.values()) ** 0.5
     return {g: x / norm for g, x in v.items()} if norm else {}
 
-# %% ../nbs/33_captioning.ipynb #6995e0af
+# %% ../nbs/33_captioning.ipynb #0bef96f8
 def _dot(vectors: list, mean: dict) -> float:
     "Sum over all lengths of the products with the mean vector."
     total = 0
@@ -1109,7 +1113,7 @@ def typical_caption(
     score = [_dot(own, mean) for own in vectors]
     return pairs[int(np.argmax(score))][1]
 
-# %% ../nbs/33_captioning.ipynb #b9ebf03c
+# %% ../nbs/33_captioning.ipynb #aaa89640
 def _score_sentences(sentences, captions, train, truth: dict, seconds: float) -> dict:
     "Scores of {clip: sentence} against {clip: references}, those of the typical caption as chance."
     references = list(truth.values())
