@@ -1,5 +1,5 @@
-"""Detection: the metrics against sed_eval 0.2.1 (its published cases, its numbers on its own files and on random corpora) and
-against their definitions written out; the detector against what it must not depend on."""
+"""Detection: the metrics against sed_eval 0.2.1 (its published cases, its numbers on its own files and
+on random corpora) and against their definitions; the detector against what it must not depend on."""
 
 import math
 from itertools import combinations, permutations
@@ -143,7 +143,9 @@ def test_silence_as_published():
 
 # --- numbers computed with sed_eval 0.2.1 ---
 
-SED_EVAL = dict(  # segments of 1 s, then events (.2 s, 20 %): f1, error rate, macro f1 with and without the classes never claimed
+# segments of 1 s, then events (.2 s, 20 %): f1, error rate, macro f1 with and without
+# the classes never claimed
+SED_EVAL = dict(
     street_fold1=(
         (
             0.31014823261117447,
@@ -206,7 +208,7 @@ def test_real_files_as_sed_eval_scores_them(name):
 
 
 def corpus(seed):
-    "A random corpus with estimates that are jittered, split, renamed, missed and invented; times on a coarse grid give ties."
+    "A random corpus; estimates are jittered, split, renamed, missed, invented; a coarse grid gives ties."
     draw = Random(seed).random
     number = lambda low, high: low + int(draw() * (high - low))
     one_of = lambda *values: values[number(0, len(values))]

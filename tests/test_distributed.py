@@ -1,4 +1,4 @@
-"Two processes learn what one learns with the same batches: losses, batch norms, whole trainings, targets, and stages by their launcher."
+"Two processes learn what one learns with the same batches: losses, batch norms, trainings, targets, stages."
 
 import os, shlex, socket, sys
 from pathlib import Path
@@ -93,7 +93,7 @@ def trained(lesson, folder, optim=OPTIM, **kw):
 
 
 def stepped(name, rows):
-    "Two steps of a loss over a tower with batch norm, on a share of twelve rows: losses and gradients of the second, queues."
+    "Two steps of a loss over a tower with batch norm, on a share of twelve rows: what the second leaves."
     torch.manual_seed(0)
     loss = make_loss(
         name,
