@@ -404,7 +404,7 @@ def one_step(self: Fit, model, optimizer, index) -> float:
 # %% ../nbs/25_loop.ipynb #0f93240b
 @patch
 def run_epoch(self: Fit, model, optimizer):
-    "The steps of an epoch that are still to do, with a checkpoint every few minutes."
+    "The steps of an epoch that are still to do, then its score; a checkpoint every few minutes and at the end."
     from tqdm import tqdm
 
     model.train()
@@ -421,6 +421,8 @@ def run_epoch(self: Fit, model, optimizer):
             saved = time.time()
     self.seconds += time.time() - began
     self.end_epoch(losses)
+    self.epoch, self.step = self.epoch + 1, 0
+    self.save()
 
 # %% ../nbs/25_loop.ipynb #4891f98b
 @patch
@@ -445,7 +447,7 @@ def _row_text(row: dict) -> str:
 # %% ../nbs/25_loop.ipynb #5ae40a81
 @patch
 def end_epoch(self: Fit, losses: list):
-    "Score, remember the best weights, log one line, save."
+    "Score, remember the best weights, log one line."
     scores = self.validate()
     row = dict(
         epoch=self.epoch + 1,
@@ -461,8 +463,6 @@ def end_epoch(self: Fit, losses: list):
         self.best = {k: v.detach().cpu().clone() for k, v in weights.items()}
     if self.folder is not None:
         log(_row_text(row))
-    self.epoch, self.step = self.epoch + 1, 0
-    self.save()
 
 # %% ../nbs/25_loop.ipynb #ec107c14
 @patch
