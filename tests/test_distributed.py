@@ -1,4 +1,4 @@
-"Two processes learn what one learns with the same batches: losses, batch norms, whole trainings, targets, and stages by their launcher."
+"Two processes learn what one learns with the same batches: losses, batch norms, trainings, targets, stages."
 
 import os, shlex, socket, sys
 from pathlib import Path
@@ -15,8 +15,8 @@ from torch import nn
 
 from wavbrivl.core import BadInput, OptimParams, Params, overlay
 from wavbrivl.lab import Lab
+from wavbrivl.loop import Fit, Lesson, WholeBatchNorm, accelerator, share_of
 from wavbrivl.losses import LOSSES, gather_rows, make_loss, process_mean, rank_and_world
-from wavbrivl.training import Fit, Lesson, WholeBatchNorm, accelerator, share_of
 
 ROOT = Path(__file__).parents[1]
 OPTIM = OptimParams(epochs=3, batch=9, lr=0.01)  # nine rows: shares of four and five
@@ -93,7 +93,7 @@ def trained(lesson, folder, optim=OPTIM, **kw):
 
 
 def stepped(name, rows):
-    "Two steps of a loss over a tower with batch norm, on a share of twelve rows: losses and gradients of the second, queues."
+    "Two steps of a loss over a tower with batch norm, on a share of twelve rows: what the second leaves."
     torch.manual_seed(0)
     loss = make_loss(
         name,
@@ -174,14 +174,11 @@ class Processes:
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, one_thread):
     folder = tmp_path_factory.mktemp('two')
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     assert trained(Pairs(stop=7), folder / 'one-then-two', save_minutes=0) is None
     mp.spawn(worker, (str(folder),), nprocs=2)
-    yield folder
-    torch.set_num_threads(before)
+    return folder
 
 
 @pytest.fixture(scope='module')

@@ -360,6 +360,42 @@ def _order(trains, seeds, epoch, length):
 # %% ../nbs/30_classification.ipynb #d88d3e38
 LEAST = 10  # batches in an epoch, however few the clips
 
+# %% ../nbs/30_classification.ipynb #741c29d2
+class _BestHeads:
+    "The weights of each head at its lowest validation loss, and when that was."
+
+    def __init__(self, heads: Probe, patience: int):
+        n = len(heads.draws)
+        self.weights = {k: p.detach().clone() for k, p in heads.named_parameters()}
+        self.low = torch.full((n,), torch.inf)
+        self.since = torch.zeros(n, dtype=torch.long)  # epochs without a lower loss
+        self.epoch = torch.zeros(n, dtype=torch.long)  # of the lowest, from 1
+        self.patience = patience
+
+    def update(self, heads: Probe, loss: torch.Tensor, epoch: int):
+        "Take over the heads whose loss [H] has fallen, unless they have stopped."
+        better = (loss < self.low) & (self.since < self.patience)
+        for k, p in heads.named_parameters():
+            self.weights[k][better] = p.detach()[better]
+        self.low[better] = loss[better]
+        self.epoch[better] = epoch
+        self.since = torch.where(better, 0, self.since + 1)
+
+# %% ../nbs/30_classification.ipynb #1cfadcd3
+def _probe_epoch(heads: Probe, adam, x, y, order):
+    "One update of all heads for each batch of `order`, a list of [H, B] clips."
+    heads.train()
+    for i in order:
+        adam.zero_grad()
+        _loss(heads(x[i]), y[i]).mean(1).sum().backward()
+        adam.step()
+
+# %% ../nbs/30_classification.ipynb #dae22607
+def _probe_losses(heads: Probe, x, y, index, mask) -> torch.Tensor:
+    "Mean loss of each head over its own validation clips: [H], on the processor."
+    each = _loss(probe_logits(heads, x, index), y[index.to(y.device)])
+    return ((each * mask).sum(1) / mask.sum(1)).cpu()
+
 # %% ../nbs/30_classification.ipynb #5fdceee5
 def fit_probe(
     x: torch.Tensor,  # [N, D] frozen embeddings, all clips
@@ -373,44 +409,26 @@ def fit_probe(
     hidden: int = 512,
     dropout: float = 0.1,
 ) -> tuple:  # (`Probe` with every head at its best, best epoch of each head)
-    "Train all heads side by side with Adam and early stopping, reproducibly."
+    "Train all heads side by side with Adam, each with its own early stopping, reproducibly."
     trains, valids, seeds = zip(*splits)
     heads = Probe(x.shape[1], classes, seeds, hidden, dropout).to(x.device)
     _standardise(heads, x, trains)
-    (watch, mask), most = _stack(valids), max(map(len, trains))
-    mask, batch = mask.to(x.device), min(batch, most)
-    steps = max(-(-most // batch), LEAST)
+    index, mask = _stack(valids)
+    mask = mask.to(x.device)
+    longest = max(map(len, trains))
+    batch = min(batch, longest)
+    length = batch * max(-(-longest // batch), LEAST)
     adam = torch.optim.Adam(heads.parameters(), lr=lr)
-    best = {k: p.detach().clone() for k, p in heads.named_parameters()}
-    low = torch.full((len(splits),), torch.inf)
-    since, at = (
-        torch.zeros(len(splits), dtype=torch.long),
-        torch.zeros(len(splits), dtype=torch.long),
-    )
+    best = _BestHeads(heads, patience)
     for epoch in range(epochs):
-        heads.train()
-        for i in (
-            _order(trains, seeds, epoch, steps * batch).to(x.device).split(batch, 1)
-        ):
-            adam.zero_grad()
-            _loss(heads(x[i]), y[i]).mean(1).sum().backward()
-            adam.step()
-        now = (
-            (_loss(probe_logits(heads, x, watch), y[watch.to(y.device)]) * mask).sum(1)
-            / mask.sum(1)
-        ).cpu()
-        better = (now < low) & (since < patience)
-        for k, p in heads.named_parameters():
-            best[k][better] = p.detach()[better]
-        low[better], at[better], since = (
-            now[better],
-            epoch + 1,
-            torch.where(better, 0, since + 1),
-        )
-        if (since >= patience).all():
+        order = _order(trains, seeds, epoch, length).to(x.device)
+        _probe_epoch(heads, adam, x, y, order.split(batch, 1))
+        losses = _probe_losses(heads, x, y, index, mask)
+        best.update(heads, losses, epoch + 1)
+        if (best.since >= patience).all():
             break
-    heads.load_state_dict(best, strict=False)
-    return heads.eval(), at.tolist()
+    heads.load_state_dict(best.weights, strict=False)
+    return heads.eval(), best.epoch.tolist()
 
 # %% ../nbs/30_classification.ipynb #1bb35b6e
 def check_split(k: int, train, test, y: np.ndarray):

@@ -1,0 +1,107 @@
+"The training loop: a killed training resumes to the same weights; early stopping and ties."
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wavbrivl.core import BadInput, OptimParams
+from wavbrivl.loop import Fit, Lesson, OneDevice, padded
+
+OPTIM = OptimParams(epochs=5, batch=8, lr=0.02)
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+
+class Line(Lesson):
+    "A noisy line by a network with dropout; can be killed, and can be given its scores."
+
+    items = 32
+
+    def __init__(self, stop_at=None, scores=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+        self.stop_at, self.scores, self.calls = stop_at, scores, 0
+
+    def batch(self, index, rng):
+        x = torch.from_numpy(index[:, None] / 32).float()
+        return dict(x=x, y=x + torch.from_numpy(rng.standard_normal(x.shape)).float())
+
+    def forward(self, x, y):
+        self.calls += 1
+        if self.calls == self.stop_at:
+            raise KeyboardInterrupt
+        return F.mse_loss(self.net(x), y)
+
+    def score(self):
+        return dict(score=self.scores.pop(0)) if self.scores else {}
+
+
+class Latest(Line):
+    "Of equal scores the later epoch counts."
+
+    def improves(self, score, best):
+        return score >= best
+
+    def best_epoch(self, scores):
+        return len(scores) - 1 - int(np.argmax(scores[::-1]))
+
+
+def weights(lesson):
+    return torch.cat([p.detach().flatten() for p in lesson.parameters()])
+
+
+@pytest.mark.parametrize('stop_at', [1, 6, 14])
+@pytest.mark.parametrize('save_minutes', [0.0, 5.0])
+def test_a_killed_training_ends_where_an_undisturbed_one_does(
+    tmp_path, stop_at, save_minutes
+):
+    straight, killed, resumed = Line(), Line(stop_at), Line()
+    Fit(straight, OPTIM, 1, tmp_path / 'a').run()
+    with pytest.raises(KeyboardInterrupt):
+        Fit(killed, OPTIM, 1, tmp_path / 'b', save_minutes=save_minutes).run()
+    Fit(resumed, OPTIM, 1, tmp_path / 'b').run()
+    assert torch.equal(weights(straight), weights(resumed))
+
+
+def test_a_state_of_other_parameters_is_not_continued(tmp_path):
+    Fit(Line(), OPTIM, 1, tmp_path).run()
+    other = Fit(Line(), OPTIM, 2, tmp_path)
+    assert other.resume().epoch == 0
+
+
+def test_without_a_folder_nothing_is_written_or_logged(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short, stored = Line(), Line()
+    Fit(short, OPTIM, 1, engine=OneDevice()).run()
+    assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ''
+    Fit(stored, OPTIM, 1, tmp_path / 'state').run()
+    assert torch.equal(weights(short), weights(stored)), 'the engine changes nothing'
+
+
+@pytest.mark.parametrize('kind, epochs, kept', [(Line, 4, 1), (Latest, 5, 2)])
+def test_early_stopping_and_ties(kind, epochs, kept):
+    task = kind(scores=[0.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5])
+    optim = OPTIM.model_copy(update=dict(epochs=7, patience=2))
+    fit = Fit(task, optim, 1, engine=OneDevice())
+    every = []
+    end_epoch = fit.end_epoch
+    fit.end_epoch = lambda losses: (every.append(weights(task)), end_epoch(losses))
+    fit.run()
+    assert len(fit.history) == epochs and torch.equal(weights(task), every[kept])
+
+
+def test_a_loss_that_is_not_finite_is_refused(tmp_path):
+    task = Line()
+    task.net[2].bias.data.fill_(math.nan)
+    with pytest.raises(BadInput, match='lower optim.lr'):
+        Fit(task, OPTIM, 1, tmp_path).run()
+
+
+def test_padded_clips():
+    x, real = padded([np.ones((3, 2), np.float16), torch.ones(1, 2)])
+    assert x.dtype == torch.float32 and x.sum() == 8 and real.sum(1).tolist() == [3, 1]
