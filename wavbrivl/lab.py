@@ -89,7 +89,7 @@ from wavbrivl.core import (
     write_json,
 )
 
-# %% ../nbs/70_lab.ipynb #a04d9aa4
+# %% ../nbs/70_lab.ipynb #e3bd8407
 from .corpora import DATASETS, Corpus, prepare
 from .shards import pack
 from wavbrivl.diffusion import (
@@ -116,7 +116,7 @@ from wavbrivl.fidelity import (
     train_judge,
 )
 
-# %% ../nbs/70_lab.ipynb #47e778f2
+# %% ../nbs/70_lab.ipynb #10adb686
 from .generation import guide, rerank, similarity_files
 from .manipulation import add, edited, path, picture_pool, study
 from .media import mix
@@ -124,7 +124,7 @@ from .peers import YamNet
 from .report import spread
 from .retrieval import top_k
 
-# %% ../nbs/70_lab.ipynb #2e952591
+# %% ../nbs/70_lab.ipynb #01efd9e6
 from wavbrivl.training import (
     Recordings,
     Targets,
@@ -169,27 +169,27 @@ class Lab:
         self.checkpoints = self.root / 'checkpoints'
         self.models = self.root / 'models' / self.name
 
-# %% ../nbs/70_lab.ipynb #f879164a
+# %% ../nbs/70_lab.ipynb #36cc0dd0
 @patch(as_prop=True)
 def device(self: Lab) -> str:
     "The device that the config names, or the best there is."
     return pick_device(self.params.device)
 
-# %% ../nbs/70_lab.ipynb #df273acc
+# %% ../nbs/70_lab.ipynb #bd92bf1e
 @patch(as_prop=True)
 def seeds(self: Lab) -> list[int]:
     "The seeds of this run: of the language tower for a variant under `arms:`, else of the audio tower."
     is_variant = self.run in run_names(self.root, 'arms')
     return (self.params.language if is_variant else self.params.train).seeds
 
-# %% ../nbs/70_lab.ipynb #5a55d447
+# %% ../nbs/70_lab.ipynb #7a1390d8
 @patch(as_prop=True)
 def corpus_name(self: Lab) -> str:
     "The corpus in tables: its reader, or the name of one's own list."
     c = self.params.corpus
     return Path(c.source).stem if c.reader == 'folder' else c.reader
 
-# %% ../nbs/70_lab.ipynb #cec51084
+# %% ../nbs/70_lab.ipynb #8d0e8746
 @patch
 def show(self: Lab, *sections: str):
     "Print sections of the parameters, as a stage notebook does first."
@@ -199,7 +199,7 @@ def show(self: Lab, *sections: str):
         chosen['run'] = self.run
     print(yaml.safe_dump(chosen, sort_keys=False))
 
-# %% ../nbs/70_lab.ipynb #60141e89
+# %% ../nbs/70_lab.ipynb #607ba5ae
 SMALL_LAB = dict(
     precision='fp32',
     device='cpu',
@@ -233,7 +233,7 @@ def require_output(stage: str, path):
         )
     return path
 
-# %% ../nbs/70_lab.ipynb #411b2284
+# %% ../nbs/70_lab.ipynb #06911b77
 def make_folders(*folders):
     "Make folders that DVC expects, even where a stage has nothing to put in."
     for folder in folders:
@@ -245,7 +245,7 @@ def built_corpus(self: Lab) -> Corpus:
     "The corpus as its stage built it, before DVC gives it out as `data`."
     return Corpus(require_output('corpus', self.build / 'corpus'))
 
-# %% ../nbs/70_lab.ipynb #e543c417
+# %% ../nbs/70_lab.ipynb #5e089d66
 @patch(as_prop=True)
 def corpus(self: Lab) -> Corpus:
     "The corpus that every later stage reads."
@@ -263,13 +263,13 @@ def brivl(self: Lab) -> tuple:
         self._brivl = model, load_tokenizer(folder / 'tokenizer.json')
     return self._brivl
 
-# %% ../nbs/70_lab.ipynb #e2c9afa8
+# %% ../nbs/70_lab.ipynb #56969fbe
 @patch(as_prop=True)
 def targets(self: Lab) -> Targets:
     "Stored embeddings of the corpus's pictures and captions."
     return Targets(require_output('targets', self.build / 'targets'), self.corpus)
 
-# %% ../nbs/70_lab.ipynb #bf8fb6d0
+# %% ../nbs/70_lab.ipynb #8a8f6b81
 @patch
 def model_folder(self: Lab, seed: int) -> Path:
     "The folder of one trained seed of this run."
@@ -291,7 +291,7 @@ class StoredEvaluation:
             setattr(self, name, array)
         self.outputs = read_json(Path(path).with_suffix('.json'))
 
-# %% ../nbs/70_lab.ipynb #051747e5
+# %% ../nbs/70_lab.ipynb #07914f72
 @patch
 def embeddings(self: Lab, seed: int, run: str | None = None) -> StoredEvaluation:
     "What the evaluation of one seed stored; of another run where it is named."
@@ -305,13 +305,13 @@ def depicted_clips(corpus: Corpus, split: str = 'test') -> pd.DataFrame:
     complete = t.audio.notna() & (t.frames.str.len() > 0) & (t.label != '')
     return t[complete].reset_index(drop=True)
 
-# %% ../nbs/70_lab.ipynb #c63c6d78
+# %% ../nbs/70_lab.ipynb #e3ceae94
 @patch(as_prop=True)
 def can_judge(self: Lab) -> bool:
     "Has the lab's corpus pictures of two classes?"
     return depicted_clips(self.corpus, 'train').label.nunique() > 1
 
-# %% ../nbs/70_lab.ipynb #bcc14c8a
+# %% ../nbs/70_lab.ipynb #b4883604
 def in_turn(table: pd.DataFrame) -> pd.DataFrame:
     "The rows of a table, classes in turn: the first few are spread over all classes."
     turn = table.groupby('label').cumcount()
@@ -326,7 +326,7 @@ def painter(self: Lab) -> tuple:
     vqgan = VQGAN.load(folder / 'vqgan').to(self.device)
     return vqgan, LatentDiffusion.load(folder / 'diffusion').to(self.device)
 
-# %% ../nbs/70_lab.ipynb #3673d0cf
+# %% ../nbs/70_lab.ipynb #ed2c95ec
 @patch
 def judge(self: Lab, name: str | None = None) -> Judge:
     "The judge of a corpus's pictures; default: of the lab's own."
@@ -349,7 +349,7 @@ def launch_command(params) -> list[str]:
         return []
     return [sys.executable, *TORCHRUN, f'--nproc-per-node={n}']
 
-# %% ../nbs/70_lab.ipynb #76c6a0d3
+# %% ../nbs/70_lab.ipynb #859df7d0
 def repeat_output(command: list[str], env: dict) -> int:
     "Run a command, print what it prints as it comes. Returns its exit status."
     with subprocess.Popen(
@@ -385,14 +385,14 @@ def run_job(work, run, root, item):
     "Open the lab in this process and do one item of work."
     return work(Lab(run, root), item)
 
-# %% ../nbs/70_lab.ipynb #39992eb0
+# %% ../nbs/70_lab.ipynb #b2749904
 def count_cores() -> int:
     "The cores this process may use."
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
 
-# %% ../nbs/70_lab.ipynb #19b4734e
+# %% ../nbs/70_lab.ipynb #a45d77bd
 def run_parallel(
     work,  # a function of a lab and an item, importable by its name
     lab: Lab,
@@ -496,12 +496,12 @@ def list_files(folder) -> list:
             facts.append((name, stat.st_size, stat.st_mtime_ns))
     return sorted(facts)
 
-# %% ../nbs/70_lab.ipynb #2f31ad27
+# %% ../nbs/70_lab.ipynb #d11d730a
 def file_hash(path) -> str:
     "SHA-1 of a file's bytes."
     return hashlib.sha1(Path(path).read_bytes()).hexdigest()
 
-# %% ../nbs/70_lab.ipynb #4c4190f2
+# %% ../nbs/70_lab.ipynb #fa73e835
 def dataset_params(lab: Lab, name: str) -> CorpusParams:
     "The parameters with which a public data set is prepared: its limits, and the lab's picture size."
     p = lab.params
@@ -515,14 +515,14 @@ def dataset_params(lab: Lab, name: str) -> CorpusParams:
         picture=p.corpus.picture,
     )
 
-# %% ../nbs/70_lab.ipynb #9cd80aa3
+# %% ../nbs/70_lab.ipynb #52d7cd09
 def dataset_fingerprint(lab: Lab, name: str) -> str:
     "What a prepared data set depends on: its parameters, its files, BriVL's weights."
     p = dataset_params(lab, name)
     weights = file_hash(require_output('brivl', lab.build / 'brivl/model.safetensors'))
     return fingerprint(p.model_dump(), list_files(lab.root / p.source), weights)
 
-# %% ../nbs/70_lab.ipynb #5b2bd08a
+# %% ../nbs/70_lab.ipynb #06a49d14
 def update_dataset(lab: Lab, name: str, current: str):
     "Prepare and embed a public data set unless it is there and unchanged. Raises `BadInput` where it cannot be read."
     folder = lab.build / 'datasets' / name
@@ -564,7 +564,7 @@ def prepare_datasets(lab: Lab) -> pd.DataFrame:
     write_json(rows, lab.build / 'datasets/found.json')
     return pd.DataFrame(rows)
 
-# %% ../nbs/70_lab.ipynb #e463255f
+# %% ../nbs/70_lab.ipynb #c2645c41
 def prepared_datasets(lab: Lab) -> list[tuple[str, Corpus]]:
     "(name, corpus) of every public data set that is there."
     found = require_output('datasets', lab.build / 'datasets/found.json')
@@ -579,7 +579,7 @@ def pretrain_brivl(lab: Lab) -> pd.DataFrame:
         return pd.read_csv(folder / 'history.csv')
     return train_brivl(lab.params, lab.corpus, folder, lab.checkpoints / 'brivl')
 
-# %% ../nbs/70_lab.ipynb #5aea9dd5
+# %% ../nbs/70_lab.ipynb #9a7b45f1
 def pretrain_wavlm(lab: Lab) -> pd.DataFrame:
     "Stage wavlm: masked prediction on sound alone, or the released weights. Returns the history."
     folder = lab.build / 'wavlm'
@@ -760,7 +760,7 @@ HEAD_SUPERVISION = dict(
     captioning='captions of the training split, on frozen frames',
 )
 
-# %% ../nbs/70_lab.ipynb #4b100322
+# %% ../nbs/70_lab.ipynb #56e46492
 def task_facts(lab: Lab, tower: str) -> dict:
     "{task: facts stored with its numbers}; `tower`: audio or bridge."
     pairs = dict.fromkeys(JOINT_SPACE_TASKS + GLOSS_TASKS, TRAINING_PAIRS[tower])
@@ -817,7 +817,7 @@ def limit_tasks(lab: Lab, seed: int, tasks=None):
     kept = [t for t in tasks or e.tasks if t not in left_out]
     return e.model_copy(update=dict(tasks=kept))
 
-# %% ../nbs/70_lab.ipynb #fbb3bf9b
+# %% ../nbs/70_lab.ipynb #fa8474c4
 LOGGED_METRICS = ('top1', 'accuracy', 'mrr', 'f1', 'cider')
 
 
@@ -830,7 +830,7 @@ def log_tasks(name: str, run: str, seed: int, tasks: dict):
                 parts.append(f'{task} {k} {scores[k]:.3f}')
     log(name, run, f'seed {seed}', ' '.join(parts))
 
-# %% ../nbs/70_lab.ipynb #b7043d42
+# %% ../nbs/70_lab.ipynb #fa311518
 def evaluate_seed(lab: Lab, name: str, exam: Exam, targets: Targets, seed: int) -> dict:
     "Every task on one corpus for one seed: {task: scores}."
     model, own = lab.model(seed), name == lab.corpus_name
@@ -884,7 +884,7 @@ def classify_test_clips(lab: Lab, exam: Exam, seed: int) -> dict:
         )
     return label_scores(logits, exam.y[rows])
 
-# %% ../nbs/70_lab.ipynb #cd5095c9
+# %% ../nbs/70_lab.ipynb #7e45e52f
 def classifier_scores(lab: Lab, name: str, exam: Exam, seed: int) -> dict:
     "Scores of one seed: of the trained classifier on the lab's corpus, of one trained from scratch elsewhere."
     if name == lab.corpus_name:
@@ -892,7 +892,7 @@ def classifier_scores(lab: Lab, name: str, exam: Exam, seed: int) -> dict:
     state = lab.checkpoints / lab.run / name / f'seed-{seed}'
     return supervised_task(lab.params, exam, seed, state)
 
-# %% ../nbs/70_lab.ipynb #aad967b2
+# %% ../nbs/70_lab.ipynb #0d617d93
 def log_means(name: str, run: str, found: list[dict]):
     "Log the means over seeds of a classifier's scores."
     parts = []
@@ -901,7 +901,7 @@ def log_means(name: str, run: str, found: list[dict]):
         parts.append(f'{k} {mean:.3f}')
     log(name, run, ' '.join(parts))
 
-# %% ../nbs/70_lab.ipynb #d1fd5cbb
+# %% ../nbs/70_lab.ipynb #6c95e3d6
 FROM_SCRATCH = dict(supervision='labels of the training split, from scratch')
 
 # %% ../nbs/70_lab.ipynb #9fff9707
@@ -921,7 +921,7 @@ def evaluate_classifier(lab: Lab) -> list[dict]:
     shutil.rmtree(lab.checkpoints / lab.run, ignore_errors=True)
     return metrics
 
-# %% ../nbs/70_lab.ipynb #4190024a
+# %% ../nbs/70_lab.ipynb #09b78773
 def baseline_features(lab: Lab) -> dict:
     "{name: function from waveforms to features [N, F]}."
     features = dict(log_mel=log_mel_features, mfcc=mfcc_features)
@@ -929,7 +929,7 @@ def baseline_features(lab: Lab) -> dict:
         features['yamnet'] = YamNet(lab.root / file).embed
     return features
 
-# %% ../nbs/70_lab.ipynb #cce48e61
+# %% ../nbs/70_lab.ipynb #6c5c12da
 def evaluate_features(lab: Lab, name: str, exam: Exam, run: str, embed) -> dict:
     "Metrics of one kind of features on one corpus."
     tasks = {}
@@ -986,7 +986,7 @@ def find_wavlm_folder(folder) -> Path:
         )
     return folder
 
-# %% ../nbs/70_lab.ipynb #922989eb
+# %% ../nbs/70_lab.ipynb #06d4195a
 IN_MODEL = 'audio.wavlm.'  # how the names of WavLM's weights begin in a trained model
 
 
@@ -1018,7 +1018,7 @@ def open_encoder(lab: Lab, name: str) -> tuple:
     stage = 'train' if 'models' in source else 'wavlm'
     return open_front(require_output(stage, lab.root / source), lab.params.audio)
 
-# %% ../nbs/70_lab.ipynb #1f0af41f
+# %% ../nbs/70_lab.ipynb #5eb47914
 def store_frames(lab: Lab, name: str) -> dict:
     "Stage front: the frames of every clip under one frozen audio encoder. Returns the shapes of what is stored."
     from safetensors.torch import save_file
@@ -1044,7 +1044,7 @@ def wavlm_sizes(lab: Lab) -> AudioParams:
     released = lab.params.audio.model_copy(update=dict(checkpoint='released'))
     return begun(released, require_output('wavlm', lab.build / 'wavlm'))
 
-# %% ../nbs/70_lab.ipynb #37d46ff8
+# %% ../nbs/70_lab.ipynb #d91e984b
 def pretrain_gloss_style(lab: Lab, style: str) -> pd.DataFrame | None:
     "Train and store Langue2Gloss in one style. Returns the history; None, and logs why, where there are no words."
     from safetensors.torch import save_file
@@ -1073,7 +1073,7 @@ def pretrain_gloss(lab: Lab) -> pd.DataFrame:
     shutil.rmtree(lab.checkpoints / 'gloss', ignore_errors=True)
     return pd.concat([h for h in done if h is not None] or [NO_HISTORY])
 
-# %% ../nbs/70_lab.ipynb #43f05b78
+# %% ../nbs/70_lab.ipynb #605c4f06
 class StoredFrames(NamedTuple):
     "What the stages front and gloss left for a variant."
 
@@ -1082,7 +1082,7 @@ class StoredFrames(NamedTuple):
     sizes: AudioParams  # its sizes
     gloss: dict  # weights of Langue2Gloss; empty where the variant glosses nothing
 
-# %% ../nbs/70_lab.ipynb #9a539127
+# %% ../nbs/70_lab.ipynb #932e4343
 def open_frames(lab: Lab) -> StoredFrames:
     "The frames and weights that this run's variant begins with."
     p = lab.params.language
@@ -1096,7 +1096,7 @@ def open_frames(lab: Lab) -> StoredFrames:
         read_tensors(gloss) if gloss.exists() else {},
     )
 
-# %% ../nbs/70_lab.ipynb #2807ba1a
+# %% ../nbs/70_lab.ipynb #58d0ceeb
 def embed_classes(lab: Lab, embed) -> tuple | None:
     "(names, embeddings of their prompts) of the corpus's classes; None where there is but one."
     names = sorted(set(lab.corpus.table.label) - {''})
@@ -1135,7 +1135,7 @@ def examine_bridge(lab, name, exam, targets, trainer, embed, seed, embedded) -> 
     where = f'{name}/{lab.run}'
     return examine(trainer.bridge, embed, exam, targets, asked, seed, where, embedded)
 
-# %% ../nbs/70_lab.ipynb #75fdc6d3
+# %% ../nbs/70_lab.ipynb #f78846a3
 def evaluate_bridge_abroad(
     lab, name, exam, targets, trainer, frames, embed, seed
 ) -> dict:
@@ -1144,7 +1144,7 @@ def evaluate_bridge_abroad(
     embedded = embed_exam(lab, trainer.bridge, exam, weights, cache=True)
     return examine_bridge(lab, name, exam, targets, trainer, embed, seed, embedded)[0]
 
-# %% ../nbs/70_lab.ipynb #66b7d532
+# %% ../nbs/70_lab.ipynb #ed76081a
 def evaluate_bridge(lab, name, exam, targets, trainer, frames, embed, seed) -> dict:
     "Every task on the lab's own corpus, and those that only a bridge can answer: {task: scores}."
     row = {clip: i for i, clip in enumerate(lab.corpus.table['clip'])}
@@ -1159,7 +1159,7 @@ def evaluate_bridge(lab, name, exam, targets, trainer, frames, embed, seed) -> d
         store_glosses(lab, seed, tasks)
     return tasks
 
-# %% ../nbs/70_lab.ipynb #3f0889e6
+# %% ../nbs/70_lab.ipynb #31b311aa
 def gloss_tasks(lab: Lab, bridge, heard: Heard) -> dict:
     "Glosses of test captions and sounds, and the times of their tokens, as far as a variant has learnt them."
     p, t = lab.params.language, lab.corpus.table
@@ -1168,7 +1168,7 @@ def gloss_tasks(lab: Lab, bridge, heard: Heard) -> dict:
     tasks = gloss_task(bridge, heard, t, p.gloss)
     return tasks | (timing_task(bridge, heard, t) if p.ds_net else {})
 
-# %% ../nbs/70_lab.ipynb #531bbe54
+# %% ../nbs/70_lab.ipynb #b67d33e2
 GLOSSES_STORED = 40  # glosses of test clips, for the report
 
 
@@ -1179,7 +1179,7 @@ def store_glosses(lab: Lab, seed: int, tasks: dict):
         found[task] = {k: tasks[task][k][:GLOSSES_STORED] for k in ('said', 'wanted')}
     write_json(found, lab.build / 'embeddings' / lab.run / f'gloss-{seed}.json')
 
-# %% ../nbs/70_lab.ipynb #90913563
+# %% ../nbs/70_lab.ipynb #b91c929d
 def store_bridge_history(lab: Lab, history: pd.DataFrame):
     "Write the history without times to results, and the seconds until each epoch's end to build."
     with whole(lab.results / 'history' / f'{lab.run}.csv') as tmp:
@@ -1224,7 +1224,7 @@ def first_pictures(lab: Lab, corpus: Corpus, table) -> torch.Tensor:
         return pictures
     return as_bytes(as_pixels(pictures, lab.params.vqgan.size))
 
-# %% ../nbs/70_lab.ipynb #ace2d18f
+# %% ../nbs/70_lab.ipynb #eeebd9f7
 DISTRIBUTION_METRICS = ('fid', 'kid', 'is', 'diversity')
 
 
@@ -1266,7 +1266,7 @@ def picture_metrics(run: str, corpus: str, tasks: dict) -> dict:
     summary = summarise_seeds([tasks], [0], **facts)
     return dict(corpus=corpus, run=run, tasks=summary)
 
-# %% ../nbs/70_lab.ipynb #4d3332fd
+# %% ../nbs/70_lab.ipynb #ff2dcc0e
 def measure_judge(lab: Lab, name: str, corpus: Corpus):
     "Ceiling and floor of a judge: what it says of the true pictures of the test split, and of random ones."
     t = depicted_clips(corpus)
@@ -1317,18 +1317,18 @@ def store_pictures(lab: Lab, run: str, kind: str, table, pictures):
             pictures=np.asarray(pictures),
         )
 
-# %% ../nbs/70_lab.ipynb #e4c28409
+# %% ../nbs/70_lab.ipynb #73af2ab1
 def read_pictures(path) -> dict:
     "clip -> uint8 [S, S, 3], as `store_pictures` wrote them."
     with np.load(path) as stored:
         return dict(zip(stored['clips'], np.moveaxis(stored['pictures'], 1, -1)))
 
-# %% ../nbs/70_lab.ipynb #dccce91a
+# %% ../nbs/70_lab.ipynb #83942ada
 def used_codes(vqgan: VQGAN, codes) -> float:
     "The share of the codebook that some pictures use."
     return code_usage(codes, len(vqgan.codebook))['usage']
 
-# %% ../nbs/70_lab.ipynb #c9f8d1a8
+# %% ../nbs/70_lab.ipynb #9151b23d
 def reconstruct_pictures(lab: Lab, vqgan: VQGAN, table, batch: int = 64) -> tuple:
     "The clips' pictures through the codec and back: (uint8 [N, 3, S, S], codes)."
     pictures, codes = [], []
@@ -1340,7 +1340,7 @@ def reconstruct_pictures(lab: Lab, vqgan: VQGAN, table, batch: int = 64) -> tupl
             codes.append(numbers.cpu())
     return torch.cat(pictures), torch.cat(codes)
 
-# %% ../nbs/70_lab.ipynb #78f42f42
+# %% ../nbs/70_lab.ipynb #907efe26
 def draw_for_pictures(lab: Lab, vqgan: VQGAN, diffusion, table) -> tuple:
     "A drawing for the embedding of each clip's true picture: (uint8 [N, 3, S, S], codes)."
     points, names = lab.targets.picture(table['clip']), first_drawings(table)
@@ -1360,7 +1360,7 @@ def measure_ceiling(lab: Lab, run: str, kind: str, table, made: tuple, vqgan) ->
     store_pictures(lab, run, kind, table, pictures)
     return metrics
 
-# %% ../nbs/70_lab.ipynb #9f548321
+# %% ../nbs/70_lab.ipynb #7b1117dc
 def measure_painter(lab: Lab) -> pd.DataFrame:
     "Stage diffusion, its ceilings: true pictures through the codec, and drawings for the true pictures' embeddings."
     pictures = lab.build / 'pictures'
@@ -1378,12 +1378,12 @@ def measure_painter(lab: Lab) -> pd.DataFrame:
         measure_ceiling(lab, 'brivl', 'diffusion', t, drawn, vqgan),
     )
 
-# %% ../nbs/70_lab.ipynb #efa41d88
+# %% ../nbs/70_lab.ipynb #3c216de0
 def first_drawings(table) -> list[tuple]:
     "The name of each clip's first drawing, which seeds its noise."
     return [(clip, 0) for clip in table['clip']]
 
-# %% ../nbs/70_lab.ipynb #7dc91e8e
+# %% ../nbs/70_lab.ipynb #cf0d3c26
 class SoundPoints(NamedTuple):
     "Test clips of a corpus, and where a run puts their sounds."
 
@@ -1411,25 +1411,25 @@ def embed_sounds(lab: Lab, name: str, corpus: Corpus) -> tuple:
     waves = (sounds[i] for i in range(len(t)))
     return t, embed_clips(model.audio, waves, lab.params.evaluate.batch)[1], model
 
-# %% ../nbs/70_lab.ipynb #ea5428f2
+# %% ../nbs/70_lab.ipynb #edcb7db8
 def hears_level(model: WavBriVL) -> bool:
     "Does the audio tower take the level of a sound as a feature?"
     return bool(getattr(model.audio.params, 'level', False))
 
-# %% ../nbs/70_lab.ipynb #dc689bcc
+# %% ../nbs/70_lab.ipynb #78c4393c
 def mean_score(lab: Lab, pictures, points) -> float:
     "Mean cosine of pictures, as the image tower sees them, to points."
     seen = embed_pictures(lab.brivl[0], pictures)
     return (seen * torch.as_tensor(points)).sum(1).mean().item()
 
-# %% ../nbs/70_lab.ipynb #80874b0b
+# %% ../nbs/70_lab.ipynb #c44ea189
 def drawn_facts(lab: Lab, vqgan, made: tuple, points) -> tuple:
     "Pictures, and the numbers of a drawing: score and share of codes used."
     pictures, codes = made
     score = mean_score(lab, pictures, points)
     return pictures, dict(score=score, usage=used_codes(vqgan, codes))
 
-# %% ../nbs/70_lab.ipynb #a1820b73
+# %% ../nbs/70_lab.ipynb #2a16ad2c
 def draw_diffusion(lab: Lab, sounds: SoundPoints, start=None) -> tuple:
     "One drawing for each sound's point; `start`: pictures to begin from in place of noise."
     vqgan, diffusion = lab.painter
@@ -1437,7 +1437,7 @@ def draw_diffusion(lab: Lab, sounds: SoundPoints, start=None) -> tuple:
     made = diffusion.draw(vqgan, sounds.points, names, sounds.level, batch, start)
     return sounds.table, *drawn_facts(lab, vqgan, made, sounds.points)
 
-# %% ../nbs/70_lab.ipynb #ac48993d
+# %% ../nbs/70_lab.ipynb #6acf318d
 def draw_mosaic(lab: Lab, sounds: SoundPoints) -> tuple:
     "Drawings by the closed-form denoiser, from pieces of training pictures."
     vqgan, _ = lab.painter
@@ -1454,13 +1454,13 @@ def nearest_pictures(lab: Lab, corpus: Corpus, points) -> torch.Tensor:
     _, nearest = top_k(points, lab.targets.picture(pool['clip']), 1)
     return first_pictures(lab, corpus, pool)[torch.as_tensor(nearest)[:, 0]]
 
-# %% ../nbs/70_lab.ipynb #2e34a257
+# %% ../nbs/70_lab.ipynb #b5cff4c1
 def retrieve_pictures(lab: Lab, sounds: SoundPoints) -> tuple:
     "The nearest validation picture of each sound."
     found = nearest_pictures(lab, sounds.corpus, sounds.points)
     return sounds.table, found, dict(score=mean_score(lab, found, sounds.points))
 
-# %% ../nbs/70_lab.ipynb #8e708404
+# %% ../nbs/70_lab.ipynb #c26c0ac3
 def redraw_pictures(lab: Lab, sounds: SoundPoints) -> tuple:
     "The retrieved picture, set back part of the way to noise and drawn on for the sound."
     found = nearest_pictures(lab, sounds.corpus, sounds.points)
@@ -1471,7 +1471,7 @@ def repeat_rows(x, n: int):
     "Every row n times in a row; None stays None."
     return None if x is None else np.repeat(np.asarray(x), n, 0)
 
-# %% ../nbs/70_lab.ipynb #2b30b632
+# %% ../nbs/70_lab.ipynb #441cbef8
 def draw_candidates(lab: Lab, points, names: list, level=None) -> tuple:
     "Several drawings a point: (uint8 [N, C, 3, S, S], number [N] and cosine [N] of the best by the image tower)."
     vqgan, diffusion = lab.painter
@@ -1486,7 +1486,7 @@ def draw_candidates(lab: Lab, points, names: list, level=None) -> tuple:
     cosine = (seen[torch.arange(len(best)), best] * points).sum(1)
     return pictures.view(n, g.candidates, *pictures.shape[1:]), best, cosine
 
-# %% ../nbs/70_lab.ipynb #7aeb55b9
+# %% ../nbs/70_lab.ipynb #edfd9b4a
 def rank_drawings(lab: Lab, sounds: SoundPoints) -> tuple:
     "The best of several drawings for each of the first sounds."
     sounds = sounds.first(lab.params.generate.sounds)
@@ -1495,7 +1495,7 @@ def rank_drawings(lab: Lab, sounds: SoundPoints) -> tuple:
     chosen = made[torch.arange(len(names)), best]
     return sounds.table, chosen, dict(score=score.mean().item())
 
-# %% ../nbs/70_lab.ipynb #02a76bba
+# %% ../nbs/70_lab.ipynb #86a0ef32
 def guidance_start(lab: Lab, sounds: SoundPoints, start: str):
     "The pictures that guidance begins with; None for noise. Raises `BadInput` where there are none."
     if start == 'picture':
@@ -1506,7 +1506,7 @@ def guidance_start(lab: Lab, sounds: SoundPoints, start: str):
         return None
     return nearest_pictures(lab, sounds.corpus, sounds.points)
 
-# %% ../nbs/70_lab.ipynb #9d56665b
+# %% ../nbs/70_lab.ipynb #6411dcaa
 def guide_drawings(lab: Lab, sounds: SoundPoints, bare: bool = False) -> tuple:
     "Codes moved until the image tower sees the sound's point; `bare`: without the diffusion model."
     sounds, (vqgan, diffusion) = sounds.first(lab.params.generate.sounds), lab.painter
@@ -1557,7 +1557,7 @@ def draw_prompts(lab: Lab, corpus: Corpus, table) -> dict:
         )
     return tasks
 
-# %% ../nbs/70_lab.ipynb #7273069a
+# %% ../nbs/70_lab.ipynb #6061277e
 def store_drawn(lab: Lab, name: str, kind: str, made: tuple, points):
     "Store a corpus's pictures of one kind: the lab's own for figures, first drawings for similarity files."
     table, pictures, _ = made
@@ -1568,13 +1568,13 @@ def store_drawn(lab: Lab, name: str, kind: str, made: tuple, points):
         folder = lab.build / 'pictures' / lab.run / name
         similarity_files(seen, np.asarray(points), folder)
 
-# %% ../nbs/70_lab.ipynb #3d3fbb7f
+# %% ../nbs/70_lab.ipynb #c0ae5117
 def log_pictures(name: str, run: str, kind: str, scores: dict):
     "Log the main numbers of one kind of pictures."
     keys = [k for k in ('r1', 'r5', 'fid', 'score') if k in scores]
     log(name, run, kind, ' '.join(f'{k} {scores[k]:.3f}' for k in keys))
 
-# %% ../nbs/70_lab.ipynb #8cad7811
+# %% ../nbs/70_lab.ipynb #b1502bcf
 def draw_kinds(lab: Lab, name: str, sounds: SoundPoints) -> dict:
     "Every kind asked for, drawn, stored and scored: {kind: scores}."
     tasks = {}
@@ -1611,13 +1611,13 @@ def draw_pictures(lab: Lab) -> list[dict]:
         write_json(metrics[-1], folder / f'{name}.json')
     return metrics
 
-# %% ../nbs/70_lab.ipynb #e3c8a7fd
+# %% ../nbs/70_lab.ipynb #8f769d87
 def loudness(wave) -> float:
     "The level of a waveform in dB."
     batch = torch.from_numpy(np.asarray(wave, np.float32))[None]
     return level_db(batch).item()
 
-# %% ../nbs/70_lab.ipynb #3eb80d70
+# %% ../nbs/70_lab.ipynb #3014ad1f
 def edited_levels(clips, edit: str, values) -> np.ndarray:
     "The level of every clip under every value of an edit, flat [V x N]; only a gain changes it."
     levels = []
@@ -1643,7 +1643,7 @@ def drawn_attributes(lab: Lab, clips, names, with_level: bool):
 
     return draw
 
-# %% ../nbs/70_lab.ipynb #0e8c5ce2
+# %% ../nbs/70_lab.ipynb #fc26afdf
 STUDIED_ATTRIBUTES = ('intensity', 'pitch', 'rate')
 
 
@@ -1654,14 +1654,14 @@ def drawn_half(found: tuple) -> tuple:
     rhos = {k: r for k, r in rhos.items() if k.startswith('gain/drawn_')}
     return frame[drawn], rhos
 
-# %% ../nbs/70_lab.ipynb #2292a9a4
+# %% ../nbs/70_lab.ipynb #cfb98cbd
 def open_pool(lab: Lab):
     "Training pictures whose attributes the judge can read, which a sound's point is compared with."
     known = lab.judge().attribute_names
     names = [a for a in known if a in STUDIED_ATTRIBUTES]
     return picture_pool(depicted_clips(lab.corpus, 'train'), lab.targets, names)
 
-# %% ../nbs/70_lab.ipynb #ed02dba0
+# %% ../nbs/70_lab.ipynb #3f4dcbab
 def study_run(lab: Lab, params) -> dict:
     "Study one run: {name: (frame, correlations)}, as it is used and with the drawer's level the other way round."
     t, _, model = embed_sounds(lab, lab.corpus_name, lab.corpus)
@@ -1678,7 +1678,7 @@ def study_run(lab: Lab, params) -> dict:
         other: drawn_half(study(*given, gains, draw=other_way)),
     }
 
-# %% ../nbs/70_lab.ipynb #d69c22e3
+# %% ../nbs/70_lab.ipynb #5bf06e0c
 def store_study(lab: Lab, name: str, frame: pd.DataFrame, rhos: dict):
     "Write one study: curves and correlations to build, correlations that exist to the metrics."
     folder = lab.build / 'study'
@@ -1722,7 +1722,7 @@ def read_studies(lab: Lab) -> dict:
         studies[f.stem] = pd.read_csv(f), read_json(f.with_suffix('.json'))
     return studies
 
-# %% ../nbs/70_lab.ipynb #bbf259c5
+# %% ../nbs/70_lab.ipynb #5c010458
 EDIT_UNITS = dict(gain='dB', low_pass='Hz', high_pass='Hz', pitch='st', speed='x')
 LOW_PASS = (4000, 1000, 300)  # Hz
 HIGH_PASS = (300, 1000, 4000)  # Hz
@@ -1748,18 +1748,18 @@ def draw_points(lab: Lab, points, clip: str, captions, level=None) -> list:
     made, _ = diffusion.draw(vqgan, points, [(clip, 0)] * len(points), level)
     return list(zip(captions, np.moveaxis(made.numpy(), 1, -1)))
 
-# %% ../nbs/70_lab.ipynb #f0bdbf46
+# %% ../nbs/70_lab.ipynb #e4f73861
 def draw_waves(lab: Lab, model, waves, clip: str, captions) -> list:
     "A picture of every sound, all from the noise of one clip: [(caption, picture)]."
     level = [loudness(w) for w in waves] if hears_level(model) else None
     return draw_points(lab, embed_clips(model.audio, waves)[1], clip, captions, level)
 
-# %% ../nbs/70_lab.ipynb #e74ef8f5
+# %% ../nbs/70_lab.ipynb #3890f23a
 def edit_caption(value: float, unit: str, cut: float) -> str:
     "An edit's value and unit, with a star where the sound was cut at full scale."
     return f'{value:g} {unit}{"*" if cut > 0 else ""}'
 
-# %% ../nbs/70_lab.ipynb #c43db0a0
+# %% ../nbs/70_lab.ipynb #81f0d54f
 def edit_rows(lab: Lab, values, model, wave, clip: str, label: str) -> list[dict]:
     "One row of pictures for each edit of a sound."
     rows = []
@@ -1774,7 +1774,7 @@ def edit_rows(lab: Lab, values, model, wave, clip: str, label: str) -> list[dict
         rows.append(dict(name=f'{label}: {edit}', steps=steps))
     return rows
 
-# %% ../nbs/70_lab.ipynb #71a4e580
+# %% ../nbs/70_lab.ipynb #d968c7e6
 def mixture_row(lab: Lab, model, clips, table) -> dict:
     "Pictures of two sounds mixed at several ratios."
     a, b = clips
@@ -1783,7 +1783,7 @@ def mixture_row(lab: Lab, model, clips, table) -> dict:
     steps = draw_waves(lab, model, waves, table['clip'][0], captions)
     return dict(name=f'{table.label[0]} and {table.label[1]}: mixed', steps=steps)
 
-# %% ../nbs/70_lab.ipynb #9a08f61d
+# %% ../nbs/70_lab.ipynb #af707eef
 def way_row(lab: Lab, points, table) -> dict:
     "Pictures along the way from one sound's point to another's."
     way = path(points[:1], points[1:], WAY_POINTS).flatten(0, 1).float()
@@ -1791,7 +1791,7 @@ def way_row(lab: Lab, points, table) -> dict:
     steps = draw_points(lab, way, table['clip'][0], captions)
     return dict(name=f'{table.label[0]} to {table.label[1]}', steps=steps)
 
-# %% ../nbs/70_lab.ipynb #98d93fa6
+# %% ../nbs/70_lab.ipynb #27f1f026
 def sum_row(lab: Lab, points, table) -> dict:
     "Pictures of one clip's picture with another clip's sound added."
     picture = lab.targets.picture(table['clip'][:2])[:1]
@@ -1813,7 +1813,7 @@ def store_grids(lab: Lab, rows: list[dict]):
     with whole(lab.build / 'manipulation.npz') as tmp:
         np.savez_compressed(tmp, names=names, **arrays)
 
-# %% ../nbs/70_lab.ipynb #b468ba38
+# %% ../nbs/70_lab.ipynb #555d6d33
 def read_grids(lab: Lab) -> list[dict]:
     "The rows that `draw_manipulations` stored: name, steps [(caption, picture)]."
     rows = []
@@ -1831,7 +1831,7 @@ def manipulated_run(lab: Lab) -> str:
     there = [r for r in lab.params.study.runs if r in run_names(lab.root)]
     return there[-1] if there else lab.params.report.reference
 
-# %% ../nbs/70_lab.ipynb #2722cacd
+# %% ../nbs/70_lab.ipynb #06c3d507
 def draw_manipulations(lab: Lab, sounds: int = 2) -> list[dict]:
     "Stage manipulate: edited sounds, a mixture, ways through the joint space: rows of `grid_figure`."
     run, rows = Lab(manipulated_run(lab), lab.root), []
@@ -1854,7 +1854,7 @@ def drawn_file(lab: Lab, kind: str = 'diffusion') -> Path:
     "The pictures of the report's reference run."
     return lab.build / 'pictures' / lab.params.report.reference / f'{kind}.npz'
 
-# %% ../nbs/70_lab.ipynb #a9f329a8
+# %% ../nbs/70_lab.ipynb #afee3d97
 def survey_trials(lab: Lab, kind: str = 'diffusion') -> list:
     "Trials of the reference run: its pictures for test sounds, and those for sounds of another class."
     p = lab.params.survey
@@ -1878,7 +1878,7 @@ def make_survey(lab: Lab) -> dict:
     trials, reference = survey_trials(lab), lab.params.report.reference
     return trial_page(trials, folder / 'survey.html', model=reference)
 
-# %% ../nbs/70_lab.ipynb #69dbd584
+# %% ../nbs/70_lab.ipynb #3fb6c461
 def people_table(lab: Lab, key: Path) -> pd.DataFrame | None:
     "What people chose; None where nobody was asked."
     if not lab.params.survey.responses:
@@ -1888,7 +1888,7 @@ def people_table(lab: Lab, key: Path) -> pd.DataFrame | None:
         log(reason)
     return survey_table(responses)
 
-# %% ../nbs/70_lab.ipynb #fdc0db69
+# %% ../nbs/70_lab.ipynb #af681c05
 def class_probabilities(judge, pictures, classes) -> np.ndarray:
     "The judge's probability that each picture shows its class: [N]."
     batch = torch.from_numpy(np.stack(pictures)).movedim(-1, 1)
@@ -1913,7 +1913,7 @@ def judge_table(lab: Lab) -> pd.DataFrame:
     choices = proxy_choice(*probabilities, NEITHER_BELOW)
     return survey_table(proxy_responses(choices, labels))
 
-# %% ../nbs/70_lab.ipynb #5c89f7e0
+# %% ../nbs/70_lab.ipynb #63066d68
 def survey_tables(lab: Lab) -> tuple:
     "Tables of people and of the judge in their place; None where there is none."
     key = lab.build / 'survey/survey.key.json'
@@ -1928,7 +1928,7 @@ def first_evaluation(lab: Lab) -> StoredEvaluation | None:
         return None
     return lab.embeddings(lab.params.train.seeds[0])
 
-# %% ../nbs/70_lab.ipynb #cb825acc
+# %% ../nbs/70_lab.ipynb #c57abf02
 def reference_evaluation(lab: Lab) -> StoredEvaluation:
     "The evaluation of the report's reference run, its first seed. Raises `BadInput` where there is no such run."
     name, names = lab.params.report.reference, run_names(lab.root)
@@ -1985,7 +1985,7 @@ def read_histories(lab: Lab) -> pd.DataFrame:
         histories.append(pd.read_csv(require_output('train', path)))
     return pd.concat(histories)
 
-# %% ../nbs/70_lab.ipynb #dea7933a
+# %% ../nbs/70_lab.ipynb #b7126433
 def read_variant_histories(lab: Lab) -> pd.DataFrame:
     "The training curves of all variants of the second paper, with the seconds they took."
     histories = []
@@ -2035,7 +2035,7 @@ def caption_points(lab: Lab, stored: StoredEvaluation) -> tuple:
     points = np.stack(points) if points else stored.audio[:0]
     return points, np.array(labels)
 
-# %% ../nbs/70_lab.ipynb #422a690b
+# %% ../nbs/70_lab.ipynb #0ab4910b
 def space_arguments(lab: Lab, stored: StoredEvaluation) -> tuple[dict, dict]:
     "Arguments of `space_figure`: embeddings and classes of the three modalities."
     modalities = dict(
@@ -2065,7 +2065,7 @@ def timeline_arguments(lab: Lab, stored: StoredEvaluation, n: int = 6) -> dict:
     clips = [lab.corpus.audio(a) for a in t.audio]
     return dict(clips=clips, true=list(t.events), found=list(t.said))
 
-# %% ../nbs/70_lab.ipynb #5c369af7
+# %% ../nbs/70_lab.ipynb #f0ed2846
 def caption_rows(lab: Lab, stored: StoredEvaluation, n: int = 8) -> list[dict]:
     "Arguments of `caption_table`: a model's caption of some clips beside a person's."
     t = predicted_clips(lab, stored, 'captioning', n)
@@ -2094,7 +2094,7 @@ def drawn_clips(lab: Lab, n: int) -> list:
     clips = in_turn(depicted_clips(lab.corpus))['clip'].to_numpy()
     return list(clips[: lab.params.generate.sounds][:n])
 
-# %% ../nbs/70_lab.ipynb #622defc9
+# %% ../nbs/70_lab.ipynb #e915f643
 def drawn_kinds(lab: Lab, reference: str, runs) -> dict:
     "{row name: {clip: picture}} of every kind of picture that some runs have drawn."
     drawn = {}
@@ -2161,19 +2161,19 @@ def pair_selection(lab: Lab) -> dict:
         facts.append((run, (p.mismatch, p.select.by)))
     return dict(sorted(facts, key=lambda fact: fact[1][0]))
 
-# %% ../nbs/70_lab.ipynb #db2f4d0d
+# %% ../nbs/70_lab.ipynb #6c9eb376
 def table4_rows(lab: Lab) -> dict:
     "Which variant is which row of BGTAI's Table 4."
     there = run_names(lab.root, 'arms')
     return {run: row for run, row in TABLE4_ROWS.items() if run in there}
 
-# %% ../nbs/70_lab.ipynb #d1821a31
+# %% ../nbs/70_lab.ipynb #45513754
 def complete_variant(lab: Lab) -> str | None:
     "The variant with every part of BGTAI; None where there is none."
     there = run_names(lab.root, 'arms')
     return next((run for run in COMPLETE_VARIANTS if run in there), None)
 
-# %% ../nbs/70_lab.ipynb #f0088832
+# %% ../nbs/70_lab.ipynb #d460a488
 def figure2_histories(lab: Lab) -> pd.DataFrame:
     "The training curves of the variants that BGTAI's Fig. 2 compares."
     histories = read_variant_histories(lab)
@@ -2195,13 +2195,13 @@ def gloss_samples(lab: Lab, run: str, n: int = 6) -> pd.DataFrame:
     }
     return pd.DataFrame(columns)[:n]
 
-# %% ../nbs/70_lab.ipynb #24535b8b
+# %% ../nbs/70_lab.ipynb #0d362f27
 def onset_distance(tokens) -> float:
     "Seconds between the first and the last onset."
     onsets = [s['onset'] for s in tokens]
     return max(onsets) - min(onsets)
 
-# %% ../nbs/70_lab.ipynb #5bd327bc
+# %% ../nbs/70_lab.ipynb #a599b6e8
 def several_sources(table, n: int) -> list[int]:
     "Rows of the `n` test clips whose tokens begin furthest apart."
     several = (table.split == 'test') & table.tokens.str.len().gt(3)
