@@ -15,13 +15,13 @@ __all__ = ['SMALL_LAB', 'PROGRAM', 'TORCHRUN', 'HEADLINE_METRICS', 'TRAINING_PAI
            'embed_exam', 'store_evaluation', 'limit_tasks', 'log_tasks', 'evaluate_seed', 'evaluate_run',
            'classify_test_clips', 'classifier_scores', 'log_means', 'evaluate_classifier', 'baseline_features',
            'evaluate_features', 'evaluate_pictures', 'evaluate_baselines', 'find_wavlm_folder', 'open_front',
-           'open_encoder', 'store_frames', 'wavlm_sizes', 'pretrain_gloss_style', 'pretrain_gloss', 'StoredFrames',
-           'open_frames', 'embed_classes', 'train_bridge_seed', 'examine_bridge', 'evaluate_bridge_abroad',
+           'open_encoder', 'store_frames', 'wavlm_sizes', 'pretrain_gloss_style', 'pretrain_gloss', 'EncodedCorpus',
+           'open_encoded_corpus', 'embed_classes', 'train_bridge_seed', 'examine_bridge', 'evaluate_bridge_abroad',
            'evaluate_bridge', 'gloss_tasks', 'store_glosses', 'store_bridge_history', 'train_bridge_run',
            'judged_corpora', 'first_pictures', 'is_metric', 'score_pictures', 'picture_metrics', 'measure_judge',
            'train_judges', 'train_codec', 'train_painter', 'store_pictures', 'read_pictures', 'used_codes',
            'reconstruct_pictures', 'draw_for_pictures', 'measure_ceiling', 'measure_painter', 'first_drawings',
-           'SoundPoints', 'embed_sounds', 'hears_level', 'mean_score', 'drawn_facts', 'draw_diffusion', 'draw_mosaic',
+           'SoundPoints', 'embed_sounds', 'uses_level', 'mean_score', 'drawn_facts', 'draw_diffusion', 'draw_mosaic',
            'nearest_pictures', 'retrieve_pictures', 'redraw_pictures', 'repeat_rows', 'draw_candidates',
            'rank_drawings', 'guidance_start', 'guide_drawings', 'draw_prompts', 'store_drawn', 'log_pictures',
            'draw_kinds', 'draw_pictures', 'loudness', 'edited_levels', 'drawn_attributes', 'drawn_half', 'open_pool',
@@ -589,7 +589,7 @@ def pretrain_wavlm(lab: Lab) -> pd.DataFrame:
 
 # %% ../nbs/70_lab.ipynb #152ccbba
 def training_facts(lab: Lab, seed: int, loss: str, history: pd.DataFrame) -> dict:
-    "What a model card says of a training."
+    "The facts of a training, for its model card."
     c, t = lab.params.corpus, lab.corpus.table
     metrics = {}
     if 'score' in history:
@@ -1074,22 +1074,22 @@ def pretrain_gloss(lab: Lab) -> pd.DataFrame:
     return pd.concat([h for h in done if h is not None] or [NO_HISTORY])
 
 # %% ../nbs/70_lab.ipynb #605c4f06
-class StoredFrames(NamedTuple):
+class EncodedCorpus(NamedTuple):
     "What the stages front and gloss left for a variant."
 
-    heard: Heard  # frames of every clip
+    frames: Heard  # frames of every clip
     weights: dict  # of the WavLM that made them
     sizes: AudioParams  # its sizes
     gloss: dict  # weights of Langue2Gloss; empty where the variant glosses nothing
 
 # %% ../nbs/70_lab.ipynb #932e4343
-def open_frames(lab: Lab) -> StoredFrames:
+def open_encoded_corpus(lab: Lab) -> EncodedCorpus:
     "The frames and weights that this run's variant begins with."
     p = lab.params.language
     folder = lab.build / 'front' / p.front
     frames = read_tensors(require_output('front', folder / 'frames.safetensors'))
     gloss = lab.build / 'gloss' / f'{p.gloss}.safetensors'
-    return StoredFrames(
+    return EncodedCorpus(
         Heard(frames, frames['rows']),
         read_tensors(folder / 'weights.safetensors'),
         AudioParams(**read_json(folder / 'config.json')),
@@ -1108,12 +1108,12 @@ def embed_classes(lab: Lab, embed) -> tuple | None:
 # %% ../nbs/70_lab.ipynb #9ace0a06
 def train_bridge_seed(lab: Lab, seed: int) -> tuple:
     "Train, save and evaluate one seed of a variant: (history, {corpus: tasks})."
-    targets, frames = lab.targets, open_frames(lab)
+    targets, encoded = lab.targets, open_encoded_corpus(lab)
     brivl, tokenizer = lab.brivl
     embed = partial(embed_texts, brivl, tokenizer)
     classes = embed_classes(lab, embed)
     state = lab.checkpoints / lab.run / f'seed-{seed}'
-    given = targets, *frames, embed, classes, state
+    given = targets, *encoded, embed, classes, state
     with single_thread():
         trainer, history = train_bridge(lab.params, seed, lab.corpus, *given)
     facts = training_facts(lab, seed, lab.params.language.loss, history)
@@ -1124,20 +1124,20 @@ def train_bridge_seed(lab: Lab, seed: int) -> tuple:
         evaluate = (
             evaluate_bridge if name == lab.corpus_name else evaluate_bridge_abroad
         )
-        tasks[name] = evaluate(lab, name, exam, stored, trainer, frames, embed, seed)
+        tasks[name] = evaluate(lab, name, exam, stored, trainer, encoded, embed, seed)
     shutil.rmtree(state, ignore_errors=True)
     return history.assign(run=lab.run), tasks
 
 # %% ../nbs/70_lab.ipynb #0b2baeb1
 def examine_bridge(lab, name, exam, targets, trainer, embed, seed, embedded) -> tuple:
-    "The tasks that any tower is asked; see `examine`."
-    asked = limit_tasks(lab, seed, lab.params.language.tasks)
+    "Do the tasks of any tower; see `examine`."
+    params = limit_tasks(lab, seed, lab.params.language.tasks)
     where = f'{name}/{lab.run}'
-    return examine(trainer.bridge, embed, exam, targets, asked, seed, where, embedded)
+    return examine(trainer.bridge, embed, exam, targets, params, seed, where, embedded)
 
 # %% ../nbs/70_lab.ipynb #f78846a3
 def evaluate_bridge_abroad(
-    lab, name, exam, targets, trainer, frames, embed, seed
+    lab, name, exam, targets, trainer, encoded, embed, seed
 ) -> dict:
     "Every task on a public data set: {task: scores}."
     weights = lab.models / f'seed-{seed}/model.safetensors'
@@ -1145,28 +1145,28 @@ def evaluate_bridge_abroad(
     return examine_bridge(lab, name, exam, targets, trainer, embed, seed, embedded)[0]
 
 # %% ../nbs/70_lab.ipynb #ed76081a
-def evaluate_bridge(lab, name, exam, targets, trainer, frames, embed, seed) -> dict:
+def evaluate_bridge(lab, name, exam, targets, trainer, encoded, embed, seed) -> dict:
     "Every task on the lab's own corpus, and those that only a bridge can answer: {task: scores}."
     row = {clip: i for i, clip in enumerate(lab.corpus.table['clip'])}
     rows = np.array([row[clip] for clip in exam.table['clip']], int)
-    embedded = embed_heard(trainer.bridge, frames.heard, rows)
+    embedded = embed_heard(trainer.bridge, encoded.frames, rows)
     tasks, outputs, _, points = examine_bridge(
         lab, name, exam, targets, trainer, embed, seed, embedded
     )
     store_evaluation(lab, seed, points[exam.test], exam, targets, tasks, outputs)
-    tasks |= selection_task(trainer) | gloss_tasks(lab, trainer.bridge, frames.heard)
+    tasks |= selection_task(trainer) | gloss_tasks(lab, trainer.bridge, encoded.frames)
     if 'text_to_gloss' in tasks:
         store_glosses(lab, seed, tasks)
     return tasks
 
 # %% ../nbs/70_lab.ipynb #31b311aa
-def gloss_tasks(lab: Lab, bridge, heard: Heard) -> dict:
+def gloss_tasks(lab: Lab, bridge, frames: Heard) -> dict:
     "Glosses of test captions and sounds, and the times of their tokens, as far as a variant has learnt them."
     p, t = lab.params.language, lab.corpus.table
     if p.gloss == 'none':
         return {}
-    tasks = gloss_task(bridge, heard, t, p.gloss)
-    return tasks | (timing_task(bridge, heard, t) if p.ds_net else {})
+    tasks = gloss_task(bridge, frames, t, p.gloss)
+    return tasks | (timing_task(bridge, frames, t) if p.ds_net else {})
 
 # %% ../nbs/70_lab.ipynb #b67d33e2
 GLOSSES_STORED = 40  # glosses of test clips, for the report
@@ -1209,7 +1209,7 @@ def train_bridge_run(lab: Lab) -> tuple:
 
 # %% ../nbs/70_lab.ipynb #dc379b4e
 def judged_corpora(lab: Lab) -> list[tuple[str, Corpus]]:
-    "Corpora whose pictures a judge can be taught, which takes two classes: the lab's own, and VEGAS where it is."
+    "Corpora whose pictures a judge can be trained on, which takes two classes: the lab's own, and VEGAS where it is."
     own = [(lab.corpus_name, lab.corpus)] if lab.can_judge else []
     public = dict(prepared_datasets(lab))
     if 'vegas' in public and lab.corpus_name != 'vegas':
@@ -1268,7 +1268,7 @@ def picture_metrics(run: str, corpus: str, tasks: dict) -> dict:
 
 # %% ../nbs/70_lab.ipynb #ff2dcc0e
 def measure_judge(lab: Lab, name: str, corpus: Corpus):
-    "Ceiling and floor of a judge: what it says of the true pictures of the test split, and of random ones."
+    "Write a judge's ceiling and floor: its scores on the true pictures of the test split, and on random ones."
     t = depicted_clips(corpus)
     true = first_pictures(lab, corpus, t)
     chosen = random_rows(len(t), len(t), lab.params.judge.seed)
@@ -1390,7 +1390,7 @@ class SoundPoints(NamedTuple):
     corpus: Corpus
     table: pd.DataFrame
     points: torch.Tensor  # [N, D]
-    level: np.ndarray | None  # dB, where the run hears the level
+    level: np.ndarray | None  # dBFS, where the tower takes the level as a feature
 
     def first(self, n: int) -> 'SoundPoints':
         "The first n of them."
@@ -1412,7 +1412,7 @@ def embed_sounds(lab: Lab, name: str, corpus: Corpus) -> tuple:
     return t, embed_clips(model.audio, waves, lab.params.evaluate.batch)[1], model
 
 # %% ../nbs/70_lab.ipynb #edcb7db8
-def hears_level(model: WavBriVL) -> bool:
+def uses_level(model: WavBriVL) -> bool:
     "Does the audio tower take the level of a sound as a feature?"
     return bool(getattr(model.audio.params, 'level', False))
 
@@ -1603,7 +1603,7 @@ def draw_pictures(lab: Lab) -> list[dict]:
     metrics = []
     for name, corpus in judged_corpora(lab):
         table, points, model = embed_sounds(lab, name, corpus)
-        level = sound_levels(corpus, table) if hears_level(model) else None
+        level = sound_levels(corpus, table) if uses_level(model) else None
         tasks = draw_kinds(lab, name, SoundPoints(corpus, table, points, level))
         if 'prompts' in lab.params.generate.kinds and name == lab.corpus_name:
             tasks |= draw_prompts(lab, corpus, table)
@@ -1623,8 +1623,8 @@ def edited_levels(clips, edit: str, values) -> np.ndarray:
     levels = []
     for value in values:
         for wave in clips:
-            heard = edited(wave, edit, value)[0] if edit == 'gain' else wave
-            levels.append(loudness(heard))
+            changed = edited(wave, edit, value)[0] if edit == 'gain' else wave
+            levels.append(loudness(changed))
     return np.array(levels)
 
 # %% ../nbs/70_lab.ipynb #b107d47f
@@ -1663,16 +1663,16 @@ def open_pool(lab: Lab):
 
 # %% ../nbs/70_lab.ipynb #3f4dcbab
 def study_run(lab: Lab, params) -> dict:
-    "Study one run: {name: (frame, correlations)}, as it is used and with the drawer's level the other way round."
+    "Study one run: {name: (frame, correlations)}, as it is used and with the drawing's level the other way round."
     t, _, model = embed_sounds(lab, lab.corpus_name, lab.corpus)
-    t, hears = t[: params.sounds], hears_level(model)
+    t, with_level = t[: params.sounds], uses_level(model)
     clips, names = [lab.corpus.audio(a) for a in t.audio], list(t['clip'])
     pictures, labels = lab.targets.picture(t['clip']), t.label.to_numpy()
     given = model.audio, clips, pictures, labels, open_pool(lab)
-    as_used = drawn_attributes(lab, clips, names, hears)
-    other_way = drawn_attributes(lab, clips, names, not hears)
+    as_used = drawn_attributes(lab, clips, names, with_level)
+    other_way = drawn_attributes(lab, clips, names, not with_level)
     gains = params.model_copy(update=dict(pitches=[], speeds=[]))
-    other = f'{lab.run}, level {"untold" if hears else "told"}'
+    other = f'{lab.run}, level {"untold" if with_level else "told"}'
     return {
         lab.run: study(*given, params, draw=as_used),
         other: drawn_half(study(*given, gains, draw=other_way)),
@@ -1751,7 +1751,7 @@ def draw_points(lab: Lab, points, clip: str, captions, level=None) -> list:
 # %% ../nbs/70_lab.ipynb #e4f73861
 def draw_waves(lab: Lab, model, waves, clip: str, captions) -> list:
     "A picture of every sound, all from the noise of one clip: [(caption, picture)]."
-    level = [loudness(w) for w in waves] if hears_level(model) else None
+    level = [loudness(w) for w in waves] if uses_level(model) else None
     return draw_points(lab, embed_clips(model.audio, waves)[1], clip, captions, level)
 
 # %% ../nbs/70_lab.ipynb #3890f23a
