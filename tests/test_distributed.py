@@ -14,7 +14,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from wavbrivl.core import BadInput, OptimParams, Params, overlay
-from wavbrivl.lab import Lab
+from wavbrivl.lab import (
+    PROGRAM,
+    Lab,
+    prepare_corpus,
+    pretrain_brivl,
+    store_targets,
+    train_run,
+)
 from wavbrivl.loop import Fit, Lesson, WholeBatchNorm, accelerator, share_of
 from wavbrivl.losses import LOSSES, gather_rows, make_loss, process_mean, rank_and_world
 
@@ -299,11 +306,11 @@ def root(tmp_path_factory):
     "A lab of one process after the stages corpus to train."
     root = tmp_path_factory.mktemp('lab')
     one = lab(root, 1)
-    one.prepare()
+    prepare_corpus(one)
     (root / 'data').symlink_to(root / 'build/corpus')
-    one.train_brivl()
-    one.make_targets()
-    one.train()
+    pretrain_brivl(one)
+    store_targets(one)
+    train_run(one)
     return root
 
 
@@ -329,7 +336,7 @@ exit $status
 def test_stages_in_two_processes_and_on_two_machines(
     root, elsewhere, monkeypatch, capfd
 ):
-    elsewhere.make_targets()
+    store_targets(elsewhere)
     a, b = (
         load_file(r / 'build/targets/targets.safetensors')
         for r in (root, elsewhere.root)
@@ -360,7 +367,7 @@ def test_stages_in_two_processes_and_on_two_machines(
     script = elsewhere.root / 'two_machines.sh'
     script.write_text(TWO_MACHINES.format(torchrun=torchrun))
     monkeypatch.setenv('WAVBRIVL_LAUNCH', f'sh {script}')
-    history = elsewhere.train()
+    history = train_run(elsewhere)
     said = capfd.readouterr().out
     assert said.count('train: 2 processes, cpu') == 1 and said.count('epoch 2') == 1, (
         'one process speaks'
@@ -381,6 +388,6 @@ def test_a_stage_that_fails_says_so(root, elsewhere, monkeypatch, capfd):
     monkeypatch.setenv(
         'WAVBRIVL_LAUNCH', f'env RANK=0 {sys.executable}'
     )  # a launcher of one process
-    with pytest.raises(BadInput, match='wavbrivl.lab targets'):
-        elsewhere.make_targets()
+    with pytest.raises(BadInput, match=f'{PROGRAM} targets'):
+        store_targets(elsewhere)
     assert 'dvc repro brivl' in capfd.readouterr().out

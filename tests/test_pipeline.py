@@ -13,7 +13,36 @@ import yaml
 from wavbrivl.api import WavBriVL
 from wavbrivl.cli import main
 from wavbrivl.core import BadInput, overlay, read_json
-from wavbrivl.lab import Lab
+from wavbrivl.lab import (
+    Lab,
+    draw_manipulations,
+    draw_pictures,
+    evaluate_baselines,
+    evaluate_run,
+    gloss_samples,
+    make_survey,
+    measure_painter,
+    pair_selection,
+    picture_columns,
+    prepare_corpus,
+    prepare_datasets,
+    pretrain_brivl,
+    pretrain_gloss,
+    pretrain_wavlm,
+    read_grids,
+    read_studies,
+    store_frames,
+    store_targets,
+    study_edits,
+    survey_tables,
+    table4_rows,
+    token_times,
+    train_bridge_run,
+    train_codec,
+    train_judges,
+    train_painter,
+    train_run,
+)
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(
@@ -49,20 +78,20 @@ def root(tmp_path_factory):
     )
     (root / 'params.yaml').write_text(yaml.safe_dump(board))
     lab = Lab(root=root)
-    summary = lab.prepare()
+    summary = prepare_corpus(lab)
     assert summary['clips'] == dict(train=48, valid=12, test=24)
     (root / 'data').symlink_to(root / 'build/corpus')
-    lab.train_brivl()
-    lab.make_targets()
-    lab.train_wavlm()
-    lab.prepare_datasets()
+    pretrain_brivl(lab)
+    store_targets(lab)
+    pretrain_wavlm(lab)
+    prepare_datasets(lab)
     return root
 
 
 @pytest.fixture(scope='module')
 def model(root):
     lab = Lab('wavbrivl', root)
-    history = lab.train()
+    history = train_run(lab)
     assert len(history) == 3 and history.loss.notna().all()
     return WavBriVL.from_pretrained(root / 'models/wavbrivl', device='cpu')
 
@@ -77,7 +106,7 @@ def test_missing_stage_is_named(tmp_path):
     'run', ['scratch', 'cosine', 'infonce', 'l2', 'level', 'supervised', 'wav2clip']
 )
 def test_every_loss_and_start_trains(root, run):
-    history = Lab(run, root).train()
+    history = train_run(Lab(run, root))
     assert (
         history.loss.notna().all()
         and history.loss.iloc[-1] < history.loss.iloc[0] * 1.5
@@ -86,7 +115,8 @@ def test_every_loss_and_start_trains(root, run):
 
 def test_evaluation_is_complete_and_repeatable(root, model):
     lab = Lab('wavbrivl', root)
-    (first,), (again,) = lab.evaluate(), lab.evaluate()
+    (first,) = evaluate_run(lab)
+    (again,) = evaluate_run(lab)
     assert first == again == read_json(root / 'results/metrics/wavbrivl/foley.json')
     top1 = first['tasks']['zero_shot']['top1']
     assert 0 <= top1['mean'] <= 1 and 0 < top1['chance'] < 0.1 and top1['pool'] == 24
@@ -145,14 +175,14 @@ def abroad(root, esc):
             overlay(board, dict(datasets=dict(esc50=str(esc), clotho='nowhere')))
         )
     )
-    Lab(root=root).prepare_datasets()
+    prepare_datasets(Lab(root=root))
     yield root
     (root / 'params.yaml').write_text(before)
-    Lab(root=root).prepare_datasets()
+    prepare_datasets(Lab(root=root))
 
 
 def test_public_corpora_are_asked_the_same(abroad, model):
-    found = Lab(root=abroad).prepare_datasets().set_index('dataset')
+    found = prepare_datasets(Lab(root=abroad)).set_index('dataset')
     assert found.clips.esc50 == 35 and '1 of the 36 clips' in found.said.esc50
     assert (
         'nowhere' in found.said.clotho
@@ -160,12 +190,12 @@ def test_public_corpora_are_asked_the_same(abroad, model):
         and 'datasets.us8k' in found.said.us8k
     )
     made = (abroad / 'build/datasets/esc50/manifest.parquet').stat().st_mtime_ns
-    Lab(root=abroad).prepare_datasets()
+    prepare_datasets(Lab(root=abroad))
     assert (
         abroad / 'build/datasets/esc50/manifest.parquet'
     ).stat().st_mtime_ns == made, 'what has not changed is left as it is'
     lab = Lab('wavbrivl', abroad)
-    own, public = lab.evaluate()
+    own, public = evaluate_run(lab)
     assert (own['corpus'], public['corpus']) == ('foley', 'esc50') and {
         'probe',
         'zero_shot',
@@ -174,11 +204,12 @@ def test_public_corpora_are_asked_the_same(abroad, model):
     assert probe['pool'] == 3 and probe['mean'] > 0.5, (
         'three tones apart are told apart over the official folds'
     )
-    assert lab.evaluate()[1] == public, 'the same from kept embeddings'
+    assert evaluate_run(lab)[1] == public, 'the same from kept embeddings'
 
 
 def test_rows_without_a_joint_space(abroad, model):
-    rows = {(m['corpus'], m['run']): m['tasks'] for m in Lab(root=abroad).baselines()}
+    metrics = evaluate_baselines(Lab(root=abroad))
+    rows = {(m['corpus'], m['run']): m['tasks'] for m in metrics}
     assert (
         rows['esc50', 'mfcc']['probe']['accuracy']['mean'] > 0.9
         and rows['esc50', 'log_mel']['probe']['accuracy']['mean'] > 0.9
@@ -187,8 +218,8 @@ def test_rows_without_a_joint_space(abroad, model):
         'that corpus has no pictures'
     )
     lab = Lab('supervised', abroad)
-    lab.train()
-    own, public = lab.evaluate()
+    train_run(lab)
+    own, public = evaluate_run(lab)
     assert (
         own['tasks'].keys() == public['tasks'].keys() == {'probe'}
         and 0 <= public['tasks']['probe']['accuracy']['mean'] <= 1
@@ -197,7 +228,9 @@ def test_rows_without_a_joint_space(abroad, model):
 
 
 TRAIN = (
-    'from wavbrivl.lab import Lab; import sys; Lab(sys.argv[1], sys.argv[2]).train()'
+    'from wavbrivl.lab import Lab, train_run\n'
+    'import sys\n'
+    'train_run(Lab(sys.argv[1], sys.argv[2]))'
 )
 
 
@@ -274,14 +307,14 @@ def test_released_wavlm_trains_in_the_lab(root, tmp_path):
     for part in ('corpus', 'brivl', 'targets'):
         (copy / 'build' / part).symlink_to(root / 'build' / part)
     lab = Lab('released', copy)
-    assert not len(lab.train_wavlm())
-    assert lab.train().loss.notna().all()
+    assert not len(pretrain_wavlm(lab))
+    assert train_run(lab).loss.notna().all()
     model = WavBriVL.from_pretrained(copy / 'models/released', device='cpu')
     assert model.audio.params.hidden == 64 and model.audio.params.layers == 3
     board['audio'] |= dict(checkpoint=None)
     (copy / 'params.yaml').write_text(yaml.safe_dump(board))
     with pytest.raises(BadInput, match='train.init: scratch'):
-        Lab('released', copy).train()
+        train_run(Lab('released', copy))
 
 
 def test_embedding_is_the_same_alone_and_in_company(model):
@@ -379,17 +412,17 @@ def test_command_line(root, model, tmp_path, capsys):
 
 
 @pytest.fixture(scope='module')
-def arms(root, model):
+def variants(root, model):
     "The lab after the stages front and gloss."
     lab = Lab(root=root)
     for name in ('wavlm', 'wavbrivl'):
-        lab.hear(name)
-    assert lab.train_gloss()['style'].unique().tolist() == ['content']
+        store_frames(lab, name)
+    assert pretrain_gloss(lab)['style'].unique().tolist() == ['content']
     return root
 
 
-def test_an_arm_is_trained_examined_and_used(arms, capsys):
-    history, (own,) = Lab('ds_rf', arms).train_arm()
+def test_a_variant_is_trained_evaluated_and_used(variants, capsys):
+    history, (own,) = train_bridge_run(Lab('ds_rf', variants))
     assert sorted(history.seed.unique()) == [0, 1] and history.loss.notna().all()
     assert {
         'zero_shot',
@@ -403,10 +436,10 @@ def test_an_arm_is_trained_examined_and_used(arms, capsys):
         'zero_shot'
     ]['top1']['seeds'] == [0, 1]
     assert 'gloss' in own['tasks']['zero_shot']['top1']['supervision'] and not list(
-        (arms / 'checkpoints').rglob('state.pt')
+        (variants / 'checkpoints').rglob('state.pt')
     )
-    model = WavBriVL.from_pretrained(arms / 'models/ds_rf', device='cpu')
-    sound = sorted((arms / 'build/corpus/audio').glob('*.flac'))[0]
+    model = WavBriVL.from_pretrained(variants / 'models/ds_rf', device='cpu')
+    sound = sorted((variants / 'build/corpus/audio').glob('*.flac'))[0]
     assert model.embed_audio(sound).shape == (1, model.dim) and isinstance(
         model.gloss_audio(sound)[0], str
     )
@@ -418,7 +451,7 @@ def test_an_arm_is_trained_examined_and_used(arms, capsys):
                 '--text',
                 '--json',
                 '--model',
-                str(arms / 'models/ds_rf'),
+                str(variants / 'models/ds_rf'),
                 '--device',
                 'cpu',
             ]
@@ -429,42 +462,48 @@ def test_an_arm_is_trained_examined_and_used(arms, capsys):
         json.loads(capsys.readouterr().out)[0]['gloss']
         == model.gloss_text('A dog barks.')[0]
     )
-    lab = Lab(root=arms)
+    lab = Lab(root=variants)
     assert (
-        lab.arms()['ds_rf'] == (0.25, 'both')
-        and lab.table4() == dict(ds_rf='(F)')
-        and len(lab.placed('ds_rf')) > 0
+        pair_selection(lab)['ds_rf'] == (0.25, 'both')
+        and table4_rows(lab) == dict(ds_rf='(F)')
+        and len(token_times(lab, 'ds_rf')) > 0
     )
-    assert list(lab.glosses('ds_rf').columns) == [
+    assert list(gloss_samples(lab, 'ds_rf').columns) == [
         'by rule',
         'from the caption',
         'from the sound',
     ]
 
 
-def test_a_trained_tower_can_be_the_front_end(arms):
-    _, (own,) = Lab('bgtai', arms).train_arm()
+def test_a_trained_tower_can_be_the_audio_encoder(variants):
+    _, (own,) = train_bridge_run(Lab('bgtai', variants))
     assert {'detection', 'probe'} <= own['tasks'].keys()
     with pytest.raises(BadInput, match='no gloss decoder'):
-        WavBriVL.from_pretrained(arms / 'models/wavbrivl', device='cpu').gloss_text('x')
+        WavBriVL.from_pretrained(variants / 'models/wavbrivl', device='cpu').gloss_text(
+            'x'
+        )
 
 
-ARM = 'from wavbrivl.lab import Lab; import sys; Lab(sys.argv[1], sys.argv[2]).train_arm()'
+VARIANT = (
+    'from wavbrivl.lab import Lab, train_bridge_run\n'
+    'import sys\n'
+    'train_bridge_run(Lab(sys.argv[1], sys.argv[2]))'
+)
 
 
-def test_a_killed_arm_ends_as_an_undisturbed_one(arms):
+def test_a_killed_variant_ends_as_an_undisturbed_one(variants):
     env, state = (
         os.environ | dict(PYTHONPATH=str(ROOT)),
-        arms / 'checkpoints/cut/seed-0/state.pt',
+        variants / 'checkpoints/cut/seed-0/state.pt',
     )
     subprocess.run(
-        [sys.executable, '-c', ARM, 'whole', str(arms)],
+        [sys.executable, '-c', VARIANT, 'whole', str(variants)],
         env=env,
         capture_output=True,
         check=True,
     )
     p = subprocess.Popen(
-        [sys.executable, '-c', ARM, 'cut', str(arms)],
+        [sys.executable, '-c', VARIANT, 'cut', str(variants)],
         env=env,
         stdout=subprocess.PIPE,
         text=True,
@@ -474,9 +513,9 @@ def test_a_killed_arm_ends_as_an_undisturbed_one(arms):
         time.sleep(0.01)
     p.send_signal(signal.SIGKILL)
     p.wait()
-    assert not (arms / 'models/cut').exists()
+    assert not (variants / 'models/cut').exists()
     out = subprocess.run(
-        [sys.executable, '-c', ARM, 'cut', str(arms)],
+        [sys.executable, '-c', VARIANT, 'cut', str(variants)],
         env=env,
         capture_output=True,
         text=True,
@@ -484,12 +523,14 @@ def test_a_killed_arm_ends_as_an_undisturbed_one(arms):
     ).stdout
     assert 'resuming at epoch' in out
     a, b = (
-        WavBriVL.from_pretrained(arms / 'models' / r, device='cpu').audio.state_dict()
+        WavBriVL.from_pretrained(
+            variants / 'models' / r, device='cpu'
+        ).audio.state_dict()
         for r in ('whole', 'cut')
     )
     assert all(torch.equal(a[k], b[k]) for k in a)
     a, b = (
-        read_json(arms / f'results/metrics/{r}/foley.json')['tasks']
+        read_json(variants / f'results/metrics/{r}/foley.json')['tasks']
         for r in ('whole', 'cut')
     )
     assert a == b
@@ -498,14 +539,14 @@ def test_a_killed_arm_ends_as_an_undisturbed_one(arms):
 def test_pictures_from_sound(root, model):
     lab = Lab('wavbrivl', root)
     if not (root / 'build/embeddings/wavbrivl').exists():
-        lab.evaluate()
+        evaluate_run(lab)
     assert (
-        len(lab.train_judges())
-        and lab.train_vqgan().l1.notna().all()
-        and lab.train_diffusion().loss.notna().all()
+        len(train_judges(lab))
+        and train_codec(lab).l1.notna().all()
+        and train_painter(lab).loss.notna().all()
     )
-    assert set(lab.ceilings().task) == {'reconstructed', 'diffusion'}
-    metrics = lab.generate()[0]
+    assert set(measure_painter(lab).task) == {'reconstructed', 'diffusion'}
+    metrics = draw_pictures(lab)[0]
     assert set(metrics['tasks']) == {
         'guided',
         'bare',
@@ -521,41 +562,45 @@ def test_pictures_from_sound(root, model):
         0 <= t['r1']['mean'] <= t['r5']['mean'] <= 1 and t['r1']['sounds']
         for t in metrics['tasks'].values()
     )
-    assert lab.generate()[0] == metrics, 'the same parameters give the same pictures'
-    rows = lab.drawn_columns(lab.some_drawn(3))
+    assert draw_pictures(lab)[0] == metrics, (
+        'the same parameters give the same pictures'
+    )
+    rows = picture_columns(lab, 3)
     assert len(rows) == 3 and all(
         p is not None for r in rows for p in r['pictures'].values()
     )
-    found = lab.study_volume()
-    (frame, rhos), (told, _) = found['wavbrivl'], found['wavbrivl, level told']
-    assert list(found) == list(lab.studied()) and set(told.measure) <= {
+    found = study_edits(lab)
+    frame, rhos = found['wavbrivl']
+    with_level, _ = found['wavbrivl, level told']
+    assert list(found) == list(read_studies(lab)) and set(with_level.measure) <= {
         m for m in frame.measure if m.startswith('drawn_')
     }
     at = lambda f, v: f[
         (f.edit == 'gain') & (f.measure == 'drawn_intensity') & (f.value == v)
     ]['mean'].item()
-    assert any(abs(at(told, v) - at(frame, v)) > 1e-6 for v in (-12, 0, 12)), (
-        'being told makes a difference'
+    assert any(abs(at(with_level, v) - at(frame, v)) > 1e-6 for v in (-12, 0, 12)), (
+        'the level given makes a difference'
     )
-    assert {'drift', 'match', 'drawn_intensity'} <= set(
-        frame.measure
-    ) and lab.studied()['wavbrivl'][0].shape == frame.shape
+    assert {'drift', 'match', 'drawn_intensity'} <= set(frame.measure) and read_studies(
+        lab
+    )['wavbrivl'][0].shape == frame.shape
     assert (
-        [r['name'] for r in lab.grids()] == [r['name'] for r in lab.manipulations(2)]
+        [r['name'] for r in read_grids(lab)]
+        == [r['name'] for r in draw_manipulations(lab, 2)]
         if (root / 'build/manipulation.npz').exists()
-        else lab.manipulations(2)
+        else draw_manipulations(lab, 2)
     )
-    assert lab.make_survey()['trials'] and (root / 'build/survey/survey.html').exists()
-    people, proxy = lab.surveyed()
+    assert make_survey(lab)['trials'] and (root / 'build/survey/survey.html').exists()
+    people, proxy = survey_tables(lab)
     assert people is None and proxy.loc['all', 'n'] == 4 * 2
 
 
 def test_a_corpus_of_one_class_draws_and_judges_nothing(root, model, monkeypatch):
-    monkeypatch.setattr(Lab, 'own_judge', False)
+    monkeypatch.setattr(Lab, 'can_judge', False)
     lab = Lab('wavbrivl', root)
     assert (
-        not len(lab.train_judges())
-        and lab.generate() == []
-        and lab.study_volume() == {}
-        and lab.manipulations() == []
+        not len(train_judges(lab))
+        and draw_pictures(lab) == []
+        and study_edits(lab) == {}
+        and draw_manipulations(lab) == []
     )

@@ -10,7 +10,7 @@ import torch
 
 from wavbrivl.core import BadFile, BadInput, CorpusParams, FoleyParams, Params
 from wavbrivl.corpora import Corpus, prepare
-from wavbrivl.lab import Lab
+from wavbrivl.lab import Lab, prepare_corpus
 from wavbrivl.media import content, load_audio, load_picture, probe_audio
 from wavbrivl.shards import Member, pack, read_shards
 from wavbrivl.training import Recordings, WavlmLesson, load_pictures
@@ -208,7 +208,7 @@ def test_the_stage_packs_where_asked(tmp_path):
     )
     (tmp_path / 'wavbrivl').mkdir()
     (tmp_path / 'wavbrivl/foley.py').touch()
-    Lab(root=tmp_path).prepare()
+    prepare_corpus(Lab(root=tmp_path))
     assert (
         len(list((tmp_path / 'build/corpus/shards').iterdir())) == 4
         and not (tmp_path / 'build/corpus/audio').exists()
