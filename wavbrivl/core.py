@@ -104,7 +104,7 @@ def whole(
         if tmp and os.path.exists(tmp):
             os.unlink(tmp)
 
-# %% ../nbs/00_core.ipynb #30563408
+# %% ../nbs/00_core.ipynb #c7868db0
 def _temporary_file(path: Path) -> str:
     "Make an empty file beside `path` and remove stale ones."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def _check_yaml_events(text: str, path):
                 f'nested deeper than {DEEP} levels in line {line}; nothing in the lab is.',
             )
 
-# %% ../nbs/00_core.ipynb #293a1746
+# %% ../nbs/00_core.ipynb #f4dd6c3d
 def read_yaml(path):
     "Read YAML (or JSON) that holds plain values. Raises `BadFile`."
     try:
@@ -243,7 +243,7 @@ Temperature = Annotated[float, Field(gt=0, le=10)]  # that similarities are divi
 ConvWidths = Annotated[list[Count], Field(min_length=7, max_length=7)]
 Task = Literal['zero_shot', 'probe', 'retrieval', 'detection', 'captioning']
 
-# %% ../nbs/00_core.ipynb #ca3434bd
+# %% ../nbs/00_core.ipynb #2741cb9a
 class Section(BaseModel):
     "A section of the config: unknown keys are refused, values checked, nothing changes later."
 
@@ -484,7 +484,7 @@ class ReportParams(Section):
     reference: str = 'wavbrivl'  # the run whose model the figures show
     gallery: Count = 5  # sounds in the gallery
 
-# %% ../nbs/00_core.ipynb #16d53dbd
+# %% ../nbs/00_core.ipynb #8febf283
 class GlossModelParams(Section):
     "The transformer of sound and words, and its pre-training on words alone (Langue2Gloss)."
 
@@ -511,7 +511,7 @@ class LossWeights(Section):
     sp: NonNegative = 1.0  # eq. 6: the sparsity of the alignment
     rank: NonNegative = 1.0  # whether a gloss belongs to a sound, within the batch
 
-# %% ../nbs/00_core.ipynb #16cf8bc4
+# %% ../nbs/00_core.ipynb #48e41edc
 class AlignmentParams(GlossModelParams):
     "How gloss is aligned with sound (DS-Net) and how well it fits (Result Filter)."
 
@@ -570,7 +570,7 @@ class LanguageParams(AlignmentParams):
         'crop': 'crop_seconds',
     }
 
-# %% ../nbs/00_core.ipynb #76de5e3f
+# %% ../nbs/00_core.ipynb #7a6e73e9
 class CodecParams(Section):
     "The architecture of the picture codec, as in taming-transformers, or released weights."
 
@@ -654,7 +654,7 @@ class GuideParams(Section):
     seed: int = 0
     renamed: ClassVar[dict] = {'prior': 'prior_interval', 'cuts': 'cutouts'}
 
-# %% ../nbs/00_core.ipynb #6cf3a1a2
+# %% ../nbs/00_core.ipynb #bef0c90e
 PictureKind = Literal[
     'guided',
     'bare',
@@ -760,7 +760,7 @@ def overlay(
         out[k] = overlay(out[k], v) if nested else v
     return out
 
-# %% ../nbs/00_core.ipynb #eb3f43ac
+# %% ../nbs/00_core.ipynb #ac10da39
 def _section_of(field):
     "The section class of a field, or None."
     kind = field.annotation
@@ -861,7 +861,7 @@ def explain(
             lines.append(f'{key} is {brief(e["input"])}; it must be {need}.')
     return f'{where}: ' + ' '.join(lines)
 
-# %% ../nbs/00_core.ipynb #da608f6e
+# %% ../nbs/00_core.ipynb #81d556fb
 def renamed_keys(
     section=Params,  # a `Section` class
     prefix: str = '',
@@ -873,7 +873,7 @@ def renamed_keys(
             found |= renamed_keys(inner, f'{prefix}{name}.')
     return found
 
-# %% ../nbs/00_core.ipynb #9caecabc
+# %% ../nbs/00_core.ipynb #5feda557
 def dotted_keys(fields: dict, prefix: str = '') -> Iterator[str]:
     "Yield the dotted names of all keys of a nested mapping."
     for name, value in fields.items():
@@ -881,7 +881,7 @@ def dotted_keys(fields: dict, prefix: str = '') -> Iterator[str]:
         if isinstance(value, dict):
             yield from dotted_keys(value, f'{prefix}{name}.')
 
-# %% ../nbs/00_core.ipynb #ae4bb168
+# %% ../nbs/00_core.ipynb #42e0b277
 def check_spelling(
     fields: dict,  # sections, as they stand in a file
     where: str,  # the file or run they are about
@@ -903,7 +903,7 @@ EXPERIMENTS = (
 NAMED = (*EXPERIMENTS, 'encoders', 'pictures')  # the rest of the config are sections
 RENAMED_GROUPS = {'arms': 'variants', 'fronts': 'encoders'}
 
-# %% ../nbs/00_core.ipynb #8ce56088
+# %% ../nbs/00_core.ipynb #b93f70f7
 def _maps_names(found, kinds: tuple) -> bool:
     "Is `found` a mapping of strings to values of these types?"
     if not isinstance(found, dict):
@@ -924,7 +924,7 @@ def check_names(config: dict, path):
                 f'{path}: {k} is {brief(found)}; it must map names to {need}.'
             )
 
-# %% ../nbs/00_core.ipynb #dd88d1c2
+# %% ../nbs/00_core.ipynb #fa4f1619
 def read_layer(path) -> dict:
     "Read one config file, params.yaml or a preset. Raises `BadInput`."
     config = read_yaml(path) or {}
@@ -955,21 +955,22 @@ def read_board(
     if not preset:
         return config
     top = read_layer(Path(preset))
-    config = overlay({k: v for k, v in config.items() if k not in _replaced(top)}, top)
+    replaced = dict.fromkeys(_replaced(top), {})  # empty: DVC needs the key itself
+    config = overlay(config | replaced, top)
     if 'pictures' not in top:  # leave out pictures of runs that are gone
         names = experiments(config)
         pictures = config.get('pictures') or {}
         config['pictures'] = {k: v for k, v in pictures.items() if k in names}
     return config
 
-# %% ../nbs/00_core.ipynb #635935bb
+# %% ../nbs/00_core.ipynb #ef2422ef
 def _replaced(preset: dict) -> set:
     "The mappings of names that a preset replaces; it replaces variants of both groups."
     found = {k for k in NAMED if k in preset}
     both = {'variants', 'encoder_variants'}
     return found | both if found & both else found
 
-# %% ../nbs/00_core.ipynb #c97601cc
+# %% ../nbs/00_core.ipynb #d336a371
 def _encoder(change) -> str | None:
     "The encoder that a variant names."
     section = (change or {}).get('language')
@@ -989,7 +990,7 @@ def check_encoders(config: dict, where: str):
                 f'{where}: {name} under encoder_variants: names no language.encoder; add it, or move it to variants:.'
             )
 
-# %% ../nbs/00_core.ipynb #eddf86a7
+# %% ../nbs/00_core.ipynb #f30073c7
 def check_experiments(config: dict, where: str):
     "Raises `BadInput` where a name stands twice, or pictures are asked of no run."
     seen = {}
@@ -1007,7 +1008,7 @@ def check_experiments(config: dict, where: str):
                 'or add it under runs: or variants:.'
             )
 
-# %% ../nbs/00_core.ipynb #7707f3ca
+# %% ../nbs/00_core.ipynb #6f8ae64f
 def _with_run(config: dict, run: str, where: str) -> dict:
     "Lay a run, and what its pictures change, over the config. Raises `BadInput`."
     runs = experiments(config)
@@ -1036,7 +1037,7 @@ def load_params(
         settings = _with_run(config, run, where)
         where = f'{where}, run {run}'
     try:
-        return Params.model_validate(settings)
+        return Params.model_validate(overlay(Params().model_dump(), settings))
     except ValidationError as e:
         raise BadInput(explain(e, where)) from None
 
@@ -1060,7 +1061,12 @@ def lay_preset(preset, root=None) -> Path:
         tmp.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
 
-# %% ../nbs/00_core.ipynb #583dcaae
+# %% ../nbs/00_core.ipynb #6163f99e
+def _inline(value) -> str:
+    "A number, text or list as YAML on one line."
+    return yaml.safe_dump([value], default_flow_style=True, width=10**6).strip()[1:-1]
+
+
 def _yaml_lines(values: dict, defaults: dict, indent: str = '') -> Iterator[str]:
     "YAML, one setting a line; a comment names the default where it differs."
     for name, value in values.items():
@@ -1069,9 +1075,8 @@ def _yaml_lines(values: dict, defaults: dict, indent: str = '') -> Iterator[str]
             yield f'{indent}{name}:'
             yield from _yaml_lines(value, default, indent + '  ')
             continue
-        line = yaml.safe_dump({name: value}, default_flow_style=None, width=10**6)
-        differs = '' if value == default else f'  # default: {default}'
-        yield f'{indent}{line.rstrip()}{differs}'
+        differs = '' if value == default else f'  # default: {_inline(default)}'
+        yield f'{indent}{name}: {_inline(value)}{differs}'
 
 
 def describe_params(params: Params) -> str:  # YAML
