@@ -77,9 +77,9 @@ def refusal(
     return os.strerror(number) if number in REFUSED else ''
 
 # %% ../nbs/00_core.ipynb #5937d50e
-STALE = 3600  # seconds; a temporary file this old belongs to a writer that was killed
 _UMASK = os.umask(0)  # of this process: the permissions that new files do not get
 os.umask(_UMASK)
+STALE = 3600  # seconds; a temporary file this old belongs to a writer that was killed
 
 # %% ../nbs/00_core.ipynb #ef0a0ec2
 @contextmanager
@@ -239,7 +239,7 @@ WholeNumber = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=600)]
-Temperature = Annotated[float, Field(gt=0, le=10)]  # that similarities are divided by
+Temperature = Annotated[float, Field(gt=0, le=10)]  # divides similarities
 ConvWidths = Annotated[list[Count], Field(min_length=7, max_length=7)]
 Task = Literal['zero_shot', 'probe', 'retrieval', 'detection', 'captioning']
 
@@ -934,7 +934,7 @@ def read_layer(path) -> dict:
     check_spelling({k: v for k, v in config.items() if k not in NAMED}, path)
     for group in (*EXPERIMENTS, 'pictures'):
         for name, change in (config.get(group) or {}).items():
-            check_spelling(change or {}, f'{path}, {name} under {group}:')
+            check_spelling(change or {}, f'{path}, {name} under {group}')
     return config
 
 # %% ../nbs/00_core.ipynb #d71b9536
