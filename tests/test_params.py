@@ -1,17 +1,46 @@
-"A mistake on the knob board is a sentence that names the key, and the exit status says so."
+"A mistake in the config is a sentence that names the key, and the exit status says so."
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from wavbrivl.cli import main
-from wavbrivl.core import BadInput, load_params, read_board, run_names
+from wavbrivl.core import (
+    NAMED,
+    RENAMED_GROUPS,
+    BadInput,
+    Params,
+    Section,
+    describe_params,
+    dotted_keys,
+    experiments,
+    known_keys,
+    load_params,
+    overlay,
+    read_board,
+    renamed_keys,
+    run_names,
+)
+
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted((ROOT / 'presets').glob('*.yaml'))
+
+
+def sections_of(section):
+    "All classes below a section class."
+    for c in section.__subclasses__():
+        yield c
+        yield from sections_of(c)
+
+
+SECTIONS = [c for c in sections_of(Section) if c.__module__.startswith('wavbrivl.core')]
 
 
 @pytest.fixture
-def board(tmp_path, monkeypatch):
+def config(tmp_path, monkeypatch):
     monkeypatch.setenv('WAVBRIVL_ROOT', str(tmp_path))
 
     def write(text):
@@ -37,81 +66,96 @@ def board(tmp_path, monkeypatch):
         ('train: {a', ['YAML']),
     ],
 )
-def test_refused_with_a_sentence(board, capsys, text, words):
-    board(text)
+def test_refused_with_a_sentence(config, capsys, text, words):
+    config(text)
     assert main(['params']) == 2
-    said = capsys.readouterr().err
-    assert all(w in said for w in words), said
+    printed = capsys.readouterr().err
+    assert all(w in printed for w in words), printed
 
 
-def test_run_prints_what_it_uses(board, capsys):
-    board('train: {loss: moco}\nruns: {cosine: {train: {loss: cosine}}, plain: {}}')
+def test_run_prints_what_it_uses(config, capsys):
+    config('train: {loss: moco}\nruns: {cosine: {train: {loss: cosine}}, plain: {}}')
     assert main(['params', '--run', 'cosine', '--json']) == 0
     used = json.loads(capsys.readouterr().out)
     assert used['train']['loss'] == 'cosine' and used['train']['momentum'] == 0.99
-    assert (
-        main(['params', '--run', 'cosin']) == 2
-        and "'cosine'" in capsys.readouterr().err
-    )
+    assert main(['params', '--run', 'cosin']) == 2
+    assert "'cosine'" in capsys.readouterr().err
 
 
-def test_preset_replaces_runs(board, tmp_path):
-    root = board('runs: {a: {}, b: {train: {loss: l2}}}\ntrain: {seeds: [5]}')
+def test_preset_replaces_runs(config, tmp_path):
+    root = config('runs: {a: {}, b: {train: {loss: l2}}}\ntrain: {seeds: [5]}')
     preset = tmp_path / 'preset.yaml'
     preset.write_text('train: {loss: infonce}\nruns: {c: {}}')
     assert main(['params', '--preset', str(preset), '--write']) == 0
-    assert (
-        run_names(root) == ['c']
-        and load_params('c', root).train.loss == 'infonce'
-        and load_params('c', root).train.seeds == [5]
-    )
+    used = load_params('c', root).train
+    assert run_names(root) == ['c'] and used.loss == 'infonce' and used.seeds == [5]
     preset.write_text('nonsense: 1')
     assert main(['params', '--preset', str(preset), '--write']) == 2
     assert run_names(root) == ['c'], 'a refused preset changes nothing'
 
 
-def test_number_written_as_yaml_text(board):
-    assert load_params(None, board('train: {optim: {lr: 1e-3}}')).train.optim.lr == 1e-3
-
-
-def test_board_shows_every_knob():
-    "DVC watches keys of params.yaml, so each one must stand there; and a reader sees all there is."
-    from wavbrivl.core import Section, known_keys
-
-    board = yaml.safe_load((Path(__file__).parents[1] / 'params.yaml').read_text())
-
-    def keys(d, prefix=''):
-        for k, v in d.items():
-            yield prefix + k
-            if isinstance(v, dict):
-                yield from keys(v, prefix + k + '.')
-
-    runs, arms, fronts, pictures = (
-        board.pop(k) for k in ('runs', 'arms', 'fronts', 'pictures')
+def test_preset_replaces_variants_of_both_groups(config, tmp_path):
+    root = config(
+        'variants: {a: {}}\nencoder_variants: {b: {language: {encoder: wavbrivl}}}'
     )
-    assert (
-        set(known_keys()) == set(keys(board)) and runs and arms and fronts and pictures
-    )
-    for name in (*runs, *arms):
-        load_params(name, Path(__file__).parents[1])
-    assert {a['language']['front'] for a in arms.values()} <= set(fronts), (
-        'DVC reads the front end from the arm itself'
-    )
+    assert run_names(root, 'variants') == ['a', 'b']
+    preset = tmp_path / 'preset.yaml'
+    preset.write_text('variants: {c: {}}')
+    assert main(['params', '--preset', str(preset), '--write']) == 0
+    assert run_names(root, 'variants') == ['c']
+    written = yaml.safe_load((root / 'params.yaml').read_text())
+    assert written['encoder_variants'] == {}, 'DVC needs the key'
 
 
-ROOT = Path(__file__).parents[1]
+def test_number_written_as_yaml_text(config):
+    root = config('train: {optim: {lr: 1e-3}}')
+    assert load_params(None, root).train.optim.lr == 1e-3
 
 
-@pytest.mark.parametrize(
-    'preset', sorted(p.name for p in (ROOT / 'presets').glob('*.yaml'))
-)
+def test_partial_settings_keep_the_defaults_of_their_section(config):
+    optim = load_params(None, config('vqgan: {optim: {epochs: 40}}')).vqgan.optim
+    assert optim == Params().vqgan.optim.model_copy(update=dict(epochs=40))
+
+
+def leaves(fields):
+    "Dotted names of settings, without those of sections."
+    known = known_keys()
+    inner = {k.rpartition('.')[0] for k in known}
+    return [k for k in dotted_keys(fields) if k in known and k not in inner]
+
+
+def test_config_can_be_surveyed():
+    text = (ROOT / 'params.yaml').read_text()
+    fields = yaml.safe_load(text)
+    assert all(fields[k] for k in NAMED)
+    sections = {k: v for k, v in fields.items() if k not in NAMED}
+    assert set(dotted_keys(sections)) <= set(known_keys())
+    assert len(leaves(sections)) <= 80
+    shown = text[: text.index('\nruns:')]
+    lines = re.findall(r'(?m)^ *\w+: .*[^:\s]$', shown)
+    assert [s for s in lines if '#' not in s] == [], 'every setting has a comment'
+
+
+def test_every_setting_is_printed_with_its_default():
+    text = describe_params(load_params('supervised', ROOT))
+    assert yaml.safe_load(text) == load_params('supervised', ROOT).model_dump()
+    assert '  loss: labels  # default: moco\n' in text
+    assert '# default' not in describe_params(Params())
+
+
+def test_every_run_of_the_lab():
+    fields = read_board(ROOT)
+    for name in (None, *experiments(fields)):
+        assert load_params(name, ROOT).language.encoder in fields['encoders']
+
+
+@pytest.mark.parametrize('preset', PRESETS, ids=lambda p: p.stem)
 def test_every_run_of_every_preset(preset):
-    board = read_board(ROOT, ROOT / 'presets' / preset)
-    for name in (None, *board['runs'], *board['arms']):
-        load_params(name, ROOT, ROOT / 'presets' / preset)
-    assert {a['language']['front'] for a in board['arms'].values()} <= set(
-        board['fronts']
-    ) and set(board['study']['runs']) <= set(board['runs'])
+    fields = read_board(ROOT, preset)
+    for name in (None, *experiments(fields)):
+        used = load_params(name, ROOT, preset)
+        assert used.language.encoder in fields['encoders']
+    assert set(fields['study']['runs']) <= set(fields['runs'])
 
 
 def test_the_papers_size():
@@ -125,38 +169,135 @@ def test_the_papers_size():
     p = load_params('wavbrivl', ROOT, ROOT / 'presets/papers.yaml')
     with torch.device('meta'):
         brivl, vqgan = BriVL(p.brivl.preset), VQGAN(p.vqgan)
-        tower, drawer = (
-            AudioTower(p.audio, brivl.dim, p.train.window),
-            LatentDiffusion(p.diffusion, brivl.dim, vqgan.config.embed, vqgan.side),
-        )
-    assert (brivl.dim, brivl.config.image_size, p.corpus.picture) == (
-        2048,
-        380,
-        380,
-    ) and (vqgan.side, drawer.side) == (16, 16)
-    assert (
-        vqgan.stride == 16
-        and round(sum(x.numel() for x in tower.wavlm.parameters()) / 1e6, 1) == 94.4
-    ), 'f16, and base+'
+        tower = AudioTower(p.audio, brivl.dim, p.train.window)
+        drawer = LatentDiffusion(p.diffusion, brivl.dim, vqgan.config.embed, vqgan.side)
+    assert (brivl.dim, brivl.config.image_size) == (2048, 380)
+    assert p.corpus.image_size == 380
+    assert (vqgan.side, drawer.side, vqgan.stride) == (16, 16, 16)
+    size = sum(x.numel() for x in tower.wavlm.parameters())
+    assert round(size / 1e6, 1) == 94.4, 'base+'
 
 
-def test_an_arm_is_a_run_and_a_name_is_one(board, capsys):
-    root = board(
-        'runs: {a: {train: {seeds: [3]}}}\narms: {b: {language: {front: wavlm, gloss: aslg}}}'
+def test_a_variant_is_a_run_and_a_name_is_one(config):
+    root = config(
+        'runs: {a: {train: {seeds: [3]}}}\nvariants: {b: {language: {gloss: aslg}}}'
     )
-    assert load_params('b', root).language.gloss == 'aslg' and run_names(
-        root, 'arms'
-    ) == ['b']
+    assert load_params('b', root).language.gloss == 'aslg'
+    assert run_names(root, 'variants') == ['b']
     with pytest.raises(BadInput, match='language.gloss'):
-        load_params('b', board('arms: {b: {language: {gloss: signs}}}'))
-    with pytest.raises(BadInput, match='under runs: and under arms:'):
-        load_params('a', board('runs: {a: {}}\narms: {a: {}}'))
+        load_params('b', config('variants: {b: {language: {gloss: signs}}}'))
+    with pytest.raises(BadInput, match='under runs: and under variants:'):
+        load_params('a', config('runs: {a: {}}\nvariants: {a: {}}'))
 
 
-def test_pictures_name_runs_and_change_them(board):
-    root = board('runs: {a: {}}\npictures: {a: {generate: {kinds: [guided]}}}')
-    assert load_params('a', root).generate.kinds == ['guided'] and load_params(
-        None, root
-    ).generate.kinds == ['diffusion']
+def test_a_variant_stands_where_dvc_knows_its_encoder(config):
+    with pytest.raises(BadInput, match='move it from variants: to encoder_variants:'):
+        load_params(None, config('variants: {b: {language: {encoder: wavbrivl}}}'))
+    with pytest.raises(BadInput, match='names no language.encoder'):
+        load_params(None, config('encoder_variants: {b: {language: {beam: 2}}}'))
+
+
+def test_pictures_name_runs_and_change_them(config):
+    root = config('runs: {a: {}}\npictures: {a: {generate: {kinds: [guided]}}}')
+    assert load_params('a', root).generate.kinds == ['guided']
+    assert load_params(None, root).generate.kinds == ['diffusion']
     with pytest.raises(BadInput, match='b stands under pictures'):
-        load_params(None, board('runs: {a: {}}\npictures: {b: {}}'))
+        load_params(None, config('runs: {a: {}}\npictures: {b: {}}'))
+
+
+OLD = renamed_keys()
+
+
+def nested(key):
+    "A mapping with `key`, a dotted name."
+    value = {}
+    for part in reversed(key.split('.')):
+        value = {part: value}
+    return value
+
+
+@pytest.mark.parametrize('old', OLD)
+def test_an_old_name_is_answered_with_the_new_one(config, tmp_path, old):
+    said = re.escape(f'write {OLD[old]} instead of {old}.')
+    fields = nested(old)
+    with pytest.raises(BadInput, match=said) as e:
+        load_params(None, config(yaml.safe_dump(fields)))
+    assert str(e.value).count('. ') == 0, 'one sentence'
+    for group in ('runs', 'variants', 'encoder_variants', 'pictures'):
+        where = {group: dict(a=fields)}
+        if group == 'pictures':
+            where['runs'] = dict(a={})
+        with pytest.raises(BadInput, match=said):
+            load_params(None, config(yaml.safe_dump(where)))
+    preset = tmp_path / 'preset.yaml'
+    preset.write_text(yaml.safe_dump(fields))
+    with pytest.raises(BadInput, match=said):
+        load_params(None, config('device: cpu'), preset)
+
+
+@pytest.mark.parametrize('old', RENAMED_GROUPS)
+def test_an_old_group_is_answered_with_the_new_one(config, old):
+    said = f'write {RENAMED_GROUPS[old]} instead of {old}.'
+    with pytest.raises(BadInput, match=said):
+        load_params(None, config(f'{old}: {{a: {{language: {{front: wavlm}}}}}}'))
+
+
+@pytest.mark.parametrize('section', SECTIONS, ids=lambda c: c.__name__)
+def test_a_saved_model_of_old_opens(section):
+    now = section().model_dump()
+    back = {new: old for old, new in section.renamed.items()}
+    assert set(back) <= set(now) and not set(section.renamed) & set(now)
+    saved = {back.get(k, k): v for k, v in now.items()}
+    assert section(**saved).model_dump() == now
+
+
+def stages():
+    pipeline = yaml.safe_load((ROOT / 'dvc.yaml').read_text())
+    return pipeline['vars'], [s.get('do', s) for s in pipeline['stages'].values()]
+
+
+def test_dvc_watches_settings_that_exist():
+    "DVC fails on a parameter that is not in the file."
+    fields = yaml.safe_load((ROOT / 'params.yaml').read_text())
+    here = set(dotted_keys(fields))
+    _, found = stages()
+    for stage in found:
+        for entry in stage.get('params', []):
+            if isinstance(entry, str) and '${' not in entry:
+                assert entry in here, entry
+    text = (ROOT / 'dvc.yaml').read_text()
+    for key in re.findall(r'\$\{([a-z]+(?:\.[a-z_]+)+)\}', text):
+        assert key in here or key.startswith('item.'), key
+
+
+def test_dvc_watches_the_defaults_of_every_section():
+    "DVC reads the classes without running them, so every default is a literal."
+    from dvc.utils.serialize import parse_py
+
+    names, found = stages()
+    files = {k: v for d in names for k, v in d.items()}
+    watched = {}
+    for stage in found:
+        for entry in stage.get('params', []):
+            if isinstance(entry, dict):
+                ((place, classes),) = entry.items()
+                watched |= dict.fromkeys(classes, files[place.strip('${}')])
+    sections = [c for c in SECTIONS if c is not Params]
+    assert set(watched) == {c.__name__ for c in sections}
+    for section in sections:
+        path = ROOT / watched[section.__name__]
+        seen = parse_py(path.read_text(), path)[section.__name__]
+        own = section.__annotations__.keys() - {'renamed'}
+        calls = {k for k in own if _is_plain_section(section.model_fields[k])}
+        assert own - calls <= seen.keys(), section
+
+
+def _is_plain_section(field):
+    "A nested section with its own class's defaults, which DVC watches there."
+    return isinstance(field.default, Section)
+
+
+def test_overlay_changes_a_copy():
+    base = dict(a=dict(b=1), c=2)
+    assert overlay(base, dict(a=dict(d=3))) == dict(a=dict(b=1, d=3), c=2)
+    assert base == dict(a=dict(b=1), c=2)
