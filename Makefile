@@ -1,11 +1,12 @@
-# Every target sets up what it needs: Python 3.11 (3.10 to 3.12 work), git and make are enough.
+# Every target sets up what it needs: Python 3.11 to 3.13, git and make are enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= $(CURDIR)/.venv
 RUN    := PATH="$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)" TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore
 STAGE  ?=
 DEVICE ?= cpu
+export OMP_WAIT_POLICY ?= PASSIVE   # spinning threads cost a factor of four when anything else runs
 
-.PHONY: repro test smoke lab bench export setup clean
+.PHONY: repro test smoke lab bench export map setup clean
 .DEFAULT_GOAL := repro
 
 setup: $(VENV)/.ready
@@ -36,6 +37,9 @@ lab: setup              ## open the notebooks
 
 export: setup           ## notebooks -> library, and clean
 	$(RUN) nbdev_export && $(RUN) nbdev_clean
+
+map: setup              ## the map of chapters, the links between them, the drawing of the wings; prints the measures
+	$(RUN) python tests/house.py --write
 
 clean:                  ## forget results, keep the environment
 	rm -rf build checkpoints models

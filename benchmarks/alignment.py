@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from side_by_side import begin, in_turn, options, record
-from wavbrivl.alignment import dtw, monotone_path
+from wavbrivl.gloss.alignment import dtw, monotone_path
 
 
 def plain_path(S, skip=0.0):

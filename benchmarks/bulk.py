@@ -17,18 +17,19 @@ import soundfile as sf
 import torch
 
 from side_by_side import begin, in_turn, options, record, similar
-from wavbrivl.api import WavBriVL
-from wavbrivl.brivl import BriVL
-from wavbrivl.bulk import embed_files
-from wavbrivl.core import AudioParams, BrivlParams, stream
-from wavbrivl.media import SAMPLE_RATE, load_audio
-from wavbrivl.wavlm import AudioTower, embed_clips, quickened
+from wavbrivl.api.folder import WavBriVL
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.app.bulk import embed_files
+from wavbrivl.core.params import AudioParams, BrivlParams
+from wavbrivl.core.runtime import named_rng
+from wavbrivl.media.sound import SAMPLE_RATE, load_audio
+from wavbrivl.audio.tower import AudioTower, embed_clips, compile_for_inference
 from wavlm import BASE, label, same_weights
 
 
 def generated(root: Path, files: int, folders: int, longest: float) -> list:
     "Folders of tones in noise, every file another rate, length and format."
-    rng, made = stream('bulk'), [root / str(i) for i in range(folders)]
+    rng, made = named_rng('bulk'), [root / str(i) for i in range(folders)]
     for f in made:
         f.mkdir()
     for i in range(files):
@@ -69,7 +70,7 @@ def main(argv=None):
     tower = AudioTower(AudioParams() if o.quick else BASE, brivl.dim).eval()
     tower.wavlm = wavlm
     ours = {
-        p: WavBriVL(quickened(tower, p), brivl, None).to(o.device)
+        p: WavBriVL(compile_for_inference(tower, p), brivl, None).to(o.device)
         for p in ('fp32', 'bf16')
     }
     with tempfile.TemporaryDirectory() as root:

@@ -23,10 +23,14 @@ from side_by_side import (
     record,
     similar,
 )
-from wavbrivl.brivl import PRESETS, BriVL, grid_boxes, normalise, to_unit
-from wavbrivl.core import BrivlParams, log
-from wavbrivl.lab import Lab
-from wavbrivl.training import load_pictures
+from wavbrivl.image_text.layers import grid_boxes
+from wavbrivl.image_text.config import PRESETS
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.image_text.inputs import normalise_imagenet, to_unit_range
+from wavbrivl.core.params import BrivlParams
+from wavbrivl.core.runtime import log
+from wavbrivl.pipeline.lab import Lab
+from wavbrivl.training.image_text import load_pictures
 
 
 class PlainTower(torch.nn.Module):
@@ -154,8 +158,8 @@ def trained_tower(o, n: int = 64):
     "The lab's tower and test pictures of its corpus."
     lab = Lab(root=ROOT)
     brivl = lab.brivl[0].to(o.device)
-    return brivl, normalise(
-        to_unit(
+    return brivl, normalise_imagenet(
+        to_unit_range(
             load_pictures(
                 lab.corpus, [f[0] for f in lab.corpus.split('test').frames[:n]]
             ).to(o.device),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from side_by_side import begin, in_turn, options, record
-from wavbrivl.retrieval import both_ways, ranks
+from wavbrivl.metrics.retrieval import score_both_directions, rank_targets
 
 
 def plain_ranks(a, b, queries: int):
@@ -44,12 +44,15 @@ def main(argv=None):
     )
     memory = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB
     before = memory()
-    both_ways(a, b)
+    score_both_directions(a, b)
     extra = memory() - before
     want = plain_ranks(a, b, o.plain)
-    got = np.concatenate([ranks(x, y)[: o.plain] for x, y in ((a, b), (b, a))])
+    got = np.concatenate([rank_targets(x, y)[: o.plain] for x, y in ((a, b), (b, a))])
     taken = in_turn(
-        dict(ours=lambda: both_ways(a, b), theirs=lambda: plain_ranks(a, b, o.plain)),
+        dict(
+            ours=lambda: score_both_directions(a, b),
+            theirs=lambda: plain_ranks(a, b, o.plain),
+        ),
         o.times,
         o.device,
     )

@@ -13,7 +13,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from wavbrivl.core import log, read_json, write_json
+from wavbrivl.core.files import read_json, write_json
+from wavbrivl.core.runtime import log
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'results' / 'benchmarks.json'

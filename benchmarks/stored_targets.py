@@ -9,18 +9,23 @@ import tempfile
 import torch
 
 from side_by_side import begin, flops, gap, in_turn, options, record
-from wavbrivl.brivl import PRESETS, BriVL
-from wavbrivl.core import AudioParams, BrivlParams, OptimParams, Params, pick_precision
-from wavbrivl.losses import make_loss
-from wavbrivl.media import SAMPLE_RATE
-from wavbrivl.training import Fit, Lesson, accelerator, views
-from wavbrivl.wavlm import AudioTower
+from wavbrivl.image_text.config import PRESETS
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.core.params import AudioParams, BrivlParams, OptimParams
+from wavbrivl.core.picture_params import Params
+from wavbrivl.core.runtime import pick_precision
+from wavbrivl.training.losses import make_loss
+from wavbrivl.media.sound import SAMPLE_RATE
+from wavbrivl.training.processes import make_engine
+from wavbrivl.training.loop import Trainer, Task
+from wavbrivl.training.image_text import make_views
+from wavbrivl.audio.tower import AudioTower
 from wavlm import BASE
 
 OFFICIAL = BASE.model_copy(update=dict(block_layers=4, freeze_conv=True))
 
 
-class Step(Lesson):
+class Step(Task):
     "Sounds beside pictures; the picture's embedding is stored, or made as the step needs it."
 
     def __init__(self, audio, brivl, waves, pictures, stored=None):
@@ -40,7 +45,7 @@ class Step(Lesson):
     def targets(self, index):
         "Augment and embed the pictures of a batch: [N, D]."
         brivl = self.frozen[0]
-        x = views(
+        x = make_views(
             self.pictures[index],
             brivl.config.image_size,
             torch.Generator().manual_seed(0),
@@ -78,11 +83,11 @@ def main(argv=None):
         torch.randint(256, (o.batch, 3, side, side), dtype=torch.uint8),
     )
     index, optim = torch.arange(o.batch), OptimParams(lr=1e-4, batch=o.batch)
-    engine, runs = accelerator(Params(device=o.device)), {}
+    engine, runs = make_engine(Params(device=o.device)), {}
     stored = Step(audio, brivl, waves, pictures).targets(index).cpu()
     for name, kept in dict(ours=stored, theirs=None).items():
         torch.manual_seed(0)
-        fit = Fit(
+        fit = Trainer(
             Step(audio, brivl, waves, pictures, kept),
             optim,
             0,

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from side_by_side import RESULTS
-from wavbrivl.core import BadInput, log, read_json, whole
-from wavbrivl.report import colours, figure, finding, save_figure
+from wavbrivl.core.files import BadInput, read_json, atomic_write
+from wavbrivl.core.runtime import log
+from wavbrivl.core.plotting import palette, styled, set_finding, save_figure
 
 COLUMNS = [
     'what',
@@ -118,7 +119,7 @@ def markdown(t: pd.DataFrame) -> str:
     return '\n\n'.join(parts) + '\n'
 
 
-@figure
+@styled
 def bars(t: pd.DataFrame):
     "Every ratio on a log axis, the lowest and highest round as a line."
     import matplotlib.pyplot as plt
@@ -126,7 +127,7 @@ def bars(t: pd.DataFrame):
     t = t[t.ratio.notna()].sort_values('ratio')
     fig, ax = plt.subplots(figsize=(8.5, 0.8 + 0.42 * len(t)), layout='constrained')
     y, colour = np.arange(len(t)), np.where(t.precision == 'bf16', 1, 0)
-    ax.barh(y, t.ratio - 1, left=1, color=[colours(2)[c] for c in colour], height=0.6)
+    ax.barh(y, t.ratio - 1, left=1, color=[palette(2)[c] for c in colour], height=0.6)
     ax.hlines(y, t.ratio_low, t.ratio_high, color='.25', lw=1)
     for i, r in enumerate(t.itertuples()):
         ax.annotate(
@@ -155,13 +156,13 @@ def bars(t: pd.DataFrame):
     ax.minorticks_off()
     ax.tick_params(axis='y', length=0)
     ax.legend(
-        handles=[plt.Rectangle((0, 0), 1, 1, color=c) for c in colours(2)],
+        handles=[plt.Rectangle((0, 0), 1, 1, color=c) for c in palette(2)],
         labels=['fp32', 'bf16'],
         title='our precision',
         loc='lower right',
     )
     least = t.iloc[0]
-    finding(
+    set_finding(
         fig,
         f'{(t.ratio > 1).sum()} of {len(t)} are faster than what they are compared with; least: {least.what} ({least.ratio:.2f})',
     )
@@ -175,7 +176,7 @@ def main(argv=None):
     p.add_argument('--results', type=Path, default=RESULTS)
     o = p.parse_args(argv)
     t = read_results(o.results)
-    with whole(o.results.with_suffix('.md')) as tmp:
+    with atomic_write(o.results.with_suffix('.md')) as tmp:
         tmp.write_text(markdown(t))
     save_figure(bars(t), o.results.with_suffix('.png'))
     log(f'{len(t)} benchmarks in {o.results.with_suffix(".md")}')

@@ -8,9 +8,9 @@ import torch
 from transformers import WavLMConfig, WavLMModel
 
 from side_by_side import begin, flops, gap, in_turn, options, precisely, record, similar
-from wavbrivl.core import AudioParams
-from wavbrivl.media import SAMPLE_RATE
-from wavbrivl.wavlm import WavLM, wavlm_config
+from wavbrivl.core.params import AudioParams
+from wavbrivl.media.sound import SAMPLE_RATE
+from wavbrivl.audio.wavlm import WavLM, wavlm_config
 
 BASE = AudioParams(
     conv_dim=[512] * 7,

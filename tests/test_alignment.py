@@ -10,29 +10,31 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.autograd import gradcheck
 
-from wavbrivl.alignment import (
+from wavbrivl.gloss.alignment import (
     alignment_ce,
     alignment_scores,
     cosine_cost,
     dtw,
-    gumbel,
-    held,
-    inside,
+    add_gumbel_noise,
+    nearest_rows,
+    real_entries,
     monotone_path,
     one_hot_path,
     pair_score,
     path_rows,
     row_softmax,
+    sp_loss,
+    lay_out,
+    straight_through,
+)
+from wavbrivl.gloss.selection import (
     running_quantile,
-    select,
+    best_share,
     selection_scores,
     self_paced,
-    sp_loss,
-    spread,
-    straight_through,
     token_hits,
 )
-from wavbrivl.core import BadInput
+from wavbrivl.core.files import BadInput
 
 INF = float('inf')
 quick = settings(max_examples=60, deadline=None)
@@ -93,7 +95,7 @@ def test_monotone_path_may_skip_everything_or_nothing():
         (path == -1).all()
         and (total == 400).all()
         and (pair_score(S, path) == -INF).all()
-        and (held(path, 5) == -1).all()
+        and (nearest_rows(path, 5) == -1).all()
     )
     assert (monotone_path(S, -INF)[0] >= 0).all()
     S[1] = -INF
@@ -111,7 +113,7 @@ def test_padding_changes_nothing():
     P, score, rest = (
         row_softmax(S, -0.2, rows, columns),
         pair_score(S, path),
-        held(path, 6, columns),
+        nearest_rows(path, 6, columns),
     )
     cost = cosine_cost(R, H)
     mask, spent, length = dtw(cost, rows, columns)
@@ -143,7 +145,8 @@ def test_padding_changes_nothing():
             or score[i] == pair_score(s, p)[0] == -INF
         )
         assert (
-            rest[i, :c].tolist() == held(p, c)[0].tolist() and (rest[i, c:] == -1).all()
+            rest[i, :c].tolist() == nearest_rows(p, c)[0].tolist()
+            and (rest[i, c:] == -1).all()
         )
         m, k, l = dtw(cost[i : i + 1, :r, :c])
         assert (
@@ -311,7 +314,7 @@ def test_gradients():
         drawn(5, 3, 3, 4).double().requires_grad_(),
         drawn(6, 3, 3).double().requires_grad_(),
     )
-    outside = ~inside(S, rows, columns)
+    outside = ~real_entries(S, rows, columns)
     P = lambda S, skip: row_softmax(S.masked_fill(outside, -INF), skip, rows, columns)
     target = path_rows(dtw(drawn(7, 3, 3, 4), rows, columns)[0]).double()
     assert gradcheck(P, (S, skip))
@@ -324,7 +327,7 @@ def test_gradients():
             lambda S, skip: sp_loss(P(S, skip), target, rows, columns, r), (S, skip)
         )
     assert gradcheck(
-        spread,
+        lay_out,
         (
             drawn(8, 2, 5, 3).double().requires_grad_(),
             drawn(9, 2, 3, 4).double().requires_grad_(),
@@ -370,7 +373,7 @@ def test_one_token_one_frame():
     assert (
         path.tolist() == [[0]]
         and total == 0.5
-        and held(path, 1).tolist() == [[0]]
+        and nearest_rows(path, 1).tolist() == [[0]]
         and pair_score(S, path) == 0.5
     )
     mask, cost, length = dtw(S)
@@ -414,7 +417,9 @@ def test_losses_refuse():
 def test_held_is_the_nearest_row(paths, T):
     path = torch.tensor(paths).clamp(max=T - 1)
     columns = [1 + i % T for i in range(len(path))]
-    for p, row, c in zip(path.tolist(), held(path, T, columns).tolist(), columns):
+    for p, row, c in zip(
+        path.tolist(), nearest_rows(path, T, columns).tolist(), columns
+    ):
         for t in range(T):
             near = [(abs(k - t), q) for q, k in enumerate(p) if k >= 0]
             assert row[t] == (min(near)[1] if near and t < c else -1)
@@ -423,15 +428,20 @@ def test_held_is_the_nearest_row(paths, T):
 def test_gumbel():
     S = drawn(14, 2, 3, 4)
     S[0, 0, 0] = -INF
-    noisy = [gumbel(S, torch.Generator().manual_seed(s), 1.0) for s in (0, 0, 1)]
+    noisy = [
+        add_gumbel_noise(S, torch.Generator().manual_seed(s), 1.0) for s in (0, 0, 1)
+    ]
     assert (
         torch.equal(noisy[0], noisy[1])
         and not torch.equal(noisy[0], noisy[2])
         and noisy[0][0, 0, 0] == -INF
     )
-    assert torch.equal(gumbel(S, torch.Generator().manual_seed(0), 0.0), S)
+    assert torch.equal(add_gumbel_noise(S, torch.Generator().manual_seed(0), 0.0), S)
     scores = torch.tensor([0.0, 1.0, 2.0]).expand(20_000, 3)
-    won = gumbel(scores, torch.Generator().manual_seed(2)).argmax(1).bincount() / 20_000
+    won = (
+        add_gumbel_noise(scores, torch.Generator().manual_seed(2)).argmax(1).bincount()
+        / 20_000
+    )
     assert torch.allclose(won, scores[0].softmax(0), atol=0.02), (
         'the maximum is a draw from the softmax'
     )
@@ -452,18 +462,18 @@ def test_one_hot_path():
     st.floats(0, 1),
 )
 def test_select_keeps_the_best_share(scores, keep):
-    kept = select(torch.tensor(scores), keep).tolist()
+    kept = best_share(torch.tensor(scores), keep).tolist()
     count = max(1, math.ceil(round(keep * len(scores), 7)))
     by_hand = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:count]
     assert sorted(by_hand) == [i for i, k in enumerate(kept) if k]
 
 
 def test_select_corners():
-    assert select(torch.full((10,), -INF), 0.7).tolist() == [True] * 7 + [False] * 3
-    assert select(torch.tensor([torch.nan, 1.0]), 0.5).tolist() == [
+    assert best_share(torch.full((10,), -INF), 0.7).tolist() == [True] * 7 + [False] * 3
+    assert best_share(torch.tensor([torch.nan, 1.0]), 0.5).tolist() == [
         False,
         True,
-    ] and select(torch.zeros(0), 0.5).shape == (0,)
+    ] and best_share(torch.zeros(0), 0.5).shape == (0,)
 
 
 def test_running_quantile():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wavbrivl.core import BadInput, read_json
+from wavbrivl.core.files import BadInput, read_json
 
 FACTS = {
     'what',

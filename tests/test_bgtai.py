@@ -7,36 +7,28 @@ import pandas as pd
 import pytest
 import torch
 
-from wavbrivl.bgtai import (
-    Bridge,
-    BridgeLesson,
-    DSNet,
-    FrontEnd,
-    GlossLesson,
-    Heard,
-    ToyWorld,
-    embed_heard,
+from wavbrivl.audio.frames import FrozenEncoder, StoredFrames, ToyWorld, encode_corpus
+from wavbrivl.gloss.language_tower import (
+    GlossTask,
+    embed_stored,
     gloss_rows,
-    gloss_task,
-    hear_corpus,
-    selection_task,
-    standing,
-    timing,
-    timing_task,
     vocabulary_of,
     word_rows,
 )
-from wavbrivl.captioning import BOS, EOS, PAD
-from wavbrivl.core import (
-    AudioParams,
-    BadInput,
-    LanguageParams,
-    OptimParams,
-    Params,
-    SelectParams,
+from wavbrivl.gloss.bridge import Bridge, DSNet, pair_z_scores
+from wavbrivl.gloss.training import BridgeTask
+from wavbrivl.gloss.tasks import (
+    score_glosses,
+    score_selection,
+    locate_tokens,
+    locate_tokens_task,
 )
-from wavbrivl.training import Fit
-from wavbrivl.wavlm import embed_clips
+from wavbrivl.decoders.text import BOS, EOS, PAD
+from wavbrivl.core.files import BadInput
+from wavbrivl.core.params import AudioParams, LanguageParams, OptimParams, SelectParams
+from wavbrivl.core.picture_params import Params
+from wavbrivl.training.loop import Trainer
+from wavbrivl.audio.tower import embed_clips
 
 SIZES = AudioParams(
     conv_dim=[8] * 7,
@@ -54,11 +46,11 @@ SMALL = LanguageParams(
     decoder_layers=1,
     heads=2,
     ffn=32,
-    align=8,
+    align_dim=8,
     window=1.0,
-    mix=0.5,
+    swap_fraction=0.5,
     styles=['content'],
-    select=SelectParams(since=0.0, every=1),
+    select=SelectParams(start=0.0, every=1),
     optim=OptimParams(epochs=2, batch=8),
 )
 
@@ -95,13 +87,13 @@ class World(ToyWorld):
             self.targets.dim,
             generator=torch.Generator().manual_seed(1),
         )
-        return BridgeLesson(
+        return BridgeTask(
             p, self.corpus, self.targets, self.heard, bridge, seed, entries
         )
 
     def fit(self, folder, epochs=2, lesson=None, **changes):
         lesson = lesson or self.lesson(**changes)
-        fit = Fit(lesson, OptimParams(epochs=epochs, batch=8, lr=3e-3), 0, folder)
+        fit = Trainer(lesson, OptimParams(epochs=epochs, batch=8, lr=3e-3), 0, folder)
         history = fit.run()
         lesson.judge(torch.load(fit.state_path, weights_only=True)['lesson'])
         return lesson, history
@@ -137,8 +129,8 @@ def test_stored_frames_give_what_waveforms_give(bridge):
         np.random.default_rng(i).standard_normal(n).astype('float32') * 0.1
         for i, n in enumerate((9000, 16000, 40000))
     ]
-    heard = Heard(hear_corpus(bridge.tower.front, clips, 1.0))
-    for a, b in zip(embed_heard(bridge, heard, [0, 1, 2]), embed_clips(bridge, clips)):
+    heard = StoredFrames(encode_corpus(bridge.tower.front, clips, 1.0))
+    for a, b in zip(embed_stored(bridge, heard, [0, 1, 2]), embed_clips(bridge, clips)):
         torch.testing.assert_close(a, b, atol=2e-2, rtol=1e-2)
 
 
@@ -149,7 +141,7 @@ def test_the_front_end_stays_frozen(bridge):
 
 def test_nothing_to_hear_is_said():
     with pytest.raises(BadInput, match='no clip with a sound'):
-        hear_corpus(FrontEnd(SIZES, 4), [], 1.0)
+        encode_corpus(FrozenEncoder(SIZES, 4), [], 1.0)
 
 
 def test_words_are_padded_out_of_sight(bridge):
@@ -194,7 +186,7 @@ def test_no_words_at_all_is_said():
         Bridge(SIZES, SMALL, [], 12)
     table = pd.DataFrame(dict(split=['train'], captions=[['of the']], gloss=[['']]))
     with pytest.raises(BadInput, match='content word'):
-        GlossLesson(Bridge(SIZES, SMALL, ['of', 'the'], 12), table, 'content')
+        GlossTask(Bridge(SIZES, SMALL, ['of', 'the'], 12), table, 'content')
 
 
 # ---------------------------------------------------------------- who belongs together
@@ -219,9 +211,13 @@ def test_against_is_what_loops_give():
 
 def test_standing_is_relative():
     c = torch.tensor([[3.0, 1, 2], [9, 8, 7], [0, 0, 6]])
-    assert torch.allclose(standing(c), torch.tensor([1.2247, 0.0, 1.4142]), atol=1e-3)
     assert torch.allclose(
-        standing(c), standing(2 * c + torch.tensor([[5.0], [-3], [1]])), atol=1e-4
+        pair_z_scores(c), torch.tensor([1.2247, 0.0, 1.4142]), atol=1e-3
+    )
+    assert torch.allclose(
+        pair_z_scores(c),
+        pair_z_scores(2 * c + torch.tensor([[5.0], [-3], [1]])),
+        atol=1e-4,
     )
 
 
@@ -245,9 +241,9 @@ def test_pairs_carry_the_pictures_and_words_of_their_partner(world):
 )
 def test_wrong_pairs_are_found(by, epochs, tmp_path):
     lesson, history = World(n=112).fit(
-        tmp_path, epochs, select=SMALL.select.model_copy(update=dict(by=by, since=0.7))
+        tmp_path, epochs, select=SMALL.select.model_copy(update=dict(by=by, start=0.7))
     )
-    found = selection_task(lesson)['selection']
+    found = score_selection(lesson)['selection']
     assert (
         found['auc'] > 0.85
         and found['precision'] > 0.5
@@ -261,7 +257,7 @@ def test_random_drop_keeps_the_same_share_and_knows_nothing(world, tmp_path):
     )
     assert (
         abs(history.kept.iloc[-1] - 0.75) < 0.05
-        and abs(selection_task(lesson)['selection']['auc'] - 0.5) < 0.25
+        and abs(score_selection(lesson)['selection']['auc'] - 0.5) < 0.25
     )
     again, _ = world.fit(
         tmp_path / 'again', 2, select=SMALL.select.model_copy(update=dict(by='random'))
@@ -271,12 +267,12 @@ def test_random_drop_keeps_the_same_share_and_knows_nothing(world, tmp_path):
 
 def test_nothing_is_claimed_where_nothing_is_wrong_or_nobody_chooses(world):
     assert (
-        selection_task(
+        score_selection(
             world.lesson(select=SMALL.select.model_copy(update=dict(by='none')))
         )
         == {}
     )
-    assert selection_task(World(rate=0.0).lesson()) == {}
+    assert score_selection(World(rate=0.0).lesson()) == {}
 
 
 def test_all_pairs_rejected_goes_on_with_the_best(world, capsys):
@@ -308,10 +304,10 @@ def test_all_pairs_rejected_goes_on_with_the_best(world, capsys):
         dict(gumbel=1.0),
         dict(ds_net=False),
         dict(result_filter=False),
-        dict(crop=0.1),
-        dict(mix=0.0),
-        dict(longest=2),
-        dict(select=SelectParams(soft=True, since=0.0, every=1)),
+        dict(crop_seconds=0.1),
+        dict(swap_fraction=0.0),
+        dict(max_tokens=2),
+        dict(select=SelectParams(soft=True, start=0.0, every=1)),
     ],
     ids=str,
 )
@@ -348,7 +344,7 @@ def test_one_frame_and_more_tokens_than_frames(tmp_path):
     odd.stored = odd.stored | dict(
         frames=odd.stored['frames'][: int(short.sum())], lengths=short
     )
-    odd.heard = Heard(odd.stored)
+    odd.heard = StoredFrames(odd.stored)
     odd.table.captions = [['A big dog and a small cat and a bell and heavy rain.']] * 48
     lesson, history = odd.fit(tmp_path, 2)
     assert int(lesson.pairs.entry_count.max()) > 2 and history.loss.notna().all()
@@ -356,7 +352,7 @@ def test_one_frame_and_more_tokens_than_frames(tmp_path):
 
 def test_a_killed_training_ends_the_same(world, tmp_path):
     lesson, whole = world.fit(tmp_path / 'whole', 3)
-    half = Fit(
+    half = Trainer(
         world.lesson(), OptimParams(epochs=3, batch=8, lr=3e-3), 0, tmp_path / 'killed'
     )
     ending = half.end_epoch
@@ -381,13 +377,13 @@ def test_a_killed_training_ends_the_same(world, tmp_path):
 def test_scores_of_gloss_and_time(world, tmp_path):
     lesson, _ = world.fit(tmp_path, 2)
     bridge = lesson.bridge.eval()
-    found = gloss_task(bridge, world.heard, world.table, 'content')
+    found = score_glosses(bridge, world.heard, world.table, 'content')
     assert set(found) == {'text_to_gloss', 'audio_to_gloss'} and all(
         0 <= f['token_f1'] <= 1 and f['pool'] == 8 for f in found.values()
     )
-    placed = timing(bridge, world.heard, 0, ['DOG', 'BARK'])
+    placed = locate_tokens(bridge, world.heard, 0, ['DOG', 'BARK'])
     assert all(
         len(placed[k]) == 2 for k in ('ds_net', 'langue2gloss', 'even')
     ) and np.all(np.diff(placed['ds_net']) >= 0)
-    times = timing_task(bridge, world.heard, world.table)['token_times']
+    times = locate_tokens_task(bridge, world.heard, world.table)['token_times']
     assert 0 <= times['ds_net'] <= 1 and times['pool'] == 8

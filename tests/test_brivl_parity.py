@@ -11,29 +11,24 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from wavbrivl.brivl import (
-    BriVL,
-    ImageTower,
-    attend,
+from wavbrivl.image_text.layers import attend_valid, grid_boxes, masked_mean, valid_mask
+from wavbrivl.image_text.image_tower import ImageTower
+from wavbrivl.image_text.brivl import BriVL, freeze_early_layers, to_released_name
+from wavbrivl.image_text.inputs import (
     augment,
-    brightness,
-    contrast,
-    freeze_early,
-    greyscale,
-    grid_boxes,
-    hue,
+    adjust_brightness,
+    adjust_contrast,
+    to_greyscale,
+    adjust_hue,
     load_tokenizer,
-    masked_mean,
-    normalise,
-    released_name,
-    saturation,
-    to_pixels,
-    to_unit,
+    normalise_imagenet,
+    adjust_saturation,
+    prepare_pixels,
+    to_unit_range,
     tokenize,
-    valid_mask,
 )
-from wavbrivl.core import BadInput
-from wavbrivl.losses import TwoWayMoCo
+from wavbrivl.core.files import BadInput
+from wavbrivl.training.losses import TwoWayMoCo
 
 REFERENCE = Path(__file__).parents[2] / 'shared' / 'reference'
 needs_reference = pytest.mark.skipif(
@@ -71,7 +66,7 @@ def image_steps(tower, pixels, boxes=None, lengths=None):
     fmap = tower.feature_map(pixels)
     patches = tower.patches(fmap, boxes, pixels.shape[-2:])
     valid = valid_mask(lengths, patches.shape[1])
-    out = attend(tower.learnable['imgAtt'], patches, valid)
+    out = attend_valid(tower.learnable['imgAtt'], patches, valid)
     mean = masked_mean(out, valid)
     return dict(
         feature_map=fmap,
@@ -105,7 +100,7 @@ def check_text(model, given, want):
     t, valid = model.text, valid_mask(lengths, ids.shape[1])
     assert torch.equal(valid, want['text_mask'].bool())
     close(t.tokens(ids), want['txt_bert_out'], 5e-5, 'BERT')
-    att = attend(t.learnable['textAtt'], t.tokens(ids), valid)
+    att = attend_valid(t.learnable['textAtt'], t.tokens(ids), valid)
     close(att[valid], want['txt_att_out'][valid], 5e-5, 'attention')
     close(masked_mean(att, valid), want['txt_mean_pooled'], 5e-5, 'mean')
     close(t(ids, lengths), want['txt_embedding_raw'], 5e-5, 'raw')
@@ -126,7 +121,12 @@ def test_baai(grad):
             1e-4,
             'map',
         )
-        close(normalise(given['image_01']), given['image_norm'], 2e-6, 'normalise')
+        close(
+            normalise_imagenet(given['image_01']),
+            given['image_norm'],
+            2e-6,
+            'normalise',
+        )
         words = check_text(model, given, want)
         for case in ('grid', 'boxes'):
             pictures = check_image(
@@ -158,7 +158,7 @@ def test_single_box_and_single_picture():
 def test_nmi_from_the_pngs():
     at, config, given, want = fixture('brivl_nmi')
     model = BriVL.from_checkpoint(at / 'checkpoint.pth', at / 'config.json')
-    pixels = to_pixels(
+    pixels = prepare_pixels(
         [Image.open(at / f) for f in config['pngs']], config['model']['IMG_SIZE']
     )
     close(pixels, given['image_norm'], 2e-6, 'preprocessing')
@@ -175,7 +175,7 @@ def test_nmi_from_the_pngs():
         assert (pictures - trap).abs().max() > 1e-3, 'resizing must not antialias'
         smooth = [
             F.interpolate(
-                to_unit([i], i.height)
+                to_unit_range([i], i.height)
                 .new_tensor(np.asarray(i.convert('RGB')))
                 .permute(2, 0, 1)[None]
                 / 255,
@@ -186,7 +186,7 @@ def test_nmi_from_the_pngs():
             for i in (Image.open(at / f) for f in config['pngs'])
         ]
         close(
-            model.encode_image(normalise(torch.cat(smooth))),
+            model.encode_image(normalise_imagenet(torch.cat(smooth))),
             trap,
             2e-4,
             'what antialiasing would give',
@@ -223,9 +223,9 @@ def test_moco_towers():
         for t, ks in config['trainable_backbone_parameters'].items()
         for k in ks
     }
-    freeze_early(online)
+    freeze_early_layers(online)
     ours = {
-        released_name(k)
+        to_released_name(k)
         for k, p in online.named_parameters()
         if p.requires_grad and 'backbone' in k
     }
@@ -238,7 +238,7 @@ def trainer(case):
     load = lambda momentum: BriVL.from_checkpoint(
         at / 'checkpoint.pth', config, momentum=momentum
     )
-    online, older, m = freeze_early(load(False)), load(True), config['model']
+    online, older, m = freeze_early_layers(load(False)), load(True), config['model']
     step = TwoWayMoCo(
         online.image,
         online.text,
@@ -389,7 +389,7 @@ def test_full_size():
         assign=True,
     )
     tower.eval()
-    pixels = to_pixels([Image.open(at / 'image.png')], config['model']['IMG_SIZE'])
+    pixels = prepare_pixels([Image.open(at / 'image.png')], config['model']['IMG_SIZE'])
     close(pixels[:, :, :64, :64], want['image_norm_corner'], 2e-6, 'preprocessing')
     with torch.no_grad():
         s = image_steps(tower, pixels)
@@ -418,7 +418,7 @@ def test_official_layout():
     with torch.device('meta'):
         model = BriVL('brivl-nmi')
     ours = {
-        released_name(k, m): tuple(v.shape)
+        to_released_name(k, m): tuple(v.shape)
         for m in (False, True)
         for k, v in model.state_dict().items()
     }
@@ -453,14 +453,14 @@ def test_jitter_is_torchvisions():
     x[3] = 1  # grey, two equal channels, black, white
     factor = 0.6 + 0.8 * torch.rand(8, generator=g)
     for ours, theirs, f in (
-        (brightness, V.adjust_brightness, factor),
-        (contrast, V.adjust_contrast, factor),
-        (saturation, V.adjust_saturation, factor),
-        (hue, V.adjust_hue, (factor - 1) / 4),
+        (adjust_brightness, V.adjust_brightness, factor),
+        (adjust_contrast, V.adjust_contrast, factor),
+        (adjust_saturation, V.adjust_saturation, factor),
+        (adjust_hue, V.adjust_hue, (factor - 1) / 4),
     ):
         want = torch.stack([theirs(p, v.item()) for p, v in zip(x, f)])
         close(ours(x, f), want, 2e-5, ours.__name__)
-    close(greyscale(x), V.rgb_to_grayscale(x), 1e-6)
+    close(to_greyscale(x), V.rgb_to_grayscale(x), 1e-6)
 
 
 def test_augment_shares():
@@ -500,8 +500,8 @@ def test_pictures_of_every_kind():
     for mode, size in product(
         ('RGB', 'RGBA', 'L', 'LA', 'P', 'CMYK', '1'), ((1, 1), (50, 20))
     ):
-        out = to_pixels([Image.new(mode, size)], 32)
+        out = prepare_pixels([Image.new(mode, size)], 32)
         assert out.shape == (1, 3, 32, 32) and out.isfinite().all(), (mode, size)
-    assert to_pixels([], 32).shape == (0, 3, 32, 32)
+    assert prepare_pixels([], 32).shape == (0, 3, 32, 32)
     with pytest.raises(BadInput):
-        to_pixels([np.zeros((4, 4, 7), np.uint8)], 32)
+        prepare_pixels([np.zeros((4, 4, 7), np.uint8)], 32)

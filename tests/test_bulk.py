@@ -10,13 +10,15 @@ import pytest
 import soundfile as sf
 import torch
 
-from wavbrivl.api import WavBriVL
-from wavbrivl.brivl import BriVL
-from wavbrivl.bulk import embed_files, found, pieces
-from wavbrivl.cli import main
-from wavbrivl.core import AudioParams, BadFile, BadInput, BrivlParams
-from wavbrivl.media import load_audio, stream_audio
-from wavbrivl.wavlm import AudioTower, embed_frames
+from wavbrivl.api.folder import WavBriVL
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.app.bulk_parts import find_sounds, cut_windows_ahead
+from wavbrivl.app.bulk import embed_files
+from wavbrivl.app.cli import main
+from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.core.params import AudioParams, BrivlParams
+from wavbrivl.media.sound import load_audio, stream_audio
+from wavbrivl.audio.tower import AudioTower, embed_frames
 
 RATE = 16_000
 SMALL = AudioParams(
@@ -186,7 +188,7 @@ def test_table_is_what_embed_audio_says(lab, model):
     )
     assert np.allclose(t.seconds, [len(load_audio(f)) / RATE for f in t.file])
     assert list(t.file) == [
-        f for f in found([str(lab / 'sounds')]) if f in set(t.file)
+        f for f in find_sounds([str(lab / 'sounds')]) if f in set(t.file)
     ], 'the order of the folder'
 
 
@@ -290,7 +292,8 @@ def test_a_sound_in_blocks_is_the_sound(tmp_path, rate):
         assert np.array_equal(
             np.concatenate(list(stream_audio(tmp_path / 'x.flac'))), x
         ) and sum(
-            adds for *_, adds in pieces(stream_audio(tmp_path / 'x.flac'), 8000)
+            adds
+            for *_, adds in cut_windows_ahead(stream_audio(tmp_path / 'x.flac'), 8000)
         ) == len(x)
 
 
@@ -459,7 +462,9 @@ def test_a_part_is_as_old_as_its_files(tmp_path, model):
     did = embed_files(model, s, out, part=4, batch=5, progress=False)
     t = pd.read_parquet(out)
     assert (
-        list(t.file) == list(found([str(s)])) and len(t) == 21 and did['skipped'] == 4
+        list(t.file) == list(find_sounds([str(s)]))
+        and len(t) == 21
+        and did['skipped'] == 4
     )
     assert np.abs(np.stack(t.embedding) - model.embed_audio(list(t.file))).max() < 1e-6
 

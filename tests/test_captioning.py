@@ -7,20 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from wavbrivl.captioning import (
-    EOS,
-    Vocabulary,
-    beams,
-    caption,
-    captioning_scores,
-    coco_scores,
-    fit_captioner,
-    padded,
-    pooled,
-    tokens,
-    typical_caption,
-)
-from wavbrivl.core import BadInput
+from wavbrivl.decoders.text import EOS, Vocabulary, tokenize_ptb
+from wavbrivl.decoders.captioner import beam_search, pool_frames
+from wavbrivl.metrics.caption_scores import coco_scores
+from wavbrivl.training.loop import pad_frames
+from wavbrivl.tasks.captioner import generate_captions, train_captioner
+from wavbrivl.tasks.captioning import train_and_score_captioner, baseline_caption
+from wavbrivl.core.files import BadInput
 
 DATA = Path(__file__).parents[2] / 'shared' / 'data'
 needs_data = pytest.mark.skipif(
@@ -135,15 +128,15 @@ def test_tokens_are_those_of_the_treebank_tokenizer():
         {i: [dict(caption=t)] for i, t in enumerate(texts)}
     )
     odd = [
-        (t, theirs[i][0], ' '.join(tokens(t)))
+        (t, theirs[i][0], ' '.join(tokenize_ptb(t)))
         for i, t in enumerate(texts)
-        if theirs[i][0] != ' '.join(tokens(t))
+        if theirs[i][0] != ' '.join(tokenize_ptb(t))
     ]
     assert len(odd) <= len(texts) // 2000, odd[:10]
 
 
 def test_tokens():
-    assert tokens("The dog's bark isn't LOUD, at 10:30!") == [
+    assert tokenize_ptb("The dog's bark isn't LOUD, at 10:30!") == [
         'the',
         'dog',
         "'s",
@@ -154,7 +147,7 @@ def test_tokens():
         'at',
         '10:30',
     ]
-    assert tokens(' ... ') == []
+    assert tokenize_ptb(' ... ') == []
 
 
 @pytest.fixture(scope='module')
@@ -177,7 +170,7 @@ def world():
 @pytest.fixture(scope='module')
 def taught(world):
     frames, captions, _ = world
-    return fit_captioner(
+    return train_captioner(
         frames,
         captions,
         range(80),
@@ -193,17 +186,17 @@ def taught(world):
 
 def test_it_says_what_it_learned(world, taught):
     frames, captions, _ = world
-    said = caption(taught, frames[100:])
+    said = generate_captions(taught, frames[100:])
     assert np.mean([s == c[0] for s, c in zip(said, captions[100:])]) > 0.9
     assert (
-        caption(taught, frames[100:], batch=3) == said
-        and caption(taught, frames[100:][::-1])[::-1] == said
+        generate_captions(taught, frames[100:], batch=3) == said
+        and generate_captions(taught, frames[100:][::-1])[::-1] == said
     ), 'company and order do not count'
 
 
 def test_same_seed_same_captioner(world, taught):
     frames, captions, _ = world
-    again = fit_captioner(
+    again = train_captioner(
         frames,
         captions,
         range(80),
@@ -215,15 +208,15 @@ def test_same_seed_same_captioner(world, taught):
         lr=5e-3,
         batch=32,
     )
-    assert again.history == taught.history and caption(again, frames[100:]) == caption(
-        taught, frames[100:]
-    )
+    assert again.history == taught.history and generate_captions(
+        again, frames[100:]
+    ) == generate_captions(taught, frames[100:])
 
 
 def test_beam_finds_no_less_likely_sentence_than_greedy(world):
     "By the search's own measure, on a captioner that has learnt little."
     frames, captions, _ = world
-    green = fit_captioner(
+    green = train_captioner(
         frames,
         captions,
         range(80),
@@ -234,21 +227,23 @@ def test_beam_finds_no_less_likely_sentence_than_greedy(world):
         ffn=64,
         batch=64,
     )
-    batch = padded(pooled(frames[100:], green.pool))
-    plain, greedy = beams(green, *batch, 1, 0.7)
-    found, wide = beams(green, *batch, 4, 0.7)
+    batch = pad_frames(pool_frames(frames[100:], green.pool))
+    plain, greedy = beam_search(green, *batch, 1, 0.7)
+    found, wide = beam_search(green, *batch, 4, 0.7)
     assert wide.mean() >= greedy.mean() - 1e-4
-    assert caption(green, frames[100:], beam=1) == [
+    assert generate_captions(green, frames[100:], beam=1) == [
         green.vocab.decode(s) for s in plain
     ]
     best = torch.where((greedy > wide)[:, None], plain, found)
-    assert caption(green, frames[100:], beam=4) == [green.vocab.decode(s) for s in best]
+    assert generate_captions(green, frames[100:], beam=4) == [
+        green.vocab.decode(s) for s in best
+    ]
 
 
 @needs_scorers
 def test_from_frames_to_scores(world):
     frames, captions, _ = world
-    scores, said = captioning_scores(
+    scores, said = train_and_score_captioner(
         frames,
         captions,
         range(80),
@@ -288,10 +283,10 @@ def test_vocabulary():
 
 def test_typical_caption_is_the_most_shared():
     assert (
-        typical_caption([['a dog barks'], ['a dog barks'], ['rain'], ['wind howls']])
+        baseline_caption([['a dog barks'], ['a dog barks'], ['rain'], ['wind howls']])
         == 'a dog barks'
     )
-    assert typical_caption([['only this']]) == 'only this'
+    assert baseline_caption([['only this']]) == 'only this'
 
 
 @pytest.mark.parametrize(
@@ -323,8 +318,10 @@ def test_empty_candidate_and_single_clip():
 def test_clips_that_cannot_teach(world):
     frames, captions, _ = world
     holes = [c if i % 3 else [''] for i, c in enumerate(captions)]
-    assert fit_captioner(
+    assert train_captioner(
         frames, holes, range(30), range(30, 40), 0, epochs=1, dim=16, ffn=16, heads=2
     )
     with pytest.raises(BadInput):
-        fit_captioner(frames, [[]] * len(frames), range(30), range(30, 40), 0, epochs=1)
+        train_captioner(
+            frames, [[]] * len(frames), range(30), range(30, 40), 0, epochs=1
+        )

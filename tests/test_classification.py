@@ -7,23 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from wavbrivl.classification import (
+from wavbrivl.metrics.classification import (
     TEMPLATES,
-    Probe,
     accuracy_at,
-    baseline,
     class_embeddings,
-    fold_splits,
-    hold_out,
-    linear_probe,
-    log_mel_features,
     mean_average_precision,
-    mfcc_features,
-    probe,
-    prompt_set,
+    prompt_templates,
     zero_shot,
 )
-from wavbrivl.core import BadInput
+from wavbrivl.tasks.probe import Probe, fold_splits, hold_out, evaluate_probe_splits
+from wavbrivl.tasks.baseline import (
+    linear_accuracy,
+    linear_probe,
+    log_mel_features,
+    mfcc_features,
+)
+from wavbrivl.core.files import BadInput
 
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
@@ -69,7 +68,7 @@ def test_class_embeddings_are_means_of_unit_prompts():
 def test_prompts_that_do_not_work():
     for wrong in ('scenes', [], ['no place']):
         with pytest.raises(BadInput):
-            prompt_set(wrong)
+            prompt_templates(wrong)
     with pytest.raises(BadInput, match='more than once'):
         class_embeddings(words, ['dog bark', 'dog_bark'])
     with pytest.raises(BadInput, match='one row each'):
@@ -145,7 +144,9 @@ def test_accuracy_at_shares_ties():
 
 def test_probe_learns_and_repeats(task):
     x, y, fold = task
-    one, two = (probe(x, y, fold_splits(fold), 5, **QUICK) for _ in range(2))
+    one, two = (
+        evaluate_probe_splits(x, y, fold_splits(fold), 5, **QUICK) for _ in range(2)
+    )
     assert (
         one['accuracy'] == two['accuracy']
         and (one['predictions'] == two['predictions']).all()
@@ -163,8 +164,8 @@ def test_probe_learns_and_repeats(task):
 def test_a_head_does_not_feel_its_neighbours(task):
     x, y, fold = task
     together, alone = (
-        probe(x, y, fold_splits(fold)[:1], 5, seeds=[3, 4, 5], **QUICK),
-        probe(x, y, fold_splits(fold)[:1], 5, seeds=[4], **QUICK),
+        evaluate_probe_splits(x, y, fold_splits(fold)[:1], 5, seeds=[3, 4, 5], **QUICK),
+        evaluate_probe_splits(x, y, fold_splits(fold)[:1], 5, seeds=[4], **QUICK),
     )
     assert (together['predictions'][1] == alone['predictions'][0]).mean() > 0.99
     assert together['best_epoch'][1] == alone['best_epoch'][0]
@@ -180,7 +181,9 @@ def test_stacked_heads_are_plain_networks():
 
 def test_probe_without_information_is_luck(task):
     _, y, fold = task
-    r = probe(rng.standard_normal((250, 12)), y, fold_splits(fold), 5, **QUICK)
+    r = evaluate_probe_splits(
+        rng.standard_normal((250, 12)), y, fold_splits(fold), 5, **QUICK
+    )
     assert (
         abs(np.mean(r['accuracy']) - 0.2) < 0.1
         and abs(np.mean(r['map']) - r['chance']['map']) < 0.1
@@ -191,28 +194,36 @@ def test_standardisation_knows_nothing_of_the_test_clips(task):
     x, y, fold = task
     far = x.copy()
     far[fold == 0] *= 1e4
-    a, b = (probe(v, y, fold_splits(fold)[:1], 5, seeds=[0], **QUICK) for v in (x, far))
+    a, b = (
+        evaluate_probe_splits(v, y, fold_splits(fold)[:1], 5, seeds=[0], **QUICK)
+        for v in (x, far)
+    )
     assert a['best_epoch'] == b['best_epoch']
 
 
 def test_constant_and_scaled_features_are_harmless(task):
     x, y, fold = task
     odd = np.concatenate([1e5 * x, np.full((250, 2), 7.0)], 1).astype('float32')
-    assert min(probe(odd, y, fold_splits(fold)[:1], 5, **QUICK)['accuracy']) > 0.8
+    assert (
+        min(
+            evaluate_probe_splits(odd, y, fold_splits(fold)[:1], 5, **QUICK)['accuracy']
+        )
+        > 0.8
+    )
 
 
 def test_several_labels(task):
     x, y, fold = task
     several = np.eye(5)[y]
     several[:, 4] = x[:, 0] > 0
-    r = probe(x, several, fold_splits(fold)[:2], 5, **QUICK)
+    r = evaluate_probe_splits(x, several, fold_splits(fold)[:2], 5, **QUICK)
     assert 'accuracy' not in r and np.mean(r['map']) > 0.8
 
 
 def test_unseen_class_is_wrong_and_named(task):
     x, y, fold = task
     train, test = np.flatnonzero((fold > 0) & (y != 2)), np.flatnonzero(fold == 0)
-    r = probe(x, y, [(train, None, test)], 5, **QUICK)
+    r = evaluate_probe_splits(x, y, [(train, None, test)], 5, **QUICK)
     assert (
         r['unseen'] == [2]
         and not (r['predictions'] == 2).any()
@@ -231,9 +242,11 @@ def test_unlabelled_clips_may_stand_by(task):
         np.flatnonzero(fold == 3)[:20],
         np.flatnonzero(fold == 3)[20:],
     )
-    assert probe(x, some, [split], 5, **QUICK)['n'] == len(split[2])
+    assert evaluate_probe_splits(x, some, [split], 5, **QUICK)['n'] == len(split[2])
     with pytest.raises(BadInput, match='no label'):
-        probe(x, some, [(split[0], None, np.flatnonzero(fold == 4))], 5, **QUICK)
+        evaluate_probe_splits(
+            x, some, [(split[0], None, np.flatnonzero(fold == 4))], 5, **QUICK
+        )
 
 
 def test_probe_refuses(task):
@@ -248,7 +261,7 @@ def test_probe_refuses(task):
         (x, y, [(a[:0], None, b)], 5),
     ):
         with pytest.raises(BadInput):
-            probe(*wrong)
+            evaluate_probe_splits(*wrong)
     with pytest.raises(BadInput):
         fold_splits(np.zeros(5, int))
     with pytest.raises(BadInput, match='validation'):
@@ -269,16 +282,16 @@ def test_linear_probe_is_sklearn(task):
     x, y, fold = task
     a, b = fold > 0, fold == 0
     scale = StandardScaler().fit(x[a])
-    assert baseline(x[a], y[a], x[b], y[b]) == LogisticRegression(max_iter=5000).fit(
-        scale.transform(x[a]), y[a]
-    ).score(scale.transform(x[b]), y[b])
+    assert linear_accuracy(x[a], y[a], x[b], y[b]) == LogisticRegression(
+        max_iter=5000
+    ).fit(scale.transform(x[a]), y[a]).score(scale.transform(x[b]), y[b])
     for wrong in (
         (x[a], 0 * y[a], x[b], y[b]),
         (x[a], y, x[b], y[b]),
         (x[a] * np.inf, y[a], x[b], y[b]),
     ):
         with pytest.raises(BadInput):
-            baseline(*wrong)
+            linear_accuracy(*wrong)
 
 
 def test_features_do_not_depend_on_company():
@@ -301,7 +314,7 @@ def test_features_do_not_depend_on_company():
 )
 def test_baseline_on_real_sounds():
     "ESC-10, one official fold: classical features are far above luck and below perfection."
-    from wavbrivl.media import load_audio
+    from wavbrivl.media.sound import load_audio
 
     rows = [
         r
@@ -319,6 +332,8 @@ def test_baseline_on_real_sounds():
     x = mfcc_features(clips)
     assert (
         0.45
-        < baseline(x[fold == '1'], y[fold == '1'], x[fold == '2'], y[fold == '2'])
+        < linear_accuracy(
+            x[fold == '1'], y[fold == '1'], x[fold == '2'], y[fold == '2']
+        )
         < 0.95
     )

@@ -9,21 +9,19 @@ import pytest
 import soundfile as sf
 from PIL import Image
 
-from wavbrivl.core import BadFile, BadInput, CorpusParams, FoleyParams
-from wavbrivl.corpora import (
+from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.core.params import CorpusParams, FoleyParams
+from wavbrivl.data.manifest import (
     READERS,
-    Corpus,
     Record,
     Rejected,
     class_caption,
-    divide,
-    file_name,
-    pair_by_class,
-    pairs,
-    prepare,
     reader,
     records,
 )
+from wavbrivl.data.clips import divide, file_name
+from wavbrivl.data.prepare import write_corpus
+from wavbrivl.data.corpus import Corpus, pair_by_class, mismatched_pairs
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 needs = lambda name: pytest.mark.skipif(
@@ -148,7 +146,7 @@ def test_messy_folder(tmp_path):
     "Nothing good is lost because of something bad, and every refusal is a sentence."
     (tmp_path / 'in').mkdir()
     sounds, bad = messy(tmp_path / 'in')
-    s = prepare(params(source='in', test_folds=[2]), tmp_path / 'out', tmp_path, 2)
+    s = write_corpus(params(source='in', test_folds=[2]), tmp_path / 'out', tmp_path, 2)
     c = Corpus(tmp_path / 'out')
     t, r = c.table, c.rejected
     assert sorted(t['clip'][t.audio.notna()]) == sorted(
@@ -191,12 +189,12 @@ def test_same_bytes_whatever_the_workers(tmp_path):
     (tmp_path / 'in').mkdir()
     messy(tmp_path / 'in')
     for out, n in (('a', 1), ('b', 2), ('c', 2)):
-        prepare(
+        write_corpus(
             params(source='in/pairs.csv', valid_share=0.3), tmp_path / out, tmp_path, n
         )
     (tmp_path / 'elsewhere').mkdir()
     (tmp_path / 'in').rename(tmp_path / 'elsewhere/in')
-    prepare(
+    write_corpus(
         params(source='in/pairs.csv', valid_share=0.3),
         tmp_path / 'd',
         tmp_path / 'elsewhere',
@@ -209,7 +207,7 @@ def test_same_bytes_whatever_the_workers(tmp_path):
 def test_nothing_good(tmp_path):
     table(tmp_path, 'audio\nno.wav\n')
     with pytest.raises(BadInput, match='Nothing of corpus.source.*no.wav'):
-        prepare(params(), tmp_path / 'out', tmp_path, 1)
+        write_corpus(params(), tmp_path / 'out', tmp_path, 1)
     assert sorted(f.name for f in tmp_path.iterdir()) == ['pairs.csv'], (
         'nothing is left behind'
     )
@@ -226,7 +224,7 @@ def test_nothing_good(tmp_path):
 )
 def test_bad_tables(tmp_path, text, says):
     with pytest.raises(BadInput, match=says):
-        prepare(params(), tmp_path / 'out', table(tmp_path, text), 1)
+        write_corpus(params(), tmp_path / 'out', table(tmp_path, text), 1)
 
 
 def test_table_of_another_encoding(tmp_path):
@@ -309,7 +307,7 @@ def test_links_inside_are_followed(tmp_path):
     sf.write(tmp_path / 'far/x.wav', tone(), 16000)
     (tmp_path / 'here/sounds').symlink_to(tmp_path / 'far')
     assert (
-        prepare(
+        write_corpus(
             params(source='here'),
             tmp_path / 'out',
             table(tmp_path / 'here', 'audio\nsounds/x.wav\n').parent,
@@ -341,7 +339,7 @@ def test_film_gives_sound_and_pictures(tmp_path):
                 f.sample_rate = 16000
                 for p in (*s.encode(f), *s.encode(None)):
                     c.mux(p)
-    prepare(
+    write_corpus(
         params(source='in.csv', frames=3, max_seconds=1),
         tmp_path / 'out',
         table(tmp_path, 'video,label\nloud.mp4,x\nmute.mp4,x\n', 'in.csv'),
@@ -381,7 +379,7 @@ def test_duplicates_and_functions(tmp_path, made):
         Record('../../e', lambda: tone(), label='x'),
         Record('A', lambda: np.ones(1), label='x'),
     ]
-    s = prepare(made(items), tmp_path / 'out', tmp_path, 2)
+    s = write_corpus(made(items), tmp_path / 'out', tmp_path, 2)
     c = Corpus(tmp_path / 'out')
     assert (
         list(c.table['clip']) == ['../../e', 'A', 'a', 'c']
@@ -402,7 +400,7 @@ def test_duplicates_and_functions(tmp_path, made):
 def test_sixteen_bits_come_through(tmp_path, made):
     x = np.random.default_rng(0).integers(-32767, 32768, 5000).astype(np.int16)
     sf.write(tmp_path / 'x.wav', x, 16000)
-    prepare(made([Record('x', tmp_path / 'x.wav')]), tmp_path / 'out', tmp_path, 1)
+    write_corpus(made([Record('x', tmp_path / 'x.wav')]), tmp_path / 'out', tmp_path, 1)
     assert np.array_equal(sf.read(tmp_path / 'out/audio/x.flac', dtype='int16')[0], x)
 
 
@@ -412,7 +410,7 @@ def test_a_decoder_that_dies(tmp_path, made):
         Record(str(i), (lambda: os._exit(9)) if i == 3 else (lambda: tone()), label='x')
         for i in range(6)
     ]
-    s = prepare(made(items), tmp_path / 'out', tmp_path, 2)
+    s = write_corpus(made(items), tmp_path / 'out', tmp_path, 2)
     assert (
         sum(s['clips'].values()) == 5
         and 'died' in Corpus(tmp_path / 'out').rejected.reason[0]
@@ -438,11 +436,11 @@ def test_killed_half_way(tmp_path):
     with pytest.raises(BadInput, match='stage `corpus`'):
         Corpus(tmp_path / 'out')
     assert (
-        prepare(params(), tmp_path / 'out', tmp_path, 1)['lost'] == 0
+        write_corpus(params(), tmp_path / 'out', tmp_path, 1)['lost'] == 0
         and not (tmp_path / '.out.part').exists()
     )
     assert (
-        prepare(params(), tmp_path / 'out', tmp_path, 1)['lost'] == 0
+        write_corpus(params(), tmp_path / 'out', tmp_path, 1)['lost'] == 0
         and Corpus(tmp_path / 'out').rejected.empty
         and len(Corpus(tmp_path / 'out').table) == 4
     )
@@ -452,13 +450,13 @@ def test_other_folders_are_safe(tmp_path):
     (tmp_path / 'home').mkdir()
     (tmp_path / 'home/thesis.txt').write_text('years of work')
     with pytest.raises(BadInput, match='not a prepared corpus'):
-        prepare(params(), tmp_path / 'home', table(tmp_path, 'audio\nx.wav\n'), 1)
+        write_corpus(params(), tmp_path / 'home', table(tmp_path, 'audio\nx.wav\n'), 1)
     assert (tmp_path / 'home/thesis.txt').exists()
 
 
 def test_damaged_corpus(tmp_path):
     sf.write(tmp_path / 'x.wav', tone(), 16000)
-    prepare(params(), tmp_path / 'out', table(tmp_path, 'audio\nx.wav\n'), 1)
+    write_corpus(params(), tmp_path / 'out', table(tmp_path, 'audio\nx.wav\n'), 1)
     c = Corpus(tmp_path / 'out')
     (tmp_path / 'out/audio/x.flac').write_text('oh')
     with pytest.raises(BadFile, match='make it again'):
@@ -502,19 +500,19 @@ def test_folds(tmp_path):
     for i in range(6):
         sf.write(tmp_path / f'{i}.wav', tone(300 + i), 16000)
     table(tmp_path, 'audio,fold\n' + ''.join(f'{i}.wav,{i}\n' for i in range(6)))
-    s = prepare(
+    s = write_corpus(
         params(train_folds=[1, 2, 3], valid_folds=[4], test_folds=[5]),
         tmp_path / 'out',
         tmp_path,
         1,
     )
     assert s['clips'] == dict(train=3, valid=1, test=1) and s['unused'] == 1
-    s = prepare(params(test_folds=[0, 5]), tmp_path / 'out', tmp_path, 1)
+    s = write_corpus(params(test_folds=[0, 5]), tmp_path / 'out', tmp_path, 1)
     assert s['clips'] == dict(train=4, valid=0, test=2) and s['unused'] == 0
 
 
 def test_leaks_are_counted(tmp_path, made):
-    s = prepare(
+    s = write_corpus(
         made(
             [
                 Record('a', lambda: tone(), [picture()], split='train'),
@@ -539,12 +537,12 @@ def test_pairs():
         )
     )
     assert (
-        pairs(t, 0) == list('abcd')
-        and pairs(t, 0.5) == list('bbad')
-        and pairs(t, 1) == list('bbad')
+        mismatched_pairs(t, 0) == list('abcd')
+        and mismatched_pairs(t, 0.5) == list('bbad')
+        and mismatched_pairs(t, 1) == list('bbad')
     ), 'a partner without pictures changes nothing'
     with pytest.raises(BadInput):
-        pairs(t, 1.5)
+        mismatched_pairs(t, 1.5)
 
 
 def test_names():
@@ -567,9 +565,9 @@ def test_names():
 
 
 def test_foley(tmp_path):
-    s = prepare(
+    s = write_corpus(
         CorpusParams(
-            picture=32, frames=2, foley=FoleyParams(train=24, valid=2, test=4)
+            image_size=32, frames=2, foley=FoleyParams(train=24, valid=2, test=4)
         ),
         tmp_path / 'out',
         tmp_path,
@@ -586,7 +584,7 @@ def test_foley(tmp_path):
         and t.events.str.len().min() > 0
         and set(t.tokens[0][0]) == {'token', 'onset', 'offset'}
     )
-    wrong = sum(a != b for a, b in zip(t['clip'], pairs(t, 0.5)))
+    wrong = sum(a != b for a, b in zip(t['clip'], mismatched_pairs(t, 0.5)))
     assert wrong == 12
     assert (
         abs(len(c.audio(t.iloc[0])) / 16000 - t.seconds[0]) < 1e-4
@@ -621,7 +619,7 @@ def test_real_esc_incomplete(tmp_path):
         (tmp_path / 'audio' / f).with_suffix('.ogg').symlink_to(
             (SHARED / 'esc/audio' / f).with_suffix('.ogg')
         )
-    s = prepare(
+    s = write_corpus(
         params(reader='esc50', source='.', test_folds=[1]),
         tmp_path / 'out',
         tmp_path,
@@ -710,7 +708,7 @@ def again(folder):
 @needs('images')
 def test_real_prepare(tmp_path):
     esc_pairs(tmp_path, ['rooster', 'chainsaw'])
-    s = prepare(
+    s = write_corpus(
         params(train_folds=[1, 2, 3], test_folds=[4], valid_share=0.1, picture=64),
         tmp_path / 'out',
         tmp_path,

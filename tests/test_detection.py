@@ -11,9 +11,36 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from wavbrivl import detection as D
-from wavbrivl.core import BadInput
-from wavbrivl.loop import padded
+from wavbrivl.metrics.events import clean_events, draw_timeline, activity, to_arrays
+from wavbrivl.metrics.event_scores import (
+    constant_events,
+    best_constant_answer,
+    event_scores,
+    largest_matching,
+    segment_scores,
+)
+from wavbrivl.tasks.thresholds import (
+    AIMS,
+    THRESHOLDS,
+    WIDTHS,
+    choose_thresholds,
+    count_grid,
+    frame_targets,
+    active_runs,
+    peak_per_segment,
+    median_filter_scores,
+)
+from wavbrivl.tasks.detection import (
+    DetectionHead,
+    detect,
+    detection_scores,
+    train_detector,
+    train_head,
+    frame_loss,
+    frame_probabilities,
+)
+from wavbrivl.core.files import BadInput
+from wavbrivl.training.loop import pad_frames
 
 FILES = (
     Path(__file__).parents[2]
@@ -72,13 +99,13 @@ def accuracy(s):
 @needs_files
 def test_street_as_published():
     ref, est, classes = pair('street_fold1_reference.txt', 'street_fold1_detected.txt')
-    s = D.segment_scores(ref, est, classes)
+    s = segment_scores(ref, est, classes)
     assert (
         len(ref) == 6
         and accuracy(s) == pytest.approx(0.84244791666, abs=1e-9)
         and s['error_rate'] == pytest.approx(1.0616698292220115, abs=1e-12)
     )
-    s = D.segment_scores(ref, est, classes, seconds=1200.0)
+    s = segment_scores(ref, est, classes, seconds=1200.0)
     assert accuracy(s) == pytest.approx(0.9719907407407408, abs=1e-12) and s[
         'error_rate'
     ] == pytest.approx(1.0616698292220115, abs=1e-12)
@@ -89,32 +116,32 @@ def test_binary_as_published():
     names = [f'binary{k}{d}.txt' for k in (1, 2) for d in ('', '_detected')]
     a, b, c, d = ([e for own in read(n).values() for e in own] for n in names)
     for s in (
-        D.segment_scores([a, c], [b, d], ['event1']),
-        D.event_scores([a, c], [b, d], ['event1'], 0.2, 0.5),
+        segment_scores([a, c], [b, d], ['event1']),
+        event_scores([a, c], [b, d], ['event1'], 0.2, 0.5),
     ):
         assert s['f1'] == pytest.approx(2 / 3) and s['error_rate'] == pytest.approx(1)
-    s = D.segment_scores([a, c], [b, d], ['event1'])
+    s = segment_scores([a, c], [b, d], ['event1'])
     assert (
         accuracy(s) == pytest.approx(2 / 3)
         and s['recall'] == 1
         and s['counts']['tn'] == 2
     )
     ref, est, classes = pair('binary5.txt', 'binary5_detected.txt')
-    s = D.event_scores(ref, est, classes, 0.2, 0.5)
+    s = event_scores(ref, est, classes, 0.2, 0.5)
     assert s['error_rate'] == pytest.approx(1.5) and s['f1'] == 0
 
 
 @needs_files
 def test_audioset_as_published():
-    s = D.segment_scores(*pair('audioset1.txt', 'audioset1_detected.txt'))
+    s = segment_scores(*pair('audioset1.txt', 'audioset1_detected.txt'))
     assert (accuracy(s), s['f1'], s['error_rate']) == (1, 1, 0)
 
 
 def test_direct_use_as_published():
     ref = [[event('car', 0, 2.5), event('car', 2.8, 4.5), event('car', 6, 10)]]
-    s = D.segment_scores(ref, [[event('car', 1, 3.5), event('car', 7, 8)]], ['car'])
+    s = segment_scores(ref, [[event('car', 1, 3.5), event('car', 7, 8)]], ['car'])
     assert accuracy(s) == 0.5 and s['error_rate'] == pytest.approx(5 / 9)
-    s = D.event_scores(
+    s = event_scores(
         ref, [[event('car', 0.2, 3.5), event('car', 6, 8)]], ['car'], 0.2, 0.5
     )
     assert s['f1'] == pytest.approx(0.8) and s['error_rate'] == pytest.approx(1 / 3)
@@ -128,7 +155,7 @@ def test_order_does_not_matter_as_published():
     )
     for r in (ref, ref[::-1]):
         for e in (est, est[::-1]):
-            assert D.event_scores([r], [e], ['A'], 0.25)['f1'] == 1
+            assert event_scores([r], [e], ['A'], 0.25)['f1'] == 1
 
 
 def test_silence_as_published():
@@ -137,8 +164,8 @@ def test_silence_as_published():
         [[event('A', 0.3, 0.8)], [event('B', 0.1, 0.8)]],
         [[event('A', 0.2, 0.9)], []],
     )
-    assert D.event_scores(ref, est, ['A', 'B'], silent=np.nan)['f1_macro'] == 1
-    assert D.event_scores(ref, est, ['A', 'B'])['f1_macro'] == 0.5
+    assert event_scores(ref, est, ['A', 'B'], silent=np.nan)['f1_macro'] == 1
+    assert event_scores(ref, est, ['A', 'B'])['f1_macro'] == 0.5
 
 
 # --- numbers computed with sed_eval 0.2.1 ---
@@ -197,7 +224,7 @@ def test_real_files_as_sed_eval_scores_them(name):
         f'{name}_reference.txt' if name[0] == 's' else f'{name}.txt',
         f'{name}_detected.txt',
     )
-    for score, want in zip((D.segment_scores, D.event_scores), SED_EVAL[name]):
+    for score, want in zip((segment_scores, event_scores), SED_EVAL[name]):
         s, left_out = score(ref, est, classes), score(ref, est, classes, silent=np.nan)
         assert (
             s['f1'],
@@ -257,10 +284,10 @@ def corpus(seed):
 
 def both(c, silent=0.0):
     return (
-        D.segment_scores(
+        segment_scores(
             c['ref'], c['est'], c['names'], c['resolution'], c['seconds'], silent
         ),
-        D.event_scores(c['ref'], c['est'], c['names'], c['collar'], c['share'], silent),
+        event_scores(c['ref'], c['est'], c['names'], c['collar'], c['share'], silent),
     )
 
 
@@ -358,11 +385,11 @@ lists = st.lists(
 )
 def test_counts_as_defined(clips, resolution, share):
     ref, est = map(list, zip(*clips))
-    s = D.segment_scores(ref, est, 'xyz', resolution)['counts']
+    s = segment_scores(ref, est, 'xyz', resolution)['counts']
     assert (s['tp'], s['claimed'], s['true']) == segments_by_hand(
         ref, est, 'xyz', resolution, None
     )
-    e = D.event_scores(ref, est, 'xyz', 0.2, share)
+    e = event_scores(ref, est, 'xyz', 0.2, share)
     assert (
         e['counts']['tp']
         == sum(hits_by_hand(r, x, 0.2, share) for r, x in clips)
@@ -383,7 +410,7 @@ def test_matching_is_a_largest_one():
     for _ in range(200):
         n, m = g.integers(1, 12, 2)
         pairs = np.argwhere(g.random((n, m)) < g.uniform(0.05, 0.6))
-        found = D.matching(map(tuple, pairs.tolist()))
+        found = largest_matching(map(tuple, pairs.tolist()))
         assert set(found.items()) <= set(map(tuple, pairs.tolist())) and len(
             set(found.values())
         ) == len(found)
@@ -399,19 +426,19 @@ def test_a_long_chain_of_swaps():
     pairs = [(k, e) for k in range(n) for e in (k, k - 1) if e >= 0][::-1] + [
         (n, n - 1)
     ]
-    assert len(D.matching(pairs)) == n
+    assert len(largest_matching(pairs)) == n
     knocks = lambda shift: [
         event('knock', round(0.15 * k + shift, 3), round(0.15 * k + shift + 0.05, 3))
         for k in range(n)
     ]
-    assert D.event_scores([knocks(0)[::-1]], [knocks(0.19)], ['knock'])['f1'] == 1
+    assert event_scores([knocks(0)[::-1]], [knocks(0.19)], ['knock'])['f1'] == 1
 
 
 def test_clips_and_classes_keep_apart():
     same, later = [[event('a', 1, 2)], []], [[], [event('a', 1, 2)]]
-    for score in (D.segment_scores, D.event_scores):
+    for score in (segment_scores, event_scores):
         assert score(same, later, ['a', 'b'])['counts']['tp'] == 0
-    s = D.event_scores(same, [[event('b', 1, 2)], []], ['a', 'b'])
+    s = event_scores(same, [[event('b', 1, 2)], []], ['a', 'b'])
     assert (
         s['counts'] | dict(tp=0, substitutions=1, deletions=0, insertions=0)
         == s['counts']
@@ -420,7 +447,7 @@ def test_clips_and_classes_keep_apart():
 
 
 def test_nothing_to_score():
-    for score in (D.segment_scores, D.event_scores):
+    for score in (segment_scores, event_scores):
         s = score([[], []], [[], [event('a', 0, 1)]], ['a'])
         assert (
             math.isnan(s['f1'])
@@ -430,7 +457,7 @@ def test_nothing_to_score():
         )
         assert score([[event('a', 0, 1)]], [[]], ['a'])['f1'] == 0
     with pytest.raises(BadInput, match='nothing to score'):
-        D.detection_scores([[]], [[]], [1.0], ['a'])
+        detection_scores([[]], [[]], [1.0], ['a'])
 
 
 @pytest.mark.parametrize(
@@ -445,7 +472,7 @@ def test_nothing_to_score():
     ],
 )
 def test_metrics_refuse_what_they_cannot_count(bad):
-    for score in (D.segment_scores, D.event_scores):
+    for score in (segment_scores, event_scores):
         for ref, est, name in (
             ([[bad]], [[]], 'reference'),
             ([[]], [[bad]], 'estimated'),
@@ -480,20 +507,20 @@ wild = st.one_of(st.floats(), st.integers(-3, 14), st.none(), st.text(max_size=2
     )
 )
 def test_clean_events_can_be_counted(events):
-    kept, said = D.clean_events(events, [10] * len(events), ['a', 'b'])
+    kept, said = clean_events(events, [10] * len(events), ['a', 'b'])
     assert len(kept) == len(events)
-    s = D.spans(kept, ['a', 'b'], 'kept')
+    s = to_arrays(kept, ['a', 'b'], 'kept')
     assert (
         (s.offset > s.onset).all()
         and (s.offset <= 10).all()
-        and D.clean_events(kept, [10] * len(events), ['a', 'b']) == (kept, [])
+        and clean_events(kept, [10] * len(events), ['a', 'b']) == (kept, [])
     )
     given_ = sum(len(own or []) for own in events)
     assert sum(map(len, kept)) + sum('left out' in line for line in said) == given_
 
 
 def test_sentences_name_clip_event_and_fault():
-    kept, said = D.clean_events(
+    kept, said = clean_events(
         [[event('dgo', 0, 1), event('dog', 8, 12)]], [10], ['dog'], ['clip-7']
     )
     assert kept == [[event('dog', 8, 10)]]
@@ -506,11 +533,11 @@ def test_sentences_name_clip_event_and_fault():
         == 'clip-7: dog from 8 to 12 s ends after the clip, which lasts 10 s; cut.'
     )
     twice = [event('dog', 1, 2), event('dog', 1, 2), event('dog', 1, 3)]
-    assert D.clean_events([twice], [10]) == (
+    assert clean_events([twice], [10]) == (
         [twice[1:]],
         ['clip 0: dog from 1 to 2 s is written twice; left out.'],
     )
-    assert D.clean_events([[event('dog', 8, 12)]], None) == (
+    assert clean_events([[event('dog', 8, 12)]], None) == (
         [[event('dog', 8, 12)]],
         [],
     )
@@ -528,12 +555,10 @@ def test_sentences_name_clip_event_and_fault():
 def test_runs_and_targets_are_inverse(lengths, seed, hop):
     g = np.random.default_rng(seed)
     active = [g.random((n, 3)) > 0.4 for n in lengths]
-    s = D.runs(active, hop)
-    assert all(
-        map(np.array_equal, D.frame_targets(s, np.array(lengths), 3, hop), active)
-    )
+    s = active_runs(active, hop)
+    assert all(map(np.array_equal, frame_targets(s, np.array(lengths), 3, hop), active))
     assert (s.offset - s.onset > hop / 2).all()
-    assert D.runs([np.ones((35, 1), bool)], 0.02).offset == 0.7 < 35 * 0.02
+    assert active_runs([np.ones((35, 1), bool)], 0.02).offset == 0.7 < 35 * 0.02
 
 
 def test_median_and_threshold_commute():
@@ -544,13 +569,14 @@ def test_median_and_threshold_commute():
         assert all(
             ((a >= level) == b).all()
             for a, b in zip(
-                D.smooth(scores, width), D.smooth([s >= level for s in scores], width)
+                median_filter_scores(scores, width),
+                median_filter_scores([s >= level for s in scores], width),
             )
         )
     for k, w in enumerate(width):
-        alone = D.smooth([scores[0][:, [k]]], w)[0][:, 0]
+        alone = median_filter_scores([scores[0][:, [k]]], w)[0][:, 0]
         for of in (width, w):
-            assert np.array_equal(D.smooth(scores, of)[0][:, k], alone), (
+            assert np.array_equal(median_filter_scores(scores, of)[0][:, k], alone), (
                 'classes do not mix'
             )
 
@@ -563,28 +589,31 @@ def test_peaks_agree_with_the_metric(hop):
     seconds = [len(s) * hop for s in scores]
     size = np.ceil(np.round(seconds, 6)).astype(int)
     for level in (0.3, 0.6, 0.9):
-        claimed = D.segment_peaks(scores, size, hop) >= level
+        claimed = peak_per_segment(scores, size, hop) >= level
         assert np.array_equal(
-            claimed, D.roll(D.runs([s >= level for s in scores], hop), size, 3, 1.0)
+            claimed,
+            activity(active_runs([s >= level for s in scores], hop), size, 3, 1.0),
         )
 
 
 def test_grid_counts_are_the_scores():
     g, C = np.random.default_rng(3), ['a', 'b', 'c']
-    scores = [D.smooth([g.random((n, 3))], 9)[0] for n in (140, 101)]
+    scores = [median_filter_scores([g.random((n, 3))], 9)[0] for n in (140, 101)]
     events = [[event('a', 0.3, 1.2), event('b', 2, 2.2)], [event('a', 0, 0.5)]]
     seconds = [2.8, 2.02]
-    grid = D.count_grid(scores, D.spans(events, C, 'events'), seconds, 0.02)
+    grid = count_grid(scores, to_arrays(events, C, 'events'), seconds, 0.02)
     for i, j in ((0, 9), (3, 10), (5, 8)):
-        s = D.runs([q >= D.THRESHOLDS[j] for q in D.smooth(scores, D.WIDTHS[i])], 0.02)
+        s = active_runs(
+            [q >= THRESHOLDS[j] for q in median_filter_scores(scores, WIDTHS[i])], 0.02
+        )
         found = [
             [event(C[l], a, b) for k, l, a, b in zip(*s) if k == clip]
             for clip in (0, 1)
         ]
         for of, score in enumerate(
             (
-                D.segment_scores(events, found, C, seconds=seconds),
-                D.event_scores(events, found, C),
+                segment_scores(events, found, C, seconds=seconds),
+                event_scores(events, found, C),
             )
         ):
             assert grid[of, i, j].T.tolist() == [
@@ -593,14 +622,14 @@ def test_grid_counts_are_the_scores():
 
 
 def test_choice_takes_the_best_and_lends_to_the_absent():
-    grid = np.zeros((2, len(D.WIDTHS), len(D.THRESHOLDS), 3, 2), int)
+    grid = np.zeros((2, len(WIDTHS), len(THRESHOLDS), 3, 2), int)
     grid[..., 1, :], grid[..., 2, 0] = 10, 10  # the second class never occurs
     grid[:, 2, 5:9, 0, 0] = [5, 8, 8, 5]
     grid[0, 4, 12, 0, 0] = 9  # a lone spike
-    for aim in D.AIMS:
-        threshold, width = D.choose(grid, aim)
-        assert (width == D.WIDTHS[2]).all() and np.isin(
-            threshold, D.THRESHOLDS[[6, 7]]
+    for aim in AIMS:
+        threshold, width = choose_thresholds(grid, aim)
+        assert (width == WIDTHS[2]).all() and np.isin(
+            threshold, THRESHOLDS[[6, 7]]
         ).all()
 
 
@@ -610,13 +639,15 @@ def test_constant_answer_is_the_best_of_all_subsets(events):
     if not any(events):
         return
     seconds, classes = [4.0] * len(events), list('wxyz')
-    best = D.constant_classes(events, seconds, classes)
-    f1 = lambda score, on, key: score(events, D.always(on, seconds), classes)[key]
+    best = best_constant_answer(events, seconds, classes)
+    f1 = lambda score, on, key: score(events, constant_events(on, seconds), classes)[
+        key
+    ]
     for name, score, key in (
-        ('f1', D.segment_scores, 'f1'),
-        ('event_f1', D.event_scores, 'f1'),
-        ('f1_macro', D.segment_scores, 'f1_macro'),
-        ('event_f1_macro', D.event_scores, 'f1_macro'),
+        ('f1', segment_scores, 'f1'),
+        ('event_f1', event_scores, 'f1'),
+        ('f1_macro', segment_scores, 'f1_macro'),
+        ('event_f1_macro', event_scores, 'f1_macro'),
     ):
         every = [
             f1(score, on, key) for n in (1, 2, 3, 4) for on in combinations(classes, n)
@@ -654,13 +685,13 @@ def world():
 
 @pytest.fixture(scope='module')
 def detector(world):
-    return D.fit_detector(*world, range(50), range(50, 70), epochs=15)
+    return train_detector(*world, range(50), range(50, 70), epochs=15)
 
 
 def test_what_can_be_heard_is_found(world, detector):
     frames, events, seconds, C = world
-    found = D.detect(detector, frames[70:], seconds[70:])
-    s = D.detection_scores(found, events[70:], seconds[70:], C, detector.constant)
+    found = detect(detector, frames[70:], seconds[70:])
+    s = detection_scores(found, events[70:], seconds[70:], C, detector.constant)
     assert (
         s['f1'] > 0.95
         and s['event_f1'] > 0.9
@@ -676,43 +707,43 @@ def test_what_can_be_heard_is_found(world, detector):
     assert detector.remarks == [
         'No training clip has never; never claimed.'
     ] and not any(e['label'] == 'never' for own in found for e in own)
-    assert D.clean_events(found, seconds[70:], C) == (found, [])
+    assert clean_events(found, seconds[70:], C) == (found, [])
     cut = [s / 2 for s in seconds[70:]]
     with pytest.raises(BadInput, match='is hop right'):
-        D.detect(detector, frames[70:], cut)
+        detect(detector, frames[70:], cut)
     cut = [s - 0.3 for s in seconds[70:]]
     assert any(e['offset'] > s for own, s in zip(found, cut) for e in own) and all(
         e['offset'] <= s
-        for own, s in zip(D.detect(detector, frames[70:], cut), cut)
+        for own, s in zip(detect(detector, frames[70:], cut), cut)
         for e in own
     )
 
 
 def test_a_class_nobody_taught_is_never_claimed(world):
     frames, _, seconds, C = world
-    d = D.fit_detector(*world, range(50), range(50, 70), epochs=1)
+    d = train_detector(*world, range(50), range(50, 70), epochs=1)
     with torch.no_grad():
         d.b2[3] = 50.0  # however sure the head may be
-    assert D.frame_scores(d, frames[:1])[0][:, 3].min() > 0.99 and not any(
-        e['label'] == 'never' for own in D.detect(d, frames[:9]) for e in own
+    assert frame_probabilities(d, frames[:1])[0][:, 3].min() > 0.99 and not any(
+        e['label'] == 'never' for own in detect(d, frames[:9]) for e in own
     )
 
 
 def test_the_best_epoch_counts(world):
     frames, events, seconds, C = world
     size = np.array(list(map(len, frames)))
-    targets = D.frame_targets(D.spans(events, C, 'events'), size, 4, 0.02)
-    head = D.DetectionHead(16, C, hidden=64)
-    seen = D.fit_head(
+    targets = frame_targets(to_arrays(events, C, 'events'), size, 4, 0.02)
+    head = DetectionHead(16, C, hidden=64)
+    seen = train_head(
         head, frames, targets, range(6), range(50, 70), epochs=25, patience=3, lr=0.03
     )
     assert np.argmin(seen) == len(seen) - 4 and len(seen) < 25, (
         'too little to learn from: it gets worse, and stops'
     )
-    x, real = padded(frames[50:70])
-    y, _ = padded(targets[50:70])
+    x, real = pad_frames(frames[50:70])
+    y, _ = pad_frames(targets[50:70])
     with torch.no_grad():
-        total, n = D.frame_loss(head.eval()(x, real), real, y)
+        total, n = frame_loss(head.eval()(x, real), real, y)
     assert float(total / n) == pytest.approx(min(seen), rel=1e-5)
 
 
@@ -724,39 +755,39 @@ def test_labels_at_random_give_chance(world):
         [e | dict(offset=min(e['offset'], s)) for e in own if e['onset'] < s - 0.1]
         for own, s in zip(events, seconds)
     ]
-    d = D.fit_detector(frames, events, seconds, C, range(50), range(50, 70), epochs=4)
-    s = D.detection_scores(
-        D.detect(d, frames[70:], seconds[70:]), events[70:], seconds[70:], C, d.constant
+    d = train_detector(frames, events, seconds, C, range(50), range(50, 70), epochs=4)
+    s = detection_scores(
+        detect(d, frames[70:], seconds[70:]), events[70:], seconds[70:], C, d.constant
     )
     assert s['f1'] < s['chance']['f1'] + 0.1 and s['event_f1'] < 0.3
 
 
 def test_company_order_and_seed(world, detector):
     frames, events, seconds, C = world
-    again = D.fit_detector(*world, range(50), range(50, 70), epochs=15)
+    again = train_detector(*world, range(50), range(50, 70), epochs=15)
     assert (
         again.history == detector.history
         and torch.equal(again.threshold, detector.threshold)
         and torch.equal(again.width, detector.width)
     )
     assert (
-        D.fit_detector(*world, range(50), range(50, 70), seed=1, epochs=1).history
+        train_detector(*world, range(50), range(50, 70), seed=1, epochs=1).history
         != detector.history[:1]
     )
-    together = D.detect(detector, frames[70:], seconds[70:])
-    assert D.detect(detector, frames[70:][::-1], seconds[70:][::-1]) == together[::-1]
+    together = detect(detector, frames[70:], seconds[70:])
+    assert detect(detector, frames[70:][::-1], seconds[70:][::-1]) == together[::-1]
     assert [
-        D.detect(detector, [f], [s])[0] for f, s in zip(frames[70:], seconds[70:])
+        detect(detector, [f], [s])[0] for f, s in zip(frames[70:], seconds[70:])
     ] == together
-    for p, f in zip(D.frame_scores(detector, frames[70:]), frames[70:]):
-        assert np.allclose(p, D.frame_scores(detector, [f])[0], atol=1e-5)
+    for p, f in zip(frame_probabilities(detector, frames[70:]), frames[70:]):
+        assert np.allclose(p, frame_probabilities(detector, [f])[0], atol=1e-5)
 
 
 def test_test_clips_teach_nothing(world, detector):
     "Neither standardisation nor thresholds look beyond the clips they were given."
     frames, events, seconds, C = world
     loud = [f if i < 70 else f * 3 + 1 for i, f in enumerate(frames)]
-    other = D.fit_detector(
+    other = train_detector(
         loud, events, seconds, C, range(50), range(50, 70), epochs=15
     )
     assert all(
@@ -770,37 +801,35 @@ def test_state_travels(world, detector):
 
     frames, _, seconds, C = world
     there = pickle.loads(pickle.dumps(detector))
-    assert D.detect(there, frames[70:], seconds[70:]) == D.detect(
+    assert detect(there, frames[70:], seconds[70:]) == detect(
         detector, frames[70:], seconds[70:]
     )
-    fresh = D.DetectionHead(16, C)
+    fresh = DetectionHead(16, C)
     fresh.load_state_dict(detector.state_dict())
-    assert D.detect(fresh, frames[70:]) == D.detect(detector, frames[70:])
+    assert detect(fresh, frames[70:]) == detect(detector, frames[70:])
 
 
 def test_little_data(world):
     frames, events, seconds, C = world
     quick = dict(epochs=1, hidden=8)
     one = next(i for i, own in enumerate(events) if own)
-    assert len(D.fit_detector(*world, [one], **quick).remarks) == 2
-    assert 'validation' in D.fit_detector(*world, range(20), **quick).remarks[0]
+    assert len(train_detector(*world, [one], **quick).remarks) == 2
+    assert 'validation' in train_detector(*world, range(20), **quick).remarks[0]
     quiet = [[] if i >= 50 else own for i, own in enumerate(events)]
     assert (
         'thresholds'
-        in D.fit_detector(
+        in train_detector(
             frames, quiet, seconds, C, range(50), range(50, 70), **quick
         ).remarks[0]
     )
     none = [
         None if i % 2 else own for i, own in enumerate(events)
     ]  # as a table gives it
-    d = D.fit_detector(
+    d = train_detector(
         frames, none, seconds, C, range(50), range(50, 70), epochs=0, hidden=8
     )
     assert (
-        d.history == []
-        and len(D.detect(d, [frames[0][:1]])) == 1
-        and D.detect(d, []) == []
+        d.history == [] and len(detect(d, [frames[0][:1]])) == 1 and detect(d, []) == []
     )
 
 
@@ -825,7 +854,7 @@ def test_bad_input_is_a_sentence(world, change, match):
         | change
     )
     with pytest.raises(BadInput, match=match):
-        D.fit_detector(**given_)
+        train_detector(**given_)
 
 
 def test_broken_frames_are_named(world, detector):
@@ -837,10 +866,10 @@ def test_broken_frames_are_named(world, detector):
     ):
         bad = [broken if i == 3 else f for i, f in enumerate(frames)]
         with pytest.raises(BadInput, match=match):
-            D.fit_detector(bad, events, seconds, C, range(50), range(50, 70), epochs=1)
+            train_detector(bad, events, seconds, C, range(50), range(50, 70), epochs=1)
         with pytest.raises(BadInput, match=match):
-            D.detect(detector, bad)
-        D.fit_detector(
+            detect(detector, bad)
+        train_detector(
             bad, events, seconds, C, range(4, 50), range(50, 70), epochs=0
         )  # unused, so unharmed
 
@@ -852,7 +881,7 @@ def test_timeline_has_what_a_reader_needs():
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots()
-    D.draw_timeline(
+    draw_timeline(
         ax,
         [event('sea_waves', 0, 2), event('dog', 1, 1.5)],
         [event('dog', 1.1, 1.4)],
@@ -876,5 +905,5 @@ def test_timeline_has_what_a_reader_needs():
         and {x for x, y in bars if y > 0.5} == {1, 1.1}
         and max(y for x, y in bars if x == 1) > max(y for x, y in bars if x == 1.1)
     )
-    D.draw_timeline(plt.subplots()[1], [], [], 3, ['cat'])
+    draw_timeline(plt.subplots()[1], [], [], 3, ['cat'])
     plt.close('all')

@@ -8,28 +8,24 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from wavbrivl.core import (
-    BadFile,
-    BadInput,
-    DiffusionParams,
-    VqganParams,
-    read_json,
-    write_json,
-)
-from wavbrivl.diffusion import (
-    DiffusionLesson,
+from wavbrivl.core.files import BadFile, BadInput, read_json, write_json
+from wavbrivl.core.picture_params import DiffusionParams, VqganParams
+from wavbrivl.decoders.diffusion import (
     LatentDiffusion,
-    Mosaic,
     encode_pictures,
-    noising,
-    own_noise,
-    window_distance,
+    noise_scheduler,
+    named_noise,
 )
-from wavbrivl.training import Fit
-from wavbrivl.vqgan import VQGAN
+from wavbrivl.training.diffusion import DiffusionTask
+from wavbrivl.generation.mosaic import Mosaic, window_distance
+from wavbrivl.training.loop import Trainer
+from wavbrivl.decoders.vqgan import VQGAN
 
 TINY = DiffusionParams(
-    ch=[16, 32], sampling=4, average=0.99, optim=dict(epochs=3, batch=4, lr=2e-3)
+    ch=[16, 32],
+    inference_steps=4,
+    ema_decay=0.99,
+    optim=dict(epochs=3, batch=4, lr=2e-3),
 )
 
 
@@ -102,10 +98,10 @@ def test_names_seed_the_noise(model, wanted):
         torch.allclose(a[i], a[j], atol=1e-2) for i, j in ((0, 1), (1, 2), (0, 2))
     )
     assert torch.equal(
-        own_noise((2, 3), ['a', 7]),
-        torch.cat((own_noise((2, 3), ['a']), own_noise((2, 3), [7]))),
+        named_noise((2, 3), ['a', 7]),
+        torch.cat((named_noise((2, 3), ['a']), named_noise((2, 3), [7]))),
     )
-    noise = own_noise((4, 8, 8), range(200))
+    noise = named_noise((4, 8, 8), range(200))
     assert (
         abs(noise.mean()) < 0.02
         and abs(noise.std() - 1) < 0.02
@@ -117,10 +113,10 @@ def test_names_seed_the_noise(model, wanted):
 def test_guidance(model, wanted):
     "0 is anything, 1 the plain answer in one pass, others on the line through both."
     p, names = model.params, range(5)
-    process = noising(p.steps)
-    process.set_timesteps(p.sampling)
+    process = noise_scheduler(p.steps)
+    process.set_timesteps(p.inference_steps)
     for w in (0.0, 1.0, 2.5):
-        x = own_noise((4, 8, 8), names)
+        x = named_noise((4, 8, 8), names)
         with torch.no_grad():
             for t in process.timesteps:
                 told, free = (
@@ -141,7 +137,9 @@ def test_guidance(model, wanted):
     assert (plain, len(passes) - plain) == (3, 6)
     assert torch.equal(
         model.latents(wanted, names),
-        model.latents(wanted, names, guidance=p.guidance, sampling=p.sampling),
+        model.latents(
+            wanted, names, guidance=p.guidance_scale, sampling=p.inference_steps
+        ),
     )
     assert not torch.allclose(
         model.latents(wanted, names, guidance=1),
@@ -203,7 +201,7 @@ def test_bad_input(model, codec, wanted):
     for other, words in (
         (dict(ch=[16, 24]), 'multiple of 16'),
         (dict(ch=[16] * 5, patch=2), 'grid of 8 does not divide into 32'),
-        (dict(steps=3), 'sampling is 4, more than the 3'),
+        (dict(steps=3), 'inference_steps is 4, more than the 3'),
     ):
         with pytest.raises(BadInput, match=words):
             LatentDiffusion(TINY.model_copy(update=other), 6, 4, 8)
@@ -268,16 +266,16 @@ def test_a_network_that_knows_takes_noise_away():
     "The velocity of a known latent, handed back: whatever the noise, that latent is found."
     model, z = fresh(), torch.randn(3, 4, 8, 8)
     clean, noise = (z - model.mean) / model.deviation, torch.randn(3, 4, 8, 8)
-    model.forward = lambda x, step, wanted: noising(model.params.steps).get_velocity(
-        clean, noise, step
-    )
+    model.forward = lambda x, step, wanted: noise_scheduler(
+        model.params.steps
+    ).get_velocity(clean, noise, step)
     for share in (0.0, 0.3, 0.9, 1.0):
         assert torch.allclose(model.likely(z, share, noise), z, atol=1e-4)
 
 
 def lesson(p=TINY, n=12):
     g = torch.Generator().manual_seed(3)
-    return DiffusionLesson(
+    return DiffusionTask(
         fresh(p).train(),
         torch.randn(n, 4, 8, 8, generator=g),
         F.normalize(torch.randn(n, 2, 6, generator=g), dim=2),
@@ -297,7 +295,7 @@ def trained(folder, kill=None):
         return real(index, rng)
 
     of.batch = batch
-    return of, Fit(of, TINY.optim, 0, folder, save_minutes=0).run(), len(steps)
+    return of, Trainer(of, TINY.optim, 0, folder, save_minutes=0).run(), len(steps)
 
 
 def test_a_killed_training_ends_the_same(tmp_path):
@@ -324,7 +322,9 @@ def test_a_killed_training_ends_the_same(tmp_path):
 
 
 def test_what_a_lesson_draws():
-    of = lesson(TINY.model_copy(update=dict(jitter=0.0, unguided=0.25)), 400)
+    of = lesson(
+        TINY.model_copy(update=dict(condition_noise=0.0, condition_dropout=0.25)), 400
+    )
     batch = lambda seed, of=of: of.batch(np.arange(400), np.random.default_rng(seed))
     a, b = batch(0), batch(0)
     assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(

@@ -13,23 +13,33 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from wavbrivl.core import BadInput, OptimParams, Params, overlay
-from wavbrivl.lab import (
-    PROGRAM,
-    Lab,
+from wavbrivl.core.files import BadInput
+from wavbrivl.core.params import OptimParams
+from wavbrivl.core.picture_params import Params
+from wavbrivl.core.config import merge_config
+from wavbrivl.pipeline.lab import Lab
+from wavbrivl.pipeline.launch import PROGRAM
+from wavbrivl.pipeline.training import (
     prepare_corpus,
     pretrain_brivl,
     store_targets,
     train_run,
 )
-from wavbrivl.loop import Fit, Lesson, WholeBatchNorm, accelerator, share_of
-from wavbrivl.losses import LOSSES, gather_rows, make_loss, process_mean, rank_and_world
+from wavbrivl.training.processes import SharedBatchNorm, make_engine, share_of_rows
+from wavbrivl.training.loop import Trainer, Task
+from wavbrivl.training.losses import (
+    LOSSES,
+    gather_rows,
+    make_loss,
+    mean_over_processes,
+    rank_and_world,
+)
 
 ROOT = Path(__file__).parents[1]
 OPTIM = OptimParams(epochs=3, batch=9, lr=0.01)  # nine rows: shares of four and five
 
 
-class Pairs(Lesson):
+class Pairs(Task):
     "Noisy rows against stored targets, a momentum tower with batch norm and queues; stops at a given step if told to."
 
     items, divided = 40, True
@@ -86,12 +96,12 @@ class Alone(Pairs):
 def trained(lesson, folder, optim=OPTIM, **kw):
     "Weights after a training; of a stopped one, None."
     try:
-        history = Fit(
+        history = Trainer(
             lesson,
             optim,
             1,
             folder,
-            accelerator(Params(device='cpu', precision='fp32')),
+            make_engine(Params(device='cpu', precision='fp32')),
             **kw,
         ).run()
     except KeyboardInterrupt:
@@ -123,7 +133,7 @@ def stepped(name, rows):
         )
         ids = torch.arange(12) % 7 + 5 * step
         loss.zero_grad()
-        with WholeBatchNorm():
+        with SharedBatchNorm():
             value = model(x[rows], y[rows], ids[rows], w[rows])
         value.backward()
     return (
@@ -155,7 +165,7 @@ def worker(rank, folder):
     out = dict(
         rows=gather_rows(rows).detach(),
         grad=rows.grad,
-        mean=process_mean(torch.tensor(2.0 + rank), 1 + rank),
+        mean=mean_over_processes(torch.tensor(2.0 + rank), 1 + rank),
     )
     out |= {
         name: stepped(name, slice(0, 5) if rank == 0 else slice(5, 12))
@@ -167,7 +177,7 @@ def worker(rank, folder):
     torch.distributed.barrier()
     out['resumed'] = trained(Pairs(), folder / 'one-then-two')
     with pytest.raises(BadInput, match='raise optim.batch'):
-        Fit(Pairs(), OptimParams(batch=2), 1, folder / 'few', Processes(3))
+        Trainer(Pairs(), OptimParams(batch=2), 1, folder / 'few', Processes(3))
     torch.save(out, folder / f'{rank}.pt')
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
@@ -211,10 +221,10 @@ def test_rows_of_uneven_shares_and_their_gradients(found):
             f['grad'][:, 0],
             3 * 2 * f['rows'][:, 0][slice(0, 2) if r == 0 else slice(2, 5)],
         ), 'of the sum of what all processes derive'
-    assert [share_of(9, r, 2) for r in range(2)] == [
+    assert [share_of_rows(9, r, 2) for r in range(2)] == [
         slice(0, 4),
         slice(4, 9),
-    ] and share_of(7, 0, 1) == slice(0, 7)
+    ] and share_of_rows(7, 0, 1) == slice(0, 7)
 
 
 @pytest.mark.parametrize('name', LOSSES)
@@ -284,7 +294,7 @@ TINY = dict(
     train=dict(
         init='scratch',
         seeds=[0],
-        warm_start=0.5,
+        queue_start=0.5,
         queue=20,
         optim=dict(epochs=2, batch=9),
     ),
@@ -292,7 +302,7 @@ TINY = dict(
 
 
 def lab(root, processes):
-    board = overlay(
+    board = merge_config(
         yaml.safe_load((ROOT / 'presets/smoke.yaml').read_text()),
         TINY | dict(processes=processes),
     )

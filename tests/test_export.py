@@ -12,22 +12,17 @@ from PIL import Image
 onnx, ort = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
 
-from wavbrivl.api import WavBriVL
-from wavbrivl.bgtai import Bridge
-from wavbrivl.brivl import BriVL, train_tokenizer
-from wavbrivl.cli import main
-from wavbrivl.core import (
-    AudioParams,
-    BadFile,
-    BadInput,
-    BrivlParams,
-    LanguageParams,
-    read_json,
-    write_json,
-)
-from wavbrivl.export import OnnxModel, export_onnx, frozen, session
-from wavbrivl.peers import Wav2CLIPTower
-from wavbrivl.wavlm import AudioTower
+from wavbrivl.api.folder import WavBriVL
+from wavbrivl.gloss.bridge import Bridge
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.image_text.inputs import train_tokenizer
+from wavbrivl.app.cli import main
+from wavbrivl.core.files import BadFile, BadInput, read_json, write_json
+from wavbrivl.core.params import AudioParams, BrivlParams, LanguageParams
+from wavbrivl.api.onnx_export import export_onnx, frozen, session
+from wavbrivl.api.onnx_model import OnnxModel
+from wavbrivl.audio.wav2clip import Wav2CLIPTower
+from wavbrivl.audio.tower import AudioTower
 
 RATE = 16_000
 SMALL = AudioParams(
@@ -47,7 +42,7 @@ LARGE = SMALL.model_copy(
     update=dict(conv_norm='layer', normalize=True, level=True)
 )  # the layout of WavLM large
 WORDS = LanguageParams(
-    hidden=16, layers=1, decoder_layers=1, heads=2, ffn=32, align=8, window=0.5
+    hidden=16, layers=1, decoder_layers=1, heads=2, ffn=32, align_dim=8, window=0.5
 )
 TOWERS = dict(
     large=lambda dim: AudioTower(LARGE, dim, 0.5),

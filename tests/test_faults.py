@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from wavbrivl.core import (
-    STALE,
+from wavbrivl.core.files import (
     BadFile,
     BadInput,
+    STALE_SECONDS,
     read_json,
-    whole,
+    atomic_write,
     write_json,
     write_model,
 )
@@ -28,7 +28,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     write_json(dict(a=1), f)
     for error in (ValueError, KeyboardInterrupt, SystemExit):
         with pytest.raises(error):
-            with whole(f) as tmp:
+            with atomic_write(f) as tmp:
                 tmp.write_text('{"half')
                 raise error
     with pytest.raises(ValueError):
@@ -53,7 +53,7 @@ def test_what_the_system_refuses_is_a_sentence(tmp_path, code, words):
     with pytest.raises(
         BadFile, match=f'x.json: cannot be written .*{words}.*; make room'
     ) as e:
-        with whole(tmp_path / 'x.json'):
+        with atomic_write(tmp_path / 'x.json'):
             raise OSError(code, os.strerror(code))
     assert (
         e.value.__cause__.errno == code
@@ -64,10 +64,10 @@ def test_what_the_system_refuses_is_a_sentence(tmp_path, code, words):
 
 def test_other_errors_are_left_alone(tmp_path):
     with pytest.raises(ConnectionResetError):
-        with whole(tmp_path / 'x'):
+        with atomic_write(tmp_path / 'x'):
             raise ConnectionResetError(errno.ECONNRESET, 'reset')
     with pytest.raises(BadFile, match='^elsewhere: '):
-        with whole(tmp_path / 'x'):
+        with atomic_write(tmp_path / 'x'):
             raise BadFile('elsewhere', 'odd.')
     assert os.listdir(tmp_path) == []
 
@@ -118,7 +118,7 @@ def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
             move(a, b),
         ),
     )
-    with whole(tmp_path / 'x') as tmp:
+    with atomic_write(tmp_path / 'x') as tmp:
         tmp.write_bytes(bytes(1000))
     assert (
         order == [('sync', 1000), ('move', True)]
@@ -140,10 +140,10 @@ def test_what_killed_writers_left_is_swept_up(tmp_path):
     for n in names:
         (tmp_path / n).write_text('half')
         if 'young' not in n:
-            os.utime(tmp_path / n, times=(time.time() - STALE - 60,) * 2)
+            os.utime(tmp_path / n, times=(time.time() - STALE_SECONDS - 60,) * 2)
     write_json({}, tmp_path / 'x.json')
     assert sorted(os.listdir(tmp_path)) == sorted({*names, 'x.json'} - {names[0]})
-    with whole(tmp_path / '[x]*.json') as tmp:
+    with atomic_write(tmp_path / '[x]*.json') as tmp:
         tmp.write_text('1')
     assert sorted(os.listdir(tmp_path)) == sorted(
         {*names, 'x.json', '[x]*.json'} - {names[0]}
@@ -151,7 +151,7 @@ def test_what_killed_writers_left_is_swept_up(tmp_path):
 
 
 def test_two_writers_of_one_file(tmp_path):
-    with whole(tmp_path / 'x') as a, whole(tmp_path / 'x') as b:
+    with atomic_write(tmp_path / 'x') as a, atomic_write(tmp_path / 'x') as b:
         assert a != b
         a.write_text('a')
         b.write_text('b')
@@ -369,8 +369,8 @@ def test_the_corpus_is_killed_on_its_way_to_its_name(found, when):
 def test_half_a_folder_is_not_believed(found, tmp_path):
     "A folder that lost a file, or the end of one, is refused by name."
     import shutil
-    from wavbrivl.api import WavBriVL
-    from wavbrivl.corpora import Corpus
+    from wavbrivl.api.folder import WavBriVL
+    from wavbrivl.data.corpus import Corpus
 
     model = lambda d: WavBriVL.from_pretrained(d, 'cpu')
     for name, opens, file in (
@@ -392,7 +392,7 @@ def test_half_a_folder_is_not_believed(found, tmp_path):
 
 @forks
 def test_the_command_line_says_what_cannot_be_written(found, tmp_path, capsys):
-    from wavbrivl.cli import main
+    from wavbrivl.app.cli import main
 
     sf.write(tmp_path / 'x.wav', np.zeros(8000), 16000)
     (tmp_path / 'file').write_text('a file')

@@ -8,29 +8,33 @@ import pandas as pd
 import pytest
 import torch
 
-from wavbrivl.brivl import normalise
-from wavbrivl.core import BadFile, BadInput, JudgeParams, OptimParams, Params
-from wavbrivl.fidelity import (
-    Judge,
+from wavbrivl.image_text.inputs import normalise_imagenet
+from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.core.params import OptimParams
+from wavbrivl.core.picture_params import EvaluatorParams, Params
+from wavbrivl.generation.judge import (
+    Evaluator,
+    JudgeTask,
     JudgedFrames,
-    JudgeLesson,
-    attribute_correlation,
     check_pictures,
+    new_evaluator,
+    spearman,
+    resize_bytes,
+    usable_attributes,
+    soften,
+    train_evaluator,
+)
+from wavbrivl.generation.fidelity import (
+    attribute_correlation,
     class_spread,
-    code_usage,
+    measure_code_usage,
     diversity,
     frechet_distance,
     inception_score,
     kernel_distance,
-    new_judge,
-    picture_scores,
-    random_rows,
-    rank_correlation,
-    resized,
+    score_pictures_of,
+    draw_rows,
     retrieval_r1,
-    shown_attributes,
-    soften,
-    train_judge,
 )
 
 NAMES = ['bee', 'cow', 'owl']
@@ -38,7 +42,7 @@ NAMES = ['bee', 'cow', 'owl']
 
 def made_judge(attributes=('pitch',), seed=0):
     torch.manual_seed(seed)
-    return Judge('test_resnet', 32, NAMES, attributes).eval()
+    return Evaluator('test_resnet', 32, NAMES, attributes).eval()
 
 
 @pytest.fixture(scope='module')
@@ -97,7 +101,7 @@ def params(**k):
     return Params(
         device='cpu',
         precision='fp32',
-        judge=JudgeParams(
+        evaluator=EvaluatorParams(
             size=32, optim=OptimParams(**dict(epochs=2, batch=6, lr=5e-3) | k)
         ),
     )
@@ -125,7 +129,7 @@ def test_torchmetrics_with_the_judge_as_extractor(judge):
     fid.update(ours, real=False)
     score = InceptionScore(feature=Extractor(judge.logits), splits=1)
     score.update(ours)
-    found = picture_scores(judge, ours, [NAMES[i % 3] for i in range(12)], real)
+    found = score_pictures_of(judge, ours, [NAMES[i % 3] for i in range(12)], real)
     assert found['fid'] == pytest.approx(fid.compute().item(), abs=1e-4) and found[
         'is'
     ] == pytest.approx(score.compute()[0].item(), abs=1e-6)
@@ -183,11 +187,12 @@ def test_scores_leave_the_global_generator_alone_and_repeat(judge):
     torch.manual_seed(5)
     want = torch.rand(3)
     torch.manual_seed(5)
-    first = picture_scores(judge, ours, ['bee'] * 10, real)
+    first = score_pictures_of(judge, ours, ['bee'] * 10, real)
     assert torch.equal(torch.rand(3), want)
-    assert first == picture_scores(judge, ours, ['bee'] * 10, real)
+    assert first == score_pictures_of(judge, ours, ['bee'] * 10, real)
     assert (
-        first['kid'] != picture_scores(judge, ours, ['bee'] * 10, real, seed=1)['kid']
+        first['kid']
+        != score_pictures_of(judge, ours, ['bee'] * 10, real, seed=1)['kid']
     ), 'the larger side is drawn from'
 
 
@@ -226,14 +231,14 @@ def test_spread_is_the_mean_over_pairs():
 
 def test_each_measure_fails_alone(judge):
     "One picture, one class, real pictures all alike: NaN with a sentence, the others stand."
-    one = picture_scores(judge, bytes_of(1), ['owl'], bytes_of(1, 3))
+    one = score_pictures_of(judge, bytes_of(1), ['owl'], bytes_of(1, 3))
     assert (
         set(one['reasons']) == {'fid', 'kid', 'diversity'}
         and all(math.isnan(one[k]) for k in one['reasons'])
         and one['r1'] in (0.0, 1.0)
         and one['is'] == 1
     )
-    alike = picture_scores(
+    alike = score_pictures_of(
         judge,
         bytes_of(4),
         ['owl'] * 4,
@@ -249,8 +254,8 @@ def test_each_measure_fails_alone(judge):
         'five of three classes is always right'
     )
     torch.manual_seed(0)
-    single = picture_scores(
-        Judge('test_resnet', 32, ['owl']).eval(),
+    single = score_pictures_of(
+        Evaluator('test_resnet', 32, ['owl']).eval(),
         bytes_of(3),
         ['owl'] * 3,
         bytes_of(3, 1),
@@ -271,7 +276,7 @@ def test_each_measure_fails_alone(judge):
 )
 def test_bad_pictures_and_labels(judge, pictures, labels, said):
     with pytest.raises(BadInput, match=said):
-        picture_scores(judge, pictures, labels, bytes_of(4))
+        score_pictures_of(judge, pictures, labels, bytes_of(4))
 
 
 def test_retrieval_by_class(judge):
@@ -324,35 +329,37 @@ def test_judge_without_attributes(tmp_path):
     j = made_judge(())
     assert j.attributes(bytes_of(3)).shape == (3, 0)
     j.save(tmp_path)
-    assert torch.equal(Judge.load(tmp_path).logits(bytes_of(3)), j.logits(bytes_of(3)))
+    assert torch.equal(
+        Evaluator.load(tmp_path).logits(bytes_of(3)), j.logits(bytes_of(3))
+    )
 
 
 def test_files(tmp_path, judge):
     judge.save(tmp_path / 'a')
     with pytest.raises(BadFile, match='does not exist'):
-        Judge.load(tmp_path / 'b')
+        Evaluator.load(tmp_path / 'b')
     config = json.loads((tmp_path / 'a' / 'config.json').read_text())
     (tmp_path / 'a' / 'config.json').write_text(
         json.dumps(config | dict(classes=['bee']))
     )
     with pytest.raises(BadInput, match='class_head'):
-        Judge.load(tmp_path / 'a')
+        Evaluator.load(tmp_path / 'a')
     (tmp_path / 'a' / 'config.json').write_text(json.dumps(dict(cnn='test_resnet')))
     with pytest.raises(BadFile, match='no judge'):
-        Judge.load(tmp_path / 'a')
+        Evaluator.load(tmp_path / 'a')
     (tmp_path / 'a' / 'config.json').write_text(json.dumps(config))
     (tmp_path / 'a' / 'model.safetensors').write_bytes(b'x')
     with pytest.raises(BadFile, match='no weights'):
-        Judge.load(tmp_path / 'a')
+        Evaluator.load(tmp_path / 'a')
 
 
 def test_a_cnn_timm_does_not_have():
     with pytest.raises(BadInput, match='did you mean'):
-        Judge('test_resnett', 32, NAMES)
+        Evaluator('test_resnett', 32, NAMES)
 
 
 def test_a_head_wider_than_the_features():
-    assert Judge('mobilenetv3_small_050', 32, NAMES).logits(bytes_of(2)).shape == (
+    assert Evaluator('mobilenetv3_small_050', 32, NAMES).logits(bytes_of(2)).shape == (
         2,
         3,
     ), 'timm pools into another width here'
@@ -374,8 +381,8 @@ def test_attributes_are_chosen_by_range_and_coverage():
             ]
         )
     )
-    assert shown_attributes(table) == ['a'], 'constant, out of range, rare: left out'
-    assert shown_attributes(pd.DataFrame(dict(attributes=[[], []]))) == []
+    assert usable_attributes(table) == ['a'], 'constant, out of range, rare: left out'
+    assert usable_attributes(pd.DataFrame(dict(attributes=[[], []]))) == []
 
 
 def test_frames_carry_their_clips_class_and_attributes():
@@ -399,7 +406,7 @@ def test_unknown_attributes_do_not_count():
         made_judge(('pitch', 'age')),
         JudgedFrames(Drawn(), 'train', NAMES, ['pitch', 'age']),
     )
-    lesson = JudgeLesson(j, d, d)
+    lesson = JudgeTask(j, d, d)
     batch = lesson.batch(np.arange(6), np.random.default_rng(0))
     lesson(**batch).backward()
     assert (
@@ -427,16 +434,18 @@ def test_softening():
 def test_filtered_reduction_keeps_the_mean():
     stripes = torch.zeros(1, 3, 96, 96, dtype=torch.uint8)
     stripes[..., ::3] = 255
-    assert (resized(stripes, 32)[..., 1:-1] - 1 / 3).abs().max() < 0.01 and torch.equal(
-        resized(stripes, 96) * 255, stripes.float()
+    assert (
+        resize_bytes(stripes, 32)[..., 1:-1] - 1 / 3
+    ).abs().max() < 0.01 and torch.equal(
+        resize_bytes(stripes, 96) * 255, stripes.float()
     )
 
 
 def test_training_learns_and_repeats(tmp_path):
     corpus, p = Drawn(), params(epochs=4)
-    history = train_judge(p, corpus, tmp_path / 'a', tmp_path / 'state')
-    train_judge(p, corpus, tmp_path / 'b', tmp_path / 'state')
-    a, b = (Judge.load(tmp_path / k) for k in 'ab')
+    history = train_evaluator(p, corpus, tmp_path / 'a', tmp_path / 'state')
+    train_evaluator(p, corpus, tmp_path / 'b', tmp_path / 'state')
+    a, b = (Evaluator.load(tmp_path / k) for k in 'ab')
     assert all(
         torch.equal(x, y)
         for x, y in zip(a.state_dict().values(), b.state_dict().values())
@@ -452,8 +461,12 @@ def test_training_learns_and_repeats(tmp_path):
 def test_without_validation_or_attributes(tmp_path):
     corpus = Drawn(attributes=False)
     corpus.table = corpus.table[corpus.table.split == 'train']
-    history = train_judge(params(epochs=1), corpus, tmp_path / 'a', tmp_path / 'state')
-    assert 'score' not in history and Judge.load(tmp_path / 'a').attribute_names == []
+    history = train_evaluator(
+        params(epochs=1), corpus, tmp_path / 'a', tmp_path / 'state'
+    )
+    assert (
+        'score' not in history and Evaluator.load(tmp_path / 'a').attribute_names == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -462,7 +475,7 @@ def test_without_validation_or_attributes(tmp_path):
 )
 def test_corpus_without_labels(tmp_path, labels, said):
     with pytest.raises(BadInput, match=said):
-        train_judge(params(), Drawn(labels), tmp_path / 'a', tmp_path / 'state')
+        train_evaluator(params(), Drawn(labels), tmp_path / 'a', tmp_path / 'state')
     assert not (tmp_path / 'a').exists()
 
 
@@ -471,24 +484,24 @@ def test_corpus_without_labels(tmp_path, labels, said):
 
 def test_random_rows():
     assert (
-        sorted(random_rows(10, 10, 3)) == list(range(10))
-        and (random_rows(10, 10, 3) == random_rows(10, 10, 3)).all()
+        sorted(draw_rows(10, 10, 3)) == list(range(10))
+        and (draw_rows(10, 10, 3) == draw_rows(10, 10, 3)).all()
     )
-    assert (random_rows(50, 50, 0) != random_rows(50, 50, 1)).any() and np.bincount(
-        random_rows(25, 10)
+    assert (draw_rows(50, 50, 0) != draw_rows(50, 50, 1)).any() and np.bincount(
+        draw_rows(25, 10)
     ).tolist().count(3) == 5
-    assert len(random_rows(0, 5)) == 0 and (random_rows(4, 9) < 9).all()
+    assert len(draw_rows(0, 5)) == 0 and (draw_rows(4, 9) < 9).all()
     with pytest.raises(BadInput, match='no real picture'):
-        random_rows(3, 0)
+        draw_rows(3, 0)
 
 
 def test_code_usage():
-    assert code_usage(torch.zeros(2, 4, 4, dtype=torch.long), 16) == dict(
+    assert measure_code_usage(torch.zeros(2, 4, 4, dtype=torch.long), 16) == dict(
         usage=1 / 16, perplexity=1.0
     )
-    assert code_usage(np.array([[[0, 0, 0, 1]]]), 2)['perplexity'] == pytest.approx(
-        math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
-    )
+    assert measure_code_usage(np.array([[[0, 0, 0, 1]]]), 2)[
+        'perplexity'
+    ] == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
     for bad in (
         torch.zeros(0, 4, 4, dtype=torch.long),
         torch.full((1, 2, 2), 16),
@@ -496,7 +509,7 @@ def test_code_usage():
         torch.rand(1, 2, 2),
     ):
         with pytest.raises(BadInput, match='from 0 to 15'):
-            code_usage(bad, 16)
+            measure_code_usage(bad, 16)
 
 
 def test_correlation_is_spearmans():
@@ -542,7 +555,7 @@ def test_correlation_edges():
     assert (
         all(math.isnan(flat[k]) for k in ('rho', 'low', 'high'))
         and 'x is 5' in flat['reason']
-        and math.isnan(rank_correlation([1, 1], [1, 2]))
+        and math.isnan(spearman([1, 1], [1, 2]))
     )
     few = attribute_correlation([1, 2, 3, 4], [1, 2, 4, 3], groups=['a', 'a', 'b', 'b'])
     assert (

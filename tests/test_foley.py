@@ -13,24 +13,23 @@ import soundfile as sf
 from PIL import Image
 from scipy.stats import spearmanr
 
-from wavbrivl.core import BadInput, FoleyParams
-from wavbrivl.foley import (
+from wavbrivl.core.files import BadInput
+from wavbrivl.core.params import FoleyParams
+from wavbrivl.foley.scene import (
     CLASSES,
     INDOORS,
     KINDS,
     PLACES,
     RANGE,
-    SAMPLE_RATE,
+    FOLEY_RATE,
     altered,
-    describe,
-    hear,
     make_scene,
     mismatches,
-    place_source,
-    play,
     scenes,
-    see,
 )
+from wavbrivl.foley.captions import describe
+from wavbrivl.foley.sounds import render_sound, play
+from wavbrivl.foley.pictures import place_source, render_picture
 
 PARAMS = FoleyParams()
 CALM = FoleyParams(noise=0, overlap=0)
@@ -41,8 +40,8 @@ def digest(split, index):
     "Everything a scene renders to, in one hash."
     s = make_scene(PARAMS, 5, split, index)
     return hashlib.sha256(
-        hear(s).tobytes()
-        + b''.join(see(s, f).tobytes() for f in range(4))
+        render_sound(s).tobytes()
+        + b''.join(render_picture(s, f).tobytes() for f in range(4))
         + repr(describe(s)).encode()
     ).hexdigest()
 
@@ -78,7 +77,7 @@ def test_same_bytes_in_another_process():
 
 def test_a_scene_travels_by_pickle():
     s = make_scene(PARAMS, 0, 'valid', 7)
-    assert np.array_equal(hear(pickle.loads(pickle.dumps(s))), hear(s))
+    assert np.array_equal(render_sound(pickle.loads(pickle.dumps(s))), render_sound(s))
 
 
 def test_splits_and_seeds_share_nothing():
@@ -122,10 +121,10 @@ def test_classes_are_balanced_and_overlap_is_as_asked():
 def test_sound_keeps_its_word(params):
     for i in range(0, 72, 2):
         s = make_scene(params, 2, 'train', i)
-        x = hear(s)
+        x = render_sound(s)
         assert (
             x.dtype == np.float32
-            and x.shape == (round(s.seconds * SAMPLE_RATE),)
+            and x.shape == (round(s.seconds * FOLEY_RATE),)
             and np.isfinite(x).all()
             and np.abs(x).max() < 1
         )
@@ -135,14 +134,14 @@ def test_sound_keeps_its_word(params):
 
 @pytest.mark.parametrize('size', [32, 96, 200])
 def test_pictures_have_any_size(size):
-    p = see(of('dog', PARAMS), 2, size)
+    p = render_picture(of('dog', PARAMS), 2, size)
     assert p.shape == (size, size, 3) and p.dtype == np.uint8 and p.std() > 5
 
 
 def test_frames_differ_but_little():
     for c in CLASSES:
         s = of(c, PARAMS)
-        a, b = (see(s, f).astype(float) for f in (0, 1))
+        a, b = (render_picture(s, f).astype(float) for f in (0, 1))
         assert 0 < np.abs(a - b).mean() < 60, c
 
 
@@ -151,12 +150,12 @@ def test_events_match_energy(label):
     for turn in range(3):
         s = of(label, turn=turn)
         x, inside = (
-            hear(s).astype(float) ** 2,
-            np.zeros(round(s.seconds * SAMPLE_RATE), bool),
+            render_sound(s).astype(float) ** 2,
+            np.zeros(round(s.seconds * FOLEY_RATE), bool),
         )
         for onset, offset in s.main.times:
             assert 0 <= onset < offset <= s.seconds + 1e-6
-            a, b = round(onset * SAMPLE_RATE), round(offset * SAMPLE_RATE)
+            a, b = round(onset * FOLEY_RATE), round(offset * FOLEY_RATE)
             inside[a:b] = True
             assert x[a:b].mean() > 0.02 * x.mean(), f'{label}: a silent event'
         assert x[inside].sum() > 0.98 * x.sum(), f'{label}: sound outside its events'
@@ -165,7 +164,7 @@ def test_events_match_energy(label):
 @pytest.mark.parametrize('label', CLASSES)
 def test_intensity_is_heard_and_seen(label):
     s = of(label, PARAMS, turn=1)
-    levels = [db(hear(altered(s, intensity=v))) for v in STEPS]
+    levels = [db(render_sound(altered(s, intensity=v))) for v in STEPS]
     assert np.all(np.diff(levels) > 0) and abs(levels[-1] - levels[0] - RANGE) < 1.5
     quiet = drawn(altered(s, intensity=0.0))
     ink = [(drawn(altered(s, intensity=v)) != quiet).any(2).sum() for v in STEPS]
@@ -199,7 +198,7 @@ def test_rate_is_heard_and_seen(label):
         assert altered(s, rate=1.0).main.hz > altered(
             s, rate=0.0
         ).main.hz and not np.array_equal(
-            hear(altered(s, rate=1.0)), hear(altered(s, rate=0.0))
+            render_sound(altered(s, rate=1.0)), render_sound(altered(s, rate=0.0))
         )
     pictures = [drawn(altered(s, rate=v)) for v in STEPS]
     assert (
@@ -296,8 +295,8 @@ def test_small_enough_to_keep():
         s = make_scene(PARAMS, 0, 'train', i)
         a, b = io.BytesIO(), io.BytesIO()
         (
-            sf.write(a, hear(s), SAMPLE_RATE, format='FLAC', subtype='PCM_16'),
-            Image.fromarray(see(s, 0)).save(b, 'JPEG', quality=90),
+            sf.write(a, render_sound(s), FOLEY_RATE, format='FLAC', subtype='PCM_16'),
+            Image.fromarray(render_picture(s, 0)).save(b, 'JPEG', quality=90),
         )
         sound, pictures = sound + len(a.getvalue()), pictures + len(b.getvalue())
     assert (sound + 4 * pictures) / 72 * 1480 < 80e6 and pictures / 72 < 4500
@@ -310,7 +309,7 @@ def test_small_enough_to_keep():
         lambda: make_scene(PARAMS, 0, 'train', -1),
         lambda: scenes(PARAMS, 0, 'dev'),
         lambda: make_scene(FoleyParams(min_seconds=3, max_seconds=2), 0, 'train', 0),
-        lambda: see(of('dog'), 0, 2),
+        lambda: render_picture(of('dog'), 0, 2),
         lambda: mismatches(PARAMS, 0, 1),
         lambda: altered(of('rain'), rate=0.5),
         lambda: altered(of('dog'), pitch=2),
@@ -332,4 +331,4 @@ def test_every_place_is_drawn_small(size):
             places[s.place] = s
     assert 'office' in places and len(places) == 11
     for s in places.values():
-        assert see(s, 1, size).shape == (size, size, 3)
+        assert render_picture(s, 1, size).shape == (size, size, 3)

@@ -8,22 +8,20 @@ import soundfile as sf
 import torch
 from PIL import Image
 
-from wavbrivl.api import KINDS, Painter, WavBriVL, film_windows
-from wavbrivl.brivl import BriVL, train_tokenizer
-from wavbrivl.cli import file_names, main, places
-from wavbrivl.core import (
-    AudioParams,
-    BadFile,
-    BadInput,
-    BrivlParams,
-    DiffusionParams,
-    GuideParams,
-    VqganParams,
-)
-from wavbrivl.diffusion import LatentDiffusion, Mosaic
-from wavbrivl.training import embed_pictures
-from wavbrivl.vqgan import VQGAN
-from wavbrivl.wavlm import AudioTower
+from wavbrivl.api.folder import WavBriVL
+from wavbrivl.api.painter import PAINTING_KINDS, Painter, film_windows
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.image_text.inputs import train_tokenizer
+from wavbrivl.app.drawing import name_files, choose_paths
+from wavbrivl.app.cli import main
+from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.core.params import AudioParams, BrivlParams
+from wavbrivl.core.picture_params import DiffusionParams, GuidanceParams, VqganParams
+from wavbrivl.decoders.diffusion import LatentDiffusion
+from wavbrivl.generation.mosaic import Mosaic
+from wavbrivl.training.targets import embed_pictures
+from wavbrivl.decoders.vqgan import VQGAN
+from wavbrivl.audio.tower import AudioTower
 
 RATE = 16_000
 SMALL = AudioParams(
@@ -38,7 +36,7 @@ SMALL = AudioParams(
     block_heads=2,
     buckets=16,
 )
-QUICK = GuideParams(steps=3, cuts=2)
+QUICK = GuidanceParams(steps=3, cutouts=2)
 tone = lambda seconds, hz=440.0, gain=0.3: (
     gain * np.sin(2 * np.pi * hz * np.arange(round(seconds * RATE)) / RATE)
 ).astype(np.float32)
@@ -82,7 +80,7 @@ def new_painter(dim=256, diffusion=True):
         vqgan,
         *(
             LatentDiffusion(
-                DiffusionParams(ch=[16, 32], sampling=4),
+                DiffusionParams(ch=[16, 32], inference_steps=4),
                 dim,
                 vqgan.config.embed,
                 vqgan.side,
@@ -143,7 +141,7 @@ def run(lab, capsys):
     return call
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', PAINTING_KINDS)
 def test_same_picture_alone_and_in_company(model, painter, kind):
     a, b = tone(1, 300), tone(0.7, 1500)
     together = model.generate([a, b, a], painter, RATE, kind, guide=QUICK)
@@ -192,7 +190,7 @@ def test_best_candidate_is_kept(model, painter):
 
 
 def test_rows_are_drawn_in_blocks_of_bounded_size(model, painter, monkeypatch):
-    monkeypatch.setattr('wavbrivl.api.DRAWN', 4)
+    monkeypatch.setattr('wavbrivl.api.painter.DRAWN', 4)
     wanted = torch.randn(5, model.dim, generator=torch.Generator().manual_seed(0))
     sizes, draw = [], painter.diffusion.draw
     with monkeypatch.context() as m:
@@ -245,7 +243,7 @@ def test_level_is_told_only_by_a_tower_that_hears_it(model, monkeypatch):
     ids=['silence', 'clipped', '0.1 s', 'one sample', 'far beyond full scale'],
 )
 def test_edges_give_a_picture(model, painter, x):
-    for kind in KINDS:
+    for kind in PAINTING_KINDS:
         (picture,) = model.generate(
             x.astype(np.float32), painter, RATE, kind, guide=QUICK
         )
@@ -339,7 +337,7 @@ def test_a_picture_to_begin_with(model, painter, tmp_path):
 
 def test_painter_is_a_folder(lab, model, painter, tmp_path):
     again = Painter.load(lab / 'painter', 'cpu')
-    for kind in KINDS:
+    for kind in PAINTING_KINDS:
         a, b = (
             model.generate(tone(1), p, RATE, kind, guide=QUICK)[0]
             for p in (painter, again)
@@ -356,7 +354,11 @@ def test_without_diffusion_only_bare_pictures(model, tmp_path):
     assert model.generate(tone(1), alone, RATE, 'bare', guide=QUICK)[0] is not None
     assert (
         model.generate(
-            tone(1), alone, RATE, 'guided', guide=QUICK.model_copy(update=dict(prior=0))
+            tone(1),
+            alone,
+            RATE,
+            'guided',
+            guide=QUICK.model_copy(update=dict(prior_interval=0)),
         )[0]
         is not None
     )
@@ -409,7 +411,7 @@ def test_windows_of_a_film():
     assert len(film_windows(600 * RATE, 2 * RATE, RATE)) == 599
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', PAINTING_KINDS)
 def test_film_follows_its_sound(model, painter, kind):
     x = np.concatenate([tone(0.5, 200), tone(0.75, 3000)])
     frames = model.generate_film(x, painter, kind=kind, sample_rate=RATE, guide=QUICK)
@@ -449,7 +451,9 @@ def test_frames_follow_one_another(model, painter, monkeypatch):
             shares.append(share) or likely(self, z, share, noise)
         ),
     )
-    painter.film(model, steady, guide=GuideParams(steps=10, cuts=1, prior=5))
+    painter.film(
+        model, steady, guide=GuidanceParams(steps=10, cutouts=1, prior_interval=5)
+    )
     assert (
         starts[0] == (None, 10)
         and [s.shape for s, _ in starts[1:]] == [(1, 8, 8)] * 2
@@ -513,7 +517,7 @@ def test_one_picture_from_a_shell(run, lab, tmp_path, model, painter):
 
 
 def test_a_folder_from_a_shell(run, lab, tmp_path, monkeypatch):
-    monkeypatch.setattr('wavbrivl.cli.AT_ONCE', 2)
+    monkeypatch.setattr('wavbrivl.app.drawing.AT_ONCE', 2)
     status, out, err = run(lab / 'sounds', '-o', tmp_path / 'out', '--json')
     assert status == 1 and 'set aside' in err and 'empty.wav' in err
     assert (
@@ -587,9 +591,9 @@ def test_shell_refuses_in_sentences(run, lab, tmp_path):
     assert status == 2 and 'dvc repro vqgan' in err
     assert [f.name for f in tmp_path.iterdir()] == ['file']
     with pytest.raises(BadInput, match='one of the inputs'):
-        places(['a/clip.mp4'], 'a/clip.mp4', False, False)
-    assert file_names(
+        choose_paths(['a/clip.mp4'], 'a/clip.mp4', False, False)
+    assert name_files(
         ['a/X.wav', 'b/x.mp3', 'c/x.tar.wav', 'x-2.wav'], False, '.png'
-    ) == ['X.png', 'x-2.png', 'x.tar.png', 'x-2-2.png'] and file_names(
+    ) == ['X.png', 'x-2.png', 'x.tar.png', 'x-2-2.png'] and name_files(
         ['?!'], True, '.png'
     ) == ['picture.png']

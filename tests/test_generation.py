@@ -8,24 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wavbrivl.brivl import BriVL, normalise
-from wavbrivl.core import BadInput, BrivlParams, GuideParams, VqganParams, named_seed
-from wavbrivl.generation import (
-    as_frame,
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.image_text.inputs import normalise_imagenet
+from wavbrivl.core.files import BadInput
+from wavbrivl.core.params import BrivlParams
+from wavbrivl.core.picture_params import GuidanceParams, VqganParams
+from wavbrivl.core.runtime import derive_seed
+from wavbrivl.generation.cutouts import (
     cutouts,
-    decoded,
+    decode_straight_through,
     draw_cuts,
-    guidance,
-    guide,
-    guide_windows,
+    guidance_gradient,
     homography,
-    moving_picture,
-    plain_score,
-    rerank,
-    similarity_files,
+    uncut_score,
     spherical_distance,
+    warp_pictures,
+)
+from wavbrivl.generation.guidance import (
+    as_frame,
+    search_pictures,
+    guide_windows,
+    write_film,
+    rerank,
+    write_similarities,
     start_codes,
-    warped,
 )
 
 
@@ -73,7 +79,7 @@ def wanted(models):
     )
 
 
-QUICK = GuideParams(steps=4, cuts=3, chunk=6)
+QUICK = GuidanceParams(steps=4, cutouts=3, chunk=6)
 generators = lambda *seeds: [torch.Generator().manual_seed(s) for s in seeds]
 
 
@@ -96,11 +102,11 @@ def test_homography_puts_corners_where_they_shall_be():
     p = corners @ homography(to[None])[0].T
     assert torch.allclose(p[:, :2] / p[:, 2:], to)
     x = torch.rand(2, 3, 8, 8)
-    assert torch.allclose(warped(x, torch.eye(3).expand(2, 3, 3)), x, atol=1e-6)
+    assert torch.allclose(warp_pictures(x, torch.eye(3).expand(2, 3, 3)), x, atol=1e-6)
     turned = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]).expand(2, 3, 3)
     assert torch.allclose(
-        warped(x, turned), torch.rot90(x, 1, (2, 3)), atol=1e-5
-    ) or torch.allclose(warped(x, turned), torch.rot90(x, -1, (2, 3)), atol=1e-5)
+        warp_pictures(x, turned), torch.rot90(x, 1, (2, 3)), atol=1e-5
+    ) or torch.allclose(warp_pictures(x, turned), torch.rot90(x, -1, (2, 3)), atol=1e-5)
 
 
 @pytest.mark.parametrize('size', [16, 32, 48])
@@ -150,14 +156,14 @@ def test_cuts_keep_to_their_ranges():
 def test_chunks_change_nothing_but_roundings(models, wanted):
     codec, brivl = models
     x, cuts = torch.rand(3, 3, 32, 32), draw_cuts(generators(1, 2, 3), 5)
-    whole_loss, whole_gradient = guidance(brivl, x, wanted, cuts, 100)
+    whole_loss, whole_gradient = guidance_gradient(brivl, x, wanted, cuts, 100)
     for chunk in (1, 4, 7):
-        loss, gradient = guidance(brivl, x, wanted, cuts, chunk)
+        loss, gradient = guidance_gradient(brivl, x, wanted, cuts, chunk)
         assert torch.allclose(loss, whole_loss, atol=1e-5) and torch.allclose(
             gradient, whole_gradient, atol=1e-6 + 1e-3 * whole_gradient.abs().max()
         )
     made = [
-        guide(codec, brivl, wanted, QUICK.model_copy(update=dict(chunk=c)))
+        search_pictures(codec, brivl, wanted, QUICK.model_copy(update=dict(chunk=c)))
         for c in (1, 4, 64)
     ]
     for m in made[:2]:
@@ -171,12 +177,12 @@ def test_gradient_is_that_of_the_loss(models, wanted):
     _, brivl = models
     x = torch.rand(2, 3, 32, 32).requires_grad_()
     brivl = brivl.for_inference()
-    seen = brivl.encode_image(normalise(cutouts(x, 3, 32, generators(1, 2))))
+    seen = brivl.encode_image(normalise_imagenet(cutouts(x, 3, 32, generators(1, 2))))
     loss = (
         spherical_distance(seen, wanted[:2].repeat_interleave(3, 0)).view(2, 3).mean(1)
     )
     loss.sum().backward()
-    ours, gradient = guidance(
+    ours, gradient = guidance_gradient(
         brivl, x.detach(), wanted[:2], draw_cuts(generators(1, 2), 3), 4
     )
     assert torch.allclose(ours, loss, atol=1e-5) and torch.allclose(
@@ -200,7 +206,9 @@ def test_peak_is_bounded_by_the_chunk(models, wanted):
             for_inference=lambda self: self,
         ),
     )()
-    guide(codec, quick, wanted.repeat(3, 1), QUICK.model_copy(update=dict(steps=1)))
+    search_pictures(
+        codec, quick, wanted.repeat(3, 1), QUICK.model_copy(update=dict(steps=1))
+    )
     hook.remove()
     assert max(seen) == 6 and sum(n == 6 for n in seen) == 4 and seen.count(3) == 1, (
         'nine sounds of three cuts, six at once'
@@ -209,13 +217,13 @@ def test_peak_is_bounded_by_the_chunk(models, wanted):
 
 def test_a_sound_does_not_depend_on_company(models, wanted):
     codec, brivl = models
-    together = guide(codec, brivl, wanted, QUICK, names=['a', 'b', 'c'])
-    alone = guide(codec, brivl, wanted[1:2], QUICK, names=['b'])
+    together = search_pictures(codec, brivl, wanted, QUICK, names=['a', 'b', 'c'])
+    alone = search_pictures(codec, brivl, wanted[1:2], QUICK, names=['b'])
     assert (
         torch.allclose(together.losses[:, 1], alone.losses[:, 0], atol=1e-4)
         and abs(together.score[1] - alone.score[0]) < 1e-3
     )
-    other = guide(codec, brivl, wanted[1:2], QUICK, names=['x'])
+    other = search_pictures(codec, brivl, wanted[1:2], QUICK, names=['x'])
     assert not torch.allclose(other.losses, alone.losses, atol=1e-4)
 
 
@@ -226,11 +234,16 @@ def test_what_comes_back_is_what_was_scored(models, wanted):
         for k, v in [*codec.state_dict().items(), *brivl.state_dict().items()]
     }
     looked = []
-    made = guide(codec, brivl, wanted, QUICK, watch=lambda *a: looked.append(a))
-    assert torch.allclose(
-        made.score, plain_score(brivl, made.pictures, wanted), atol=1e-4
+    made = search_pictures(
+        codec, brivl, wanted, QUICK, watch=lambda *a: looked.append(a)
     )
-    shown = (decoded(codec, codec.entry(made.indices))[0] * 255 - made.pictures).abs()
+    assert torch.allclose(
+        made.score, uncut_score(brivl, made.pictures, wanted), atol=1e-4
+    )
+    shown = (
+        decode_straight_through(codec, codec.entry(made.indices))[0] * 255
+        - made.pictures
+    ).abs()
     assert shown.max() <= 0.51, 'the codes are those of the picture'
     assert [s for s, *_ in looked] == [0, 1, 2, 3] and torch.equal(
         torch.stack([l for *_, l in looked]), made.losses
@@ -257,11 +270,15 @@ class Breaks(Codec):
 
 def test_a_sick_sound_stops_alone(models, wanted):
     codec, brivl = models
-    well, sick, dead = guide(codec, brivl, wanted[:2], QUICK), Breaks(), Breaks()
+    well, sick, dead = (
+        search_pictures(codec, brivl, wanted[:2], QUICK),
+        Breaks(),
+        Breaks(),
+    )
     for c in (sick, dead):
         c.load_state_dict(codec.state_dict())
     sick.at, dead.at = (3,), range(99)
-    made = guide(sick, brivl, wanted[:2], QUICK)
+    made = search_pictures(sick, brivl, wanted[:2], QUICK)
     assert (
         made.stopped[0] == ''
         and 'step 2' in made.stopped[1]
@@ -275,7 +292,7 @@ def test_a_sick_sound_stops_alone(models, wanted):
         and made.score.isfinite().all()
         and made.pictures[1].float().std() > 0
     )
-    none = guide(dead, brivl, wanted[:1], QUICK)
+    none = search_pictures(dead, brivl, wanted[:1], QUICK)
     assert (
         none.score.isnan().all()
         and 'no picture' in none.stopped[0]
@@ -286,7 +303,7 @@ def test_a_sick_sound_stops_alone(models, wanted):
 @pytest.mark.parametrize('size', [16, 64])
 def test_codec_and_tower_of_different_sizes(size, models, wanted):
     torch.manual_seed(0)
-    made = guide(Codec(size), models[1], wanted[:1], QUICK)
+    made = search_pictures(Codec(size), models[1], wanted[:1], QUICK)
     assert made.pictures.shape == (1, 3, size, size) and made.losses.isfinite().all()
 
 
@@ -296,7 +313,7 @@ def test_no_sound_one_sound(models, wanted):
         (None, 'noise'),
         (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), 'picture'),
     ):
-        none = guide(
+        none = search_pictures(
             codec, brivl, wanted[:0], QUICK.model_copy(update=dict(start=kind)), start
         )
         assert (
@@ -304,7 +321,11 @@ def test_no_sound_one_sound(models, wanted):
             and none.losses.shape == (4, 0)
             and none.stopped == []
         )
-    assert guide(codec, brivl, wanted[0:1].numpy(), QUICK).indices.shape == (1, 8, 8)
+    assert search_pictures(codec, brivl, wanted[0:1].numpy(), QUICK).indices.shape == (
+        1,
+        8,
+        8,
+    )
 
 
 def test_starts(models, wanted):
@@ -322,12 +343,12 @@ def test_starts(models, wanted):
         < 1e-3
     ), 'every one is a code'
     assert start_codes(codec, 'retrieved', picture, g()).shape == noise.shape
-    still = GuideParams(steps=1, cuts=1, lr=1e-9)
+    still = GuidanceParams(steps=1, cutouts=1, lr=1e-9)
     codes = torch.randint(0, 16, (2, 8, 8))
-    assert torch.equal(guide(codec, brivl, wanted[:2], still, codes).indices, codes), (
-        'codes may be given as they are'
-    )
-    begun = guide(
+    assert torch.equal(
+        search_pictures(codec, brivl, wanted[:2], still, codes).indices, codes
+    ), 'codes may be given as they are'
+    begun = search_pictures(
         codec,
         brivl,
         wanted[:2],
@@ -355,7 +376,7 @@ def test_the_rate_fits_any_codebook(models, wanted):
     large = Tenfold()
     large.load_state_dict(codec.state_dict())
     large.codebook.data *= 10
-    a, b = (guide(c, brivl, wanted[:2], QUICK) for c in (codec, large))
+    a, b = (search_pictures(c, brivl, wanted[:2], QUICK) for c in (codec, large))
     assert torch.allclose(a.losses, b.losses, atol=1e-3) and torch.allclose(
         a.score, b.score, atol=1e-2
     )
@@ -366,17 +387,21 @@ def test_bad_input(models, wanted):
     broken = wanted.clone()
     broken[1, 5] = math.nan
     with pytest.raises(BadInput, match='row 1 of wanted is not finite'):
-        guide(codec, brivl, broken, QUICK)
+        search_pictures(codec, brivl, broken, QUICK)
     with pytest.raises(BadInput, match='row 2 of wanted is all zeros'):
-        guide(codec, brivl, torch.cat((wanted[:2], wanted[:1] * 0)), QUICK)
+        search_pictures(codec, brivl, torch.cat((wanted[:2], wanted[:1] * 0)), QUICK)
     with pytest.raises(BadInput, match='joint space'):
-        guide(codec, brivl, wanted[:, :5], QUICK)
+        search_pictures(codec, brivl, wanted[:, :5], QUICK)
     with pytest.raises(BadInput, match='2 names for 3'):
-        guide(codec, brivl, wanted, QUICK, names=['a', 'b'])
+        search_pictures(codec, brivl, wanted, QUICK, names=['a', 'b'])
     with pytest.raises(BadInput, match="'retrieved'.*3 sounds"):
-        guide(codec, brivl, wanted, QUICK.model_copy(update=dict(start='retrieved')))
-    with pytest.raises(BadInput, match="guide.start is 'noise'"):
-        guide(codec, brivl, wanted, QUICK, torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
+        search_pictures(
+            codec, brivl, wanted, QUICK.model_copy(update=dict(start='retrieved'))
+        )
+    with pytest.raises(BadInput, match="guidance.start is 'noise'"):
+        search_pictures(
+            codec, brivl, wanted, QUICK, torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+        )
 
 
 def recorded(answer=lambda z, share, noise: z):
@@ -393,14 +418,14 @@ def recorded(answer=lambda z, share, noise: z):
 softly = lambda z, share, noise: (
     (1 - share) * z + share * noise.roll(1, 2)
 )  # something that minds all it is told
-ASKED = QUICK.model_copy(update=dict(steps=7, prior=3, chunk=64))
+ASKED = QUICK.model_copy(update=dict(steps=7, prior_interval=3, chunk=64))
 
 
 def test_a_prior_is_asked_now_and_then_with_less_and_less_noise(models, wanted):
     codec, brivl = models
     prior, asked = recorded()
     when = []
-    guide(
+    search_pictures(
         codec,
         brivl,
         wanted,
@@ -418,14 +443,14 @@ def test_a_prior_is_asked_now_and_then_with_less_and_less_noise(models, wanted):
             'noise',
             None,
             [
-                torch.Generator().manual_seed(named_seed('guide', 0, n))
+                torch.Generator().manual_seed(derive_seed('guide', 0, n))
                 for n in range(3)
             ],
         ),
         atol=1e-5,
     ), 'z as the codec has it'
     from_picture, asked = recorded()
-    guide(
+    search_pictures(
         codec,
         brivl,
         wanted,
@@ -435,7 +460,9 @@ def test_a_prior_is_asked_now_and_then_with_less_and_less_noise(models, wanted):
     )
     assert asked[0][1] == 0.6, 'a picture to start from is not lost in noise'
     in_pieces, pieces = recorded()
-    guide(codec, brivl, wanted, ASKED.model_copy(update=dict(chunk=6)), prior=in_pieces)
+    search_pictures(
+        codec, brivl, wanted, ASKED.model_copy(update=dict(chunk=6)), prior=in_pieces
+    )
     assert [len(z) for z, *_ in pieces] == [2, 1] * 3, (
         'as many sounds at once as fill a chunk'
     )
@@ -444,7 +471,7 @@ def test_a_prior_is_asked_now_and_then_with_less_and_less_noise(models, wanted):
 def test_what_a_prior_says_is_where_the_search_goes_on(models, wanted):
     codec, brivl = models
     still = ASKED.model_copy(update=dict(lr=1e-9))
-    forced = guide(
+    forced = search_pictures(
         codec,
         brivl,
         wanted,
@@ -456,7 +483,7 @@ def test_what_a_prior_says_is_where_the_search_goes_on(models, wanted):
         :, None, None
     ].expand_as(z)
     looked = []
-    last = guide(
+    last = search_pictures(
         codec,
         brivl,
         wanted,
@@ -470,7 +497,7 @@ def test_what_a_prior_says_is_where_the_search_goes_on(models, wanted):
         and not torch.equal(looked[5], looked[6])
     )
     either = torch.stack(
-        [plain_score(brivl, x, wanted) for x in (looked[5], looked[6])]
+        [uncut_score(brivl, x, wanted) for x in (looked[5], looked[6])]
     )
     assert (either[0] > either[1]).any(), (
         'else this could not tell the last from the best'
@@ -478,42 +505,51 @@ def test_what_a_prior_says_is_where_the_search_goes_on(models, wanted):
     assert torch.allclose(last.score, either[1], atol=1e-4), (
         'under a prior the last picture counts'
     )
-    bare = guide(codec, brivl, wanted, ASKED)
+    bare = search_pictures(codec, brivl, wanted, ASKED)
     assert (
         bare.score
-        >= guide(codec, brivl, wanted, ASKED, prior=lambda z, *_: z).score - 1e-4
+        >= search_pictures(codec, brivl, wanted, ASKED, prior=lambda z, *_: z).score
+        - 1e-4
     ).all(), 'without one the best does'
 
 
 def test_without_a_prior_nobody_is_asked(models, wanted):
     codec, brivl = models
     prior, asked = recorded(softly)
-    never = guide(
-        codec, brivl, wanted, ASKED.model_copy(update=dict(prior=0)), prior=prior
+    never = search_pictures(
+        codec,
+        brivl,
+        wanted,
+        ASKED.model_copy(update=dict(prior_interval=0)),
+        prior=prior,
     )
-    bare = guide(codec, brivl, wanted, ASKED)
+    bare = search_pictures(codec, brivl, wanted, ASKED)
     assert (
         not asked
         and torch.equal(never.losses, bare.losses)
         and torch.equal(never.pictures, bare.pictures)
     )
     assert not torch.allclose(
-        guide(codec, brivl, wanted, ASKED, prior=prior).losses, bare.losses, atol=1e-3
+        search_pictures(codec, brivl, wanted, ASKED, prior=prior).losses,
+        bare.losses,
+        atol=1e-3,
     )
 
 
 def test_a_sounds_noise_is_its_own(models, wanted):
     codec, brivl = models
     (prior, among), (other, alone) = recorded(softly), recorded(softly)
-    together = guide(codec, brivl, wanted, ASKED, names=['a', 'b', 'c'], prior=prior)
-    single = guide(codec, brivl, wanted[1:2], ASKED, names=['b'], prior=other)
+    together = search_pictures(
+        codec, brivl, wanted, ASKED, names=['a', 'b', 'c'], prior=prior
+    )
+    single = search_pictures(codec, brivl, wanted[1:2], ASKED, names=['b'], prior=other)
     for (_, _, many), (_, _, one) in zip(among, alone):
         assert torch.equal(many[1], one[0]) and not torch.equal(many[0], many[1])
     assert not torch.equal(among[0][2], among[1][2])
     noise = torch.cat([n for *_, n in among])
     assert abs(noise.mean()) < 0.15 and abs(noise.std() - 1) < 0.1
     assert torch.allclose(together.losses[:, 1], single.losses[:, 0], atol=1e-4)
-    pieces = guide(
+    pieces = search_pictures(
         codec,
         brivl,
         wanted,
@@ -538,7 +574,9 @@ def test_a_prior_that_breaks_stops_that_sound_alone(models, wanted):
             softly(z, share, noise),
         )
 
-    well, made = (guide(codec, brivl, wanted, ASKED, prior=p) for p in (softly, breaks))
+    well, made = (
+        search_pictures(codec, brivl, wanted, ASKED, prior=p) for p in (softly, breaks)
+    )
     assert (
         made.stopped[::2] == ['', '']
         and 'step 3' in made.stopped[1]
@@ -557,8 +595,8 @@ def test_a_prior_that_breaks_stops_that_sound_alone(models, wanted):
 def test_windows_go_on_from_each_other(models, wanted):
     codec, brivl = models
     frames = guide_windows(codec, brivl, wanted, QUICK, share=0.5, name='long')
-    first = guide(codec, brivl, wanted[:1], QUICK, names=['long'])
-    second = guide(
+    first = search_pictures(codec, brivl, wanted[:1], QUICK, names=['long'])
+    second = search_pictures(
         codec,
         brivl,
         wanted[1:2],
@@ -593,7 +631,7 @@ def test_similarity_files_hold_what_the_tool_computes(tmp_path):
     g = torch.Generator().manual_seed(0)
     a = 3 * torch.randn(9, 6, generator=g)
     b = a + 2 * torch.randn(9, 6, generator=g)
-    recalls = similarity_files(a, b, tmp_path / 'made')
+    recalls = write_similarities(a, b, tmp_path / 'made')
     read = {f.stem: np.load(f) for f in (tmp_path / 'made').glob('*.npy')}
     assert set(read) == {
         'np_img',
@@ -617,7 +655,7 @@ def test_similarity_files_hold_what_the_tool_computes(tmp_path):
         )
     assert 0 < recalls['img2text'] < 100
     with pytest.raises(BadInput, match='row by row'):
-        similarity_files(a, b[:5], tmp_path)
+        write_similarities(a, b[:5], tmp_path)
 
 
 @pytest.mark.parametrize('suffix', ['.gif', '.mp4', '.MP4'])
@@ -626,7 +664,7 @@ def test_moving_pictures_can_be_read_again(tmp_path, suffix):
     from PIL import Image
 
     levels = [20, 120, 220]
-    path = moving_picture(
+    path = write_film(
         [torch.full((3, 33, 65), v, dtype=torch.uint8) for v in levels],
         tmp_path / f'film{suffix}',
         fps=2,
@@ -669,6 +707,6 @@ def test_moving_picture_refuses(tmp_path):
         ([frame[..., 0]], 'a.gif', 2, 'three channels'),
     ):
         with pytest.raises(BadInput, match=words):
-            moving_picture(frames, tmp_path / name, fps)
+            write_film(frames, tmp_path / name, fps)
     assert not list(tmp_path.iterdir())
     assert as_frame(torch.zeros(3, 4, 6, dtype=torch.uint8)).shape == (4, 6, 3)

@@ -8,18 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wavbrivl.core import BadInput, FoleyParams
-from wavbrivl.foley import CLASSES, describe, scenes
-from wavbrivl.gloss import (
-    CLOSED,
+from wavbrivl.core.files import BadInput
+from wavbrivl.core.params import FoleyParams
+from wavbrivl.foley.scene import CLASSES, scenes
+from wavbrivl.foley.captions import describe
+from wavbrivl.gloss.gloss import (
+    CLOSED_CLASSES,
     STYLES,
-    adverb,
-    gloss,
+    is_adverb,
+    gloss_tokens,
     gloss_line,
     gloss_scores,
-    lemma,
-    most_frequent,
-    words,
+    lemmatize,
+    most_frequent_line,
+    split_words,
 )
 
 PAIRS = Path(__file__).parents[2] / 'shared' / 'data' / 'gloss'
@@ -47,8 +49,8 @@ def the_restored(text, line):
     "The gloss without the corpus's bug: it deletes the letters 'the' inside words."
     whole = {
         t.replace('the', ''): t
-        for w in words(text)
-        for t in (w, lemma(w))
+        for w in split_words(text)
+        for t in (w, lemmatize(w))
         if 'the' in t and t != 'the'
     }
     return ' '.join(whole.get(t, t) for t in line.split())
@@ -60,7 +62,7 @@ def test_real_pairs(pairs, glossed):
     assert len(said) == len(wanted) == ours['n'] == 4000
     assert ours['bleu4'] >= 0.905 and ours['token_f1'] >= 0.96 and ours['exact'] >= 0.66
     assert 0.35 < identity['bleu4'] < 0.45 and identity['exact'] < 0.1
-    assert gloss_scores([most_frequent(wanted)] * 4000, wanted)['exact'] < 0.02
+    assert gloss_scores([most_frequent_line(wanted)] * 4000, wanted)['exact'] < 0.02
 
 
 def test_most_of_the_rest_is_the_corpus_bug(pairs, glossed):
@@ -77,12 +79,12 @@ def test_most_of_the_rest_is_the_corpus_bug(pairs, glossed):
 @pytest.mark.parametrize('style', STYLES)
 def test_real_text_keeps_order_and_is_quick(pairs, style):
     for text in pairs[0][::7]:
-        left = iter(words(text))
-        for token in gloss(text, style):
-            assert any(lemma(w).upper() == token for w in left), (text, token)
-    [gloss(t, style) for t in pairs[0]]
+        left = iter(split_words(text))
+        for token in gloss_tokens(text, style):
+            assert any(lemmatize(w).upper() == token for w in left), (text, token)
+    [gloss_tokens(t, style) for t in pairs[0]]
     at = time.perf_counter()
-    [gloss(t, style) for t in pairs[0]]
+    [gloss_tokens(t, style) for t in pairs[0]]
     assert time.perf_counter() - at < 1.5
 
 
@@ -147,12 +149,12 @@ def test_styles(text, aslg, content):
     )
     for style in STYLES:
         assert (
-            gloss(text.upper(), style)
-            == gloss(text, style)
+            gloss_tokens(text.upper(), style)
+            == gloss_tokens(text, style)
             == gloss_line(text, style).split()
         )
-        with_marks = gloss(text, style, marks=True)
-        assert [t for t in with_marks if any(c.isalnum() for c in t)] == gloss(
+        with_marks = gloss_tokens(text, style, marks=True)
+        assert [t for t in with_marks if any(c.isalnum() for c in t)] == gloss_tokens(
             text, style
         )
 
@@ -160,8 +162,8 @@ def test_styles(text, aslg, content):
 def test_content_is_a_part_of_aslg():
     for s in scenes(FoleyParams(train=48), 3, 'train'):
         for text in describe(s)['captions']:
-            left = iter(gloss(text, 'aslg'))
-            assert all(t in left for t in gloss(text)), text
+            left = iter(gloss_tokens(text, 'aslg'))
+            assert all(t in left for t in gloss_tokens(text)), text
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,10 @@ def test_content_is_a_part_of_aslg():
 )
 def test_nothing_to_say(text):
     for marks in (False, True):
-        assert gloss(text, marks=marks) == [] and gloss_line(text, marks=marks) == ''
+        assert (
+            gloss_tokens(text, marks=marks) == []
+            and gloss_line(text, marks=marks) == ''
+        )
 
 
 @pytest.mark.parametrize(
@@ -201,9 +206,9 @@ def test_unicode_and_oddities(text):
     for style in STYLES:
         assert all(
             t and t == t.upper() and not t.isspace()
-            for t in gloss(text, style, marks=True)
-        ) and gloss(text, style)
-    assert gloss('e\u0301tude') == gloss('étude')
+            for t in gloss_tokens(text, style, marks=True)
+        ) and gloss_tokens(text, style)
+    assert gloss_tokens('e\u0301tude') == gloss_tokens('étude')
 
 
 def test_contractions():
@@ -220,21 +225,23 @@ def test_contractions():
         ('cannot', 'can not'),
     ):
         assert (
-            gloss(short, 'aslg')
-            == gloss(long, 'aslg')
+            gloss_tokens(short, 'aslg')
+            == gloss_tokens(long, 'aslg')
             == gloss_line(long, 'aslg').split()
         ), short
-    assert gloss(
+    assert gloss_tokens(
         "the dogs' yard and the cat's", 'aslg'
-    ) == 'DOG YARD AND CAT POSS'.split() and 'POSS' not in gloss("the cat's yard")
+    ) == 'DOG YARD AND CAT POSS'.split() and 'POSS' not in gloss_tokens(
+        "the cat's yard"
+    )
 
 
 @pytest.mark.parametrize('wrong', [None, 3, b'rain', ['rain'], float('nan')])
 def test_refusals(wrong):
     with pytest.raises(BadInput, match='one at a time'):
-        gloss(wrong)
+        gloss_tokens(wrong)
     with pytest.raises(BadInput, match='aslg, content'):
-        gloss('rain', style=str(wrong))
+        gloss_tokens('rain', style=str(wrong))
     with pytest.raises(BadInput):
         gloss_line(wrong)
 
@@ -243,21 +250,21 @@ def test_refusals(wrong):
 
 
 def test_closed_classes_and_adverbs():
-    listed = [w for ws in CLOSED.values() for w in ws.split() if w != "'s"]
-    assert all(gloss(w) == [] for w in listed)
+    listed = [w for ws in CLOSED_CLASSES.values() for w in ws.split() if w != "'s"]
+    assert all(gloss_tokens(w) == [] for w in listed)
     for w in 'slowly noisily gently fully rhythmically loudly simply rapidly softly faintly quietly steadily happily continuously'.split():
-        assert adverb(w), w
+        assert is_adverb(w), w
     for w in 'family fly butterfly friendly early reply supply rely july italy ugly holy lonely lovely oily daily lily jelly deadly ly'.split():
-        assert not adverb(w), w
+        assert not is_adverb(w), w
 
 
 def test_lemmas():
     given = 'barking hitting knocking meowing flying cries singing playing growing crackling children waves fireworks owing dyed hoping hopping evening ceiling'
-    assert [lemma(w) for w in given.split()] == (
+    assert [lemmatize(w) for w in given.split()] == (
         'bark hit knock meow fly cry sing play grow crackle child wave firework owe dye hope hop evening ceiling'
     ).split()
     assert [
-        lemma(w) for w in 'better best louder water under'.split()
+        lemmatize(w) for w in 'better best louder water under'.split()
     ] == 'better best louder water under'.split()
 
 
@@ -269,11 +276,11 @@ def test_foley_agrees():
     for s in scenes(FoleyParams(train=960), 1, 'train'):
         d = describe(s)
         for text, own in zip(d['captions'], d['gloss'], strict=True):
-            extra = Counter(gloss(text)) - Counter(own.split())
+            extra = Counter(gloss_tokens(text)) - Counter(own.split())
             foreign += extra
             clean[d['label']].append(not extra)
             left = iter(own.split())
-            assert extra or all(t in left for t in gloss(text)), (
+            assert extra or all(t in left for t in gloss_tokens(text)), (
                 'the order is that of the corpus'
             )
     assert np.mean(np.concatenate(list(clean.values()))) >= 0.97
@@ -347,20 +354,21 @@ def test_scores_of_nothing():
 
 def test_baseline_does_not_look():
     assert (
-        most_frequent(['B', 'A', 'B', 'C']) == 'B'
-        and most_frequent(['B', 'A']) == 'A'
-        and most_frequent(['']) == ''
+        most_frequent_line(['B', 'A', 'B', 'C']) == 'B'
+        and most_frequent_line(['B', 'A']) == 'A'
+        and most_frequent_line(['']) == ''
     )
     lines = [
         d
         for s in scenes(FoleyParams(train=240), 0, 'train')
         for d in describe(s)['gloss']
     ]
-    said = gloss_scores([most_frequent(lines)] * len(lines), lines)
+    said = gloss_scores([most_frequent_line(lines)] * len(lines), lines)
     assert (
-        said['exact'] == pytest.approx(lines.count(most_frequent(lines)) / len(lines))
+        said['exact']
+        == pytest.approx(lines.count(most_frequent_line(lines)) / len(lines))
         and said['exact'] < 0.1
     )
     for wrong in ([], 'DOG'):
         with pytest.raises(BadInput, match='at least one line'):
-            most_frequent(wrong)
+            most_frequent_line(wrong)

@@ -8,15 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wavbrivl.core import BadInput, OptimParams
-from wavbrivl.loop import Fit, Lesson, OneDevice, padded
+from wavbrivl.core.files import BadInput
+from wavbrivl.core.params import OptimParams
+from wavbrivl.training.processes import OneDevice
+from wavbrivl.training.loop import Trainer, Task, pad_frames
 
 OPTIM = OptimParams(epochs=5, batch=8, lr=0.02)
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
 
-class Line(Lesson):
+class Line(Task):
     "A noisy line by a network with dropout; can be killed, and can be given its scores."
 
     items = 32
@@ -61,25 +63,25 @@ def test_a_killed_training_ends_where_an_undisturbed_one_does(
     tmp_path, stop_at, save_minutes
 ):
     straight, killed, resumed = Line(), Line(stop_at), Line()
-    Fit(straight, OPTIM, 1, tmp_path / 'a').run()
+    Trainer(straight, OPTIM, 1, tmp_path / 'a').run()
     with pytest.raises(KeyboardInterrupt):
-        Fit(killed, OPTIM, 1, tmp_path / 'b', save_minutes=save_minutes).run()
-    Fit(resumed, OPTIM, 1, tmp_path / 'b').run()
+        Trainer(killed, OPTIM, 1, tmp_path / 'b', save_minutes=save_minutes).run()
+    Trainer(resumed, OPTIM, 1, tmp_path / 'b').run()
     assert torch.equal(weights(straight), weights(resumed))
 
 
 def test_a_state_of_other_parameters_is_not_continued(tmp_path):
-    Fit(Line(), OPTIM, 1, tmp_path).run()
-    other = Fit(Line(), OPTIM, 2, tmp_path)
+    Trainer(Line(), OPTIM, 1, tmp_path).run()
+    other = Trainer(Line(), OPTIM, 2, tmp_path)
     assert other.resume().epoch == 0
 
 
 def test_without_a_folder_nothing_is_written_or_logged(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short, stored = Line(), Line()
-    Fit(short, OPTIM, 1, engine=OneDevice()).run()
+    Trainer(short, OPTIM, 1, engine=OneDevice()).run()
     assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ''
-    Fit(stored, OPTIM, 1, tmp_path / 'state').run()
+    Trainer(stored, OPTIM, 1, tmp_path / 'state').run()
     assert torch.equal(weights(short), weights(stored)), 'the engine changes nothing'
 
 
@@ -87,7 +89,7 @@ def test_without_a_folder_nothing_is_written_or_logged(tmp_path, capsys, monkeyp
 def test_early_stopping_and_ties(kind, epochs, kept):
     task = kind(scores=[0.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5])
     optim = OPTIM.model_copy(update=dict(epochs=7, patience=2))
-    fit = Fit(task, optim, 1, engine=OneDevice())
+    fit = Trainer(task, optim, 1, engine=OneDevice())
     every = []
     end_epoch = fit.end_epoch
     fit.end_epoch = lambda losses: (every.append(weights(task)), end_epoch(losses))
@@ -99,9 +101,9 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path):
     task = Line()
     task.net[2].bias.data.fill_(math.nan)
     with pytest.raises(BadInput, match='lower optim.lr'):
-        Fit(task, OPTIM, 1, tmp_path).run()
+        Trainer(task, OPTIM, 1, tmp_path).run()
 
 
 def test_padded_clips():
-    x, real = padded([np.ones((3, 2), np.float16), torch.ones(1, 2)])
+    x, real = pad_frames([np.ones((3, 2), np.float16), torch.ones(1, 2)])
     assert x.dtype == torch.float32 and x.sum() == 8 and real.sum(1).tolist() == [3, 1]

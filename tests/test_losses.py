@@ -6,8 +6,8 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 
-from wavbrivl.core import BadInput
-from wavbrivl.losses import (
+from wavbrivl.core.files import BadInput
+from wavbrivl.training.losses import (
     LOSSES,
     Queue,
     TwoWayMoCo,

@@ -6,40 +6,46 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
-from wavbrivl.core import AudioParams, BadInput, StudyParams
-from wavbrivl.manipulation import (
+from wavbrivl.core.files import BadInput
+from wavbrivl.core.params import AudioParams
+from wavbrivl.core.picture_params import StudyParams
+from wavbrivl.generation.edits import (
     EDITS,
-    READABLE,
-    Pool,
-    add,
-    bootstrap,
-    correlation_with,
-    drift,
-    edited,
-    fit_reader,
-    follows,
-    match,
-    path,
-    reciprocal_ranks,
+    add_points,
+    apply_edit,
+    interpolate,
     remove,
-    retrieved,
-    shuffled,
-    similarity,
     slerp,
-    study,
     sweep,
 )
-from wavbrivl.media import (
-    SAMPLE_RATE,
-    gain,
+from wavbrivl.generation.measures import (
+    Pool,
+    bootstrap,
+    correlation_with,
+    cosine_with_unedited,
+    rho_and_slope,
+    match,
+    reciprocal_ranks,
+    retrieved_attribute,
+    similarity,
+)
+from wavbrivl.generation.study import (
+    PROBE_MIN_PICTURES,
+    fit_linear_probe,
+    shuffled,
+    study_edits_of,
+)
+from wavbrivl.media.sound import SAMPLE_RATE
+from wavbrivl.media.signal import (
+    apply_gain,
     high_pass,
     low_pass,
     mix,
-    pitch_shift,
+    shift_pitch,
     rms_dbfs,
-    speed,
+    change_speed,
 )
-from wavbrivl.wavlm import AudioTower, embed_clips
+from wavbrivl.audio.tower import AudioTower, embed_clips
 
 torch.set_num_threads(1)
 VALUES = dict(
@@ -86,7 +92,7 @@ def tower():
 def test_edits_take_any_length_and_silence(edit, n):
     for x in (sound(n), np.zeros(n, np.float32), np.ones(n)):
         for value in VALUES[edit]:
-            y, share = edited(x, edit, value)
+            y, share = apply_edit(x, edit, value)
             assert (
                 y.dtype == np.float32
                 and np.isfinite(y).all()
@@ -100,14 +106,14 @@ def test_edits_take_any_length_and_silence(edit, n):
 @pytest.mark.parametrize('edit, neutral', [('gain', 0), ('pitch', 0), ('speed', 1)])
 def test_neutral_values_change_nothing(edit, neutral):
     x = sound(1600)
-    assert np.array_equal(edited(x, edit, neutral)[0], x)
+    assert np.array_equal(apply_edit(x, edit, neutral)[0], x)
 
 
 @pytest.mark.parametrize('factor', [0.1, 0.5, 1.7, 10])
 @pytest.mark.parametrize('n', [1, 50, 1600, 8001])
 def test_speed_keeps_its_promise_of_length(n, factor):
     for keep in (False, True):
-        y = speed(sound(n), factor, keep_pitch=keep)
+        y = change_speed(sound(n), factor, keep_pitch=keep)
         assert len(y) == max(1, round(n / factor)) and np.isfinite(y).all()
 
 
@@ -130,7 +136,7 @@ def test_speed_keeps_its_promise_of_length(n, factor):
 )
 def test_nonsense_is_refused_with_the_range(edit, value):
     with pytest.raises(BadInput, match='must lie between'):
-        edited(sound(1600), edit, value)
+        apply_edit(sound(1600), edit, value)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +151,11 @@ def test_nonsense_is_refused_with_the_range(edit, value):
 )
 def test_what_is_no_sound_is_refused(x):
     for f in (
-        lambda x: gain(x, 3),
+        lambda x: apply_gain(x, 3),
         lambda x: low_pass(x, 100),
         lambda x: high_pass(x, 100),
-        lambda x: pitch_shift(x, 2),
-        lambda x: speed(x, 2),
+        lambda x: shift_pitch(x, 2),
+        lambda x: change_speed(x, 2),
         lambda x: mix(x, sound(9), 0),
         lambda x: mix(sound(9), x, 0),
     ):
@@ -159,12 +165,12 @@ def test_what_is_no_sound_is_refused(x):
 
 def test_unknown_edit_names_the_known_ones():
     with pytest.raises(BadInput, match='gain, low_pass, high_pass, pitch, speed'):
-        edited(sound(9), 'reverse', 1)
+        apply_edit(sound(9), 'reverse', 1)
 
 
 def test_clipping_is_counted_exactly():
     x = np.array([0.1, 0.5, -0.5, -0.9, 0], np.float32)
-    y, share = gain(x, 20 * np.log10(2.1))
+    y, share = apply_gain(x, 20 * np.log10(2.1))
     assert share == 3 / 5 and y.tolist() == pytest.approx([0.21, 1, -1, -1, 0])
     assert np.array_equal(x, np.array([0.1, 0.5, -0.5, -0.9, 0], np.float32)), (
         'the input is left alone'
@@ -175,7 +181,7 @@ def test_what_a_filter_pushes_past_full_scale_is_cut_and_counted():
     square = np.where(
         np.sin(2 * np.pi * 100 * np.arange(4000) / SAMPLE_RATE) >= 0, 1.0, -1.0
     )
-    y, share = edited(square, 'low_pass', 400)
+    y, share = apply_edit(square, 'low_pass', 400)
     assert (
         np.abs(low_pass(square, 400)).max() > 1.05
         and np.abs(y).max() == 1
@@ -220,7 +226,7 @@ def test_slerp_near_and_at_equal_and_opposite_points(gap, sign):
     b = sign * F.normalize(
         a + gap * torch.randn(8, 16, generator=torch.Generator().manual_seed(3)), dim=1
     )
-    way = path(a, b, 9)
+    way = interpolate(a, b, 9)
     steps = torch.arccos((way[1:].double() * way[:-1].double()).sum(-1).clamp(-1, 1))
     assert (
         torch.isfinite(way).all()
@@ -237,13 +243,13 @@ def test_slerp_near_and_at_equal_and_opposite_points(gap, sign):
 
 def test_arithmetic_refuses_what_has_no_direction_or_shape():
     a = points(4)
-    assert torch.allclose(add(a, points(1, seed=5), 0), a, atol=1e-6)
+    assert torch.allclose(add_points(a, points(1, seed=5), 0), a, atol=1e-6)
     other = points(4, seed=2)
     assert (remove(a, other) * other).sum(1).abs().max() < 1e-6 and torch.allclose(
         remove(a, other).norm(dim=1), torch.ones(4)
     )
     with pytest.raises(BadInput, match='2 of 4 rows cancel'):
-        add(a, torch.cat([-a[:2], a[2:]]))
+        add_points(a, torch.cat([-a[:2], a[2:]]))
     with pytest.raises(BadInput, match='removed'):
         remove(a, -a)
     for bad in (
@@ -255,7 +261,7 @@ def test_arithmetic_refuses_what_has_no_direction_or_shape():
         with pytest.raises(BadInput):
             slerp(a, bad, 0.5)
     with pytest.raises(BadInput, match='2 or more'):
-        path(a, a, 1)
+        interpolate(a, a, 1)
 
 
 def test_sweep_is_embedding_each_edited_clip(tower):
@@ -269,11 +275,13 @@ def test_sweep_is_embedding_each_edited_clip(tower):
     )
     for v, value in enumerate([-6, 0, 40]):
         assert torch.allclose(
-            e[v], embed_clips(tower, [gain(x, value)[0] for x in clips])[1], atol=1e-5
+            e[v],
+            embed_clips(tower, [apply_gain(x, value)[0] for x in clips])[1],
+            atol=1e-5,
         )
     assert torch.allclose(
         sweep(tower, clips[1:], 'speed', [2])[0][0],
-        embed_clips(tower, [speed(x, 2) for x in clips[1:]])[1],
+        embed_clips(tower, [change_speed(x, 2) for x in clips[1:]])[1],
         atol=1e-5,
     )
     for clips, values in (([], [0]), ([sound(9)], [])):
@@ -305,13 +313,13 @@ def test_measures_by_hand():
     pictures = points(6)
     e = torch.stack([pictures, pictures.roll(1, 0), -pictures])
     assert np.allclose(
-        drift(e, 0, 20)[0],
+        cosine_with_unedited(e, 0, 20)[0],
         [1, (pictures * pictures.roll(1, 0)).sum(1).mean(), -1],
         atol=1e-6,
     )
     found = match(e, pictures, 20)
     assert found['mrr'][0][0] == 1 and np.allclose(
-        found['match'][0], drift(e, 0, 20)[0]
+        found['match'][0], cosine_with_unedited(e, 0, 20)[0]
     )
     order = (e[1] @ pictures.T).argsort(1, descending=True)
     assert np.allclose(
@@ -325,7 +333,7 @@ def test_measures_by_hand():
 def test_spearman_is_scipys_and_flat_clips_count_as_zero():
     rng = np.random.default_rng(0)
     values, x = np.array([-6.0, 0, 3, 9, 9]), rng.normal(size=(5, 7)).round(1)
-    rho, slope = follows(values, x)
+    rho, slope = rho_and_slope(values, x)
     assert np.allclose(rho, [spearmanr(values, c)[0] for c in x.T]) and np.allclose(
         slope, [np.polyfit(values, c, 1)[0] for c in x.T]
     )
@@ -367,14 +375,14 @@ def test_retrieved_by_hand_and_with_gaps():
         torch.stack([points(5, seed=s) for s in (7, 8)]),
         np.array(['b', 'none', 'one', 'a', 'unheard of']),
     )
-    x = retrieved(e, labels, pool, 'intensity', k=5)
+    x = retrieved_attribute(e, labels, pool, 'intensity', k=5)
     assert np.isnan(x[:, [1, 4]]).all() and np.allclose(x[:, 2], 0.7), (
         'fewer than k where the class has fewer'
     )
     for v in range(2):
         near = (e[v, 0] @ pool.embeddings[12:24].T).argsort(descending=True)[:5] + 12
         assert x[v, 0] == pytest.approx(pool.attributes['intensity'][near].mean())
-    wide = retrieved(e, labels, pool, 'intensity', 5, within_class=False)
+    wide = retrieved_attribute(e, labels, pool, 'intensity', 5, within_class=False)
     has = np.isfinite(pool.attributes['intensity'])
     near = (e[1, 4] @ pool.embeddings[has].T).argsort(descending=True)[:5]
     assert np.isfinite(wide).all() and wide[1, 4] == pytest.approx(
@@ -409,35 +417,35 @@ def test_reader_reads_a_linear_world_and_knows_its_limits():
         labels,
         dict(intensity=value, luck=rng.uniform(size=120)),
     )
-    reader = fit_reader(pool, 'intensity', shuffles=30)
+    reader = fit_linear_probe(pool, 'intensity', shuffles=30)
     read = reader.read(F.normalize(pool.embeddings, dim=1)[None], labels)
     assert (
         read.shape == (1, 120, 31)
         and spearmanr(read[0, :, 0], value)[0] > 0.95
         and reader.quality(50)['mean'] > 0.9
     )
-    assert abs(fit_reader(pool, 'luck').quality(50)['mean']) < 0.35
+    assert abs(fit_linear_probe(pool, 'luck').quality(50)['mean']) < 0.35
     unknown = reader.read(
         F.normalize(pool.embeddings, dim=1)[None, :2], np.array([0, 99])
     )
     assert np.isfinite(unknown[0, 0]).all() and np.isnan(unknown[0, 1]).all()
-    anyone = fit_reader(pool, 'intensity', within_class=False)
+    anyone = fit_linear_probe(pool, 'intensity', within_class=False)
     assert np.isfinite(
         anyone.read(F.normalize(pool.embeddings, dim=1)[None, :2], np.array([0, 99]))
     ).all()
     few = Pool(
-        pool.embeddings[: READABLE - 1],
-        labels[: READABLE - 1],
-        dict(intensity=value[: READABLE - 1]),
+        pool.embeddings[: PROBE_MIN_PICTURES - 1],
+        labels[: PROBE_MIN_PICTURES - 1],
+        dict(intensity=value[: PROBE_MIN_PICTURES - 1]),
     )
     with pytest.raises(BadInput, match='a reading needs'):
-        fit_reader(few, 'intensity')
+        fit_linear_probe(few, 'intensity')
 
 
 def small_study(tower, **options):
     labels = np.array(['a', 'b', 'none', 'a', 'b', 'one'])
     params = StudyParams(gains=[6, -6], pitches=[2], speeds=[1.0], resamples=30)
-    return study(
+    return study_edits_of(
         tower,
         [sound(4000, i) for i in range(6)],
         points(6, seed=9),

@@ -10,27 +10,26 @@ import pytest
 import soundfile as sf
 from PIL import Image
 
-from wavbrivl.core import BadFile, BadInput
-from wavbrivl.media import (
+from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.media.sound import (
     SAMPLE_RATE,
-    frames,
-    gain,
-    has_audio,
     load_audio,
-    load_picture,
-    log_mel,
-    loudness,
-    mfcc,
-    mix,
-    pitch_shift,
     probe_audio,
-    rms_dbfs,
-    speed,
-    square,
     wav_promise,
     window_weights,
     windows,
 )
+from wavbrivl.media.signal import (
+    apply_gain,
+    log_mel,
+    loudness,
+    mfcc,
+    mix,
+    shift_pitch,
+    rms_dbfs,
+    change_speed,
+)
+from wavbrivl.media.pictures import read_frames, has_audio, load_picture, crop_square
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 needs = lambda name: pytest.mark.skipif(
@@ -273,7 +272,7 @@ def test_damage_never_surprises(tmp_path, ext):
             else:
                 assert np.isfinite(load_audio(f)).all()
             if ext == 'mp4':
-                frames(f, 2)
+                read_frames(f, 2)
             outcomes.add('read')
         except BadFile:
             outcomes.add('refused')
@@ -316,17 +315,17 @@ def test_level_of_everything():
     assert abs(loudness(2 * tone(seconds=2, hz=997)) + 3.01) < 0.1, (
         'a full-scale sine at 997 Hz, as the standard defines'
     )
-    y, share = gain(tone(), 6.1, clip=True)
+    y, share = apply_gain(tone(), 6.1, clip=True)
     assert np.abs(y).max() <= 1 and 0 < share < 0.2
-    assert gain(tone(), 40, clip=False)[0].max() > 40
+    assert apply_gain(tone(), 40, clip=False)[0].max() > 40
 
 
 def test_short_clips_survive_every_change():
     for n in (1, 2, 17, 300):
         x = tone()[:n]
         assert (
-            len(pitch_shift(x, 3)) == n
-            and len(speed(x, 2)) >= 1
+            len(shift_pitch(x, 3)) == n
+            and len(change_speed(x, 2)) >= 1
             and len(mix(x, tone()[:5], 0)) == max(n, 5)
         )
         assert (
@@ -335,7 +334,7 @@ def test_short_clips_survive_every_change():
             and mfcc(x).shape[1] == 20
         )
     with pytest.raises(BadInput):
-        speed(tone(), 0)
+        change_speed(tone(), 0)
 
 
 # ---------------------------------------------------------------- pictures
@@ -433,13 +432,14 @@ def test_square():
     p = Image.new('RGB', (1920, 1080), 'blue')
     p.paste((255, 0, 0), (720, 300, 1200, 780))
     assert set(
-        square(p, 480, 96).getdata()
+        crop_square(p, 480, 96).getdata()
         if not hasattr(Image.Image, 'get_flattened_data')
-        else square(p, 480, 96).get_flattened_data()
+        else crop_square(p, 480, 96).get_flattened_data()
     ) == {(255, 0, 0)}
-    assert square(Image.new('RGB', (50, 31)), 480, 96).size == (96, 96) and square(
-        Image.new('RGB', (50, 31))
-    ).size == (31, 31)
+    assert crop_square(Image.new('RGB', (50, 31)), 480, 96).size == (
+        96,
+        96,
+    ) and crop_square(Image.new('RGB', (50, 31))).size == (31, 31)
 
 
 # ---------------------------------------------------------------- video
@@ -471,26 +471,26 @@ def film(path, sound=False, pictures=True, n=30, seconds=1.0):
 
 def test_film(tmp_path):
     f = film(tmp_path / 'x.mp4', n=90)
-    grey = [np.asarray(p).mean() for p in frames(f, 6)]
+    grey = [np.asarray(p).mean() for p in read_frames(f, 6)]
     assert (
         len(grey) == 6
         and np.allclose(np.diff(grey), 200 / 6, atol=4)
         and abs(grey[0] - 20 - 200 / 12) < 5
     )
-    assert np.asarray(frames(f, 3, max_seconds=1.5)[-1]).mean() < 20 + 100
+    assert np.asarray(read_frames(f, 3, max_seconds=1.5)[-1]).mean() < 20 + 100
     assert not has_audio(f) and 'no sound' in refused(load_audio, f)
-    assert len(frames(film(tmp_path / 'one.mp4', n=1), 4)) == 1, (
+    assert len(read_frames(film(tmp_path / 'one.mp4', n=1), 4)) == 1, (
         'a film of one picture has one picture'
     )
     g = film(tmp_path / 'y.m4a', sound=True, pictures=False)
     assert (
         has_audio(g)
-        and 'no film' in refused(frames, g, 2)
+        and 'no film' in refused(read_frames, g, 2)
         and 1000 <= probe_audio(g)['rate']
     )
     long = film(tmp_path / 'long.mp4', n=30 * 45)
     assert np.allclose(
-        np.diff([np.asarray(p).mean() for p in frames(long, 3)]), 200 / 3, atol=4
+        np.diff([np.asarray(p).mean() for p in read_frames(long, 3)]), 200 / 3, atol=4
     ), 'jumps land where decoding would'
 
 
@@ -504,7 +504,7 @@ def test_a_film_is_turned_as_it_says(tmp_path):
         + struct.pack('>9i', 0, one, 0, -one, 0, 0, 48 << 16, 0, 1 << 30)
         + data[at + 36 :]
     )
-    assert frames(f, 1)[0].size == (48, 64)
+    assert read_frames(f, 1)[0].size == (48, 64)
 
 
 # ---------------------------------------------------------------- real files
@@ -537,7 +537,7 @@ def test_containers_agree():
 def test_real_films():
     for r in pd.read_csv(SHARED / 'video/index.csv').itertuples():
         f = SHARED / 'video' / r.file
-        got = frames(f, 4)
+        got = read_frames(f, 4)
         assert len(got) == 4 and got[0].size == (r.width, r.height), r.file
         assert has_audio(f) == (r.n_audio > 0)
         if r.n_audio:

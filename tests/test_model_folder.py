@@ -9,19 +9,14 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from wavbrivl import api
-from wavbrivl.api import WavBriVL, hub_licence, model_folder
-from wavbrivl.brivl import BriVL, load_tokenizer, train_tokenizer
-from wavbrivl.cli import main
-from wavbrivl.core import (
-    AudioParams,
-    BadFile,
-    BadInput,
-    BrivlParams,
-    read_json,
-    write_json,
-)
-from wavbrivl.training import audio_tower
+from wavbrivl.api.folder import MIGRATIONS
+from wavbrivl.api.folder import WavBriVL, hub_licence, model_folder
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.image_text.inputs import load_tokenizer, train_tokenizer
+from wavbrivl.app.cli import main
+from wavbrivl.core.files import BadFile, BadInput, read_json, write_json
+from wavbrivl.core.params import AudioParams, BrivlParams
+from wavbrivl.training.audio import make_audio_encoder
 
 ROOT = Path(__file__).parents[1]
 SMALL = AudioParams(
@@ -67,7 +62,7 @@ def new_model(text=True, kind='wavlm', info=INFO):
         text=text,
     )
     return WavBriVL(
-        audio_tower(SMALL.model_copy(update=dict(kind=kind)), brivl.dim, 0.5),
+        make_audio_encoder(SMALL.model_copy(update=dict(kind=kind)), brivl.dim, 0.5),
         brivl,
         tokenizer if text else None,
         info,
@@ -225,7 +220,7 @@ def test_a_folder_of_format_1(tmp_path, text):
 
 
 def test_a_format_for_every_step():
-    assert sorted(api.MIGRATIONS) == list(range(1, WavBriVL.format))
+    assert sorted(MIGRATIONS) == list(range(1, WavBriVL.format))
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wavbrivl.cli import main
-from wavbrivl.core import (
-    NAMED,
+from wavbrivl.app.cli import main
+from wavbrivl.core.files import BadInput
+from wavbrivl.core.params import Section
+from wavbrivl.core.picture_params import Params
+from wavbrivl.core.config import (
+    NAME_GROUPS,
     RENAMED_GROUPS,
-    BadInput,
-    Params,
-    Section,
     describe_params,
-    dotted_keys,
-    experiments,
-    known_keys,
+    iterate_keys,
+    list_experiments,
+    list_keys,
     load_params,
-    overlay,
-    read_board,
-    renamed_keys,
-    run_names,
+    merge_config,
+    read_config_layers,
+    list_renamed_keys,
+    list_runs,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -88,21 +88,21 @@ def test_preset_replaces_runs(config, tmp_path):
     preset.write_text('train: {loss: infonce}\nruns: {c: {}}')
     assert main(['params', '--preset', str(preset), '--write']) == 0
     used = load_params('c', root).train
-    assert run_names(root) == ['c'] and used.loss == 'infonce' and used.seeds == [5]
+    assert list_runs(root) == ['c'] and used.loss == 'infonce' and used.seeds == [5]
     preset.write_text('nonsense: 1')
     assert main(['params', '--preset', str(preset), '--write']) == 2
-    assert run_names(root) == ['c'], 'a refused preset changes nothing'
+    assert list_runs(root) == ['c'], 'a refused preset changes nothing'
 
 
 def test_preset_replaces_variants_of_both_groups(config, tmp_path):
     root = config(
         'variants: {a: {}}\nencoder_variants: {b: {language: {encoder: wavbrivl}}}'
     )
-    assert run_names(root, 'variants') == ['a', 'b']
+    assert list_runs(root, 'variants') == ['a', 'b']
     preset = tmp_path / 'preset.yaml'
     preset.write_text('variants: {c: {}}')
     assert main(['params', '--preset', str(preset), '--write']) == 0
-    assert run_names(root, 'variants') == ['c']
+    assert list_runs(root, 'variants') == ['c']
     written = yaml.safe_load((root / 'params.yaml').read_text())
     assert written['encoder_variants'] == {}, 'DVC needs the key'
 
@@ -119,17 +119,17 @@ def test_partial_settings_keep_the_defaults_of_their_section(config):
 
 def leaves(fields):
     "Dotted names of settings, without those of sections."
-    known = known_keys()
+    known = list_keys()
     inner = {k.rpartition('.')[0] for k in known}
-    return [k for k in dotted_keys(fields) if k in known and k not in inner]
+    return [k for k in iterate_keys(fields) if k in known and k not in inner]
 
 
 def test_config_can_be_surveyed():
     text = (ROOT / 'params.yaml').read_text()
     fields = yaml.safe_load(text)
-    assert all(fields[k] for k in NAMED)
-    sections = {k: v for k, v in fields.items() if k not in NAMED}
-    assert set(dotted_keys(sections)) <= set(known_keys())
+    assert all(fields[k] for k in NAME_GROUPS)
+    sections = {k: v for k, v in fields.items() if k not in NAME_GROUPS}
+    assert set(iterate_keys(sections)) <= set(list_keys())
     assert len(leaves(sections)) <= 80
     shown = text[: text.index('\nruns:')]
     lines = re.findall(r'(?m)^ *\w+: .*[^:\s]$', shown)
@@ -144,15 +144,15 @@ def test_every_setting_is_printed_with_its_default():
 
 
 def test_every_run_of_the_lab():
-    fields = read_board(ROOT)
-    for name in (None, *experiments(fields)):
+    fields = read_config_layers(ROOT)
+    for name in (None, *list_experiments(fields)):
         assert load_params(name, ROOT).language.encoder in fields['encoders']
 
 
 @pytest.mark.parametrize('preset', PRESETS, ids=lambda p: p.stem)
 def test_every_run_of_every_preset(preset):
-    fields = read_board(ROOT, preset)
-    for name in (None, *experiments(fields)):
+    fields = read_config_layers(ROOT, preset)
+    for name in (None, *list_experiments(fields)):
         used = load_params(name, ROOT, preset)
         assert used.language.encoder in fields['encoders']
     assert set(fields['study']['runs']) <= set(fields['runs'])
@@ -161,10 +161,10 @@ def test_every_run_of_every_preset(preset):
 def test_the_papers_size():
     "The preset describes the released models: their sizes, and parts that fit each other."
     import torch
-    from wavbrivl.brivl import BriVL
-    from wavbrivl.diffusion import LatentDiffusion
-    from wavbrivl.vqgan import VQGAN
-    from wavbrivl.wavlm import AudioTower
+    from wavbrivl.image_text.brivl import BriVL
+    from wavbrivl.decoders.diffusion import LatentDiffusion
+    from wavbrivl.decoders.vqgan import VQGAN
+    from wavbrivl.audio.tower import AudioTower
 
     p = load_params('wavbrivl', ROOT, ROOT / 'presets/papers.yaml')
     with torch.device('meta'):
@@ -183,7 +183,7 @@ def test_a_variant_is_a_run_and_a_name_is_one(config):
         'runs: {a: {train: {seeds: [3]}}}\nvariants: {b: {language: {gloss: aslg}}}'
     )
     assert load_params('b', root).language.gloss == 'aslg'
-    assert run_names(root, 'variants') == ['b']
+    assert list_runs(root, 'variants') == ['b']
     with pytest.raises(BadInput, match='language.gloss'):
         load_params('b', config('variants: {b: {language: {gloss: signs}}}'))
     with pytest.raises(BadInput, match='under runs: and under variants:'):
@@ -205,7 +205,7 @@ def test_pictures_name_runs_and_change_them(config):
         load_params(None, config('runs: {a: {}}\npictures: {b: {}}'))
 
 
-OLD = renamed_keys()
+OLD = list_renamed_keys()
 
 
 def nested(key):
@@ -259,7 +259,7 @@ def stages():
 def test_dvc_watches_settings_that_exist():
     "DVC fails on a parameter that is not in the file."
     fields = yaml.safe_load((ROOT / 'params.yaml').read_text())
-    here = set(dotted_keys(fields))
+    here = set(iterate_keys(fields))
     _, found = stages()
     for stage in found:
         for entry in stage.get('params', []):
@@ -299,5 +299,5 @@ def _is_plain_section(field):
 
 def test_overlay_changes_a_copy():
     base = dict(a=dict(b=1), c=2)
-    assert overlay(base, dict(a=dict(d=3))) == dict(a=dict(b=1, d=3), c=2)
+    assert merge_config(base, dict(a=dict(d=3))) == dict(a=dict(b=1, d=3), c=2)
     assert base == dict(a=dict(b=1), c=2)

@@ -10,18 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wavbrivl.core import AudioParams, BadInput
-from wavbrivl.peers import (
-    RELEASED,
+from wavbrivl.core.files import BadInput
+from wavbrivl.core.params import AudioParams
+from wavbrivl.audio.wav2clip import (
+    WAV2CLIP_PREFIXES,
     ResNet18,
     Wav2CLIPTower,
-    YamNet,
-    hops,
     load_wav2clip,
     log_spectrogram,
-    mirrored,
+    mirror_pad,
 )
-from wavbrivl.wavlm import embed_clips, embed_frames
+from wavbrivl.audio.yamnet import YAMNet, cut_overlapping_windows
+from wavbrivl.audio.tower import embed_clips, embed_frames
 
 torch.set_num_threads(1)
 SHARED = Path(__file__).parents[2] / 'shared'
@@ -150,7 +150,7 @@ def test_resnet_is_torchvisions():
 
 def test_mirror_is_numpys():
     wave, lengths = noise(5, 40), torch.tensor([40, 23, 5, 2, 1])
-    out = mirrored(
+    out = mirror_pad(
         wave.masked_fill(torch.arange(40) >= lengths[:, None], 0), lengths, 30
     )
     for row, x, n in zip(out, wave, lengths.tolist()):
@@ -268,7 +268,7 @@ def released(tower):
     return {
         old + k[len(new) :]: v
         for k, v in tower.state_dict().items()
-        for old, new in RELEASED.items()
+        for old, new in WAV2CLIP_PREFIXES.items()
         if k.startswith(new)
     }
 
@@ -325,7 +325,7 @@ def test_files_that_do_not_fit(tmp_path):
 )
 def test_hops_cover_every_sample(n, windows):
     x = np.arange(1.0, n + 1)
-    w = hops(x, 15_600, 7_680)
+    w = cut_overlapping_windows(x, 15_600, 7_680)
     assert (
         w.shape == (windows, 15_600) and w.max() == n and all(len(r[r > 0]) for r in w)
     )
@@ -334,11 +334,11 @@ def test_hops_cover_every_sample(n, windows):
 
 def test_what_yamnet_needs(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match='does not exist'):
-        YamNet(tmp_path / 'yamnet.tflite')
+        YAMNet(tmp_path / 'yamnet.tflite')
     (tmp_path / 'yamnet.tflite').write_bytes(b'TFL3 no more')
     monkeypatch.setitem(sys.modules, 'ai_edge_litert.interpreter', None)
     with pytest.raises(BadInput, match='pip install ai-edge-litert'):
-        YamNet(tmp_path / 'yamnet.tflite')
+        YAMNet(tmp_path / 'yamnet.tflite')
 
 
 @pytest.fixture(scope='module')
@@ -346,15 +346,15 @@ def yamnet():
     pytest.importorskip('ai_edge_litert')
     if not YAMNET.exists():
         pytest.skip('no YAMNet beside the checkout')
-    return YamNet(YAMNET)
+    return YAMNet(YAMNET)
 
 
 def test_other_models_are_refused(yamnet, tmp_path):
     with pytest.raises(BadInput, match='521 scores'):
-        YamNet(YAMNET.with_name('mobilenet_v2_1.0_224_quant.tflite'))
+        YAMNet(YAMNET.with_name('mobilenet_v2_1.0_224_quant.tflite'))
     (tmp_path / 'yamnet.tflite').write_bytes(b'no model')
     with pytest.raises(BadInput, match='not a .tflite'):
-        YamNet(tmp_path / 'yamnet.tflite')
+        YAMNet(tmp_path / 'yamnet.tflite')
 
 
 def test_yamnet_takes_any_length(yamnet):
@@ -403,8 +403,8 @@ def test_embedding_is_what_the_scores_are_made_of(yamnet):
 @pytest.mark.skipif(not ESC.exists(), reason='no real sounds beside the checkout')
 def test_yamnet_on_esc10(yamnet):
     "Fold 1 of the official folds: its scores and embeddings by the linear probe, beside the bar of MFCC."
-    from wavbrivl.classification import linear_probe, mfcc_features
-    from wavbrivl.media import load_audio
+    from wavbrivl.tasks.baseline import linear_probe, mfcc_features
+    from wavbrivl.media.sound import load_audio
 
     rows = [
         r

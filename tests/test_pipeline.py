@@ -10,38 +10,42 @@ import soundfile as sf
 import torch
 import yaml
 
-from wavbrivl.api import WavBriVL
-from wavbrivl.cli import main
-from wavbrivl.core import BadInput, overlay, read_json
-from wavbrivl.lab import (
-    Lab,
-    draw_manipulations,
-    draw_pictures,
-    evaluate_baselines,
-    evaluate_run,
-    gloss_samples,
-    make_survey,
-    measure_painter,
-    pair_selection,
-    picture_columns,
+from wavbrivl.api.folder import WavBriVL
+from wavbrivl.app.cli import main
+from wavbrivl.core.files import BadInput, read_json
+from wavbrivl.core.config import merge_config
+from wavbrivl.pipeline.lab import Lab
+from wavbrivl.pipeline.training import (
     prepare_corpus,
     prepare_datasets,
     pretrain_brivl,
-    pretrain_gloss,
     pretrain_wavlm,
-    read_grids,
-    read_studies,
-    store_frames,
     store_targets,
-    study_edits,
-    survey_tables,
-    table4_rows,
-    token_times,
-    train_bridge_run,
+    train_run,
+)
+from wavbrivl.pipeline.evaluation import evaluate_baselines, evaluate_run
+from wavbrivl.pipeline.gloss import pretrain_gloss, store_frames, train_bridge_run
+from wavbrivl.pipeline.pictures import (
+    draw_pictures,
+    measure_painter,
     train_codec,
     train_judges,
     train_painter,
-    train_run,
+)
+from wavbrivl.pipeline.studies import (
+    draw_manipulations,
+    make_survey,
+    read_grids,
+    read_studies,
+    study_edits,
+    survey_tables,
+)
+from wavbrivl.pipeline.sources import (
+    gloss_samples,
+    pair_selection,
+    picture_columns,
+    table4_rows,
+    token_times,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +62,9 @@ TINY = dict(
 def root(tmp_path_factory):
     "A lab after the stages corpus to targets."
     root = tmp_path_factory.mktemp('lab')
-    board = overlay(yaml.safe_load((ROOT / 'presets/smoke.yaml').read_text()), TINY)
+    board = merge_config(
+        yaml.safe_load((ROOT / 'presets/smoke.yaml').read_text()), TINY
+    )
     board['runs'] = dict(
         wavbrivl={},
         undisturbed={},
@@ -71,10 +77,10 @@ def root(tmp_path_factory):
         supervised=dict(train=dict(loss='labels', init='scratch')),
         wav2clip=dict(audio=dict(kind='wav2clip', width=8), train=dict(init='scratch')),
     )
-    board['fronts'] = dict(wavlm='build/wavlm', wavbrivl='models/wavbrivl')
-    board['arms'] |= dict(
-        whole=dict(language=dict(front='wavlm', seeds=[0])),
-        cut=dict(language=dict(front='wavlm', seeds=[0])),
+    board['encoders'] = dict(wavlm='build/wavlm', wavbrivl='models/wavbrivl')
+    board['variants'] |= dict(
+        whole=dict(language=dict(seeds=[0])),
+        cut=dict(language=dict(seeds=[0])),
     )
     (root / 'params.yaml').write_text(yaml.safe_dump(board))
     lab = Lab(root=root)
@@ -172,7 +178,7 @@ def abroad(root, esc):
     before = (root / 'params.yaml').read_text()
     (root / 'params.yaml').write_text(
         yaml.safe_dump(
-            overlay(board, dict(datasets=dict(esc50=str(esc), clotho='nowhere')))
+            merge_config(board, dict(datasets=dict(esc50=str(esc), clotho='nowhere')))
         )
     )
     prepare_datasets(Lab(root=root))

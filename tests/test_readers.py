@@ -8,23 +8,15 @@ import pytest
 import soundfile as sf
 from PIL import Image
 
-from wavbrivl.core import BadFile, BadInput, CorpusParams
-from wavbrivl.corpora import (
-    DATASETS,
-    READERS,
-    VEGAS,
-    Corpus,
-    Record,
-    Rejected,
-    Refusal,
-    clip_names,
-    media_files,
-    prepare,
-    records,
-    stem,
-    stratified,
-    within,
-)
+from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.core.params import CorpusParams
+from wavbrivl.data.manifest import READERS, Record, Rejected, records
+from wavbrivl.data.tables import Refusal
+from wavbrivl.data.published import DATASETS, media_files, name_stem
+from wavbrivl.data.published_sets import VEGAS, clip_names, stratified
+from wavbrivl.data.clips import clip_events
+from wavbrivl.data.prepare import write_corpus
+from wavbrivl.data.corpus import Corpus
 
 SHARED = Path(__file__).parents[2] / 'shared' / 'data'
 needs = lambda name: pytest.mark.skipif(
@@ -176,8 +168,8 @@ def test_fsd50k(tmp_path):
         '16399': ('valid', ['Rain']),
         '37199': ('test', ['Rain', 'Dog']),
     }
-    s = prepare(
-        CorpusParams(reader='fsd50k', source='.', picture=32),
+    s = write_corpus(
+        CorpusParams(reader='fsd50k', source='.', image_size=32),
         tmp_path / 'out',
         tmp_path,
         1,
@@ -215,9 +207,9 @@ def test_vggsound_with_films(tmp_path):
         and clips['--0PQM4-hqg_000030'].pictures[0].suffix == '.mp4'
         and clips['---g-f_I2yQ_000001'].audio.suffix == '.mp4'
     )
-    s = prepare(
+    s = write_corpus(
         CorpusParams(
-            reader='vggsound', source='.', picture=32, frames=3, valid_share=0
+            reader='vggsound', source='.', image_size=32, frames=3, valid_fraction=0
         ),
         tmp_path / 'out',
         tmp_path,
@@ -362,7 +354,9 @@ def test_desed(tmp_path, top, real):
         clips['test/Yb'].events == clips['test/Yb'].labels == []
         and clips['valid/0'].audio != clips['train/0'].audio
     )
-    prepare(CorpusParams(reader='desed', source='.'), tmp_path / 'out', tmp_path, 1)
+    write_corpus(
+        CorpusParams(reader='desed', source='.'), tmp_path / 'out', tmp_path, 1
+    )
     t = Corpus(tmp_path / 'out').table.set_index('clip')
     assert [e['label'] for e in t.events['train/0']] == ['Dog', 'Speech'] and t.events[
         'train/0'
@@ -487,9 +481,9 @@ def test_facts():
         'AudioCaps',
         'VEGAS',
     ]
-    from wavbrivl.report import printed
+    from wavbrivl.report.papers import read_printed_table
 
-    for name, task, _, classes, metric in printed('BGTAI', 1).itertuples():
+    for name, task, _, classes, metric in read_printed_table('BGTAI', 1).itertuples():
         d = next(d for d in DATASETS.values() if d.name == name.removesuffix(' (CMR)'))
         assert task in d.task and metric in d.metric and str(d.classes) == classes
 
@@ -592,8 +586,8 @@ def test_incomplete_and_strange_folder(tmp_path, name):
         'the first is ',
         'Going on with 1.',
     ) and say(bad, '2 files are named by no table', 'stray')
-    s = prepare(
-        CorpusParams(reader=name, source='part', picture=32),
+    s = write_corpus(
+        CorpusParams(reader=name, source='part', image_size=32),
         tmp_path / 'out',
         tmp_path,
         1,
@@ -604,7 +598,7 @@ def test_incomplete_and_strange_folder(tmp_path, name):
     )
     none = lay(tmp_path / 'none', tables)
     with pytest.raises(BadInput, match='2 of the 2 clips in the tables have no file'):
-        prepare(
+        write_corpus(
             CorpusParams(reader=name, source='none'), tmp_path / 'out2', tmp_path, 1
         )
 
@@ -910,7 +904,9 @@ def test_events_that_cannot_be(tmp_path):
         and len(bad) == 8
         and 'Cat' in clips['train/a'].labels
     )
-    prepare(CorpusParams(reader='desed', source='in'), tmp_path / 'out', tmp_path, 1)
+    write_corpus(
+        CorpusParams(reader='desed', source='in'), tmp_path / 'out', tmp_path, 1
+    )
     c = Corpus(tmp_path / 'out')
     t = c.table.iloc[0]
     assert {e['label']: (e['onset'], e['offset']) for e in t.events} == dict(
@@ -930,7 +926,7 @@ def test_events_of_a_sound_that_is_cut(tmp_path):
             dict(label='y', onset=5.0, offset=6.0),
         ],
     )
-    kept, bad = within(r, 2.0)
+    kept, bad = clip_events(r, 2.0)
     assert (
         kept == [dict(label='x', onset=0.0, offset=2.0)]
         and len(bad) == 2
@@ -945,7 +941,7 @@ def test_a_decoder_s_refusal_costs_one_clip(tmp_path):
         ['audio/train/synthetic21_train/soundscapes/b.wav'],
     )
     (at / 'audio/train/synthetic21_train/soundscapes/a.wav').write_text('no sound')
-    s = prepare(
+    s = write_corpus(
         CorpusParams(reader='desed', source='in'), tmp_path / 'out', tmp_path, 1
     )
     assert sum(s['clips'].values()) == 1 and s['lost'] == 1
@@ -984,14 +980,14 @@ def test_accents(tmp_path):
 
 def test_stem_and_names():
     assert (
-        stem('a/b/c.d.WAV') == 'c.d'
-        and stem('37199') == '37199'
-        and stem('Y-_0.000_10.000.wav') == 'Y-_0.000_10.000'
-        and stem(' x .wav') == 'x'
+        name_stem('a/b/c.d.WAV') == 'c.d'
+        and name_stem('37199') == '37199'
+        and name_stem('Y-_0.000_10.000.wav') == 'Y-_0.000_10.000'
+        and name_stem(' x .wav') == 'x'
     )
     for wrong in ('..', '../a', 'a/../../b', '/a', 'C:a', '\\\\share\\a', '', '.'):
         with pytest.raises(Refusal):
-            stem(wrong)
+            name_stem(wrong)
     assert len(set(clip_names('abc', '130'))) == len(list(clip_names('abc', '130')))
     with pytest.raises(Refusal):
         list(clip_names('abc', '-1'))

@@ -11,22 +11,17 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from wavbrivl.api import Painter
-from wavbrivl.brivl import BriVL, load_tokenizer, released_name, to_pixels, tokenize
-from wavbrivl.cli import main
-from wavbrivl.core import (
-    AudioParams,
-    BadFile,
-    BadInput,
-    BrivlParams,
-    VqganParams,
-    read_json,
-    write_json,
-)
-from wavbrivl.lab import open_front
-from wavbrivl.released import DROPPED, brivl_name, fate, import_released, shapes_in
-from wavbrivl.vqgan import VQGAN
-from wavbrivl.wavlm import WavLM, wavlm_config
+from wavbrivl.api.painter import Painter
+from wavbrivl.image_text.brivl import BriVL, to_released_name
+from wavbrivl.image_text.inputs import load_tokenizer, prepare_pixels, tokenize
+from wavbrivl.app.cli import main
+from wavbrivl.core.files import BadFile, BadInput, read_json, write_json
+from wavbrivl.core.params import AudioParams, BrivlParams
+from wavbrivl.core.picture_params import VqganParams
+from wavbrivl.pipeline.gloss import open_wavlm
+from wavbrivl.api.released import DROPPED, brivl_name, fate, import_released, shapes_in
+from wavbrivl.decoders.vqgan import VQGAN
+from wavbrivl.audio.wavlm import WavLM, wavlm_config
 
 REFERENCE = Path(__file__).parents[2] / 'shared' / 'reference'
 needs_reference = pytest.mark.skipif(
@@ -84,7 +79,7 @@ def whole(report, matched, **dropped):
 
 def heard(folder) -> WavLM:
     "The WavLM of an imported folder, opened as the lab opens front ends."
-    weights, sizes = open_front(folder, AudioParams())
+    weights, sizes = open_wavlm(folder, AudioParams())
     wavlm = WavLM(sizes)
     wavlm.load_state_dict(weights)
     return wavlm.eval()
@@ -122,7 +117,7 @@ def test_brivl_sees_and_reads_as_the_original(name, tmp_path):
     pixels = (
         given['image_norm']
         if name != 'brivl_nmi'
-        else to_pixels(
+        else prepare_pixels(
             [Image.open(f) for f in sorted(at.glob('*.png'))], model.config.image_size
         )
     )
@@ -306,7 +301,7 @@ def test_vqgan_draws_as_the_original(tmp_path):
 def released_brivl(at, model, **more):
     "`model` in the released layout, its momentum copies other weights than its own."
     found = {
-        released_name(k, m): v + 1 if m and v.is_floating_point() else v
+        to_released_name(k, m): v + 1 if m and v.is_floating_point() else v
         for m in (False, True)
         for k, v in model.state_dict().items()
     }

@@ -7,42 +7,48 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wavbrivl.core import BadInput, read_json, write_json
-from wavbrivl.report import (
-    BESIDE,
-    FAULTS,
-    KINDS,
-    NO_PEOPLE,
-    PRINTED,
-    best_bold,
-    confusion_figure,
-    entries,
-    gallery_figure,
-    grid_figure,
-    most_moved,
-    ogg_bytes,
-    pictures_figure,
-    pictures_table,
-    player,
-    png_bytes,
-    printed,
+from wavbrivl.core.files import BadInput, read_json, write_json
+from wavbrivl.core.plotting import encode_ogg, show_player, png_bytes, save_figure
+from wavbrivl.report.summary import metrics_frame, mean_and_spread, collect_metrics
+from wavbrivl.report.papers import (
+    TABLE_METRICS,
+    PRINTED_FAULTS,
+    PRINTED_TABLES,
+    read_printed_table,
     read_paper_file,
+)
+from wavbrivl.report.tables import (
+    PICTURE_KINDS,
+    bold_best,
     retrieval_table,
-    runs_figure,
-    save_figure,
     save_table,
+    compare_with_paper,
+    to_markdown,
+)
+from wavbrivl.report.picture_tables import (
+    NO_ANSWERS,
+    pictures_table,
+    compare_with_survey,
+)
+from wavbrivl.report.figures import confusion_figure, runs_figure, training_figure
+from wavbrivl.report.space_figures import (
+    gallery_figure,
     similarity_figure,
     space_figure,
-    spread,
-    study_figure,
-    summarise,
-    survey_beside,
-    table_beside,
-    tendency,
-    to_markdown,
-    training_curves,
 )
-from wavbrivl.survey import COLUMNS, PROXY, proxy_responses, survey_table
+from wavbrivl.report.picture_figures import (
+    edits_figure,
+    describe_changes,
+    pictures_figure,
+    study_figure,
+    classify_trend,
+)
+from wavbrivl.survey.answers import (
+    RESPONSE_COLUMNS,
+    PROXY_NAME,
+    proxy_responses,
+    survey_table,
+)
 
 rng = np.random.default_rng(0)
 
@@ -59,7 +65,7 @@ def results(tmp_path):
                 'foley',
                 run,
                 audio_to_image=dict(
-                    mrr=spread(
+                    mrr=mean_and_spread(
                         [value, value + 0.02],
                         [0, 1],
                         chance=0.02,
@@ -68,7 +74,9 @@ def results(tmp_path):
                     )
                 ),
                 zero_shot=dict(
-                    top1=spread([value], [0], chance=0.05, pool=20, templates='scene')
+                    top1=mean_and_spread(
+                        [value], [0], chance=0.05, pool=20, templates='scene'
+                    )
                 ),
             ),
             tmp_path / 'metrics' / f'{run}.json',
@@ -77,9 +85,11 @@ def results(tmp_path):
 
 
 def test_spread():
-    s = spread([1.0, 2.0, 3.0], range(3), chance=0.1, pool=None)
+    s = mean_and_spread([1.0, 2.0, 3.0], range(3), chance=0.1, pool=None)
     assert s == dict(mean=2.0, std=1.0, n=3, seeds=[0, 1, 2], chance=0.1)
-    assert 'std' not in spread([1.0], [5]) and spread([1, 2], 2)['seeds'] == [0, 1]
+    assert 'std' not in mean_and_spread([1.0], [5]) and mean_and_spread([1, 2], 2)[
+        'seeds'
+    ] == [0, 1]
     for wrong in (
         ([], []),
         ([1.0], [0, 1]),
@@ -87,7 +97,7 @@ def test_spread():
         ([float('inf')], [0]),
     ):
         with pytest.raises(BadInput):
-            spread(*wrong)
+            mean_and_spread(*wrong)
 
 
 def test_summary_is_flat_and_bad_files_stop_nothing(results, capsys):
@@ -96,7 +106,7 @@ def test_summary_is_flat_and_bad_files_stop_nothing(results, capsys):
     (results / 'metrics' / 'bare.json').write_text(
         '{"corpus": "x", "run": "y", "tasks": {"t": {"m": 1}}}'
     )
-    summary = summarise(results)
+    summary = collect_metrics(results)
     assert set(summary) == {
         f'foley/{r}/{m}'
         for r in ('wavbrivl', 'l2')
@@ -108,7 +118,7 @@ def test_summary_is_flat_and_bad_files_stop_nothing(results, capsys):
         all(f in said for f in ('cut.json', 'list.json', 'bare.json'))
         and str(results) not in said
     )
-    assert entries(summary).shape[0] == 4
+    assert metrics_frame(summary).shape[0] == 4
 
 
 def test_two_files_may_not_claim_one_number(results):
@@ -117,33 +127,33 @@ def test_two_files_may_not_claim_one_number(results):
         results / 'metrics' / 'l2-again.json',
     )
     with pytest.raises(BadInput, match='both claim'):
-        summarise(results)
+        collect_metrics(results)
 
 
 def test_nothing_there_is_an_empty_map(tmp_path):
-    assert summarise(tmp_path) == {}
-    t = table_beside({}, 'BGTAI', 2)
-    assert list(t.index) == list(printed('BGTAI', 2).index) and t.attrs['notes'][
-        1:
-    ] == [f'BGTAI, Table 2: {f}' for f in FAULTS['BGTAI', 2]]
+    assert collect_metrics(tmp_path) == {}
+    t = compare_with_paper({}, 'BGTAI', 2)
+    assert list(t.index) == list(read_printed_table('BGTAI', 2).index) and t.attrs[
+        'notes'
+    ][1:] == [f'BGTAI, Table 2: {f}' for f in PRINTED_FAULTS['BGTAI', 2]]
 
 
-@pytest.mark.parametrize('which', PRINTED)
+@pytest.mark.parametrize('which', PRINTED_TABLES)
 def test_printed_tables_are_whole(which):
-    t = printed(*which)
+    t = read_printed_table(*which)
     assert len(t) and t.index.is_unique and t.columns.is_unique
     assert not t.isna().any().any() and 'source' not in t
-    sources = set(read_paper_file(PRINTED[which])['source'])
+    sources = set(read_paper_file(PRINTED_TABLES[which])['source'])
     assert sources == {f'{which[0]}, Table {which[1]}'}
 
 
 def test_every_fault_belongs_to_a_printed_table_and_names_its_source():
-    assert set(FAULTS) <= set(PRINTED)
+    assert set(PRINTED_FAULTS) <= set(PRINTED_TABLES)
     assert (read_paper_file('faults.csv') != '').all().all()
 
 
 def test_printed_values():
-    t = printed('WavBriVL', 2)
+    t = read_printed_table('WavBriVL', 2)
     assert t.loc['WavBriVL'].tolist() == [
         '0.9117',
         '0.8832',
@@ -153,7 +163,7 @@ def test_printed_values():
         '0.0608',
     ]
     assert t.loc['Supervise'].tolist() == ['0.5200', '0.6179', '0.4331', '', '', '']
-    b = printed('BGTAI', 2)
+    b = read_printed_table('BGTAI', 2)
     assert b.loc['BGTAI'].tolist() == [
         '0.9455',
         '0.8911',
@@ -175,22 +185,22 @@ def test_printed_values():
         '',
     ]
     assert (
-        printed('BGTAI', 3).loc['WavBriVL', 'B4'] == '0.92'
-        and printed('BGTAI', 4).loc['(F)', 'R@5'] == '81.22'
+        read_printed_table('BGTAI', 3).loc['WavBriVL', 'B4'] == '0.92'
+        and read_printed_table('BGTAI', 4).loc['(F)', 'R@5'] == '81.22'
     )
 
 
 def test_ours_and_theirs_never_share_a_column(results):
-    summary = summarise(results)
-    for which in BESIDE:
-        t = table_beside(summary, *which)
+    summary = collect_metrics(results)
+    for which in TABLE_METRICS:
+        t = compare_with_paper(summary, *which)
         theirs = [c for c in t if 'as printed' in c[0]]
         assert (
-            t[theirs].loc[printed(*which).index].to_numpy()
-            == printed(*which).to_numpy()
+            t[theirs].loc[read_printed_table(*which).index].to_numpy()
+            == read_printed_table(*which).to_numpy()
         ).all()
-        assert (t[theirs].drop(printed(*which).index) == '').all().all()
-    t = table_beside(summary, 'WavBriVL', 2)
+        assert (t[theirs].drop(read_printed_table(*which).index) == '').all().all()
+    t = compare_with_paper(summary, 'WavBriVL', 2)
     column = t['ours, foley', 'A→I MRR of 320']
     assert (
         column['WavBriVL'] == '0.310 ± 0.014'
@@ -210,11 +220,13 @@ def test_two_pools_are_two_columns(results):
         metrics(
             'foley',
             'big',
-            audio_to_image=dict(mrr=spread([0.01], [0], chance=0.001, pool=15000)),
+            audio_to_image=dict(
+                mrr=mean_and_spread([0.01], [0], chance=0.001, pool=15000)
+            ),
         ),
         results / 'metrics' / 'big.json',
     )
-    t = table_beside(summarise(results), 'WavBriVL', 2)
+    t = compare_with_paper(collect_metrics(results), 'WavBriVL', 2)
     assert ('ours, foley', 'A→I MRR of 320') in t and (
         'ours, foley',
         'A→I MRR of 15,000',
@@ -222,7 +234,7 @@ def test_two_pools_are_two_columns(results):
 
 
 def test_tables_are_saved_whole(results):
-    t = table_beside(summarise(results), 'BGTAI', 4)
+    t = compare_with_paper(collect_metrics(results), 'BGTAI', 4)
     save_table(t, results / 'tables' / 'bgtai-4')
     assert (results / 'tables' / 'bgtai-4.md').read_text() == to_markdown(t)
     back = pd.read_csv(
@@ -235,17 +247,17 @@ def test_tables_are_saved_whole(results):
     assert (back.to_numpy() == t.to_numpy()).all()
     lines = to_markdown(t).split('\n')
     assert len({l.count('|') for l in lines if l.startswith('|')}) == 1
-    ranked = retrieval_table(summarise(results), 'foley')
+    ranked = retrieval_table(collect_metrics(results), 'foley')
     assert to_markdown(ranked) == to_markdown(ranked.reset_index()) and to_markdown(
         ranked
     ).startswith('| task | run | MRR |')
 
 
 def test_retrieval_table(results):
-    t = retrieval_table(summarise(results), 'foley')
+    t = retrieval_table(collect_metrics(results), 'foley')
     assert t.loc[('A→I of 320', 'chance'), 'MRR'] == '0.020'
     with pytest.raises(BadInput):
-        retrieval_table(summarise(results), 'esc50')
+        retrieval_table(collect_metrics(results), 'esc50')
 
 
 @pytest.fixture(scope='module')
@@ -296,10 +308,10 @@ def made_study(rho=0.5, drop=(), edit='gain'):
 def every_figure(results, space):
     a, v, y = space
     picture = np.full((8, 8, 3), 0.5)
-    yield training_curves(
+    yield training_figure(
         history(score=[0.1, 0.2, 0.3], seconds=[1.0, 2, 3]), seconds=True
     )
-    yield training_curves(history(['a']))
+    yield training_figure(history(['a']))
     yield similarity_figure(a, v, y)
     yield similarity_figure(a, v[:20], y, y[:20])
     yield similarity_figure(a[:3], v[:3], ['x', 'x', 'x'])
@@ -313,8 +325,8 @@ def every_figure(results, space):
         ['dog', 'rain'],
         [['dog', 'rain', 'crow']] * 2,
     )
-    yield runs_figure(summarise(results), 'foley', 'audio_to_image', 'mrr')
-    yield runs_figure(summarise(results), 'foley', 'zero_shot', 'top1', ['l2'])
+    yield runs_figure(collect_metrics(results), 'foley', 'audio_to_image', 'mrr')
+    yield runs_figure(collect_metrics(results), 'foley', 'zero_shot', 'top1', ['l2'])
     yield pictures_figure(
         [
             dict(
@@ -326,7 +338,7 @@ def every_figure(results, space):
         ],
         'Two',
     )
-    yield grid_figure(
+    yield edits_figure(
         [
             dict(name='volume', steps=[('0 dB', dots()), ('12 dB*', dots(3))]),
             dict(name='pitch', steps=[('0', dots())]),
@@ -362,14 +374,14 @@ def test_titles_say_what_the_numbers_say(results, space):
         == '75% of 4 sounds are named right (chance 50%); rain is taken for dog 50% of the time'
     )
     assert (
-        runs_figure(summarise(results), 'foley', 'audio_to_image', 'mrr')
+        runs_figure(collect_metrics(results), 'foley', 'audio_to_image', 'mrr')
         .get_suptitle()
         .replace('\n', ' ')
         .startswith('wavbrivl is best, 0.310 ± 0.014 (15.5 times chance), clear of l2')
     )
     assert (
         'b reaches a validation MRR of 0.400'
-        in training_curves(
+        in training_figure(
             pd.concat(
                 [
                     history('a', score=[0.1, 0.2, 0.2]),
@@ -387,8 +399,8 @@ def test_titles_say_what_the_numbers_say(results, space):
 def test_figures_refuse(results, space):
     a, v, y = space
     for wrong in (
-        lambda: training_curves(history().iloc[:0]),
-        lambda: training_curves(pd.DataFrame(dict(run=['a']))),
+        lambda: training_figure(history().iloc[:0]),
+        lambda: training_figure(pd.DataFrame(dict(run=['a']))),
         lambda: similarity_figure(a, v[:3], y),
         lambda: confusion_figure(y, y[:3], ['dog']),
         lambda: runs_figure({}, 'foley', 'x', 'y'),
@@ -461,7 +473,7 @@ def test_grid_marks_what_was_clipped():
         dict(name='volume', steps=[('0 dB', dots()), ('12 dB*', dots())]),
         dict(name='pitch', steps=[('-4', dots()), ('0', dots(1)), ('4', dots(2))]),
     ]
-    fig = grid_figure(rows, most_moved(rows))
+    fig = edits_figure(rows, describe_changes(rows))
     title = {ax.get_title(loc='center'): ax.title.get_color() for ax in fig.axes}
     assert (
         title['12 dB*'] == '#c00000'
@@ -476,8 +488,8 @@ def test_grid_marks_what_was_clipped():
         dict(name='speed', steps=[('1', dots()), ('2', dots(side=16))]),
     ]
     assert (
-        most_moved(alone) == ''
-        and not grid_figure(alone, most_moved(alone)).get_suptitle()
+        describe_changes(alone) == ''
+        and not edits_figure(alone, describe_changes(alone)).get_suptitle()
     )
 
 
@@ -553,17 +565,19 @@ def test_study_leaves_out_what_is_missing():
     ],
 )
 def test_tendency(r, word):
-    assert tendency(r) == word
+    assert classify_trend(r) == word
 
 
 def test_pictures_table():
-    entry = lambda v, **facts: spread([v], [0], extractor='judge (tiny)', **facts)
+    entry = lambda v, **facts: mean_and_spread(
+        [v], [0], extractor='judge (tiny)', **facts
+    )
     summary = {
         f'foley/{k}': v
         for k, v in {
             'real/real/r1': entry(0.9, chance=0.1, pool=10, sounds=320),
             'wavbrivl/prompts_ranked/score': entry(0.25, sounds=20),
-            'wavbrivl/diffusion/r1': spread(
+            'wavbrivl/diffusion/r1': mean_and_spread(
                 [0.3, 0.5], [0, 1], chance=0.1, pool=10, sounds=320
             ),
             'wavbrivl/diffusion/kid': entry(0.0123, sounds=320),
@@ -586,13 +600,13 @@ def test_pictures_table():
         'cosine',
     ]
     assert list(t.index) == [
-        (KINDS['random'], 'random'),
-        (KINDS['guided'], 'wavbrivl'),
+        (PICTURE_KINDS['random'], 'random'),
+        (PICTURE_KINDS['guided'], 'wavbrivl'),
         ('diffusion', 'wavbrivl'),
         ('diffusion', 'level'),
-        (KINDS['prompts_ranked'], 'wavbrivl'),
-        (KINDS['reconstructed'], 'codec'),
-        (KINDS['real'], 'real'),
+        (PICTURE_KINDS['prompts_ranked'], 'wavbrivl'),
+        (PICTURE_KINDS['reconstructed'], 'codec'),
+        (PICTURE_KINDS['real'], 'real'),
         ('chance', ''),
     ]
     assert (
@@ -612,20 +626,22 @@ def test_pictures_table():
     with pytest.raises(BadInput, match='esc50'):
         pictures_table(summary, 'esc50')
     bare = pictures_table(
-        {'foley/wavbrivl/diffusion/score': spread([0.3], [0])}, 'foley'
+        {'foley/wavbrivl/diffusion/score': mean_and_spread([0.3], [0])}, 'foley'
     )
     assert len(bare) == 1 and len(bare.attrs['notes']) == 2
 
 
 def test_the_missing_table_stays_empty_until_there_is_ours():
-    t = table_beside({}, 'WavBriVL', 3)
+    t = compare_with_paper({}, 'WavBriVL', 3)
     assert (
         list(t.index) == ['WavBriVL', 'S2I', 'Pedersoli et al.']
         and (t == '').all().all()
         and any('missing from the text' in n for n in t.attrs['notes'])
     )
-    ours = table_beside(
-        {'vegas/wavbrivl/diffusion/fid': spread([30.0], [0], pool=5)}, 'WavBriVL', 3
+    ours = compare_with_paper(
+        {'vegas/wavbrivl/diffusion/fid': mean_and_spread([30.0], [0], pool=5)},
+        'WavBriVL',
+        3,
     )
     assert (
         ours.loc['WavBriVL', ('ours, vegas', 'diffusion FID of 5')] == '30.000'
@@ -634,7 +650,7 @@ def test_the_missing_table_stays_empty_until_there_is_ours():
 
 
 def test_smaller_kid_is_better():
-    t = best_bold(
+    t = bold_best(
         pd.DataFrame({'KID': ['0.2', '-0.1'], 'R@1': ['0.2', '0.1']}, ['a', 'b'])
     )
     assert t.loc['b', 'KID'] == '**-0.1**' and t.loc['a', 'R@1'] == '**0.2**'
@@ -656,51 +672,53 @@ def answers(target, other, neither, repeats=1):
             for r in range(repeats)
             for i, c in enumerate(said)
         ],
-        columns=COLUMNS,
+        columns=RESPONSE_COLUMNS,
     )
 
 
 def test_survey_beside():
-    nobody = survey_beside(None)
+    nobody = compare_with_survey(None)
     assert (
         (nobody['ours'] == '').all().all()
-        and nobody.index.tolist() == ['AudioCLIP', 'WavBriVL', NO_PEOPLE]
-        and NO_PEOPLE == PROXY
+        and nobody.index.tolist() == ['AudioCLIP', 'WavBriVL', NO_ANSWERS]
+        and NO_ANSWERS == PROXY_NAME
     )
     assert (
         nobody['WavBriVL, Table 4, as printed']
         .loc[['AudioCLIP', 'WavBriVL']]
         .to_numpy()
-        == printed('WavBriVL', 4).to_numpy()
+        == read_printed_table('WavBriVL', 4).to_numpy()
     ).all()
     assert nobody.attrs['notes'][0].startswith('No people were asked')
-    assert (survey_beside(survey_table(answers(0, 0, 0)))['ours'] == '').all().all()
+    assert (
+        (compare_with_survey(survey_table(answers(0, 0, 0)))['ours'] == '').all().all()
+    )
     people, proxy = (
         survey_table(answers(8, 1, 1, repeats=3)),
         survey_table(proxy_responses(['target'] * 6 + ['neither'] * 4, ['dog'] * 10)),
     )
-    t = survey_beside(people, proxy)['ours']
+    t = compare_with_survey(people, proxy)['ours']
     assert (
         t.loc['WavBriVL'].tolist()
         == ['80% [63, 90]', '10% [3, 26]', '10% [3, 26]', '30', '1']
         and (t.loc['AudioCLIP'] == '').all()
     )
-    assert t.loc[NO_PEOPLE].tolist() == [
+    assert t.loc[NO_ANSWERS].tolist() == [
         '60% [31, 83]',
         '0% [0, 28]',
         '40% [17, 69]',
         '10',
         '',
     ]
-    notes = survey_beside(people, proxy).attrs['notes']
+    notes = compare_with_survey(people, proxy).attrs['notes']
     assert (
         '80% / 10% / 10%' in notes[0]
         and '100% of the sounds' in notes[0]
         and any('Wilson' in n for n in notes)
     )
-    assert (survey_beside(None, proxy)['ours'].loc['WavBriVL'] == '').all()
+    assert (compare_with_survey(None, proxy)['ours'].loc['WavBriVL'] == '').all()
     with pytest.raises(BadInput, match='Wav2CLIP'):
-        survey_beside(None, row='Wav2CLIP')
+        compare_with_survey(None, row='Wav2CLIP')
 
 
 @pytest.mark.parametrize(
@@ -713,7 +731,7 @@ def test_pictures_are_bytes(picture):
             [dict(label='dog', clip=np.ones(900, 'f'), pictures=dict(own=picture))]
         )
     with pytest.raises(BadInput, match='volume, 0 dB'):
-        grid_figure([dict(name='volume', steps=[('0 dB', picture)])])
+        edits_figure([dict(name='volume', steps=[('0 dB', picture)])])
 
 
 def test_nothing_to_show_is_refused():
@@ -722,8 +740,8 @@ def test_nothing_to_show_is_refused():
         lambda: pictures_figure(
             [dict(label='dog', clip=np.ones(900, 'f'), pictures={})]
         ),
-        lambda: grid_figure([]),
-        lambda: grid_figure([dict(name='volume', steps=[])]),
+        lambda: edits_figure([]),
+        lambda: edits_figure([dict(name='volume', steps=[])]),
     ):
         with pytest.raises(BadInput):
             wrong()
@@ -734,13 +752,13 @@ def test_players_are_small_and_repeat(n):
     import soundfile as sf
 
     x = 0.3 * np.sin(np.arange(n) * 0.1)
-    packed = ogg_bytes(x)
+    packed = encode_ogg(x)
     back, rate = sf.read(io.BytesIO(packed))
     assert (
-        packed == ogg_bytes(x)
+        packed == encode_ogg(x)
         and rate == 16000
         and len(back) == min(n, 160_000)
         and len(packed) < 8000 + n
     )
-    html = player(x, label='<dog>').data
+    html = show_player(x, label='<dog>').data
     assert 'audio/ogg' in html and '&lt;dog&gt;' in html

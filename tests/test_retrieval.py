@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from wavbrivl.core import BadInput
-from wavbrivl.retrieval import (
-    Placing,
+from wavbrivl.core.files import BadInput
+from wavbrivl.metrics.retrieval import (
+    RankCounts,
+    score_both_directions,
+    first_hit_distribution,
+    rank_relevant,
+    rank_targets,
+    score_retrieval,
+    search_top_k,
+)
+from wavbrivl.metrics.class_retrieval import (
     average_precision,
-    both_ways,
-    class_scores,
-    first_hit,
-    lucky_precision,
-    place,
-    ranks,
-    scores,
-    top_k,
+    score_class_retrieval,
+    chance_average_precision,
 )
 
 torch.set_num_threads(1)
@@ -51,7 +53,7 @@ def test_mrr_is_that_of_torchmetrics(pair):
         torch.eye(300, dtype=torch.bool),
         torch.arange(300)[:, None].expand(300, 300),
     )
-    ours = scores(place(*pair))
+    ours = score_retrieval(rank_relevant(*pair))
     assert ours['mrr'] == pytest.approx(
         RetrievalMRR()(s.flatten(), right.flatten(), query.flatten()).item(), abs=1e-5
     )
@@ -68,7 +70,7 @@ def test_mrr_is_that_of_sklearn(pair):
     "With one relevant item, label ranking average precision is the mean reciprocal rank."
     from sklearn.metrics import label_ranking_average_precision_score
 
-    assert scores(place(*pair))['mrr'] == pytest.approx(
+    assert score_retrieval(rank_relevant(*pair))['mrr'] == pytest.approx(
         label_ranking_average_precision_score(np.eye(300), cosine(*pair)), abs=1e-5
     )
 
@@ -83,7 +85,7 @@ def test_class_level_is_that_of_torchmetrics_and_sklearn(pair, groups):
         torch.tensor(groups[0][:, None] == groups[1]),
     )
     query = torch.arange(300)[:, None].expand(300, 300).flatten()
-    ours = class_scores(*pair, groups)
+    ours = score_class_retrieval(*pair, groups)
     assert ours['mrr'] == pytest.approx(
         RetrievalMRR()(s.flatten(), right.flatten(), query).item(), abs=1e-5
     )
@@ -100,8 +102,8 @@ def test_a_tie_gets_its_expectation():
     gallery = np.concatenate([q + 0.1, q, q, q, -q]).astype(
         'float32'
     )  # items 1, 2, 3 are level and best
-    assert ranks(q, gallery, [2]) == [2.0]
-    found = place(
+    assert rank_targets(q, gallery, [2]) == [2.0]
+    found = rank_relevant(
         q, gallery, (np.array([7]), np.array([0, 7, 7, 1, 1]))
     )  # two of the three are relevant
     assert (found.better, found.tied, found.hits) == ([0], [1], [2])
@@ -109,7 +111,7 @@ def test_a_tie_gets_its_expectation():
         1 + next(j for j, i in enumerate(rng.permutation([1, 1, 0])) if i)
         for _ in range(20000)
     ]
-    ours = scores(found)
+    ours = score_retrieval(found)
     assert found.rank[0] == pytest.approx(np.mean(drawn), abs=0.02)
     assert ours['mrr'] == pytest.approx(
         np.mean(1 / np.array(drawn)), abs=0.01
@@ -122,8 +124,8 @@ def test_a_collapsed_tower_gets_luck(noise, block):
     x = np.ones((257, 64), 'float32') + noise * rng.standard_normal((257, 64)).astype(
         'float32'
     )
-    assert (ranks(x, x, block=block) == 129).all()
-    s = scores(place(x, x, block=block))
+    assert (rank_targets(x, x, block=block) == 129).all()
+    s = score_retrieval(rank_relevant(x, x, block=block))
     assert all(
         s[k] == pytest.approx(s['chance'][k]) for k in ('mrr', 'r1', 'r5', 'r10')
     )
@@ -136,19 +138,23 @@ def test_chance_is_that_of_random_orders(relevant):
     orders = np.argsort(rng.random((30_000, pool)), axis=1) < relevant
     first = orders.argmax(1) + 1
     z = np.zeros(1, int)
-    luck = scores(Placing(z, z, z + 1, z + relevant, pool))['chance']
+    luck = score_retrieval(RankCounts(z, z, z + 1, z + relevant, pool))['chance']
     assert luck['mrr'] == pytest.approx((1 / first).mean(), abs=0.006)
     assert luck['r5'] == pytest.approx((first <= 5).mean(), abs=0.01)
     assert abs(luck['median_rank'] - np.median(first)) <= 1
     precision = (orders * np.cumsum(orders, 1) / np.arange(1, pool + 1)).sum(
         1
     ) / relevant
-    assert lucky_precision(pool, relevant) == pytest.approx(precision.mean(), abs=0.004)
+    assert chance_average_precision(pool, relevant) == pytest.approx(
+        precision.mean(), abs=0.004
+    )
     at10 = (orders * np.cumsum(orders, 1) / np.arange(1, pool + 1))[:, :10].sum(
         1
     ) / min(relevant, 10)
-    assert lucky_precision(pool, relevant, 10) == pytest.approx(at10.mean(), abs=0.006)
-    assert first_hit(pool - relevant, relevant).sum() == pytest.approx(1)
+    assert chance_average_precision(pool, relevant, 10) == pytest.approx(
+        at10.mean(), abs=0.006
+    )
+    assert first_hit_distribution(pool - relevant, relevant).sum() == pytest.approx(1)
 
 
 def test_average_precision_of_ties_is_expected():
@@ -173,11 +179,15 @@ def test_tiles_do_not_matter(pair, groups, block):
     small = lambda x: x[:60]
     a, b, g = small(pair[0]), small(pair[1]), (small(groups[0]), small(groups[1]))
     for relevant in (None, rng.integers(0, 60, 60), g):
-        x, y = place(a, b, relevant, both=True), place(a, b, relevant, block, both=True)
+        x, y = (
+            rank_relevant(a, b, relevant, both=True),
+            rank_relevant(a, b, relevant, block, both=True),
+        )
         for one, other in zip(x, y):
             assert np.nanmax(np.abs(one.rank - other.rank)) <= 0.5
     assert (
-        top_k(a, b, 7, block)[1] == np.argsort(-cosine(a, b), 1, kind='stable')[:, :7]
+        search_top_k(a, b, 7, block)[1]
+        == np.argsort(-cosine(a, b), 1, kind='stable')[:, :7]
     ).all()
     assert np.allclose(
         average_precision(a, b, g, block=block), average_precision(a, b, g), atol=1e-6
@@ -187,12 +197,12 @@ def test_tiles_do_not_matter(pair, groups, block):
 def test_both_ways_is_each_way(pair, groups):
     a, b = pair
     for relevant, back in ((None, None), (groups, groups[::-1])):
-        two = both_ways(a, b, relevant)
+        two = score_both_directions(a, b, relevant)
         assert two['audio_to_image']['mrr'] == pytest.approx(
-            scores(place(a, b, relevant))['mrr'], abs=1e-3
+            score_retrieval(rank_relevant(a, b, relevant))['mrr'], abs=1e-3
         )
         assert two['image_to_audio']['mrr'] == pytest.approx(
-            scores(place(b, a, back))['mrr'], abs=1e-3
+            score_retrieval(rank_relevant(b, a, back))['mrr'], abs=1e-3
         )
 
 
@@ -200,7 +210,7 @@ def test_captions_are_many_to_one():
     audio = embeddings(50)
     own = np.repeat(np.arange(50), 5)
     text = embeddings(250, like=audio[own], noise=0.5)
-    two = both_ways(text, audio, own, ('text_to_audio', 'audio_to_text'))
+    two = score_both_directions(text, audio, own, ('text_to_audio', 'audio_to_text'))
     s = cosine(text, audio)
     assert two['text_to_audio']['r1'] == pytest.approx((s.argmax(1) == own).mean())
     assert two['audio_to_text']['r1'] == pytest.approx(
@@ -213,21 +223,25 @@ def test_what_nothing_is_relevant_to_is_counted(pair):
     a, b = pair
     own = np.arange(300)
     own[:7] = -1
-    s = scores(place(a, b, own))
+    s = score_retrieval(rank_relevant(a, b, own))
     assert (
-        s['unanswered'] == 7 and s['n'] == 293 and np.isnan(ranks(a, b, own)[:7]).all()
+        s['unanswered'] == 7
+        and s['n'] == 293
+        and np.isnan(rank_targets(a, b, own)[:7]).all()
     )
-    assert both_ways(a, b, own)['image_to_audio']['unanswered'] == 7
+    assert score_both_directions(a, b, own)['image_to_audio']['unanswered'] == 7
     with pytest.raises(BadInput, match='same ids'):
-        scores(place(a, b, np.full(300, -1)))
+        score_retrieval(rank_relevant(a, b, np.full(300, -1)))
 
 
 def test_plain_ranks_score(pair):
-    r = ranks(*pair)
-    assert scores(r, 300)['mrr'] == pytest.approx(scores(place(*pair))['mrr'])
+    r = rank_targets(*pair)
+    assert score_retrieval(r, 300)['mrr'] == pytest.approx(
+        score_retrieval(rank_relevant(*pair))['mrr']
+    )
     for wrong, pool in ((r, None), (r - 1, 300), (r, 10)):
         with pytest.raises(BadInput):
-            scores(wrong, pool)
+            score_retrieval(wrong, pool)
 
 
 def test_memory_does_not_grow_with_the_matrix():

@@ -12,21 +12,16 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from wavbrivl.api import WavBriVL
-from wavbrivl.brivl import BriVL, train_tokenizer
-from wavbrivl.cli import main
-from wavbrivl.core import AudioParams, BadFile, BadInput, BrivlParams
-from wavbrivl.search import (
-    Index,
-    blend,
-    build_index,
-    check_sheet,
-    embed_items,
-    index_files,
-    nearest,
-    search_sheet,
-)
-from wavbrivl.wavlm import AudioTower
+from wavbrivl.api.folder import WavBriVL
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.image_text.inputs import train_tokenizer
+from wavbrivl.app.cli import main
+from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.core.params import AudioParams, BrivlParams
+from wavbrivl.app.index_blocks import embed_items, search_blocks
+from wavbrivl.app.index import Index, sum_queries, build_index, index_files
+from wavbrivl.app.search_sheet import check_sheet, search_sheet
+from wavbrivl.audio.tower import AudioTower
 
 RATE, DIM = 16_000, 24
 SMALL = AudioParams(
@@ -201,7 +196,7 @@ def test_no_block_changes_what_is_found(n, q, k, copies, jitter, block, seed):
     asked = torch.nn.functional.normalize(
         torch.from_numpy(unit(q, 19, seed + 1) + rows[:1]), dim=1
     )
-    i, j, s = nearest(asked, rows, k, block)
+    i, j, s = search_blocks(asked, rows, k, block)
     scores, order = reference(asked.numpy(), rows, k)
     assert (
         (i == np.repeat(np.arange(q), k)).all()
@@ -614,19 +609,19 @@ def test_another_models_index_is_refused(index, lab, model, tmp_path):
 
 def test_sums():
     a, b = unit(3), unit(1, seed=9)
-    both = blend([a, 5 * b])
+    both = sum_queries([a, 5 * b])
     assert np.allclose(np.linalg.norm(both, axis=1), 1, atol=1e-6) and np.allclose(
         (both * a).sum(1), both @ b[0], atol=1e-6
     )
     assert (
-        np.allclose(blend([a, b], [2, 0]), a, atol=1e-6)
-        and (blend([a, b], [1, -1]) @ b[0] < a @ b[0]).all()
-        and np.allclose(blend([a]), a, atol=1e-6)
+        np.allclose(sum_queries([a, b], [2, 0]), a, atol=1e-6)
+        and (sum_queries([a, b], [1, -1]) @ b[0] < a @ b[0]).all()
+        and np.allclose(sum_queries([a]), a, atol=1e-6)
     )
     with pytest.raises(BadInput, match='cancel'):
-        blend([a, a], [1, -1])
+        sum_queries([a, a], [1, -1])
     with pytest.raises(BadInput, match='3 weights for 2'):
-        blend([a, b], [1, 1, 1])
+        sum_queries([a, b], [1, 1, 1])
 
 
 # ---------------------------------------------------------------- faiss

@@ -9,32 +9,28 @@ import soundfile as sf
 import torch
 from PIL import Image
 
-from wavbrivl.api import Painter, WavBriVL
-from wavbrivl.brivl import BriVL, load_tokenizer, train_tokenizer
-from wavbrivl.cli import main
-from wavbrivl.core import (
-    AudioParams,
-    BadFile,
-    BadInput,
-    BrivlParams,
-    CorpusParams,
-    DiffusionParams,
-    VqganParams,
-    load_params,
-    read_json,
-    read_tensors,
-    read_yaml,
-)
-from wavbrivl.corpora import Corpus, prepare
-from wavbrivl.diffusion import LatentDiffusion
-from wavbrivl.fidelity import Judge
-from wavbrivl.lab import open_front
-from wavbrivl.media import frames, has_audio, load_audio, load_picture, probe_audio
-from wavbrivl.peers import load_wav2clip
-from wavbrivl.survey import read_responses
-from wavbrivl.training import load_state
-from wavbrivl.vqgan import VQGAN
-from wavbrivl.wavlm import AudioTower, load_released
+from wavbrivl.api.folder import WavBriVL
+from wavbrivl.api.painter import Painter
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.image_text.inputs import load_tokenizer, train_tokenizer
+from wavbrivl.app.cli import main
+from wavbrivl.core.files import BadFile, BadInput, read_json, read_tensors, read_yaml
+from wavbrivl.core.params import AudioParams, BrivlParams, CorpusParams
+from wavbrivl.core.picture_params import DiffusionParams, VqganParams
+from wavbrivl.core.config import load_params
+from wavbrivl.data.prepare import write_corpus
+from wavbrivl.data.corpus import Corpus
+from wavbrivl.decoders.diffusion import LatentDiffusion
+from wavbrivl.generation.judge import Evaluator
+from wavbrivl.pipeline.gloss import open_wavlm
+from wavbrivl.media.sound import load_audio, probe_audio
+from wavbrivl.media.pictures import read_frames, has_audio, load_picture
+from wavbrivl.audio.wav2clip import load_wav2clip
+from wavbrivl.survey.answers import read_responses
+from wavbrivl.training.loop import load_state
+from wavbrivl.decoders.vqgan import VQGAN
+from wavbrivl.audio.checkpoint import load_wavlm
+from wavbrivl.audio.tower import AudioTower
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -193,14 +189,14 @@ def lab(tmp_path_factory):
     Painter(
         vqgan,
         LatentDiffusion(
-            DiffusionParams(ch=[16, 32], sampling=4),
+            DiffusionParams(ch=[16, 32], inference_steps=4),
             brivl.dim,
             vqgan.config.embed,
             vqgan.side,
         ),
     ).save(d / 'painter')
     brivl.save(d / 'brivl')
-    Judge('test_resnet', 32, ['owl', 'train']).save(d / 'judge')
+    Evaluator('test_resnet', 32, ['owl', 'train']).save(d / 'judge')
     sf.write(d / 'x.wav', tone(), 16000)
     Image.new('RGB', (32, 32)).save(d / 'x.png')
     return d
@@ -228,7 +224,7 @@ def forms(mark):
 
 CHECKPOINTS = dict(
     brivl=lambda p: BriVL.from_checkpoint(p, BrivlParams()),
-    wavlm=load_released,
+    wavlm=load_wavlm,
     vqgan=lambda p: VQGAN.from_checkpoint(p, VqganParams()),
     wav2clip=load_wav2clip,
     tensors=read_tensors,
@@ -267,7 +263,7 @@ FOLDERS = {
     'model/model.safetensors': lambda d: WavBriVL.from_pretrained(d / 'model', 'cpu'),
     'painter/vqgan/model.safetensors': lambda d: Painter.load(d / 'painter', 'cpu'),
     'painter/diffusion/model.safetensors': lambda d: Painter.load(d / 'painter', 'cpu'),
-    'judge/model.safetensors': lambda d: Judge.load(d / 'judge'),
+    'judge/model.safetensors': lambda d: Evaluator.load(d / 'judge'),
     'brivl/model.safetensors': lambda d: BriVL.load(d / 'brivl'),
     'model/tokenizer.json': lambda d: WavBriVL.from_pretrained(d / 'model', 'cpu'),
     'model/config.json': lambda d: WavBriVL.from_pretrained(d / 'model', 'cpu'),
@@ -321,17 +317,17 @@ def test_the_same_from_the_command_line(copy, capsys):
 def test_a_front_end_that_is_a_pickle(copy):
     (copy / 'model/model.safetensors').write_bytes(forms(copy / 'ran')['zip'])
     with pytest.raises(BadFile, match='model.safetensors'):
-        open_front(copy / 'model', AudioParams())
+        open_wavlm(copy / 'model', AudioParams())
     assert not (copy / 'ran').exists()
 
 
 def test_a_tflite_file_that_is_a_pickle(tmp_path):
     pytest.importorskip('ai_edge_litert')
-    from wavbrivl.peers import YamNet
+    from wavbrivl.audio.yamnet import YAMNet
 
     (tmp_path / 'yamnet.tflite').write_bytes(forms(tmp_path / 'ran')['bare'])
     with pytest.raises(BadFile, match='not a .tflite'):
-        YamNet(tmp_path / 'yamnet.tflite')
+        YAMNet(tmp_path / 'yamnet.tflite')
     assert not (tmp_path / 'ran').exists()
 
 
@@ -467,8 +463,8 @@ BOARDS = dict(
     list='- a',
     runs='runs: [a, b]',
     run='runs: {a: 3}',
-    fronts='fronts: {a: [1]}',
-    arms='arms: 3',
+    fronts='encoders: {a: [1]}',
+    arms='variants: 3',
     section='train: 3',
     many='train: {seeds: [' + 'x, ' * 5000 + ']}',
 )
@@ -592,8 +588,8 @@ def test_a_table_stays_in_its_folder(tmp_path):
         + ''.join(f'{e},z\n' for e in evil + odd)
         + 'disk/s.wav,y\n'
     )
-    prepare(
-        CorpusParams(reader='folder', source='mine', valid_share=0, test_share=0),
+    write_corpus(
+        CorpusParams(reader='folder', source='mine', valid_fraction=0, test_fraction=0),
         tmp_path / 'data',
         tmp_path,
         1,
@@ -850,8 +846,8 @@ def test_the_same_files_in_a_corpus(tmp_path):
         + [f',{f},y' for f in made]
     )
     (d / 'pairs.csv').write_text('audio,image,label\n' + '\n'.join(rows) + '\n')
-    s = prepare(
-        CorpusParams(reader='folder', source='mine', valid_share=0, test_share=0),
+    s = write_corpus(
+        CorpusParams(reader='folder', source='mine', valid_fraction=0, test_fraction=0),
         tmp_path / 'data',
         tmp_path,
         1,
@@ -874,14 +870,14 @@ def test_a_film_of_too_many_pixels(tmp_path):
             *v.encode(None),
         ):
             c.mux(p)
-    assert len(frames(tmp_path / 'x.mp4', 2)) == 1
+    assert len(read_frames(tmp_path / 'x.mp4', 2)) == 1
     data = bytearray((tmp_path / 'x.mp4').read_bytes())
     at = data.index(b'mp4v') + 28
     assert struct.unpack('>HH', data[at : at + 4]) == (64, 64)
     data[at : at + 4] = struct.pack('>HH', 20000, 20000)
     (tmp_path / 'x.mp4').write_bytes(data)
     try:
-        assert all(p.size == (64, 64) for p in frames(tmp_path / 'x.mp4', 2)), (
+        assert all(p.size == (64, 64) for p in read_frames(tmp_path / 'x.mp4', 2)), (
             'the stream itself says 64 x 64'
         )
     except BadFile as e:

@@ -8,12 +8,18 @@ import pytest
 import soundfile as sf
 import torch
 
-from wavbrivl.core import BadFile, BadInput, CorpusParams, FoleyParams, Params
-from wavbrivl.corpora import Corpus, prepare
-from wavbrivl.lab import Lab, prepare_corpus
-from wavbrivl.media import content, load_audio, load_picture, probe_audio
-from wavbrivl.shards import Member, pack, read_shards
-from wavbrivl.training import Recordings, WavlmLesson, load_pictures
+from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.core.params import CorpusParams, FoleyParams
+from wavbrivl.core.picture_params import Params
+from wavbrivl.data.prepare import write_corpus
+from wavbrivl.data.corpus import Corpus
+from wavbrivl.pipeline.lab import Lab
+from wavbrivl.pipeline.training import prepare_corpus
+from wavbrivl.media.sound import sniff_content, load_audio, probe_audio
+from wavbrivl.media.pictures import load_picture
+from wavbrivl.data.shards import Member, pack, read_shards
+from wavbrivl.training.image_text import load_pictures
+from wavbrivl.training.audio import Recordings, WavlmTask
 
 
 webdataset = pytest.importorskip('webdataset')
@@ -23,9 +29,9 @@ webdataset = pytest.importorskip('webdataset')
 def corpora(tmp_path_factory):
     "The same corpus in single files and in shards."
     d = tmp_path_factory.mktemp('shards')
-    prepare(
+    write_corpus(
         CorpusParams(
-            picture=32,
+            image_size=32,
             foley=FoleyParams(
                 train=10, valid=3, test=4, min_seconds=0.5, max_seconds=1.0
             ),
@@ -84,7 +90,7 @@ def test_a_packed_corpus_reads_the_same(corpora):
     for a, b in zip(loose.table.itertuples(), packed.table.itertuples(), strict=True):
         assert (
             np.array_equal(loose.audio(a), packed.audio(b))
-            and content(packed.folder / b.audio).getvalue()
+            and sniff_content(packed.folder / b.audio).getvalue()
             == (loose.folder / a.audio).read_bytes()
         )
         assert len(a.frames) == len(b.frames) and all(
@@ -97,7 +103,7 @@ def test_a_training_batch_is_the_same(corpora):
     params, batches = Params(wavlm=dict(clusters=4), train=dict(window=0.5)), []
     for corpus in corpora:
         table = corpus.split('train')
-        lesson = WavlmLesson(params, Recordings(corpus, table))
+        lesson = WavlmTask(params, Recordings(corpus, table))
         batches.append(
             (
                 *(
@@ -134,7 +140,7 @@ def test_what_cannot_be_packed_is_left_alone(corpora, tmp_path):
     with pytest.raises(BadInput, match='no corpus'):
         pack(tmp_path, 4)
     shutil.copytree(corpora[0].folder, tmp_path / 'c')
-    with pytest.raises(BadInput, match='corpus.shard'):
+    with pytest.raises(BadInput, match='corpus.shard_size'):
         pack(tmp_path / 'c', 0)
     victim = next((tmp_path / 'c/audio').iterdir())
     victim.unlink()
@@ -180,7 +186,7 @@ def test_names_with_dots_keep_their_samples_apart(tmp_path):
             split=['train', 'test'],
         )
     ).to_csv(tmp_path / 'pairs.csv', index=False)
-    prepare(
+    write_corpus(
         CorpusParams(reader='folder', source='pairs.csv'),
         tmp_path / 'c',
         tmp_path,
@@ -204,16 +210,16 @@ def test_names_with_dots_keep_their_samples_apart(tmp_path):
 
 def test_the_stage_packs_where_asked(tmp_path):
     (tmp_path / 'params.yaml').write_text(
-        'corpus: {shard: 3, picture: 32, foley: {train: 4, valid: 2, test: 2, min_seconds: .5, max_seconds: .6}}'
+        'corpus: {shard_size: 3, image_size: 32, foley: {train: 4, valid: 2, test: 2, min_seconds: .5, max_seconds: .6}}'
     )
     (tmp_path / 'wavbrivl').mkdir()
-    (tmp_path / 'wavbrivl/foley.py').touch()
+    (tmp_path / 'wavbrivl/foley').mkdir()
     prepare_corpus(Lab(root=tmp_path))
     assert (
         len(list((tmp_path / 'build/corpus/shards').iterdir())) == 4
         and not (tmp_path / 'build/corpus/audio').exists()
     )
-    assert Params().corpus.shard is None
+    assert Params().corpus.shard_size is None
 
 
 # ---------------------------------------------------------------- members as files

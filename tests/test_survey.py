@@ -7,22 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wavbrivl.core import BadFile, BadInput, write_json
-from wavbrivl.media import SAMPLE_RATE
-from wavbrivl.survey import (
-    CHOICES,
-    COLUMNS,
-    CONSENT,
-    agreement,
-    draw_others,
-    fingerprint,
-    make_trials,
-    proxy_choice,
+from wavbrivl.core.files import BadFile, BadInput, write_json
+from wavbrivl.media.sound import SAMPLE_RATE
+from wavbrivl.survey.trials import draw_others, survey_fingerprint, make_trials
+from wavbrivl.survey.page import CONSENT, trial_page
+from wavbrivl.survey.answers import (
+    RESPONSE_KINDS,
+    RESPONSE_COLUMNS,
+    self_agreement,
+    choose_by_model,
     proxy_responses,
     read_responses,
     survey_table,
-    trial_page,
-    wilson,
+    wilson_interval,
 )
 
 NAMES = ['quokka', 'zeppelin', 'marimba']  # words that stand nowhere else on the page
@@ -210,14 +207,14 @@ def test_page_is_the_same_every_time(tmp_path, trials):
 
 
 def test_fingerprint_covers_question_and_answer(trials):
-    seen = {fingerprint(trials)}
+    seen = {survey_fingerprint(trials)}
     for k, v in dict(
         target='right' if trials[0]['target'] == 'left' else 'left',
         label='horn',
         sound=trials[0]['sound'] * 0.5,
         left=255 - trials[0]['left'],
     ).items():
-        seen.add(fingerprint([trials[0] | {k: v}, *trials[1:]]))
+        seen.add(survey_fingerprint([trials[0] | {k: v}, *trials[1:]]))
     assert len(seen) == 5
 
 
@@ -448,7 +445,7 @@ def test_partial_response_counts_and_order_does_not_matter(tmp_path, key):
     assert (
         len(got) == 3
         and not rejected
-        and tuple(got.columns) == COLUMNS
+        and tuple(got.columns) == RESPONSE_COLUMNS
         and set(got.choice) == {'target'}
     )
 
@@ -519,7 +516,9 @@ def test_any_bytes_are_set_aside(tmp_path, key, content):
         content.replace(b'%s', key['fingerprint'].encode())
     )
     got, rejected = read_responses(tmp_path / 'r', key)
-    assert len(got) == 0 and len(rejected) == 1 and tuple(got.columns) == COLUMNS
+    assert (
+        len(got) == 0 and len(rejected) == 1 and tuple(got.columns) == RESPONSE_COLUMNS
+    )
 
 
 def test_first_file_of_a_participant_counts(tmp_path, key):
@@ -574,7 +573,7 @@ def answers(*rows):
             )
             for p, i, r, c in rows
         ],
-        columns=COLUMNS,
+        columns=RESPONSE_COLUMNS,
     )
 
 
@@ -586,9 +585,11 @@ def test_wilson_by_hand():
             z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n) / (1 + z * z / n),
         )
         assert np.allclose(
-            wilson(k, n), (p, max(0, mid - half), min(1, mid + half)), atol=1e-9
+            wilson_interval(k, n),
+            (p, max(0, mid - half), min(1, mid + half)),
+            atol=1e-9,
         )
-    assert np.isnan(wilson(0, 0)).all()
+    assert np.isnan(wilson_interval(0, 0)).all()
 
 
 def test_mean_is_over_repeats_and_an_integer():
@@ -598,7 +599,7 @@ def test_mean_is_over_repeats_and_an_integer():
         + [('a', 0, 3, 'neither')]
     )
     table = survey_table(answers(*rows))
-    assert table.loc['mean', list(CHOICES)].to_list() == [
+    assert table.loc['mean', list(RESPONSE_KINDS)].to_list() == [
         round((100 + 75 + 0) / 3),
         round(25 / 3),
         round(100 / 3),
@@ -619,21 +620,21 @@ def test_mean_is_over_repeats_and_an_integer():
 def test_agreement_needs_every_repeat():
     rows = (
         [('a', 0, r, 'target') for r in (1, 2, 3)]
-        + [('a', 1, r, c) for r, c in zip((1, 2, 3), CHOICES)]
+        + [('a', 1, r, c) for r, c in zip((1, 2, 3), RESPONSE_KINDS)]
         + [('b', 0, 1, 'other'), ('b', 0, 2, 'other')]
     )
-    got = agreement(answers(*rows))
+    got = self_agreement(answers(*rows))
     assert got['a'] == 0.5 and np.isnan(got['b']), 'b was not asked a third time'
     assert survey_table(answers(*rows)).loc['all', 'agreement'] == 0.5
-    assert np.isnan(agreement(answers(('a', 0, 1, 'target')))['a']), 'asked once'
+    assert np.isnan(self_agreement(answers(('a', 0, 1, 'target')))['a']), 'asked once'
 
 
 def test_nothing_is_made_of_nothing():
     table = survey_table(answers())
     assert (
         list(table.index) == ['all', 'mean']
-        and table[list(CHOICES)].isna().all(axis=None)
-        and len(agreement(answers())) == 0
+        and table[list(RESPONSE_KINDS)].isna().all(axis=None)
+        and len(self_agreement(answers())) == 0
     )
 
 
@@ -643,17 +644,17 @@ def test_unknown_choice_is_refused():
 
 
 def test_proxy():
-    got = proxy_choice([0.9, 0.2, 0.1, 0.5, 0.3], [0.1, 0.8, 0.1, 0.5, 0.2], 0.3)
+    got = choose_by_model([0.9, 0.2, 0.1, 0.5, 0.3], [0.1, 0.8, 0.1, 0.5, 0.2], 0.3)
     assert got.tolist() == ['target', 'other', 'neither', 'neither', 'target']
     rows = proxy_responses(got, ['x'] * 5)
     table = survey_table(rows)
     assert (
-        tuple(rows.columns) == COLUMNS
+        tuple(rows.columns) == RESPONSE_COLUMNS
         and 'no people' in rows.participant[0]
-        and table.loc['mean', list(CHOICES)].to_list() == [40, 20, 40]
+        and table.loc['mean', list(RESPONSE_KINDS)].to_list() == [40, 20, 40]
     )
     for a, b in (([0.1], [0.1, 0.2]), ([[0.1]], [[0.2]]), ([np.nan], [0.1])):
         with pytest.raises(BadInput):
-            proxy_choice(a, b, 0.3)
+            choose_by_model(a, b, 0.3)
     with pytest.raises(BadInput):
         proxy_responses(got, ['x'])

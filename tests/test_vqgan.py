@@ -11,31 +11,27 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from wavbrivl.brivl import BriVL, normalise
-from wavbrivl.core import (
-    BadFile,
-    BadInput,
-    BrivlParams,
-    OptimParams,
-    Params,
-    VqganParams,
-)
-from wavbrivl.training import Fit
-from wavbrivl.vqgan import (
-    GumbelCode,
-    NearestCode,
-    Perceptual,
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.image_text.inputs import normalise_imagenet
+from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.core.params import BrivlParams, OptimParams
+from wavbrivl.core.picture_params import Params, VqganParams
+from wavbrivl.training.loop import Trainer
+from wavbrivl.decoders.vqgan_layers import GumbelCode, NearestCode, norm
+from wavbrivl.decoders.vqgan import (
     VQGAN,
-    VqganLesson,
-    adversarial,
-    as_bytes,
-    as_pixels,
-    balance,
-    frames_at,
-    norm,
+    pixels_to_bytes,
+    bytes_to_pixels,
     read_vqgan_config,
-    train_vqgan,
     vqgan_weights,
+)
+from wavbrivl.training.vqgan import (
+    Perceptual,
+    VqganTask,
+    adversarial_losses,
+    adversary_weight,
+    load_frames,
+    train_vqgan,
 )
 
 REFERENCE = Path(__file__).parents[2] / 'shared' / 'reference' / 'vqgan'
@@ -50,12 +46,12 @@ TINY = VqganParams(
     channels=8,
     embed=4,
     codes=16,
-    crop=8,
+    crop_size=8,
     perceptual=0,
-    adversary_ch=8,
-    adversary_layers=1,
-    warm_start=0.2,
-    adversary_start=0.4,
+    disc_ch=8,
+    disc_layers=1,
+    quantize_start=0.2,
+    disc_start=0.4,
     crop_until=0.6,
     optim=dict(epochs=3, batch=4, lr=2e-3),
 )
@@ -310,13 +306,15 @@ def test_pictures_and_codes_that_do_not_fit():
 
 def test_bytes_and_back():
     x = pictures(2)
-    assert torch.equal(as_bytes(as_pixels(x, 16)), x) and as_pixels(x, 8).shape == (
+    assert torch.equal(pixels_to_bytes(bytes_to_pixels(x, 16)), x) and bytes_to_pixels(
+        x, 8
+    ).shape == (
         2,
         3,
         8,
         8,
     )
-    assert as_bytes(torch.tensor([-9.0, -1, 0, 1, 9])).tolist() == [
+    assert pixels_to_bytes(torch.tensor([-9.0, -1, 0, 1, 9])).tolist() == [
         0,
         0,
         128,
@@ -399,13 +397,13 @@ def test_gumbel():
 
 def lesson(p=TINY, n=16):
     torch.manual_seed(7)
-    return VqganLesson(p, pictures(n), pictures(4))
+    return VqganTask(p, pictures(n), pictures(4))
 
 
 def test_each_side_has_its_own_gradient():
     of = lesson()
     drawn = of.vqgan(torch.rand(2, 3, 16, 16))[0]
-    fooled, critic = adversarial(of.critic, torch.rand(2, 3, 16, 16), drawn)
+    fooled, critic = adversarial_losses(of.critic, torch.rand(2, 3, 16, 16), drawn)
     ours, theirs = (
         list(of.vqgan.decoder.parameters()),
         [p for p in of.critic.parameters() if p.ndim > 1],
@@ -422,13 +420,13 @@ def test_each_side_has_its_own_gradient():
 def test_the_adversary_is_brought_to_the_size_of_the_others():
     w = torch.tensor([3.0, 4.0], requires_grad=True)
     assert (
-        abs(balance((2 * w).sum(), (0.5 * w).sum(), w) - 4) < 0.01
-        and balance((1e9 * w).sum(), (0 * w).sum(), w) == 1e4
+        abs(adversary_weight((2 * w).sum(), (0.5 * w).sum(), w) - 4) < 0.01
+        and adversary_weight((1e9 * w).sum(), (0 * w).sum(), w) == 1e4
     )
 
 
 def test_unused_codes_are_put_among_the_vectors():
-    of = lesson(changed(warm_start=0.0))
+    of = lesson(changed(quantize_start=0.0))
     z = torch.randn(2, 4, 8, 8) + 5
     rows, among = (
         z.movedim(1, -1).flatten(0, 2),
@@ -464,7 +462,7 @@ def test_crops():
     rng = lambda: np.random.default_rng(0)
     of = lesson()
     batch = of.batch(range(3), rng())
-    x = as_pixels(batch['pictures'], 16)
+    x = bytes_to_pixels(batch['pictures'], 16)
     halves = of.cropped(x, batch['corners'])
     assert halves.shape == (6, 3, 8, 8) and batch['corners'].max() <= 8
     a, b = batch['corners'][1].tolist()
@@ -472,15 +470,17 @@ def test_crops():
     of.progress = 0.6
     assert of.cropped(x, batch['corners']) is x
     for crop in (None, 16, 17, 99):
-        all_of_it = lesson(changed(crop=crop))
+        all_of_it = lesson(changed(crop_size=crop))
         batch = all_of_it.batch(range(3), rng())
         assert (
             not batch['corners'].any()
             and all_of_it.cropped(x, batch['corners']) is x
             and all_of_it(**batch).isfinite()
         )
-    with pytest.raises(BadInput, match='vqgan.crop is 7; it must be a multiple of 2'):
-        lesson(changed(crop=7))
+    with pytest.raises(
+        BadInput, match='vqgan.crop_size is 7; it must be a multiple of 2'
+    ):
+        lesson(changed(crop_size=7))
 
 
 def trained(folder, kill=None, p=TINY):
@@ -495,7 +495,7 @@ def trained(folder, kill=None, p=TINY):
         return real(index, rng)
 
     of.batch = batch
-    history = Fit(of, p.optim, 0, folder, save_minutes=0).run()
+    history = Trainer(of, p.optim, 0, folder, save_minutes=0).run()
     return of, history, len(steps)
 
 
@@ -546,7 +546,7 @@ def test_the_terms_come_in_when_they_should():
 
     torch.manual_seed(7)
     alike = Alike()
-    of = VqganLesson(changed(perceptual=0.5), pictures(), pictures(4), alike)
+    of = VqganTask(changed(perceptual=0.5), pictures(), pictures(4), alike)
     batch, seen = of.batch(range(4), np.random.default_rng(0)), {}
     for at in (0.0, 0.3, 0.5):
         of.progress = at
@@ -560,7 +560,7 @@ def test_the_terms_come_in_when_they_should():
         seen == {0.0: (False, False), 0.3: (True, False), 0.5: (True, True)}
         and alike.calls == 3
     )
-    assert VqganLesson(TINY, pictures(), pictures(0)).score() == {}, (
+    assert VqganTask(TINY, pictures(), pictures(0)).score() == {}, (
         'without validation pictures nothing is scored'
     )
 
@@ -709,8 +709,8 @@ def brivl():
 def test_the_frozen_tower_stays_out(brivl):
     before = {k: v.clone() for k, v in brivl.image.backbone.state_dict().items()}
     P = Perceptual(brivl)
-    of = VqganLesson(
-        changed(perceptual=0.5, warm_start=0.0, adversary_start=0.0),
+    of = VqganTask(
+        changed(perceptual=0.5, quantize_start=0.0, disc_start=0.0),
         pictures(),
         pictures(4),
         P,
@@ -725,16 +725,16 @@ def test_the_frozen_tower_stays_out(brivl):
         torch.equal(v, before[k]) for k, v in brivl.image.backbone.state_dict().items()
     )
     x, y = (
-        as_pixels(pictures(2, 32), 32),
+        bytes_to_pixels(pictures(2, 32), 32),
         torch.zeros(2, 3, 32, 32, requires_grad=True),
     )
     P(x, y).backward()
     assert y.grad.abs().sum() > 0 and P(x, x) == 0
     every = brivl.image.backbone.forward_intermediates(
-        normalise((x + 1) / 2), intermediates_only=True
+        normalise_imagenet((x + 1) / 2), intermediates_only=True
     )[:3]
     other = brivl.image.backbone.forward_intermediates(
-        normalise((y.detach() + 1) / 2), intermediates_only=True
+        normalise_imagenet((y.detach() + 1) / 2), intermediates_only=True
     )[:3]
     by_hand = sum(
         (a / a.norm(dim=1, keepdim=True) - b / b.norm(dim=1, keepdim=True))
@@ -754,17 +754,19 @@ def test_the_frozen_tower_stays_out(brivl):
 
 
 def test_score():
-    of = lesson(changed(adversary=0.0)).eval()
+    of = lesson(changed(disc_weight=0.0)).eval()
     with torch.no_grad():
         of.vqgan.codebook.copy_(torch.randn(16, 4))
-        y, _, at = of.vqgan(as_pixels(pictures(4), 16))
+        y, _, at = of.vqgan(bytes_to_pixels(pictures(4), 16))
     found, share = (
         of.score(),
         (torch.bincount(at.flatten(), minlength=16) / at.numel()).tolist(),
     )
     assert (
         found['l1']
-        == pytest.approx((y - as_pixels(pictures(4), 16)).abs().mean().item(), rel=1e-4)
+        == pytest.approx(
+            (y - bytes_to_pixels(pictures(4), 16)).abs().mean().item(), rel=1e-4
+        )
         and found['score'] == -found['l1']
     )
     assert found['usage'] == pytest.approx(len(at.unique()) / 16) and found[
@@ -802,11 +804,11 @@ class Noise:
 
 def test_frames():
     corpus = Noise(train=3)
-    assert frames_at(corpus, 'train', 16).shape == (6, 3, 16, 16) and frames_at(
+    assert load_frames(corpus, 'train', 16).shape == (6, 3, 16, 16) and load_frames(
         corpus, 'valid', 16
     ).shape == (0, 3, 16, 16)
     assert torch.equal(
-        frames_at(corpus, 'train', 20, 2),
+        load_frames(corpus, 'train', 20, 2),
         torch.from_numpy(
             np.stack([corpus.picture(f'train-{i}-0') for i in (0, 1)])
         ).movedim(-1, 1),

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from wavbrivl.core import AudioParams, BadInput
-from wavbrivl.wavlm import Dropout, WavLM, levelled, light_dropout, load_released
+from wavbrivl.core.files import BadInput
+from wavbrivl.core.params import AudioParams
+from wavbrivl.audio.wavlm import FastDropout, WavLM, normalise_waveform, replace_dropout
+from wavbrivl.audio.checkpoint import load_wavlm
 
 REFERENCE = Path(__file__).parents[2] / 'shared' / 'reference'
 needs_reference = pytest.mark.skipif(
@@ -23,7 +25,7 @@ def gap(a, b):
 @pytest.mark.parametrize('size', ['wavlm_base', 'wavlm_large'])
 def test_released_weights_hear_as_the_original(size):
     at = REFERENCE / size
-    wavlm, cfg = load_released(at / 'checkpoint.pt')
+    wavlm, cfg = load_wavlm(at / 'checkpoint.pt')
     x, want = np.load(at / 'inputs.npz'), np.load(at / 'outputs.npz')
     wavlm.eval().params = wavlm.params.model_copy(
         update=dict(normalize=False)
@@ -63,7 +65,7 @@ def test_waveforms_are_levelled_over_what_is_real():
     )
     lengths = torch.tensor([400, 250, 100])
     padded = torch.where(torch.arange(400) < lengths[:, None], wave, 0.0)
-    out = levelled(padded, lengths)
+    out = normalise_waveform(padded, lengths)
     for row, x, n in zip(out, wave, lengths):
         assert (
             gap(row[:n], torch.nn.functional.layer_norm(x[:n], (int(n),))) < 1e-5
@@ -96,14 +98,14 @@ def test_file_that_is_no_release(tmp_path):
         ('z.pt', 'does not exist'),
     ):
         with pytest.raises(BadInput, match=why):
-            load_released(tmp_path / f)
+            load_wavlm(tmp_path / f)
 
 
 @pytest.mark.parametrize('p', [0.1, 0.5, 0.999999])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_dropout_leaves_out_its_share_and_keeps_the_mean(p, dtype):
     torch.manual_seed(0)
-    ones, layer = torch.ones(401, 999, dtype=dtype, requires_grad=True), Dropout(p)
+    ones, layer = torch.ones(401, 999, dtype=dtype, requires_grad=True), FastDropout(p)
     x = layer(ones)
     x.float().sum().backward()
     assert (
@@ -124,11 +126,11 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean(p, dtype):
 def test_dropout_at_its_ends():
     x = torch.randn(3, 5)
     assert (
-        torch.equal(Dropout(0.0)(x), x)
-        and not Dropout(1.0)(x).any()
-        and Dropout(0.5)(x[:0]).shape == (0, 5)
+        torch.equal(FastDropout(0.0)(x), x)
+        and not FastDropout(1.0)(x).any()
+        and FastDropout(0.5)(x[:0]).shape == (0, 5)
     )
-    net = light_dropout(
+    net = replace_dropout(
         torch.nn.Sequential(
             torch.nn.Linear(2, 2),
             torch.nn.Dropout(0.3),
@@ -137,4 +139,4 @@ def test_dropout_at_its_ends():
     )
     assert [
         (type(m), m.p) for m in net.modules() if isinstance(m, torch.nn.Dropout)
-    ] == [(Dropout, 0.3), (Dropout, 0.0)]
+    ] == [(FastDropout, 0.3), (FastDropout, 0.0)]

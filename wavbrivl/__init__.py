@@ -6,9 +6,11 @@ __all__ = ["WavBriVL", "BriVL"]
 def __getattr__(name):
     "The two models, imported when first asked for: the command line stays quick."
     if name == "WavBriVL":
-        from .api import WavBriVL
+        from .api.painter import WavBriVL
+
         return WavBriVL
     if name == "BriVL":
-        from .brivl import BriVL
+        from .image_text.brivl import BriVL
+
         return BriVL
     raise AttributeError(f"module 'wavbrivl' has no attribute {name!r}")
