@@ -80,7 +80,7 @@ def jittered(self: DiffusionTask, rows: torch.Tensor, g) -> torch.Tensor:
     wanted = self.wanted[rows, view]
     away = F.normalize(torch.randn(wanted.shape, generator=g), dim=1)
     length = torch.rand(n, 1, generator=g)
-    return wanted + away * self.model.params.jitter * length
+    return wanted + away * self.model.params.condition_noise * length
 
 # %% ../../nbs/08_training/08_diffusion.ipynb #773c28b7
 LEVEL_KNOWN = 0.7  # share of the examples whose level is given
