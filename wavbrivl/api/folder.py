@@ -333,7 +333,7 @@ def checked_section(name: str, fields: dict, path: Path):
 
 # %% ../../nbs/12_api/01_folder.ipynb #2ad5c630
 def built(config: dict, path: Path) -> tuple:
-    "The towers that config.json at `interpolate` describes, as they are drawn: audio, BriVL."
+    "The towers that config.json at `path` describes, as they are drawn: audio, BriVL."
     sizes = checked_section('audio', config['audio'], path)
     if 'language' in config:
         audio = Bridge(

@@ -100,7 +100,7 @@ class Painter:
 def ready(
     self: Painter,
     model: WavBriVL,
-    kind: str,  # one of `PICTURE_KINDS`
+    kind: str,  # one of `PAINTING_KINDS`
     prior: bool = True,  # does guidance ask the diffusion model?
 ) -> Painter:
     "The painter on the model's device. Raises `BadInput` when it cannot make this kind of picture for this model."
@@ -192,7 +192,7 @@ def paint(
     self: Painter,
     model: WavBriVL,
     wanted,  # [N, D] embeddings of sounds, sentences or pictures
-    kind: str = 'diffusion',  # one of `PICTURE_KINDS`
+    kind: str = 'diffusion',  # one of `PAINTING_KINDS`
     candidates: int = 1,  # pictures drawn for each, of which the best is kept; diffusion and mosaic only
     names=None,  # [N] what each is made for: seeds its noise; default: its row number
     level=None,  # [N] dBFS, for diffusion; None: unknown
@@ -257,7 +257,7 @@ def film(
     self: Painter,
     model: WavBriVL,
     wanted,  # [W, D] one embedding per window, in order
-    kind: str = 'guided',  # one of `PICTURE_KINDS`
+    kind: str = 'guided',  # one of `PAINTING_KINDS`
     name='film',  # seeds the noise
     level=None,  # [W] dBFS, for diffusion; None: unknown
     guide: GuidanceParams
@@ -347,7 +347,7 @@ def generate(
     things,  # sound files or float arrays, or sentences: one or many
     painter='models/painter',  # a folder, or a `Painter`
     sample_rate=None,  # of arrays, Hz
-    kind: str = 'diffusion',  # one of `PICTURE_KINDS`
+    kind: str = 'diffusion',  # one of `PAINTING_KINDS`
     candidates: int = 1,  # drawn for each, of which the best is kept
     seed: int = 0,
     text: bool = False,  # they are sentences
@@ -418,7 +418,7 @@ def generate_film(
     painter='models/painter',  # a folder, or a `Painter`
     fps: float
     | None = None,  # frames per second of sound, .01 .. 50; default: a window's half apart
-    kind: str = 'guided',  # one of `PICTURE_KINDS`
+    kind: str = 'guided',  # one of `PAINTING_KINDS`
     sample_rate=None,  # of an array, Hz
     seed: int = 0,
     **how,  # guide, guidance: as in `Painter.film`

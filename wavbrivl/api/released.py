@@ -50,7 +50,7 @@ def pickled(path: Path, kind: str) -> str:
         names = ''  # files older than PyTorch 1.6 cannot be looked into
     return (
         f'holds pickled objects{names and f" ({names})"} beside its weights, and opening those would run code. If you trust whoever made it, keep the weights alone, in the environment it was made in: '
-        f"`find_sounds = torch.load(PATH, map_location='cpu', weights_only=False); torch.save({KEPT[kind]}, NEW)`; then import the new file."
+        f"`found = torch.load(PATH, map_location='cpu', weights_only=False); torch.save({KEPT[kind]}, NEW)`; then import the new file."
     )
 
 # %% ../../nbs/12_api/04_released.ipynb #5e7e37c9
@@ -338,7 +338,7 @@ def import_released(
     kind: str,  # brivl, wavlm, vqgan
     path,  # the released file; of WavLM also a folder of `transformers`
     out,  # folder for config.json and model.safetensors
-    config=None,  # how the model is built: a preset of BriVL, or a file; default: the one beside `interpolate`
+    config=None,  # how the model is built: a preset of BriVL, or a file; default: the one beside `path`
     tokenizer=None,  # of BriVL: the folder of its text tower's tokenizer
 ) -> dict:  # kind, source, folder, matched, missing, left_over, dropped, parameters, megabytes, sizes
     "Rewrite released weights as a folder of the lab's. Raises `BadInput` or `BadFile` and writes nothing where they do not fit."

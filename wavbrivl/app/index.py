@@ -289,7 +289,7 @@ def faiss_index(
 
 # %% ../../nbs/16_app/04_index.ipynb #ffb1b7af
 def faiss_nearest(index, q: torch.Tensor, rows, k: int) -> tuple:
-    "As `nearest_codes`, among what faiss proposes; fewer pairs where an approximate index finds fewer."
+    "As `nearest`, among what faiss proposes; fewer pairs where an approximate index finds fewer."
     j = index.search(q.numpy(), k)[1]
     i, c = np.nonzero(j >= 0)
     return best_of(i, j[i, c], exact_scores(q.numpy(), rows, i, j[i, c]), k)

@@ -117,7 +117,7 @@ class ResidualBlock(nn.Module):
             self.downsample = nn.Sequential(*short)
 
     def forward(self, x, frames=None):
-        "`read_frames` are those of the output."
+        "`frames` are those of the output."
         short = x if self.downsample is None else self.downsample(x)
         x = zero_padding_frames(F.relu(self.bn1(self.conv1(x))), frames)
         return zero_padding_frames(F.relu(self.bn2(self.conv2(x)) + short), frames)

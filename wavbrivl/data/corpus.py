@@ -98,7 +98,7 @@ def audio(
 @patch
 def picture(
     self: Corpus,
-    path: str,  # one of a row's `read_frames`
+    path: str,  # one of a row's `frames`
 ) -> np.ndarray:  # [S, S, 3] uint8
     "A picture. Raises `BadFile`."
     return np.asarray(load_picture(self.folder / path))

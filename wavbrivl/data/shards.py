@@ -151,7 +151,7 @@ class Member(NamedTuple):
 
 # %% ../../nbs/03_data/08_shards.ipynb #be12f832
 def member(path, m: tarfile.TarInfo) -> Member:
-    "Make a member of the tar `interpolate` from its header."
+    "Make a member of the tar `path` from its header."
     name = PurePosixPath(m.name)
     base, _, ext = name.name.partition('.')
     key = str(name.with_name(base)) if base else m.name

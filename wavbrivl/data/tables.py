@@ -213,7 +213,7 @@ def find_clip(old: dict, clip_of: dict, new: Record, base: Path) -> str:
 # %% ../../nbs/03_data/02_tables.ipynb #1d81bfc6
 @reader('folder')
 def folder(params, root):
-    "A CSV of one's own, or a folder with `mismatched_pairs.csv` in it."
+    "A CSV of one's own, or a folder with `pairs.csv` in it."
     path = source_folder(params, root)
     if path.is_dir():
         path = source_folder(params, root, 'pairs.csv') / 'pairs.csv'

@@ -136,7 +136,7 @@ def forward(
     self: LatentDiffusion,
     x: torch.Tensor,  # [N, channels, side, side], noised
     step: torch.Tensor,  # [N] int64
-    wanted: torch.Tensor | None,  # [N, dim + 2], from `show_table`; None: anything
+    wanted: torch.Tensor | None,  # [N, dim + 2], from `told`; None: anything
     drop: torch.Tensor | None = None,  # [N] bool: those that are to be anything
 ) -> torch.Tensor:  # velocity, as `x`
     "Predict the velocity of noised latents."
@@ -216,7 +216,7 @@ def latents(
     wanted: torch.Tensor,  # [N, dim] unit norm
     names,  # [N]: what each is drawn for; a tuple, a string or a number
     level=None,  # [N] dBFS of the sounds; None: unknown
-    guidance: float | None = None,  # default: the trained model's `guidance_gradient`
+    guidance: float | None = None,  # default: the trained model's `guidance`
     sampling: int | None = None,  # steps; default: its `inference_steps`
     start: torch.Tensor | None = None,  # [N, C, s, s] to begin with; None: noise
     share: float = DEFAULT_SHARE,  # of the process that `start` is set back by, 0 .. 1

@@ -146,7 +146,7 @@ def timed_tokens(bridge: Bridge, heard: StoredFrames, table: pd.DataFrame) -> di
 def locate_tokens_task(
     bridge: Bridge, heard: StoredFrames, table: pd.DataFrame, within: float = 0.2
 ) -> dict:
-    "Share of the test clips' gloss tokens placed within `clip_events` s of where they sound."
+    "Share of the test clips' gloss tokens placed within `within` s of where they sound."
     found = timed_tokens(bridge, heard, table)
     spans = found.pop('spans')
     if not spans:

@@ -165,7 +165,7 @@ def forward(self: BridgeTask, weight, **batch):
 # %% ../../nbs/10_gloss/07_training.ipynb #22f414f8
 @patch
 def look_is_due(self: BridgeTask) -> bool:
-    "After the first and the last epoch, and after every `best_share.every`-th."
+    "After the first and the last epoch, and after every `select.every`-th."
     p, epoch = self.p, round(self.progress * self.p.optim.epochs)
     due = epoch in (1, p.optim.epochs) or epoch % p.select.every == 0
     return due and (p.ds_net or p.result_filter)

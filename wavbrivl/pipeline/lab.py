@@ -32,7 +32,7 @@ class Lab:
     def __init__(
         self,
         run: str
-        | None = None,  # an overlay under `active_runs:` or `variants:`; None: the config
+        | None = None,  # an overlay under `runs:` or `variants:`; None: the config
         root=None,  # the folder of params.yaml; default: found by walking up
     ):
         self.run = run

@@ -350,7 +350,7 @@ def guidance_start(lab: Lab, sounds: SoundPoints, start: str):
 
 # %% ../../nbs/15_pipeline/06_pictures.ipynb #6411dcaa
 def guide_drawings(lab: Lab, sounds: SoundPoints, bare: bool = False) -> tuple:
-    "Codes moved until the image tower sees the sound's point; `normalise_name`: without the diffusion model."
+    "Codes moved until the image tower sees the sound's point; `bare`: without the diffusion model."
     sounds, (vqgan, diffusion) = sounds.first(lab.params.generate.sounds), lab.painter
     start = 'noise' if bare else lab.params.guidance.start
     begin = guidance_start(lab, sounds, start)

@@ -161,7 +161,7 @@ def space_arguments(lab: Lab, stored: StoredEvaluation) -> tuple[dict, dict]:
 
 # %% ../../nbs/15_pipeline/08_sources.ipynb #82b35748
 def predicted_clips(lab: Lab, stored: StoredEvaluation, task: str, n: int):
-    "Test clips of different classes for which a task has an answer, and the answer in column `describe_import`."
+    "Test clips of different classes for which a task has an answer, and the answer in column `said`."
     outputs = stored.outputs[task]
     t = lab.corpus.split('test').set_index('clip').loc[list(outputs)]
     t['said'] = list(outputs.values())

@@ -133,7 +133,7 @@ def evaluate_retrieval(
     exam: EvaluationSet,
     targets: Targets,
     rows=None,  # the test clips' rows; default: those of the exam
-) -> dict:  # task -> `score_retrieval`
+) -> dict:  # task -> `scores`
     "Sounds, pictures and captions of the test clips, each looked for by the others."
     rows = exam.test if rows is None else rows
     clips, seen, y, out = (

@@ -145,7 +145,7 @@ def save_state(path, **state):
 
 # %% ../../nbs/08_training/03_loop.ipynb #dfc30a91
 def load_state(path, print_: str) -> dict | None:
-    "The state at `interpolate` if it belongs to this training, else None. Raises `BadFile` for another kind of file."
+    "The state at `path` if it belongs to this training, else None. Raises `BadFile` for another kind of file."
     path = Path(path)
     if not path.exists():
         return None
