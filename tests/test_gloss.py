@@ -10,8 +10,8 @@ import pytest
 
 from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import FoleyParams
-from wavbrivl.foley.scene import CLASSES, scenes
-from wavbrivl.foley.captions import describe
+from wavbrivl.foley.scene import CLASSES, make_scenes
+from wavbrivl.foley.captions import describe_scene
 from wavbrivl.gloss.gloss import (
     CLOSED_CLASSES,
     STYLES,
@@ -160,8 +160,8 @@ def test_styles(text, aslg, content):
 
 
 def test_content_is_a_part_of_aslg():
-    for s in scenes(FoleyParams(train=48), 3, 'train'):
-        for text in describe(s)['captions']:
+    for s in make_scenes(FoleyParams(train=48), 3, 'train'):
+        for text in describe_scene(s)['captions']:
             left = iter(gloss_tokens(text, 'aslg'))
             assert all(t in left for t in gloss_tokens(text)), text
 
@@ -273,8 +273,8 @@ def test_lemmas():
 
 def test_foley_agrees():
     clean, foreign = {c: [] for c in CLASSES}, Counter()
-    for s in scenes(FoleyParams(train=960), 1, 'train'):
-        d = describe(s)
+    for s in make_scenes(FoleyParams(train=960), 1, 'train'):
+        d = describe_scene(s)
         for text, own in zip(d['captions'], d['gloss'], strict=True):
             extra = Counter(gloss_tokens(text)) - Counter(own.split())
             foreign += extra
@@ -360,8 +360,8 @@ def test_baseline_does_not_look():
     )
     lines = [
         d
-        for s in scenes(FoleyParams(train=240), 0, 'train')
-        for d in describe(s)['gloss']
+        for s in make_scenes(FoleyParams(train=240), 0, 'train')
+        for d in describe_scene(s)['gloss']
     ]
     said = gloss_scores([most_frequent_line(lines)] * len(lines), lines)
     assert (

@@ -13,7 +13,7 @@ from wavbrivl.generation.edits import (
     EDITS,
     add_points,
     apply_edit,
-    interpolate,
+    interpolate_points,
     remove,
     slerp,
     sweep,
@@ -226,7 +226,7 @@ def test_slerp_near_and_at_equal_and_opposite_points(gap, sign):
     b = sign * F.normalize(
         a + gap * torch.randn(8, 16, generator=torch.Generator().manual_seed(3)), dim=1
     )
-    way = interpolate(a, b, 9)
+    way = interpolate_points(a, b, 9)
     steps = torch.arccos((way[1:].double() * way[:-1].double()).sum(-1).clamp(-1, 1))
     assert (
         torch.isfinite(way).all()
@@ -261,7 +261,7 @@ def test_arithmetic_refuses_what_has_no_direction_or_shape():
         with pytest.raises(BadInput):
             slerp(a, bad, 0.5)
     with pytest.raises(BadInput, match='2 or more'):
-        interpolate(a, a, 1)
+        interpolate_points(a, a, 1)
 
 
 def test_sweep_is_embedding_each_edited_clip(tower):

@@ -1,4 +1,4 @@
-"Corpora in tar archives: nothing changes for who reads them, and an archive from elsewhere can do no harm. See nbs/04_shards.ipynb."
+"Corpora in tar archives: they read as loose files do, and a damaged or harmful archive does no harm."
 
 import gzip, io, json, shutil, tarfile
 
@@ -17,7 +17,7 @@ from wavbrivl.pipeline.lab import Lab
 from wavbrivl.pipeline.training import prepare_corpus
 from wavbrivl.media.sound import sniff_content, load_audio, probe_audio
 from wavbrivl.media.pictures import load_picture
-from wavbrivl.data.shards import Member, pack, read_shards
+from wavbrivl.data.shards import Member, pack_corpus, read_shards
 from wavbrivl.training.image_text import load_pictures
 from wavbrivl.training.audio import Recordings, WavlmTask
 
@@ -41,7 +41,7 @@ def corpora(tmp_path_factory):
         workers=1,
     )
     shutil.copytree(d / 'loose', d / 'packed')
-    assert pack(d / 'packed', 4) == 3 + 1 + 1
+    assert pack_corpus(d / 'packed', 4) == 3 + 1 + 1
     return Corpus(d / 'loose'), Corpus(d / 'packed')
 
 
@@ -124,10 +124,10 @@ def test_packing_again_and_twice_gives_the_same_bytes(corpora, tmp_path):
     loose, packed = corpora
     shutil.copytree(packed.folder, tmp_path / 'c')
     assert (
-        pack(tmp_path / 'c', 100) == 3
+        pack_corpus(tmp_path / 'c', 100) == 3
         and len(list((tmp_path / 'c/shards').iterdir())) == 3
     )
-    pack(tmp_path / 'c', 4)
+    pack_corpus(tmp_path / 'c', 4)
     everything = lambda d: {
         str(f.relative_to(d)): f.read_bytes()
         for f in sorted(d.rglob('*'))
@@ -138,15 +138,15 @@ def test_packing_again_and_twice_gives_the_same_bytes(corpora, tmp_path):
 
 def test_what_cannot_be_packed_is_left_alone(corpora, tmp_path):
     with pytest.raises(BadInput, match='no corpus'):
-        pack(tmp_path, 4)
+        pack_corpus(tmp_path, 4)
     shutil.copytree(corpora[0].folder, tmp_path / 'c')
     with pytest.raises(BadInput, match='corpus.shard_size'):
-        pack(tmp_path / 'c', 0)
+        pack_corpus(tmp_path / 'c', 0)
     victim = next((tmp_path / 'c/audio').iterdir())
     victim.unlink()
     before = {f for f in (tmp_path / 'c').rglob('*')}
     with pytest.raises(BadFile, match='not exist'):
-        pack(tmp_path / 'c', 4)
+        pack_corpus(tmp_path / 'c', 4)
     assert {f for f in (tmp_path / 'c').rglob('*')} == before and not any(
         f.name.endswith('.part') for f in tmp_path.iterdir()
     )
@@ -159,12 +159,12 @@ def test_webdataset_reads_the_shards(corpora):
     seen = list(webdataset.WebDataset(shards, shardshuffle=False))
     assert len(seen) == len(rows)
     for s in seen:
-        said = json.loads(s['json'])
-        row = rows[said['clip']]
+        sample = json.loads(s['json'])
+        row = rows[sample['clip']]
         assert (
-            said['captions'] == list(row.captions)
-            and said['label'] == row.label
-            and f'/{said["split"]}-' in s['__url__']
+            sample['captions'] == list(row.captions)
+            and sample['label'] == row.label
+            and f'/{sample["split"]}-' in s['__url__']
         )
         assert (
             s['flac'] == (loose.folder / row.audio).read_bytes()
@@ -192,7 +192,7 @@ def test_names_with_dots_keep_their_samples_apart(tmp_path):
         tmp_path,
         workers=1,
     )
-    pack(tmp_path / 'c', 10)
+    pack_corpus(tmp_path / 'c', 10)
     seen = {
         json.loads(s['json'])['clip']: s
         for s in webdataset.WebDataset(
@@ -267,7 +267,7 @@ def test_members_that_mean_harm(tmp_path):
         special('c.wav', tarfile.CHRTYPE),
         special('f.wav', tarfile.FIFOTYPE),
     ]
-    names, said = split_up(
+    names, errors = split_up(
         tar(
             tmp_path / 's.tar',
             ('good.wav', b'1'),
@@ -276,8 +276,8 @@ def test_members_that_mean_harm(tmp_path):
             ('b/good.wav', b'2'),
         )
     )
-    assert names == ['good.wav', 'b/good.wav'] and len(said) == len(bad)
-    assert [('leads out' in s, 'link' in s, 'device' in s) for s in said] == [
+    assert names == ['good.wav', 'b/good.wav'] and len(errors) == len(bad)
+    assert [('leads out' in s, 'link' in s, 'device' in s) for s in errors] == [
         (1, 0, 0)
     ] * 3 + [(0, 1, 0)] * 2 + [(0, 0, 1)] * 2
     assert list(tmp_path.iterdir()) == [tmp_path / 's.tar']
@@ -294,21 +294,21 @@ def test_damage_is_named_and_what_came_before_is_read(tmp_path):
         return split_up(tmp_path / 't.tar')
 
     for at in (3 * block + 600, 3 * block + 100):  # inside a member, inside a header
-        names, said = after(data[:at])
+        names, errors = after(data[:at])
         assert (
             names == ['0.bin', '1.bin', '2.bin']
-            and len(said) == 1
-            and 'damaged' in said[0]
-            and '2.bin' in said[0]
+            and len(errors) == 1
+            and 'damaged' in errors[0]
+            and '2.bin' in errors[0]
         )
-    names, said = after(data[: 2 * block], b'\xff' * 512, data[2 * block + 512 :])
-    assert names == ['0.bin', '1.bin'] and 'no header' in said[0]
+    names, errors = after(data[: 2 * block], b'\xff' * 512, data[2 * block + 512 :])
+    assert names == ['0.bin', '1.bin'] and 'no header' in errors[0]
     huge = bytearray(data)
     huge[124:136] = b'77777777777\0'
     huge[148:156] = b' ' * 8
     huge[148:156] = b'%06o\0 ' % sum(huge[:512])
-    names, said = after(bytes(huge))
-    assert names == [] and 'unexpected end' in said[0], (
+    names, errors = after(bytes(huge))
+    assert names == [] and 'unexpected end' in errors[0], (
         'a member cannot be larger than its archive'
     )
     for nothing, word in (
@@ -316,8 +316,8 @@ def test_damage_is_named_and_what_came_before_is_read(tmp_path):
         (b'no tar at all' * 100, 'not a plain tar'),
         (gzip.compress(data), 'not a plain tar'),
     ):
-        names, said = after(nothing)
-        assert names == [] and len(said) == 1 and word in said[0]
+        names, errors = after(nothing)
+        assert names == [] and len(errors) == 1 and word in errors[0]
     assert split_up(tmp_path / 'missing.tar')[1] == [
         f'{tmp_path / "missing.tar"}: the file does not exist.'
     ]

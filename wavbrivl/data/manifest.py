@@ -14,8 +14,8 @@ from pathlib import Path
 # %% ../../nbs/03_data/01_manifest.ipynb #632ba20f
 from ..core.files import BadInput
 from ..core.params import CorpusParams
-from ..foley.scene import make_scene, mismatches
-from ..foley.captions import describe
+from ..foley.scene import make_scene, draw_mismatches
+from ..foley.captions import describe_scene
 from ..foley.sounds import render_sound
 from ..foley.pictures import render_picture
 
@@ -138,11 +138,11 @@ def foley(params, root):
     "The embedded corpus."
     from functools import partial
 
-    rank, partner = mismatches(params.foley, params.seed, params.foley.train)
+    rank, partner = draw_mismatches(params.foley, params.seed, params.foley.train)
     for split in SPLITS:
         for i in range(getattr(params.foley, split)):
             scene = make_scene(params.foley, params.seed, split, i)
-            told = describe(scene)
+            told = describe_scene(scene)
             known = {
                 k: told[k]
                 for k in (

@@ -7,14 +7,14 @@ __all__ = ['real_entries', 'alignment_scores', 'row_softmax', 'monotone_path', '
            'add_gumbel_noise', 'lay_out', 'nearest_rows', 'pair_score', 'dtw', 'cosine_cost', 'path_rows',
            'alignment_ce', 'mask_gap', 'index_gap', 'sp_loss']
 
-# %% ../../nbs/10_gloss/02_alignment.ipynb #fac1525c
+# %% ../../nbs/10_gloss/02_alignment.ipynb #639df375
 import numpy as np
 import torch
 import torch.nn.functional as F
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-# %% ../../nbs/10_gloss/02_alignment.ipynb #bbf8ff05
+# %% ../../nbs/10_gloss/02_alignment.ipynb #aea176ba
 from ..core.files import BadInput
 
 # %% ../../nbs/10_gloss/02_alignment.ipynb #03d8a7ab

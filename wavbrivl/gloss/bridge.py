@@ -6,13 +6,13 @@
 __all__ = ['DSNet', 'printed_probabilities', 'alignment_losses', 'belonging_loss', 'pair_z_scores', 'Bridge', 'even_path',
            'add_noise']
 
-# %% ../../nbs/10_gloss/05_bridge.ipynb #816fea3a
+# %% ../../nbs/10_gloss/05_bridge.ipynb #ca51bd79
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-# %% ../../nbs/10_gloss/05_bridge.ipynb #8afa53aa
+# %% ../../nbs/10_gloss/05_bridge.ipynb #858e77f8
 from ..core.params import AudioParams, LanguageParams
 from wavbrivl.gloss.alignment import (
     alignment_ce,

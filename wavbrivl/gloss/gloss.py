@@ -7,14 +7,14 @@ __all__ = ['CLOSED_CLASSES', 'STYLES', 'expand_contraction', 'split_words', 'sam
            'is_known', 'is_comparable', 'is_adjective', 'is_adverb', 'gloss_word', 'has_letter', 'gloss_tokens',
            'gloss_line', 'token_f1', 'gloss_scores', 'most_frequent_line']
 
-# %% ../../nbs/10_gloss/01_gloss.ipynb #2bbd0dd1
+# %% ../../nbs/10_gloss/01_gloss.ipynb #5e14633d
 import re
 import simplemma
 import unicodedata
 from collections import Counter
 from functools import lru_cache
 
-# %% ../../nbs/10_gloss/01_gloss.ipynb #eedaff7b
+# %% ../../nbs/10_gloss/01_gloss.ipynb #82abcdbc
 from ..core.files import BadInput
 
 # %% ../../nbs/10_gloss/01_gloss.ipynb #813dd5e6

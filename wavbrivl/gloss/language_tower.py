@@ -7,14 +7,14 @@ __all__ = ['word_vocabulary', 'word_ids', 'pad_rows', 'word_rows', 'gloss_ids', 
            'LanguageTower', 'embed_windows', 'embed_stored', 'Langue2Gloss', 'gloss_decoder', 'decoder_memory',
            'glosses_of', 'captions_with_gloss', 'vocabulary_of', 'GlossTask']
 
-# %% ../../nbs/10_gloss/04_language_tower.ipynb #fea049de
+# %% ../../nbs/10_gloss/04_language_tower.ipynb #499fb845
 import pandas as pd
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-# %% ../../nbs/10_gloss/04_language_tower.ipynb #65d1a25a
+# %% ../../nbs/10_gloss/04_language_tower.ipynb #12396f07
 from ..core.files import BadInput
 from ..core.params import AudioParams, LanguageParams
 from ..media.sound import SAMPLE_RATE

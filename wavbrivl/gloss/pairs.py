@@ -6,7 +6,7 @@
 __all__ = ['TrainingPairs', 'captions_and_glosses', 'PairSelection', 'with_sound_and_picture', 'least_sure', 'clip_means',
            'rank_share']
 
-# %% ../../nbs/10_gloss/06_pairs.ipynb #2e21ebb4
+# %% ../../nbs/10_gloss/06_pairs.ipynb #a2e74421
 import copy
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-# %% ../../nbs/10_gloss/06_pairs.ipynb #d11a2289
+# %% ../../nbs/10_gloss/06_pairs.ipynb #ba248bed
 from ..core.files import BadInput
 from ..core.picture_params import Params
 from ..core.runtime import log, named_rng

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['self_paced', 'running_quantile', 'best_share', 'rejection_auc', 'selection_scores', 'token_hits']
 
-# %% ../../nbs/10_gloss/03_selection.ipynb #9c7c173b
+# %% ../../nbs/10_gloss/03_selection.ipynb #b525f714
 import numpy as np
 import torch
 from math import ceil, nan
 
-# %% ../../nbs/10_gloss/03_selection.ipynb #f14c763d
+# %% ../../nbs/10_gloss/03_selection.ipynb #89f89261
 from ..core.files import BadInput
 
 # %% ../../nbs/10_gloss/03_selection.ipynb #98000229

@@ -6,12 +6,12 @@
 __all__ = ['GLOSS_METRICS', 'first_glosses', 'gloss_stored', 'gloss_result', 'score_glosses', 'score_selection', 'locate_tokens',
            'frame_seconds', 'entry_path', 'timed_tokens', 'locate_tokens_task']
 
-# %% ../../nbs/10_gloss/08_tasks.ipynb #ed856b59
+# %% ../../nbs/10_gloss/08_tasks.ipynb #b3f2aa78
 import numpy as np
 import pandas as pd
 import torch
 
-# %% ../../nbs/10_gloss/08_tasks.ipynb #09d5e875
+# %% ../../nbs/10_gloss/08_tasks.ipynb #3846f271
 from ..audio.frames import StoredFrames
 from ..decoders.text import UNK, tokenize_ptb
 from ..decoders.captioner import attention_map

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORD_WEIGHTS', 'BridgeTask', 'fit_gloss', 'build_bridge', 'entry_vectors', 'train_bridge', 'bridge_facts']
 
-# %% ../../nbs/10_gloss/07_training.ipynb #37f4a430
+# %% ../../nbs/10_gloss/07_training.ipynb #e1376e95
 import numpy as np
 import time
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from types import SimpleNamespace
 
-# %% ../../nbs/10_gloss/07_training.ipynb #4f1659c4
+# %% ../../nbs/10_gloss/07_training.ipynb #5a4d39eb
 from ..core.params import AudioParams
 from ..core.picture_params import Params
 from ..core.runtime import derive_seed

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['average_precision', 'chance_average_precision', 'score_class_retrieval']
 
-# %% ../../nbs/07_metrics/03_class_retrieval.ipynb #761ae85c
+# %% ../../nbs/07_metrics/03_class_retrieval.ipynb #efaafaf4
 import numpy as np
 import torch
 
-# %% ../../nbs/07_metrics/03_class_retrieval.ipynb #70ada2a6
+# %% ../../nbs/07_metrics/03_class_retrieval.ipynb #010d3020
 from ..core.files import BadInput
 from wavbrivl.metrics.retrieval import (
     TIE,

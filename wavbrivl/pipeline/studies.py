@@ -22,7 +22,7 @@ from ..core.config import list_runs
 from ..core.runtime import log
 from ..media.signal import mix
 from ..audio.tower import embed_clips, level_db
-from ..generation.edits import add_points, apply_edit, interpolate
+from ..generation.edits import add_points, apply_edit, interpolate_points
 from ..generation.measures import picture_pool
 from ..generation.study import study_edits_of
 from ..survey.trials import make_trials
@@ -213,7 +213,7 @@ def mixture_row(lab: Lab, model, clips, table) -> dict:
 # %% ../../nbs/15_pipeline/07_studies.ipynb #af707eef
 def way_row(lab: Lab, points, table) -> dict:
     "Pictures along the way from one sound's point to another's."
-    way = interpolate(points[:1], points[1:], WAY_POINTS).flatten(0, 1).float()
+    way = interpolate_points(points[:1], points[1:], WAY_POINTS).flatten(0, 1).float()
     captions = [f'{s:.2f}' for s in np.linspace(0, 1, WAY_POINTS)]
     steps = draw_embeddings(lab, way, table['clip'][0], captions)
     return dict(name=f'{table.label[0]} to {table.label[1]}', steps=steps)

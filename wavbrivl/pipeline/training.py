@@ -23,7 +23,7 @@ from ..core.runtime import is_main_process, log
 from ..data.published import DATASETS
 from ..data.prepare import write_corpus
 from ..data.corpus import Corpus
-from ..data.shards import pack
+from ..data.shards import pack_corpus
 from ..training.loop import fingerprint
 from ..training.image_text import train_brivl
 from ..training.targets import make_targets
@@ -39,7 +39,7 @@ def prepare_corpus(lab: Lab) -> dict:
     folder = lab.build / 'corpus'
     summary = write_corpus(lab.params.corpus, folder, lab.root)
     if lab.params.corpus.shard_size:
-        pack(folder, lab.params.corpus.shard_size)
+        pack_corpus(folder, lab.params.corpus.shard_size)
     return summary
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #a9fa6727

@@ -6,7 +6,7 @@
 __all__ = ['MIN_BATCHES', 'random_weights', 'Probe', 'fold_splits', 'class_order', 'hold_out', 'probe_logits', 'train_probes',
            'check_split', 'check_splits', 'used_clips', 'used_labels', 'evaluate_probe_splits']
 
-# %% ../../nbs/09_tasks/01_probe.ipynb #bb65a972
+# %% ../../nbs/09_tasks/01_probe.ipynb #f0c5a6b4
 import numpy as np
 import time
 import torch
@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-# %% ../../nbs/09_tasks/01_probe.ipynb #6f3a095e
+# %% ../../nbs/09_tasks/01_probe.ipynb #a4ce9f40
 from ..core.files import BadInput
 from ..core.runtime import named_rng
 from wavbrivl.metrics.classification import (
