@@ -26,7 +26,6 @@ from wavbrivl.report.tables import (
     to_markdown,
 )
 from wavbrivl.report.picture_tables import (
-    NO_ANSWERS,
     pictures_table,
     compare_with_survey,
 )
@@ -678,11 +677,11 @@ def answers(target, other, neither, repeats=1):
 
 def test_survey_beside():
     nobody = compare_with_survey(None)
-    assert (
-        (nobody['ours'] == '').all().all()
-        and nobody.index.tolist() == ['AudioCLIP', 'WavBriVL', NO_ANSWERS]
-        and NO_ANSWERS == PROXY_NAME
-    )
+    assert (nobody['ours'] == '').all().all() and nobody.index.tolist() == [
+        'AudioCLIP',
+        'WavBriVL',
+        PROXY_NAME,
+    ]
     assert (
         nobody['WavBriVL, Table 4, as printed']
         .loc[['AudioCLIP', 'WavBriVL']]
@@ -703,7 +702,7 @@ def test_survey_beside():
         == ['80% [63, 90]', '10% [3, 26]', '10% [3, 26]', '30', '1']
         and (t.loc['AudioCLIP'] == '').all()
     )
-    assert t.loc[NO_ANSWERS].tolist() == [
+    assert t.loc[PROXY_NAME].tolist() == [
         '60% [31, 83]',
         '0% [0, 28]',
         '40% [17, 69]',
