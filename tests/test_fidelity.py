@@ -1,6 +1,7 @@
 "Fidelity beyond the chapter: torchmetrics with the evaluator as extractor, closed forms, odd corpora, edges."
 
-import json, math
+import json
+import math
 
 import numpy as np
 import pandas as pd

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from wavbrivl.core.config import find_root
 from wavbrivl.core.files import BadInput, read_json, write_json
 from wavbrivl.core.plotting import encode_ogg, show_player, png_bytes, save_figure
 from wavbrivl.report.summary import metrics_frame, mean_and_spread, collect_metrics
@@ -761,3 +762,12 @@ def test_players_are_small_and_repeat(n):
     )
     html = show_player(x, label='<dog>').data
     assert 'audio/ogg' in html and '&lt;dog&gt;' in html
+
+
+def test_every_name_of_the_glossary_exists():
+    page = json.loads((find_root() / 'nbs/guides/glossary.ipynb').read_text('utf-8'))
+    space = {}
+    for cell in page['cells']:
+        if cell['cell_type'] == 'code':
+            exec(''.join(cell['source']), space)
+    assert len(space['names']) > 60
