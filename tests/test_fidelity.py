@@ -1,23 +1,20 @@
-"What the fidelity chapter cannot tell well: torchmetrics with the judge itself as extractor, closed forms, odd corpora, edges."
+"Fidelity beyond the chapter: torchmetrics with the evaluator as extractor, closed forms, odd corpora, edges."
 
-import json, math
-from types import SimpleNamespace
+import json
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from wavbrivl.image_text.inputs import normalise_imagenet
 from wavbrivl.core.files import BadFile, BadInput
 from wavbrivl.core.params import OptimParams
 from wavbrivl.core.picture_params import EvaluatorParams, Params
 from wavbrivl.generation.judge import (
     Evaluator,
-    JudgeTask,
-    JudgedFrames,
-    check_pictures,
-    new_evaluator,
+    EvaluatorTask,
+    LabelledPictures,
     spearman,
     resize_bytes,
     usable_attributes,
@@ -303,11 +300,11 @@ def test_retrieval_by_class(judge):
 def test_judge_is_deterministic_in_any_batch_and_size(judge):
     x = bytes_of(7)
     judge.train()
-    whole, parts = judge.look(x), judge.look(x, batch=2)
+    whole, parts = judge.predict(x), judge.predict(x, batch=2)
     for a, b in zip(whole, parts):
         assert torch.allclose(a, b, atol=1e-5)
     assert not judge.training and torch.equal(judge.features(x), whole[0])
-    assert [t.shape for t in judge.look(bytes_of(0))] == [
+    assert [t.shape for t in judge.predict(bytes_of(0))] == [
         (0, judge.dim),
         (0, 3),
         (0, 1),
@@ -386,7 +383,7 @@ def test_attributes_are_chosen_by_range_and_coverage():
 
 
 def test_frames_carry_their_clips_class_and_attributes():
-    d = JudgedFrames(Drawn(), 'valid', NAMES[:2], ['pitch', 'age'])
+    d = LabelledPictures(Drawn(), 'valid', NAMES[:2], ['pitch', 'age'])
     assert len(d) == len(d.pictures) == len(d.values) and set(d.y) == {0, 1}, (
         'the third class has no number'
     )
@@ -398,15 +395,15 @@ def test_frames_carry_their_clips_class_and_attributes():
     assert torch.allclose(
         (brightness - 100) / 155, torch.from_numpy(d.values[:, 0]), atol=0.01
     ), 'and as bright as its clip is high'
-    assert len(JudgedFrames(Drawn(), 'test', NAMES, ['pitch'])) == 0
+    assert len(LabelledPictures(Drawn(), 'test', NAMES, ['pitch'])) == 0
 
 
 def test_unknown_attributes_do_not_count():
     j, d = (
         made_judge(('pitch', 'age')),
-        JudgedFrames(Drawn(), 'train', NAMES, ['pitch', 'age']),
+        LabelledPictures(Drawn(), 'train', NAMES, ['pitch', 'age']),
     )
-    lesson = JudgeTask(j, d, d)
+    lesson = EvaluatorTask(j, d, d)
     batch = lesson.batch(np.arange(6), np.random.default_rng(0))
     lesson(**batch).backward()
     assert (

@@ -418,20 +418,20 @@ def test_reader_reads_a_linear_world_and_knows_its_limits():
         dict(intensity=value, luck=rng.uniform(size=120)),
     )
     reader = fit_linear_probe(pool, 'intensity', shuffles=30)
-    read = reader.read(F.normalize(pool.embeddings, dim=1)[None], labels)
+    read = reader.predict(F.normalize(pool.embeddings, dim=1)[None], labels)
     assert (
         read.shape == (1, 120, 31)
         and spearmanr(read[0, :, 0], value)[0] > 0.95
         and reader.quality(50)['mean'] > 0.9
     )
     assert abs(fit_linear_probe(pool, 'luck').quality(50)['mean']) < 0.35
-    unknown = reader.read(
+    unknown = reader.predict(
         F.normalize(pool.embeddings, dim=1)[None, :2], np.array([0, 99])
     )
     assert np.isfinite(unknown[0, 0]).all() and np.isnan(unknown[0, 1]).all()
     anyone = fit_linear_probe(pool, 'intensity', within_class=False)
     assert np.isfinite(
-        anyone.read(F.normalize(pool.embeddings, dim=1)[None, :2], np.array([0, 99]))
+        anyone.predict(F.normalize(pool.embeddings, dim=1)[None, :2], np.array([0, 99]))
     ).all()
     few = Pool(
         pool.embeddings[: PROBE_MIN_PICTURES - 1],

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from wavbrivl.core.config import find_root
 from wavbrivl.core.files import BadInput, read_json, write_json
 from wavbrivl.core.plotting import encode_ogg, show_player, png_bytes, save_figure
 from wavbrivl.report.summary import metrics_frame, mean_and_spread, collect_metrics
@@ -26,7 +27,6 @@ from wavbrivl.report.tables import (
     to_markdown,
 )
 from wavbrivl.report.picture_tables import (
-    NO_ANSWERS,
     pictures_table,
     compare_with_survey,
 )
@@ -678,11 +678,11 @@ def answers(target, other, neither, repeats=1):
 
 def test_survey_beside():
     nobody = compare_with_survey(None)
-    assert (
-        (nobody['ours'] == '').all().all()
-        and nobody.index.tolist() == ['AudioCLIP', 'WavBriVL', NO_ANSWERS]
-        and NO_ANSWERS == PROXY_NAME
-    )
+    assert (nobody['ours'] == '').all().all() and nobody.index.tolist() == [
+        'AudioCLIP',
+        'WavBriVL',
+        PROXY_NAME,
+    ]
     assert (
         nobody['WavBriVL, Table 4, as printed']
         .loc[['AudioCLIP', 'WavBriVL']]
@@ -703,7 +703,7 @@ def test_survey_beside():
         == ['80% [63, 90]', '10% [3, 26]', '10% [3, 26]', '30', '1']
         and (t.loc['AudioCLIP'] == '').all()
     )
-    assert t.loc[NO_ANSWERS].tolist() == [
+    assert t.loc[PROXY_NAME].tolist() == [
         '60% [31, 83]',
         '0% [0, 28]',
         '40% [17, 69]',
@@ -762,3 +762,12 @@ def test_players_are_small_and_repeat(n):
     )
     html = show_player(x, label='<dog>').data
     assert 'audio/ogg' in html and '&lt;dog&gt;' in html
+
+
+def test_every_name_of_the_glossary_exists():
+    page = json.loads((find_root() / 'nbs/guides/glossary.ipynb').read_text('utf-8'))
+    space = {}
+    for cell in page['cells']:
+        if cell['cell_type'] == 'code':
+            exec(''.join(cell['source']), space)
+    assert len(space['names']) > 60

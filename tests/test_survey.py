@@ -1,6 +1,6 @@
 "The survey in a real browser, the files that come back, and the counts. See nbs/51_survey.ipynb."
 
-import copy, json, math, re, shutil, time
+import copy, json, math, re, shutil
 from pathlib import Path
 
 import numpy as np

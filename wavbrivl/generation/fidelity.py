@@ -153,7 +153,7 @@ def judged_classes(judge: Evaluator, labels, logits: torch.Tensor) -> np.ndarray
     "Class numbers of pictures with labels; without, the classes that the evaluator sees."
     if labels is None:
         return logits.argmax(1).numpy()
-    return check_labels(judge.numbers(labels), len(logits), len(judge.classes))
+    return check_labels(judge.encode_labels(labels), len(logits), len(judge.classes))
 
 # %% ../../nbs/11_generation/08_fidelity.ipynb #ebf5468c
 def population_scores(f, y, real, real_y, seed: int) -> tuple:
@@ -191,8 +191,8 @@ def score_pictures_of(
     seed: int = 0,  # of KID's draws
 ) -> dict:  # r1, r5, fid, kid, is, diversity, chance, pool, n, extractor, reasons
     "Score generated pictures; what fails is NaN with a reason. Raises `BadInput` without a picture."
-    f, c, _ = judge.look(pictures)
-    real_f, real_c, _ = judge.look(check_pictures(real, 'real pictures'))
+    f, c, _ = judge.predict(pictures)
+    real_f, real_c, _ = judge.predict(check_pictures(real, 'real pictures'))
     if not len(f):
         raise BadInput('there is no picture to judge; generate some.')
     y = judged_classes(judge, labels, c)
@@ -225,7 +225,7 @@ def retrieval_r1(
 ) -> dict:  # `score_retrieval`: r1, r5, mrr, median_rank, chance, pool, n, unanswered
     "Class-level retrieval of the real pictures nearest by the evaluator's features. Raises `BadInput`."
     ours, theirs = judge.features(generated), judge.features(real)
-    classes = judge.numbers(labels), judge.numbers(real_labels)
+    classes = judge.encode_labels(labels), judge.encode_labels(real_labels)
     return score_retrieval(rank_relevant(ours, theirs, classes), at=at)
 
 # %% ../../nbs/11_generation/08_fidelity.ipynb #77e21596

@@ -156,7 +156,7 @@ def begin(self: GuidedSearch, start):
 def begin_records(self: GuidedSearch):
     "Nothing is found yet: empty pictures, scores of minus infinity."
     n, size = len(self.wanted), self.vqgan.config.size
-    self.live = list(range(n))
+    self.running = list(range(n))
     self.now = torch.zeros(n, 3, size, size, dtype=torch.uint8)
     self.best = GuidedPictures(
         self.now.clone(),
@@ -183,7 +183,7 @@ def keep(self: GuidedSearch, rows: list, pictures: torch.Tensor, indices: torch.
 @patch
 def stop(self: GuidedSearch, i: int, step: int):
     "Stop one sound, with what it has."
-    self.live.remove(i)
+    self.running.remove(i)
     kept = self.best.score[i].isfinite()
     rest = 'its picture before that is kept.' if kept else 'it has no picture.'
     self.best.stopped[i] = f'not finite in step {step}; {rest}'
@@ -192,8 +192,8 @@ def stop(self: GuidedSearch, i: int, step: int):
 @patch
 def groups(self: GuidedSearch) -> list:
     "The sounds still running, as many at once as fill a chunk."
-    live, size = self.live, max(1, self.params.chunk // self.params.cutouts)
-    return [live[k : k + size] for k in range(0, len(live), size)]
+    running, size = self.running, max(1, self.params.chunk // self.params.cutouts)
+    return [running[k : k + size] for k in range(0, len(running), size)]
 
 # %% ../../nbs/11_generation/02_guidance.ipynb #3ad12f4a
 @patch
@@ -203,7 +203,7 @@ def scaled(self: GuidedSearch, rows: list) -> torch.Tensor:
 
 
 @patch
-def look(self: GuidedSearch, rows: list, score: bool) -> torch.Tensor:
+def decode_pictures(self: GuidedSearch, rows: list, score: bool) -> torch.Tensor:
     "Decode some sounds' codes: pictures [n, 3, S, S] of 0 .. 1, with gradient; score them if asked."
     pictures, indices = decode_straight_through(self.vqgan, self.scaled(rows))
     seen = unit_to_bytes(pictures.nan_to_num())
@@ -217,7 +217,7 @@ def look(self: GuidedSearch, rows: list, score: bool) -> torch.Tensor:
 # %% ../../nbs/11_generation/02_guidance.ipynb #92237934
 @patch
 @torch.no_grad()
-def steady(self: GuidedSearch, share: float):
+def apply_prior(self: GuidedSearch, share: float):
     "Replace every z by what the prior takes it for when `share` of it is noise."
     for rows in self.groups():
         z = self.scaled(rows)
@@ -231,7 +231,7 @@ def steady(self: GuidedSearch, share: float):
 def gradients(self: GuidedSearch, rows: list, number: int):
     "Decode, cut and score some sounds' pictures, and leave the gradient at each z."
     p = self.params
-    pictures = self.look(rows, number % SCORE_EVERY == 0)
+    pictures = self.decode_pictures(rows, number % SCORE_EVERY == 0)
     cuts = draw_cuts([self.draws[i] for i in rows], p.cutouts, p.noise)
     loss, gradient = guidance_gradient(
         self.brivl, pictures, self.wanted[rows], cuts, p.chunk
@@ -246,10 +246,10 @@ def gradients(self: GuidedSearch, rows: list, number: int):
 def step(self: GuidedSearch, number: int):
     "Take one step of Adam for every sound that still runs; where it is due, ask the prior first."
     if self.prior and number % self.params.prior_interval == 0:
-        self.steady(self.first * (1 - number / self.params.steps))
+        self.apply_prior(self.first * (1 - number / self.params.steps))
     for rows in self.groups():
         self.gradients(rows, number)
-    for i in list(self.live):
+    for i in list(self.running):
         finite = self.best.losses[number, i].isfinite()
         if not (finite and self.z[i].grad.isfinite().all()):
             self.stop(i, number)
@@ -268,7 +268,7 @@ def search_pictures(
     params: GuidanceParams,
     start=None,  # uint8 [N, 3, H, W] for start 'picture' and 'retrieved'; or codes [N, h, w]
     names=None,  # of the sounds: each seeds its own draws; None: 0 .. N-1
-    prior=None,  # (z, share of noise, noise) -> denoised z, as `LatentDiffusion.likely`
+    prior=None,  # (z, share of noise, noise) -> denoised z, by a diffusion model
     watch=None,  # called with (step, pictures uint8 [N, 3, S, S], loss [N])
 ) -> GuidedPictures:
     "Search one picture per sound, each independent of the others. Raises `BadInput`. Source: VQGAN-CLIP."
@@ -278,14 +278,14 @@ def search_pictures(
     g = GuidedSearch(vqgan, brivl, wanted, params, start, names, prior)
     quiet = dict(desc='guide', disable=not is_interactive(), leave=False)
     for number in tqdm(range(params.steps), **quiet):
-        if not g.live:
+        if not g.running:
             break
         g.step(number)
         if watch:
             watch(number, g.now.clone(), g.best.losses[number].clone())
     with torch.no_grad():
         for rows in g.groups():
-            g.look(rows, True)
+            g.decode_pictures(rows, True)
     g.best.score[g.best.score.isinf()] = torch.nan
     return g.best
 

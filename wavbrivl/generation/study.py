@@ -55,7 +55,7 @@ class LinearProbe:
         np.ndarray
     )  # [M, 2] prediction and truth of held-out pictures, less their class's mean
 
-    def read(self, embeddings, labels) -> np.ndarray:
+    def predict(self, embeddings, labels) -> np.ndarray:
         "Predict: [V, N, D], [N] -> [V, N, 1 + shuffles]; NaN for classes without a picture."
         e = np.asarray(embeddings, float)
         probes = self.weights.shape[1]
@@ -156,7 +156,7 @@ class StudyMeasures:
 
 # %% ../../nbs/11_generation/06_study.ipynb #37570520
 @patch
-def answers(
+def attribute_measures(
     self: StudyMeasures,
     embeddings,  # [V, N, D]
 ) -> dict:  # name -> [V, N, 1 + shuffles], the true measure first
@@ -169,7 +169,7 @@ def answers(
         found = retrieved_values(embeddings, labels, self.pool, values, *how)
         out[f'retrieved_{name}'] = found
     for name, reader in self.readers.items():
-        out[f'read_{name}'] = reader.read(embeddings, labels)
+        out[f'read_{name}'] = reader.predict(embeddings, labels)
     return out
 
 # %% ../../nbs/11_generation/06_study.ipynb #f351dbea
@@ -183,7 +183,7 @@ def known_for(self: StudyMeasures, name: str) -> np.ndarray:
 
 # %% ../../nbs/11_generation/06_study.ipynb #ecea9d21
 @patch
-def drawn(self: StudyMeasures, embeddings, edit: str, values) -> dict:
+def drawn_attributes(self: StudyMeasures, embeddings, edit: str, values) -> dict:
     "drawn_*: attributes of drawn pictures, [V, N, 1]; NaN where the pool's class has none. Raises `BadInput`."
     if self.draw is None:
         return {}
@@ -217,7 +217,11 @@ def measure(
         mrr=reciprocal_ranks(embeddings, self.pictures),
     )
     found = {k: x[..., None] for k, x in plain.items()}
-    return found | self.answers(embeddings) | self.drawn(embeddings, edit, values)
+    return (
+        found
+        | self.attribute_measures(embeddings)
+        | self.drawn_attributes(embeddings, edit, values)
+    )
 
 # %% ../../nbs/11_generation/06_study.ipynb #2e38610b
 def study_rows(

@@ -330,7 +330,7 @@ def judge_table(lab: Lab) -> pd.DataFrame:
     "What the judge would choose in people's place."
     trials, judge = survey_trials(lab), lab.judge()
     labels = [t['label'] for t in trials]
-    classes = torch.as_tensor(judge.numbers(labels))
+    classes = torch.as_tensor(judge.encode_labels(labels))
     right, wrong = [], []
     for t in trials:
         other = 'right' if t['target'] == 'left' else 'left'

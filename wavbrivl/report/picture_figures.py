@@ -26,9 +26,9 @@ from wavbrivl.core.plotting import (
 )
 
 # %% ../../nbs/14_report/08_picture_figures.ipynb #4dfb3974
-def draw_sound(ax, clip, label: str, longest: float):
+def draw_sound(ax, clip, label: str, seconds: float):
     "Draw a small spectrogram with the label of its sound."
-    draw_spectrogram(ax, clip, longest, 48)
+    draw_spectrogram(ax, clip, seconds, 48)
     name_row(ax, label, fontsize=8)
 
 # %% ../../nbs/14_report/08_picture_figures.ipynb #b4455efc
@@ -45,12 +45,12 @@ def pictures_figure(
         )
     n = len(rows)
     m = len(columns)
-    longest = max(len(r['clip']) for r in rows) / 16000
+    seconds = max(len(r['clip']) for r in rows) / 16000
     size = (1.9 + 0.66 * m, 0.64 * n + 0.6)
     fig, axes = tile_axes(n, 1 + m, size, width_ratios=[1.7, *[1] * m])
     captions = [textwrap.fill(c, 13) for c in columns]  # of the first row
     for row, r in zip(axes, rows):
-        draw_sound(row[0], r['clip'], r['label'], longest)
+        draw_sound(row[0], r['clip'], r['label'], seconds)
         for ax, c, caption in zip(row[1:], columns, captions):
             picture = check_image_array(r['pictures'].get(c), f'{r["label"]}, {c}')
             draw_tile(ax, picture, caption)

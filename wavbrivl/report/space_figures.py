@@ -27,7 +27,7 @@ from ..metrics.retrieval import search_top_k, unit_rows
 # %% ../../nbs/14_report/06_space_figures.ipynb #363e4c0d
 def rows_by_class(
     labels,  # [N]
-    most: int,  # rows to draw
+    max_rows: int,
 ) -> tuple:  # rows [R, N] of weights, class names, first row of each, one past its last
     "Sort clips by class into rows: a class gets rows by its size, each the mean of neighbouring clips."
     labels = np.asarray(labels)
@@ -35,7 +35,7 @@ def rows_by_class(
     names, counts = np.unique(labels, return_counts=True)
     rows = []
     for name, n in zip(names, counts):
-        share = max(1, min(n, round(most * n / total)))
+        share = max(1, min(n, round(max_rows * n / total)))
         parts = np.array_split(np.flatnonzero(labels == name), share)
         rows.append([np.bincount(p, minlength=total) / len(p) for p in parts])
     sizes = [len(r) for r in rows]
@@ -49,12 +49,12 @@ def class_ticks(
     start,
     stop,  # of `rows_by_class`
     axis: str,  # x or y
-    most: int = 40,  # of more classes none is named
+    max_named: int = 40,  # of more classes none is named
 ):
     "Name the classes at the middle of their rows and draw thin lines between them."
     set_ticks = getattr(ax, f'set_{axis}ticks')
     rotation = dict(rotation=90) if axis == 'x' else {}
-    if len(names) <= most:
+    if len(names) <= max_named:
         set_ticks((start + stop) / 2 - 0.5, names, **rotation)
     else:
         set_ticks([])
@@ -79,9 +79,9 @@ def describe_nearness(
     )
 
 # %% ../../nbs/14_report/06_space_figures.ipynb #eeeb3d61
-def choose_evenly(n: int, most: int) -> np.ndarray:
-    "Choose at most so many of n indices, evenly."
-    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
+def choose_evenly(n: int, max_points: int) -> np.ndarray:
+    "Choose at most `max_points` of n indices, evenly."
+    return np.unique(np.linspace(0, n - 1, min(n, max_points)).astype(int))
 
 # %% ../../nbs/14_report/06_space_figures.ipynb #92824a8d
 def draw_similarity(fig, matrix: np.ndarray, row_ticks, column_ticks):
@@ -110,7 +110,7 @@ def similarity_figure(
     pictures,  # [M, D] embeddings
     labels,  # [N] classes of the sounds
     picture_labels=None,  # [M] of the pictures; default: the same
-    most: int = 100,  # rows and columns drawn
+    max_rows: int = 100,  # rows and columns drawn
 ):  # matplotlib Figure
     "Draw the cosine of every sound and every picture, sorted by class. Raises `BadInput` unless each has a label."
     import matplotlib.pyplot as plt
@@ -124,8 +124,8 @@ def similarity_figure(
             f'{len(a)} sounds with {len(y)} labels and {len(v)} pictures with '
             f'{len(z)} labels; each needs one.'
         )
-    rows, *row_ticks = rows_by_class(y, most)
-    columns, *column_ticks = rows_by_class(z, most)
+    rows, *row_ticks = rows_by_class(y, max_rows)
+    columns, *column_ticks = rows_by_class(z, max_rows)
     fig = plt.figure(figsize=(6, 5.4), layout='constrained')
     draw_similarity(fig, (rows @ a) @ (columns @ v).T, row_ticks, column_ticks)
     i = choose_evenly(len(a), 1500)
@@ -210,13 +210,13 @@ def space_story(spaces: dict, labels: dict) -> str:
 def space_figure(
     spaces: dict,  # modality (sound, picture, text) -> [N, D] embeddings
     labels: dict,  # modality -> [N] classes
-    most: int = 300,  # points of each modality, evenly chosen
+    max_points: int = 300,  # of each modality, evenly chosen
     seed: int = 0,
 ):  # matplotlib Figure
     "Draw the modalities in one plane: by modality on the left, by class on the right."
     import matplotlib.pyplot as plt
 
-    keep = {m: choose_evenly(len(x), most) for m, x in spaces.items()}
+    keep = {m: choose_evenly(len(x), max_points) for m, x in spaces.items()}
     x = np.concatenate([unit_rows(spaces[m], m).numpy()[i] for m, i in keep.items()])
     classes = np.concatenate([np.asarray(labels[m])[i] for m, i in keep.items()])
     kind = np.repeat(list(keep), [len(i) for i in keep.values()])
@@ -242,9 +242,9 @@ def retrieval_hits(
     return np.array(hits)
 
 # %% ../../nbs/14_report/06_space_figures.ipynb #5341d30e
-def draw_found(row, clip, longest: float, true, found, label, names):
+def draw_found(row, clip, seconds: float, true, found, label, names):
     "Draw a row of a gallery: the sound, its own picture, the pictures found."
-    draw_spectrogram(row[0], clip, longest)
+    draw_spectrogram(row[0], clip, seconds)
     name_row(row[0], label)
     draw_answer(row[1], true)
     for ax, picture, name in zip(row[2:], found, names):
@@ -270,12 +270,12 @@ def gallery_figure(
         )
     n = len(clips)
     k = len(found[0])
-    longest = max(len(x) for x in clips) / 16000
+    seconds = max(len(x) for x in clips) / 16000
     layout = dict(width_ratios=[1.7, *[1] * (k + 1)], squeeze=False)
     size = (2 + 1.05 * (k + 1), 1.12 * n + 0.7)
     fig, axes = plt.subplots(n, k + 2, figsize=size, layout='constrained', **layout)
     for row, clip, *rest in zip(axes, *rows):
-        draw_found(row, clip, longest, *rest)
+        draw_found(row, clip, seconds, *rest)
     for ax in axes[:-1, 0]:
         ax.set_xticklabels([])
     axes[0, 1].set_title('its own', loc='center', fontsize=7, pad=2, color='.4')

@@ -70,7 +70,7 @@ def draw_placing(
     ax,
     spans: list,  # of dict(token, onset, offset), s
     weights,  # [Q, T], of tokens and frames
-    placed,  # [Q] s, where the model puts each token
+    times,  # [Q] s, where the model puts each token
     seconds: float,  # of all frames
 ):
     "Draw weights in grey, the true spans as bars, the model's times as dots."
@@ -81,7 +81,7 @@ def draw_placing(
     bar = dict(color=blue, lw=2, alpha=0.6, solid_capstyle='butt')
     for q, s in enumerate(spans):
         ax.plot([s['onset'], s['offset']], [q, q], **bar)
-    ax.plot(placed[:n], range(n), 'o', color=orange, ms=4)
+    ax.plot(times[:n], range(n), 'o', color=orange, ms=4)
     ax.grid(False)
 
 # %% ../../nbs/14_report/07_timelines.ipynb #8184862d
