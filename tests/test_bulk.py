@@ -1,4 +1,4 @@
-"A table of embeddings through bad files, kills, full disks and several processes; memory that stays. See nbs/62_bulk.ipynb."
+"A table of embeddings through bad files, kills, full disks and several processes; memory that stays. See nbs/16_app/02_bulk.ipynb."
 
 import json, multiprocessing, os, resource, signal, struct, subprocess, sys, tarfile, time
 from pathlib import Path
@@ -36,8 +36,8 @@ SMALL = AudioParams(
 PROCESSES = multiprocessing.get_context('forkserver')
 PROCESSES.set_forkserver_preload(
     [
-        'wavbrivl.bulk',
-        'wavbrivl.cli',
+        'wavbrivl.app.bulk',
+        'wavbrivl.app.cli',
         'pandas',
         'pytest',
         'timm',
@@ -596,7 +596,7 @@ def test_progress_is_a_line_a_minute_where_nobody_watches(
     lab, model, tmp_path, monkeypatch, capsys
 ):
     clock = iter(np.arange(0, 10_000, 10.0))
-    import wavbrivl.bulk as bulk
+    import wavbrivl.app.bulk as bulk
 
     monkeypatch.setattr(bulk.time, 'time', lambda: float(next(clock)))
     embed_files(model, lab / 'sounds', tmp_path / 'o.parquet', part=8)
