@@ -404,7 +404,7 @@ def test_a_build_cut_off_leaves_what_was_there(tmp_path, monkeypatch):
         table(tmp_path / 'new.parquet', unit(9000, seed=5)),
     )
     build_index(old, tmp_path / 'index')
-    import wavbrivl.search as search
+    import wavbrivl.app.index as search
 
     blocks = search.table_blocks
 
@@ -434,7 +434,7 @@ def test_a_move_cut_off_is_no_index(tmp_path, monkeypatch, moved):
         table(tmp_path / 'new.parquet', unit(40, seed=5)),
     )
     build_index(old, tmp_path / 'index')
-    import wavbrivl.search as search
+    import wavbrivl.app.index as search
 
     move, done = search.os.replace, []
 
@@ -668,7 +668,7 @@ def test_what_an_approximate_index_does_not_find_is_blank(tmp_path):
         def search(self, q, k):
             return None, np.array([[4, -1, 2], [-1, -1, -1]])
 
-    index.other = Lame()
+    index.faiss = Lame()
     with pytest.raises(BadInput, match='all kinds'):
         index.search(unit(2), 3, only='sound')
     scores, rows = index.search(unit(2, seed=1), 3)
