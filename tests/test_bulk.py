@@ -1,4 +1,7 @@
-"A table of embeddings through bad files, kills, full disks and several processes; memory that stays. See nbs/16_app/02_bulk.ipynb."
+"""A table of embeddings through bad files, kills, full disks and several processes; memory that stays.
+
+See nbs/16_app/02_bulk.ipynb.
+"""
 
 import json, multiprocessing, os, resource, signal, struct, subprocess, sys, tarfile, time
 from pathlib import Path
@@ -103,7 +106,7 @@ def lab(tmp_path_factory, model, one_thread):
 
 
 def run(lab, out, kill_at=None, limit=None, report=None, **how):
-    "In a process of its own: embed; die at the `kill_at`-th file that is put in its place, or with files no larger than `limit`."
+    "Embed in a process of its own; die when `kill_at` files are in their place, or allow files of `limit` bytes."
     torch.set_num_threads(1)
     model = WavBriVL.from_pretrained(lab / 'model', 'cpu')
     if limit:

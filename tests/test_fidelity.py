@@ -1,4 +1,7 @@
-"What the fidelity chapter cannot tell well: torchmetrics with the judge itself as extractor, closed forms, odd corpora, edges."
+"""What the fidelity chapter cannot show well.
+
+torchmetrics with the evaluator itself as extractor, closed forms, odd corpora, edges.
+"""
 
 import json, math
 from types import SimpleNamespace

@@ -102,7 +102,7 @@ def folder_flags(entry: os.DirEntry) -> tuple:  # is it a folder, or a link to o
     except OSError:
         return False, False
 
-
+# %% ../../nbs/16_app/01_bulk_parts.ipynb #db0543b4
 def walk_entry(entry: os.DirEntry):
     "Yield the sounds behind one name of a folder."
     is_folder, leads_to_folder = folder_flags(entry)
@@ -195,7 +195,7 @@ def start_sounds(pool, parts, window: int, max_windows: int):
             cut = cut_windows_ahead(open_blocks(item), window)
             yield part, i, cut, pool.submit(decode_chunk, cut, max_windows)
 
-
+# %% ../../nbs/16_app/01_bulk_parts.ipynb #a93469d1
 def follow_sound(pool, cut, job, max_windows: int):
     "Yield (windows, reason, is it the end of the sound?) of each chunk, the next one being decoded."
     end = False
@@ -265,7 +265,7 @@ def add_embeddings(self: PartEmbedder, owners, wave, lengths, adds):
         self.totals[i] = self.totals.get(i, 0) + row * np.float32(k)
         self.samples[i] = self.samples.get(i, 0) + k
 
-
+# %% ../../nbs/16_app/01_bulk_parts.ipynb #9b6bffed
 @patch
 def add_frames(self: PartEmbedder, owners, wave, lengths):
     "Keep each window's frames, float16, and how many of them are sound."
@@ -292,7 +292,7 @@ def rows(
         self.run_batch()
     yield from self.complete(ended)
 
-
+# %% ../../nbs/16_app/01_bulk_parts.ipynb #4ced4998
 @patch
 def complete(self: PartEmbedder, ended: deque):
     "Yield the sounds that ended and have no window waiting."
@@ -352,7 +352,7 @@ def flatten_vectors(arrays, width: int):
     values = pa.array(np.concatenate(arrays).ravel())
     return pa.FixedSizeListArray.from_arrays(values, width)
 
-
+# %% ../../nbs/16_app/01_bulk_parts.ipynb #09ae97b2
 def flatten_frames(frames: list):
     "Frames of each sound, [T, H] of any T, as a column of lists."
     import pyarrow as pa
