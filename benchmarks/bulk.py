@@ -1,7 +1,8 @@
-"""A folder of sounds to embeddings: `embed_files` against a loop over files with librosa and transformers, same WavLM, base size.
+"""A folder of sounds to embeddings: `embed_files` against a loop with librosa and transformers.
 
-The loop hears every file whole, once. Ours hears windows of 2 s, the last one reaching back, so that an embedding depends on nothing beside the file
-and memory on no length: for these files 1.4 times as much sound.
+Both have the same WavLM of base size. The loop embeds every file whole. Ours embeds windows of 2 s, the last one
+reaching back, so that an embedding depends on its file alone and memory on no length: for these files 1.4 times as
+much sound.
 
     make bench                                    # 200 files: wav, flac, ogg; 8 to 48 kHz; 0.5 to 5 s
     python benchmarks/bulk.py --files 1000

@@ -1,9 +1,10 @@
 """BriVL's image tower: the published steps one after the other, against `for_inference` with the same weights.
 
-Official size, random weights: a depth of random layers enlarges every rounding (see `cosine_weights_rounded`: what is left when the CNN's weights alone are
-rounded to bf16 and all else is computed in fp32). How near bf16 is with weights that have learnt is shown by the lab's own tower, where `make repro` has left it.
+Official size, random weights: a depth of random layers enlarges every rounding (see `cosine_weights_rounded`: what is
+left when only the CNN's weights are rounded to bf16 and all else is computed in fp32). How near bf16 is with trained
+weights is shown by the lab's own tower, where `make repro` has left it.
 
-    make bench                                                        # 380 and 456 px, 4 pictures; the lab's, 64 pictures
+    make bench                                       # 380 and 456 px, 4 pictures; the lab's, 64 pictures
     python benchmarks/image_tower.py --presets brivl-baai --batch 16
 """
 
@@ -69,7 +70,7 @@ class PlainTower(torch.nn.Module):
         )
 
     def embed(self, fmap):
-        "One picture's map [D, h, w] -> [D]: sample, convolve every point, average a box, attend, average the boxes, MLP."
+        "One picture's map [D, h, w] -> [D]: sample, convolve, average a box, attend, average the boxes, MLP."
         parts = self.tower.learnable
         boxes = F.avg_pool2d(
             parts['max_pool'](self.sampled(fmap)), self.tower.config.pool_grid

@@ -1,4 +1,4 @@
-"""One step of audio training, official size: the frozen image tower's targets stored once, against running that tower in every step.
+"""One step of audio training, official size: stored targets against the frozen image tower in every step.
 
 make bench                                   # WavLM base against 456 px, the papers' batch of 32, clips of 2 s
 python benchmarks/stored_targets.py --preset brivl-baai --batch 8

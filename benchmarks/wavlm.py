@@ -1,4 +1,4 @@
-"""WavLM, base size, random weights: transformers' own model, eager, in fp32, against ours with the same weights, in fp32 and bf16.
+"""WavLM, base size, random weights: transformers' model, eager, in fp32, against ours in fp32 and bf16.
 
 make bench                                   # 4 clips of 5 s, then 12 clips of 1 to 6 s
 python benchmarks/wavlm.py --device cuda --times 20
@@ -50,7 +50,7 @@ def padded(clips):
 
 
 def pooled_theirs(model, clips):
-    "As their documentation has it: all clips padded to the longest, an attention mask, the mean over the frames it lets through: [N, H]."
+    "As documented: clips padded to the longest, an attention mask, the mean over unmasked frames: [N, H]."
     waves, lengths = padded(clips)
     mask = (
         torch.arange(waves.shape[1], device=waves.device)

@@ -3,7 +3,7 @@
 See nbs/16_app/02_bulk.ipynb.
 """
 
-import json, multiprocessing, os, resource, signal, struct, subprocess, sys, tarfile, time
+import json, multiprocessing, os, resource, signal, struct, tarfile, time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.app.bulk_parts import find_sounds, cut_windows_ahead
 from wavbrivl.app.bulk import embed_files
 from wavbrivl.app.cli import main
-from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import AudioParams, BrivlParams
 from wavbrivl.media.sound import load_audio, stream_audio
 from wavbrivl.audio.tower import AudioTower, embed_frames

@@ -23,8 +23,7 @@ from wavbrivl.data.corpus import Corpus
 from wavbrivl.decoders.diffusion import LatentDiffusion
 from wavbrivl.generation.judge import Evaluator
 from wavbrivl.pipeline.gloss import open_wavlm
-from wavbrivl.media.sound import load_audio, probe_audio
-from wavbrivl.media.pictures import read_frames, has_audio, load_picture
+from wavbrivl.media.pictures import read_frames, load_picture
 from wavbrivl.audio.wav2clip import load_wav2clip
 from wavbrivl.survey.answers import read_responses
 from wavbrivl.training.loop import load_state
@@ -88,7 +87,7 @@ def dangerous(tree):
 
 def sources():
     "Every file and notebook of code: (name, tree)."
-    for p in sorted([*ROOT.glob('wavbrivl/*.py'), *ROOT.glob('benchmarks/**/*.py')]):
+    for p in sorted([*ROOT.glob('wavbrivl/**/*.py'), *ROOT.glob('benchmarks/**/*.py')]):
         yield p.name, ast.parse(p.read_text())
     for p in sorted((ROOT / 'nbs').rglob('*.ipynb')):
         code = [
@@ -844,7 +843,7 @@ def test_the_same_files_in_a_corpus(tmp_path):
     for name, content in made.items():
         (d / name).write_bytes(content)
     rows = (
-        [f'good/x.wav,good/x.png,x']
+        ['good/x.wav,good/x.png,x']
         + [f'{f.name},,y' for f in sorted(d.glob('*.wav'))]
         + [f',{f},y' for f in made]
     )
