@@ -34,12 +34,10 @@ class Step(Task):
             'infonce', AudioTower(audio, brivl.dim), brivl.dim, temperature=0.1
         )
         self.frozen = (brivl,)  # a tuple: it is not trained
-        self.waves, self.pictures, self.stored, self.items = (
-            waves,
-            pictures,
-            stored,
-            len(waves),
-        )
+        self.waves = waves
+        self.pictures = pictures
+        self.stored = stored
+        self.items = len(waves)
 
     @torch.no_grad()
     def targets(self, index):
