@@ -32,41 +32,21 @@ def plain_path(S, skip=0.0):
     return path
 
 
-def main(argv=None):
-    p = options(__doc__, times=9)
-    p.add_argument('--pairs', type=int, default=256)
-    p.add_argument('--rows', type=int, default=32)
-    p.add_argument('--columns', type=int, default=256)
-    p.add_argument(
-        '--plain',
-        type=int,
-        default=4,
-        help='pairs that plain Python is given; its time is scaled up',
-    )
-    o = begin(p, argv)
-    if o.quick:
-        o.pairs, o.columns = 8, 64
-    cost = torch.rand(o.pairs, o.rows, o.columns, device=o.device)
-    arrays, what = (
-        list(cost.cpu().numpy()),
-        f'{o.pairs} pairs of {o.rows} x {o.columns}',
-    )
-
+def compare_dtw(o, cost, what: str):
+    "DTW of a batch against a loop of librosa."
+    arrays = list(cost.cpu().numpy())
     mask, total, _ = dtw(cost)
     theirs = [librosa.sequence.dtw(C=c) for c in arrays]
-    astray = sum(
-        not np.array_equal(np.argwhere(m), wp[::-1])
-        for m, (_, wp) in zip(mask.cpu().numpy(), theirs)
+    other_paths = 0
+    error = 0
+    for m, n, (D, path) in zip(mask.cpu().numpy(), total.tolist(), theirs):
+        other_paths += not np.array_equal(np.argwhere(m), path[::-1])
+        error = max(error, abs(D[-1, -1] - n))
+    ways = dict(
+        ours=lambda: dtw(cost),
+        theirs=lambda: [librosa.sequence.dtw(C=c) for c in arrays],
     )
-    error = max(abs(D[-1, -1] - n) for (D, _), n in zip(theirs, total.tolist()))
-    taken = in_turn(
-        dict(
-            ours=lambda: dtw(cost),
-            theirs=lambda: [librosa.sequence.dtw(C=c) for c in arrays],
-        ),
-        o.times,
-        o.device,
-    )
+    taken = in_turn(ways, o.times, o.device)
     record(
         o,
         'dtw',
@@ -75,24 +55,21 @@ def main(argv=None):
         'a loop of librosa',
         taken['theirs'],
         error=float(error),
-        other_paths=astray,
+        other_paths=other_paths,
     )
 
-    scores = cost - 0.5
+
+def compare_monotone_path(o, scores, what: str):
+    "The monotone path of a batch against plain Python, whose time is scaled up."
     few = min(o.plain, o.pairs)
     rows = [s.double().cpu().numpy() for s in scores[:few]]
-    astray = sum(
-        plain_path(s) != path
-        for s, path in zip(rows, monotone_path(scores, 0.0)[0][:few].tolist())
+    paths = monotone_path(scores, 0.0)[0][:few].tolist()
+    other_paths = sum(plain_path(s) != path for s, path in zip(rows, paths))
+    ways = dict(
+        ours=lambda: monotone_path(scores, 0.0),
+        theirs=lambda: [plain_path(s) for s in rows],
     )
-    taken = in_turn(
-        dict(
-            ours=lambda: monotone_path(scores, 0.0),
-            theirs=lambda: [plain_path(s) for s in rows],
-        ),
-        o.times,
-        o.device,
-    )
+    taken = in_turn(ways, o.times, o.device)
     record(
         o,
         'monotone_path',
@@ -100,8 +77,24 @@ def main(argv=None):
         taken['ours'],
         'plain Python',
         [t * o.pairs / few for t in taken['theirs']],
-        other_paths=astray,
+        other_paths=other_paths,
     )
+
+
+def main(argv=None):
+    p = options(__doc__, times=9)
+    p.add_argument('--pairs', type=int, default=256)
+    p.add_argument('--rows', type=int, default=32)
+    p.add_argument('--columns', type=int, default=256)
+    p.add_argument('--plain', type=int, default=4, help='pairs for plain Python')
+    o = begin(p, argv)
+    if o.quick:
+        o.pairs = 8
+        o.columns = 64
+    cost = torch.rand(o.pairs, o.rows, o.columns, device=o.device)
+    what = f'{o.pairs} pairs of {o.rows} x {o.columns}'
+    compare_dtw(o, cost, what)
+    compare_monotone_path(o, cost - 0.5, what)
 
 
 if __name__ == '__main__':

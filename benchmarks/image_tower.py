@@ -1,9 +1,10 @@
 """BriVL's image tower: the published steps one after the other, against `for_inference` with the same weights.
 
-Official size, random weights: a depth of random layers enlarges every rounding (see `cosine_weights_rounded`: what is left when the CNN's weights alone are
-rounded to bf16 and all else is computed in fp32). How near bf16 is with weights that have learnt is shown by the lab's own tower, where `make repro` has left it.
+Official size, random weights: a depth of random layers enlarges every rounding (see `cosine_weights_rounded`: what is
+left when only the CNN's weights are rounded to bf16 and all else is computed in fp32). How near bf16 is with trained
+weights is shown by the lab's own tower, where `make repro` has left it.
 
-    make bench                                                        # 380 and 456 px, 4 pictures; the lab's, 64 pictures
+    make bench                                       # 380 and 456 px, 4 pictures; the lab's, 64 pictures
     python benchmarks/image_tower.py --presets brivl-baai --batch 16
 """
 
@@ -48,19 +49,15 @@ class PlainTower(torch.nn.Module):
 
     def sampled(self, fmap):
         "A grid of points in every box of the picture: [D, h, w] -> [boxes, D, g, g]."
-        c, (d, h, w) = self.tower.config, fmap.shape
-        x1, y1, x2, y2 = (
-            grid_boxes(c.box_grid, w, h).to(fmap.device, fmap.dtype).unbind(1)
-        )
+        c = self.tower.config
+        d, h, w = fmap.shape
+        boxes = grid_boxes(c.box_grid, w, h).to(fmap.device, fmap.dtype)
+        x1, y1, x2, y2 = boxes.unbind(1)
         theta = fmap.new_zeros(len(x1), 2, 3)
-        theta[:, 0, 0], theta[:, 0, 2] = (
-            (x2 - x1) / (w - 1),
-            (x1 + x2 - w + 1) / (w - 1),
-        )
-        theta[:, 1, 1], theta[:, 1, 2] = (
-            (y2 - y1) / (h - 1),
-            (y1 + y2 - h + 1) / (h - 1),
-        )
+        theta[:, 0, 0] = (x2 - x1) / (w - 1)
+        theta[:, 0, 2] = (x1 + x2 - w + 1) / (w - 1)
+        theta[:, 1, 1] = (y2 - y1) / (h - 1)
+        theta[:, 1, 2] = (y1 + y2 - h + 1) / (h - 1)
         points = F.affine_grid(
             theta, (len(x1), d, c.pool_grid, c.pool_grid), align_corners=False
         )
@@ -69,7 +66,7 @@ class PlainTower(torch.nn.Module):
         )
 
     def embed(self, fmap):
-        "One picture's map [D, h, w] -> [D]: sample, convolve every point, average a box, attend, average the boxes, MLP."
+        "One picture's map [D, h, w] -> [D]: sample, convolve, average a box, attend, average the boxes, MLP."
         parts = self.tower.learnable
         boxes = F.avg_pool2d(
             parts['max_pool'](self.sampled(fmap)), self.tower.config.pool_grid
@@ -109,11 +106,10 @@ def rounded(tower):
 
 def compare(o, name: str, label: str, brivl, pixels):
     "One tower, some pictures [N, 3, S, S]."
-    plain, fast = (
-        PlainTower(brivl.image),
-        {p: brivl.for_inference(precision=p) for p in ('fp32', 'bf16')},
-    )
-    want, work = plain(pixels), flops(lambda: brivl.encode_image(pixels))
+    plain = PlainTower(brivl.image)
+    fast = {p: brivl.for_inference(precision=p) for p in ('fp32', 'bf16')}
+    want = plain(pixels)
+    work = flops(lambda: brivl.encode_image(pixels))
 
     def run(precision):
         with precisely(precision, o.device):

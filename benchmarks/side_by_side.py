@@ -1,8 +1,9 @@
 """What the benchmarks share: ways timed in turn, what the machine could do at best, one file of results.
 
-`bench/NAME/FACT` in results/benchmarks.json: what is done and against what, `seconds` and `against_seconds` (medians), `ratio`
-(theirs over ours, above 1 is better) with the lowest and highest of the single rounds, how near the results are, the floor
-(FLOPs over the rate of a large matrix product in that precision, measured in the same run), and the machine.
+`bench/NAME/FACT` in results/benchmarks.json: what is done and against what, `seconds` and `against_seconds` (medians),
+`ratio` (theirs over ours, above 1 is better) with the lowest and highest of the single rounds, how near the results
+are, the floor (FLOPs over the rate of a large matrix product in that precision, measured in the same run), and the
+machine.
 """
 
 import argparse, contextlib, functools, platform, re, time
@@ -22,7 +23,7 @@ DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16)
 
 
 def options(doc: str, times: int = 5) -> argparse.ArgumentParser:
-    "What every benchmark can be told."
+    "The options of every benchmark."
     p = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,7 +51,7 @@ def begin(parser, argv=None):
 
 
 def wait(device: str):
-    "Let a GPU finish what it was given."
+    "Wait until a GPU is idle."
     if device != 'cpu':
         getattr(torch, device.split(':')[0]).synchronize()
 
@@ -113,6 +114,47 @@ def machine(device: str) -> str:
     return named[1] if named else platform.processor() or platform.machine()
 
 
+def compare_times(ours, theirs) -> dict:
+    "Ratio of the medians, and of the single rounds the lowest and highest."
+    if not len(theirs):
+        return {}
+    each = [t / s for t, s in zip(theirs, ours)]
+    return dict(
+        against_seconds=median(theirs),
+        ratio=median(theirs) / median(ours),
+        ratio_low=min(each),
+        ratio_high=max(each),
+    )
+
+
+def compare_floor(o, work: int, ours, precision: str) -> dict:
+    "Seconds that the FLOPs alone would take, and their share of ours."
+    if not work:
+        return {}
+    floor = work / matmul_rate(precision, o.device, o.quick)
+    share = floor / median(ours)
+    return dict(gflop=work / 1e9, floor_seconds=floor, share_of_floor=share)
+
+
+def store(results: Path, name: str, facts: dict):
+    "Write the facts of one benchmark; the others stay in the file."
+    known = read_json(results) if results.exists() else {}
+    kept = {k: v for k, v in known.items() if not k.startswith(f'bench/{name}/')}
+    write_json(kept | {f'bench/{name}/{k}': v for k, v in facts.items()}, results)
+
+
+def describe(name: str, out: dict, facts: dict) -> str:
+    "One benchmark in a line."
+    line = f'{name}: {out["seconds"]:.4g} s'
+    if 'ratio' in out:
+        line += f', {out["against"]} {out["against_seconds"]:.4g} s'
+        line += f', ratio {out["ratio"]:.2f}'
+        line += f' ({out["ratio_low"]:.2f} to {out["ratio_high"]:.2f})'
+    for k, v in facts.items():
+        line += f' {k} {v:.4g}' if isinstance(v, float) else f' {k} {v}'
+    return line
+
+
 def record(
     o,
     name: str,
@@ -124,7 +166,7 @@ def record(
     precision: str = 'fp32',
     **facts,
 ):
-    "Work out one comparison, log it, and lay it into the file; `work`: FLOPs of ours. What other benchmarks wrote stays."
+    "Work out one comparison, log it and store it; `work`: FLOPs of ours."
     out = dict(
         what=what,
         against=against,
@@ -132,40 +174,16 @@ def record(
         seconds=median(ours),
         rounds=len(ours),
     )
-    if len(theirs):
-        each = [t / s for t, s in zip(theirs, ours)]
-        out |= dict(
-            against_seconds=median(theirs),
-            ratio=median(theirs) / median(ours),
-            ratio_low=min(each),
-            ratio_high=max(each),
-        )
-    if work:
-        floor = work / matmul_rate(precision, o.device, o.quick)
-        out |= dict(
-            gflop=work / 1e9, floor_seconds=floor, share_of_floor=floor / median(ours)
-        )
-    out |= facts | dict(
-        device=machine(o.device),
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-    )
-    name += '' if o.device == 'cpu' else f'_{o.device.split(":")[0]}'
-    known = read_json(o.results) if o.results.exists() else {}
-    kept = {k: v for k, v in known.items() if not k.startswith(f'bench/{name}/')}
-    write_json(kept | {f'bench/{name}/{k}': v for k, v in out.items()}, o.results)
-    log(
-        f'{name}: {out["seconds"]:.4g} s'
-        + (
-            f', {against} {out["against_seconds"]:.4g} s, ratio {out["ratio"]:.2f} ({out["ratio_low"]:.2f} to {out["ratio_high"]:.2f})'
-            if len(theirs)
-            else ''
-        ),
-        *(
-            f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}'
-            for k, v in facts.items()
-        ),
-    )
+    out |= compare_times(ours, theirs)
+    out |= compare_floor(o, work, ours, precision)
+    out |= facts
+    out['device'] = machine(o.device)
+    out['threads'] = torch.get_num_threads()
+    out['torch'] = torch.__version__
+    if o.device != 'cpu':
+        name += f'_{o.device.split(":")[0]}'
+    store(o.results, name, out)
+    log(describe(name, out, facts))
     return out
 
 

@@ -63,39 +63,42 @@ def agreement(r) -> str:
     return ', '.join(found)
 
 
+def cell_row(r) -> list:
+    "One comparison in words, in the order of `COLUMNS`."
+    ratio = ''
+    if pd.notna(r.get('ratio')):
+        ratio = f'{r["ratio"]:.2f} ({r["ratio_low"]:.2f} to {r["ratio_high"]:.2f})'
+    share = ''
+    if pd.notna(r.get('share_of_floor')):
+        share = f'{r["share_of_floor"]:.0%}'
+    return [
+        r['what'],
+        r['against'],
+        seconds(r['seconds']),
+        seconds(r.get('against_seconds')),
+        ratio,
+        agreement(r),
+        seconds(r.get('floor_seconds')),
+        share,
+    ]
+
+
 def cells(t: pd.DataFrame) -> pd.DataFrame:
     "The comparisons in words."
-    rows = [
-        dict(
-            zip(
-                COLUMNS,
-                [
-                    r['what'],
-                    r['against'],
-                    seconds(r['seconds']),
-                    seconds(r.get('against_seconds')),
-                    f'{r["ratio"]:.2f} ({r["ratio_low"]:.2f} to {r["ratio_high"]:.2f})'
-                    if pd.notna(r.get('ratio'))
-                    else '',
-                    agreement(r),
-                    seconds(r.get('floor_seconds')),
-                    f'{r["share_of_floor"]:.0%}'
-                    if pd.notna(r.get('share_of_floor'))
-                    else '',
-                ],
-            )
-        )
-        for _, r in t.iterrows()
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame([cell_row(r) for _, r in t.iterrows()], columns=COLUMNS)
+
+
+def line(row) -> str:
+    "A row of a Markdown table."
+    return '| ' + ' | '.join(row) + ' |'
 
 
 def markdown(t: pd.DataFrame) -> str:
     "A table for every machine."
-    line = lambda row: '| ' + ' | '.join(row) + ' |'
     parts = [
-        'Median seconds of each, measured in turn in one process; ratio: theirs over ours, above 1 is better, with the lowest and highest round. '
-        'Agreement: largest absolute difference, lowest cosine. Floor: FLOPs over the rate of a large matrix product in that precision.'
+        'Median seconds of each, measured in turn in one process; ratio: theirs over ours, above 1 is better, '
+        'with the lowest and highest round. Agreement: largest absolute difference, lowest cosine. '
+        'Floor: FLOPs over the rate of a large matrix product in that precision.'
     ]
     for (device, threads, version), group in t.groupby(
         ['device', 'threads', 'torch'], sort=False
@@ -119,6 +122,45 @@ def markdown(t: pd.DataFrame) -> str:
     return '\n\n'.join(parts) + '\n'
 
 
+TICKS = np.array([0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500])
+
+
+def draw_ratios(ax, t: pd.DataFrame):
+    "A bar for each ratio, the lowest and highest round as a line."
+    y = np.arange(len(t))
+    colours = [palette(2)[int(p == 'bf16')] for p in t.precision]
+    ax.barh(y, t.ratio - 1, left=1, color=colours, height=0.6)
+    ax.hlines(y, t.ratio_low, t.ratio_high, color='.25', lw=1)
+    for i, r in enumerate(t.itertuples()):
+        text = f'{r.ratio:.1f}' if r.ratio > 9.95 else f'{r.ratio:.2f}'
+        end = (max(r.ratio, r.ratio_high, 1), i)
+        offset = dict(textcoords='offset points', va='center', fontsize=8)
+        ax.annotate(text, end, (4, 0), **offset)
+    ax.axvline(1, color='.2', lw=0.8)
+
+
+def label_axes(ax, t: pd.DataFrame):
+    "What is compared with what, and a log axis with plain numbers."
+    labels = [f'{a}\nagainst {b}' for a, b in zip(t.what, t.against)]
+    ax.set_yticks(np.arange(len(t)), labels, fontsize=7.5)
+    low = min(0.8, 0.9 * t.ratio_low.min())
+    high = 1.6 * t.ratio_high.max()
+    ax.set(xscale='log', xlabel='times as fast (log scale)', xlim=(low, high))
+    ticks = TICKS[(TICKS >= low) & (TICKS <= high)]
+    ax.set_xticks(ticks, [f'{k:g}' for k in ticks])
+    ax.minorticks_off()
+    ax.tick_params(axis='y', length=0)
+
+
+def add_legend(ax):
+    "Say which colour is which precision."
+    from matplotlib.patches import Rectangle
+
+    boxes = [Rectangle((0, 0), 1, 1, color=c) for c in palette(2)]
+    options = dict(title='our precision', loc='lower right')
+    ax.legend(handles=boxes, labels=['fp32', 'bf16'], **options)
+
+
 @styled
 def bars(t: pd.DataFrame):
     "Every ratio on a log axis, the lowest and highest round as a line."
@@ -126,45 +168,14 @@ def bars(t: pd.DataFrame):
 
     t = t[t.ratio.notna()].sort_values('ratio')
     fig, ax = plt.subplots(figsize=(8.5, 0.8 + 0.42 * len(t)), layout='constrained')
-    y, colour = np.arange(len(t)), np.where(t.precision == 'bf16', 1, 0)
-    ax.barh(y, t.ratio - 1, left=1, color=[palette(2)[c] for c in colour], height=0.6)
-    ax.hlines(y, t.ratio_low, t.ratio_high, color='.25', lw=1)
-    for i, r in enumerate(t.itertuples()):
-        ax.annotate(
-            f'{r.ratio:.1f}' if r.ratio > 9.95 else f'{r.ratio:.2f}',
-            (max(r.ratio, r.ratio_high, 1), i),
-            (4, 0),
-            textcoords='offset points',
-            va='center',
-            fontsize=8,
-        )
-    ax.axvline(1, color='.2', lw=0.8)
-    ax.set_yticks(
-        y, [f'{a}\nagainst {b}' for a, b in zip(t.what, t.against)], fontsize=7.5
-    )
-    ax.set(
-        xscale='log',
-        xlabel='times as fast (log scale)',
-        xlim=(min(0.8, 0.9 * t.ratio_low.min()), 1.6 * t.ratio_high.max()),
-    )
-    ticks = [
-        k
-        for k in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
-        if ax.get_xlim()[0] <= k <= ax.get_xlim()[1]
-    ]
-    ax.set_xticks(ticks, [f'{k:g}' for k in ticks])
-    ax.minorticks_off()
-    ax.tick_params(axis='y', length=0)
-    ax.legend(
-        handles=[plt.Rectangle((0, 0), 1, 1, color=c) for c in palette(2)],
-        labels=['fp32', 'bf16'],
-        title='our precision',
-        loc='lower right',
-    )
+    draw_ratios(ax, t)
+    label_axes(ax, t)
+    add_legend(ax)
     least = t.iloc[0]
     set_finding(
         fig,
-        f'{(t.ratio > 1).sum()} of {len(t)} are faster than what they are compared with; least: {least.what} ({least.ratio:.2f})',
+        f'{(t.ratio > 1).sum()} of {len(t)} are faster than what they are compared with; '
+        f'least: {least.what} ({least.ratio:.2f})',
     )
     return fig
 

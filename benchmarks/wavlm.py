@@ -1,4 +1,4 @@
-"""WavLM, base size, random weights: transformers' own model, eager, in fp32, against ours with the same weights, in fp32 and bf16.
+"""WavLM, base size, random weights: transformers' model, eager, in fp32, against ours in fp32 and bf16.
 
 make bench                                   # 4 clips of 5 s, then 12 clips of 1 to 6 s
 python benchmarks/wavlm.py --device cuda --times 20
@@ -50,7 +50,7 @@ def padded(clips):
 
 
 def pooled_theirs(model, clips):
-    "As their documentation has it: all clips padded to the longest, an attention mask, the mean over the frames it lets through: [N, H]."
+    "As documented: clips padded to the longest, an attention mask, the mean over unmasked frames: [N, H]."
     waves, lengths = padded(clips)
     mask = (
         torch.arange(waves.shape[1], device=waves.device)
@@ -90,7 +90,8 @@ def pooled_ours(model, clips):
 def equal_lengths(o, theirs, ours, fast, n: int, seconds: float):
     "A batch of clips of one length: every frame compared."
     waves = 0.1 * torch.randn(n, round(seconds * SAMPLE_RATE), device=o.device)
-    want, work = theirs(waves).last_hidden_state, flops(lambda: ours(waves))
+    want = theirs(waves).last_hidden_state
+    work = flops(lambda: ours(waves))
 
     def run(precision):
         with precisely(precision, o.device):
@@ -124,10 +125,8 @@ def mixed_lengths(o, theirs, ours, fast, n: int, shortest: float, longest: float
     "Clips of many lengths: the mean of each clip's frames, compared with the clip run alone."
     lengths = torch.linspace(shortest, longest, n)[torch.randperm(n)] * SAMPLE_RATE
     clips = [0.1 * torch.randn(round(k), device=o.device) for k in lengths.tolist()]
-    alone, work = (
-        torch.cat([theirs(c[None]).last_hidden_state.mean(1) for c in clips]),
-        flops(lambda: [ours(c[None]) for c in clips]),
-    )
+    alone = torch.cat([theirs(c[None]).last_hidden_state.mean(1) for c in clips])
+    work = flops(lambda: [ours(c[None]) for c in clips])
 
     def run(precision):
         with precisely(precision, o.device):

@@ -1,7 +1,7 @@
 """The measures of the house: what `test_layout.py` holds the code to, and what `make map` writes.
 
-`python tests/house.py` prints the measures; `python tests/house.py --write` also renews the map of the chapters (nbs/index.ipynb), the links between
-them, and the drawing of the wings in CONTRIBUTING.md.
+`python tests/house.py` prints the measures; `python tests/house.py --write` also renews the map of the chapters
+(nbs/index.ipynb), the links between them, and the drawing of the wings in CONTRIBUTING.md.
 """
 
 import ast

@@ -1,4 +1,7 @@
-"What the alignment chapter cannot tell well: every path there is, librosa's ties, gradients, empty pairs, one pair at a time."
+"""What the alignment chapter cannot show well.
+
+Every path there is, librosa's ties, gradients, empty pairs, one pair at a time.
+"""
 
 import math
 from itertools import product

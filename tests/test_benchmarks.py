@@ -1,4 +1,7 @@
-"The benchmarks run, agree with what they are compared with, and end up in a table and a figure. How fast they are is not tested."
+"""The benchmarks run, agree with what they are compared with, and end up in a table and a figure.
+
+How fast they are is not tested.
+"""
 
 import importlib
 from pathlib import Path

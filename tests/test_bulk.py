@@ -1,6 +1,9 @@
-"A table of embeddings through bad files, kills, full disks and several processes; memory that stays. See nbs/62_bulk.ipynb."
+"""A table of embeddings through bad files, kills, full disks and several processes; memory that stays.
 
-import json, multiprocessing, os, resource, signal, struct, subprocess, sys, tarfile, time
+See nbs/16_app/02_bulk.ipynb.
+"""
+
+import json, multiprocessing, os, resource, signal, struct, tarfile, time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.app.bulk_parts import find_sounds, cut_windows_ahead
 from wavbrivl.app.bulk import embed_files
 from wavbrivl.app.cli import main
-from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import AudioParams, BrivlParams
 from wavbrivl.media.sound import load_audio, stream_audio
 from wavbrivl.audio.tower import AudioTower, embed_frames
@@ -36,8 +39,8 @@ SMALL = AudioParams(
 PROCESSES = multiprocessing.get_context('forkserver')
 PROCESSES.set_forkserver_preload(
     [
-        'wavbrivl.bulk',
-        'wavbrivl.cli',
+        'wavbrivl.app.bulk',
+        'wavbrivl.app.cli',
         'pandas',
         'pytest',
         'timm',
@@ -103,7 +106,7 @@ def lab(tmp_path_factory, model, one_thread):
 
 
 def run(lab, out, kill_at=None, limit=None, report=None, **how):
-    "In a process of its own: embed; die at the `kill_at`-th file that is put in its place, or with files no larger than `limit`."
+    "Embed in a process of its own; die when `kill_at` files are in their place, or allow files of `limit` bytes."
     torch.set_num_threads(1)
     model = WavBriVL.from_pretrained(lab / 'model', 'cpu')
     if limit:
@@ -596,7 +599,7 @@ def test_progress_is_a_line_a_minute_where_nobody_watches(
     lab, model, tmp_path, monkeypatch, capsys
 ):
     clock = iter(np.arange(0, 10_000, 10.0))
-    import wavbrivl.bulk as bulk
+    import wavbrivl.app.bulk as bulk
 
     monkeypatch.setattr(bulk.time, 'time', lambda: float(next(clock)))
     embed_files(model, lab / 'sounds', tmp_path / 'o.parquet', part=8)

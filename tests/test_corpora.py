@@ -1,4 +1,4 @@
-"Corpora that are messy, and what becomes of them. See nbs/03_corpora.ipynb."
+"Corpora that are messy, and what becomes of them. See nbs/03_data/."
 
 import csv, os, struct, subprocess, sys, time
 from pathlib import Path
@@ -257,7 +257,10 @@ def rows_of(tmp_path, text):
 def test_merging(tmp_path):
     got = rows_of(
         tmp_path,
-        'audio,image,caption,label,clip,split\na.wav,1.png,one,x,,train\na.wav,2.png,two,x,,\na.wav,2.png,two,,,\na.mp3,,,,,val\nb.wav,,,y,k,\nb.wav,,,y,m,\nc.wav,,,y,k,\n,3.png,p,z,,\n,3.png,q,z,,\nd.wav,,,s;t,,\ne.wav,,,x,,often\n',
+        'audio,image,caption,label,clip,split\n'
+        'a.wav,1.png,one,x,,train\na.wav,2.png,two,x,,\na.wav,2.png,two,,,\na.mp3,,,,,val\n'
+        'b.wav,,,y,k,\nb.wav,,,y,m,\nc.wav,,,y,k,\n,3.png,p,z,,\n,3.png,q,z,,\n'
+        'd.wav,,,s;t,,\ne.wav,,,x,,often\n',
     )
     clips, bad = (
         [r for r in got if isinstance(r, Record)],
@@ -423,8 +426,10 @@ def test_killed_half_way(tmp_path):
         sf.write(tmp_path / f'{i}.wav', tone(), 16000)
     table(tmp_path, 'audio\n' + ''.join(f'{i}.wav\n' for i in range(4)))
     code = (
-        'import os, wavbrivl.corpora as c\nfrom wavbrivl.core import CorpusParams\nc.write_manifest = lambda *a: os._exit(9)\n'
-        f"c.prepare(CorpusParams(reader='folder', source='.'), {str(tmp_path / 'out')!r}, {str(tmp_path)!r}, 1)"
+        'import os, wavbrivl.data.prepare as c\n'
+        'from wavbrivl.core.params import CorpusParams\n'
+        'c.write_manifest = lambda *a: os._exit(9)\n'
+        f"c.write_corpus(CorpusParams(reader='folder', source='.'), {str(tmp_path / 'out')!r}, {str(tmp_path)!r}, 1)"
     )
     assert (
         subprocess.run(

@@ -1,4 +1,7 @@
-"The ONNX folder: every tower says what torch says, at any length and batch; what does not belong or cannot be written is refused."
+"""The ONNX folder: every tower gives what torch gives, at any length and batch.
+
+What does not belong or cannot be written is refused.
+"""
 
 import copy, json, subprocess, sys, warnings
 from types import SimpleNamespace
@@ -325,8 +328,13 @@ def test_bad_files_keep_their_place(tmp_path, light):
 
 def test_reading_needs_no_torch(folder):
     code = (
-        f'import sys, numpy as np\nfrom wavbrivl.export import OnnxModel\nm = OnnxModel.open({str(folder)!r}, 1)\n'
-        "m.embed_audio(np.ones(9000, np.float32), 16000), m.embed_image(np.zeros((9, 9, 3), np.uint8)), m.embed_text('a')\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+        'import sys, numpy as np\n'
+        'from wavbrivl.api.onnx_model import OnnxModel\n'
+        f'm = OnnxModel.open({str(folder)!r}, 1)\n'
+        'm.embed_audio(np.ones(9000, np.float32), 16000)\n'
+        'm.embed_image(np.zeros((9, 9, 3), np.uint8))\n'
+        "m.embed_text('a')\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, '-c', code], check=True)
 

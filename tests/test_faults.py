@@ -1,6 +1,9 @@
-"The disk is full, the folder cannot be written, the writer is killed: what was there before is still whole, or there is nothing; and the next run works."
+"""The disk is full, the folder cannot be written, the writer is killed.
 
-import errno, json, os, signal, subprocess, sys, textwrap, time
+What was there before is still whole, or there is nothing; and the next run works.
+"""
+
+import errno, json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -172,94 +175,6 @@ def test_a_model_is_written_as_one(tmp_path):
 
 # ---------------------------------------------------------------- everything that is written
 
-SCRIPT = textwrap.dedent("""
-    import hashlib, json, os, resource, shutil, signal, sys, time
-    from pathlib import Path
-    import numpy as np, torch
-    from PIL import Image
-    torch.set_num_threads(1)
-    import wavbrivl.core as core
-    from wavbrivl.core import AudioParams, BadInput, BrivlParams, CorpusParams, DiffusionParams, FoleyParams, Params, VqganParams, write_json
-    from wavbrivl.api import Painter, WavBriVL
-    from wavbrivl.brivl import BriVL, train_tokenizer
-    from wavbrivl.cli import write_png
-    from wavbrivl.corpora import Corpus, prepare
-    from wavbrivl.diffusion import LatentDiffusion
-    from wavbrivl.fidelity import Judge
-    from wavbrivl.generation import moving_picture
-    from wavbrivl.training import make_targets, save_state
-    from wavbrivl.vqgan import VQGAN
-    from wavbrivl.wavlm import AudioTower
-    here = Path(sys.argv[1])
-
-    tokenizer = train_tokenizer(['a dog barks', 'rain falls'], 100)
-    brivl = BriVL(BrivlParams(image_size=32, text=dict(vocab=tokenizer.get_vocab_size(), hidden=32, layers=1, heads=2, ffn=32)))
-    audio = AudioTower(AudioParams(conv_dim=[8]*7, hidden=32, layers=1, heads=2, ffn=32, embed=32, pos_kernel=8, pos_groups=2, block_heads=2, buckets=16), brivl.dim, .5)
-    vqgan = VQGAN(VqganParams(size=16, ch=16, ch_mult=[1, 2], attention=[], channels=16, codes=32))
-    diffusion, judge = LatentDiffusion(DiffusionParams(ch=[16, 32]), brivl.dim, vqgan.config.embed, vqgan.side), Judge('test_resnet', 32, ['owl', 'dog'])
-
-    def writes(n, lab, mark):
-        "Write one thing below `lab`; what it holds depends on `mark`."
-        f, rng = lab/n, np.random.default_rng(mark)
-        with torch.no_grad():
-            for m in (brivl, audio, vqgan, diffusion, judge): next(m.parameters()).fill_(mark)
-        noise = rng.integers(0, 255, (6, 64, 64, 3), dtype=np.uint8)
-        if n == 'model': WavBriVL(audio, brivl, tokenizer, dict(mark=mark)).save_pretrained(f)
-        elif n in ('vqgan', 'diffusion', 'brivl', 'judge'): dict(vqgan=vqgan, diffusion=diffusion, brivl=brivl, judge=judge)[n].save(f)
-        elif n == 'painter': Painter(vqgan, diffusion).save(f)
-        elif n == 'state': save_state(f/'state.pt', w=torch.full((9999,), float(mark)))
-        elif n == 'corpus': prepare(CorpusParams(picture=48, seed=mark, foley=FoleyParams(train=3, valid=2, test=2)), f, here, 1)
-        elif n == 'targets': make_targets(Params(device='cpu'), Corpus(lab/'corpus'), brivl.train(), tokenizer, f)
-        elif n == 'png': write_png(Image.fromarray(noise[0]), f/'x.png', 4)
-        elif n in ('gif', 'mp4'): moving_picture(list(noise), f/f'x.{n}')
-        else: write_json(dict(a=[mark]*999), f/'x.json')
-
-    def content(folder): return {p.relative_to(folder).as_posix(): hashlib.sha1(p.read_bytes()).hexdigest() for p in sorted(folder.rglob('*')) if p.is_file()}
-
-    def apart(f):
-        "Call `f` in a process of its own: how that ended, and what `f` gave."
-        r, w = os.pipe()
-        if not (pid := os.fork()):
-            try: os.write(w, str(f()).encode()[:4000])
-            except BaseException as e: os.write(w, f'{isinstance(e, BadInput)} {type(e).__name__}: {e}'.encode()[:4000])
-            finally: os._exit(0)
-        os.close(w); status = os.waitpid(pid, 0)[1]
-        with os.fdopen(r, 'rb') as pipe: return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, pipe.read().decode()
-
-    def full(n, lab, limit):
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        writes(n, lab, 2)
-        return 'written'
-
-    def killed(n, lab, when):
-        dies, calls = (lambda *a: os.kill(os.getpid(), signal.SIGKILL)), []
-        def until(f, k): return lambda *a: dies() if len(calls) == k else (calls.append(1), f(*a))[1]
-        if when == 'content': core.settle = dies
-        elif n == 'corpus': Path.rename = until(Path.rename, when)
-        else: os.replace = until(os.replace, when)
-        writes(n, lab, 2)
-
-    names = 'model painter vqgan diffusion brivl judge state corpus targets png gif mp4 json'.split()
-    first, found = here/'first', {}
-    for n in names: writes(n, first, 1)
-    found['first'] = {n: content(first/n) for n in names}
-    for limit in (0, 700):
-        lab = Path(shutil.copytree(first, here/f'full-{limit}'))
-        found[f'full-{limit}'] = {n: dict(said=apart(lambda: full(n, lab, limit)), after=content(lab/n)) for n in names}
-        for n in names: writes(n, lab, 2)
-        found[f'full-{limit}-next'] = {n: content(lab/n) for n in names}
-    found['sounds'] = dict(said=apart(lambda: full('corpus', here/'sounds', 20_000)), after=content(here/'sounds') if (here/'sounds').exists() else {})
-    for n in names:
-        for when in ('content', 0, 1) if n in ('model', 'vqgan', 'corpus') else ('content', 0):
-            if n == 'corpus' and when == 'content': continue
-            lab = Path(shutil.copytree(first, here/f'killed-{n}-{when}'))
-            entry = dict(said=apart(lambda: killed(n, lab, when)), after=content(lab/n) if (lab/n).exists() else None)
-            for f in lab.rglob('.*'): os.utime(f, times=(time.time() - core.STALE - 60,)*2)
-            writes(n, lab, 2)
-            found[f'killed-{n}-{when}'] = entry | dict(next=content(lab/n), beside=sorted(p.name for p in lab.iterdir()))
-            shutil.rmtree(lab)
-    print('found ' + json.dumps(found))
-""")
 NAMES = 'model painter vqgan diffusion brivl judge state corpus targets png gif mp4 json'.split()
 visible = lambda files: {
     k: v for k, v in files.items() if not k.rsplit('/', 1)[-1].startswith('.')
@@ -275,11 +190,11 @@ def found(tmp_path_factory):
     "Everything that writes, written once, on a full disk, and by writers that are killed: what each left."
     d = tmp_path_factory.mktemp('faults')
     done = subprocess.run(
-        [sys.executable, '-c', SCRIPT, str(d)],
+        [sys.executable, str(ROOT / 'tests/write_everything.py'), str(d)],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=os.environ | dict(OMP_NUM_THREADS='1'),
+        env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT)),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(

@@ -1,4 +1,7 @@
-"Pictures from the public surface: the same alone and in company, bad files, films, and the command line from end to end."
+"""Pictures from the public surface.
+
+The same alone and in company, bad files, films, and the command line from end to end.
+"""
 
 import json, warnings
 
@@ -427,7 +430,7 @@ def test_film_follows_its_sound(model, painter, kind):
 
 
 def test_frames_follow_one_another(model, painter, monkeypatch):
-    "One noise for every drawn frame; a guided frame begins where the one before ended, and the prior leaves some of it."
+    "One noise for every drawn frame; a guided frame begins where the one before ended; the prior keeps some of it."
     steady = torch.from_numpy(model.embed_audio(tone(1), RATE)).repeat(3, 1)
     frames, _ = painter.film(model, steady, 'diffusion')
     assert (frames[1:].int() - frames[:1].int()).abs().max() <= 1
@@ -517,7 +520,7 @@ def test_one_picture_from_a_shell(run, lab, tmp_path, model, painter):
 
 
 def test_a_folder_from_a_shell(run, lab, tmp_path, monkeypatch):
-    monkeypatch.setattr('wavbrivl.app.drawing.AT_ONCE', 2)
+    monkeypatch.setattr('wavbrivl.app.drawing.SOUNDS_AT_ONCE', 2)
     status, out, err = run(lab / 'sounds', '-o', tmp_path / 'out', '--json')
     assert status == 1 and 'set aside' in err and 'empty.wav' in err
     assert (

@@ -1,4 +1,4 @@
-"What comes in through the one door: every format, every way to be broken. See nbs/01_media.ipynb."
+"What comes in through the one door: every format, every way to be broken. See nbs/01_media/."
 
 import io, struct, time, tracemalloc, zlib
 from pathlib import Path

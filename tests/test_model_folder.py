@@ -1,4 +1,7 @@
-"A model is a folder: it says what it is, opens as it was saved, names what is wrong with it, and may lie in the hub's cache."
+"""A model is a folder.
+
+It describes itself, opens as it was saved, names what is wrong with it, and may be in the hub's cache.
+"""
 
 import json, os, subprocess, sys
 from pathlib import Path
@@ -282,7 +285,8 @@ def test_weights_that_do_not_fit_are_listed(folder):
     save_file(weights, folder / 'model.safetensors')
     with pytest.raises(
         BadInput,
-        match=r'1 missing: audio.to_joint.bias; 1 left over: audio.extra; 1 of another shape: audio.to_embedding.bias \[3\] instead of \[16\]',
+        match=r'1 missing: audio.to_joint.bias; 1 left over: audio.extra; '
+        r'1 of another shape: audio.to_embedding.bias \[3\] instead of \[16\]',
     ):
         opened(folder)
 
@@ -307,7 +311,7 @@ def test_names_that_are_never_looked_for_on_the_hub(name, tmp_path, monkeypatch)
 
 HUB = """
 from wavbrivl import WavBriVL
-from wavbrivl.core import BadInput
+from wavbrivl.core.files import BadInput
 print(WavBriVL.from_pretrained('someone/sounds', 'cpu').info['run'])
 try: WavBriVL.from_pretrained('someone/nothing', 'cpu')
 except BadInput as e: print(e)
@@ -315,7 +319,7 @@ except BadInput as e: print(e)
 
 
 def test_a_hub_name_offline(folder, tmp_path):
-    "The hub's cache as the hub lays it out: a name in it opens, one that is not there is a sentence, nothing is fetched."
+    "The hub's cache in the hub's layout: a name in it opens, another one is refused, nothing is fetched."
     at, print_ = tmp_path / 'hub/models--someone--sounds', 'f' * 40
     (at / 'refs').mkdir(parents=True)
     (at / 'refs/main').write_text(print_)

@@ -234,7 +234,8 @@ def test_rows_without_a_joint_space(abroad, model):
 
 
 TRAIN = (
-    'from wavbrivl.lab import Lab, train_run\n'
+    'from wavbrivl.pipeline.lab import Lab\n'
+    'from wavbrivl.pipeline.training import train_run\n'
     'import sys\n'
     'train_run(Lab(sys.argv[1], sys.argv[2]))'
 )
@@ -284,7 +285,7 @@ def test_killed_training_ends_as_an_undisturbed_one(root):
 
 
 def test_nothing_is_continued_that_was_finished(root, model):
-    "A finished training leaves no state behind, so that it cannot stand in for one under other code or other first weights."
+    "A finished training leaves no state behind, so that none is taken up under other code or first weights."
     assert not list((root / 'checkpoints').rglob('state.pt'))
 
 
@@ -491,7 +492,8 @@ def test_a_trained_tower_can_be_the_audio_encoder(variants):
 
 
 VARIANT = (
-    'from wavbrivl.lab import Lab, train_bridge_run\n'
+    'from wavbrivl.pipeline.lab import Lab\n'
+    'from wavbrivl.pipeline.gloss import train_bridge_run\n'
     'import sys\n'
     'train_bridge_run(Lab(sys.argv[1], sys.argv[2]))'
 )

@@ -1,4 +1,4 @@
-"Public corpora in the layouts they were published in, in miniature, whole and broken. See nbs/03_corpora.ipynb."
+"Public corpora in the layouts they were published in, in miniature, whole and broken. See nbs/03_data/."
 
 import csv
 from pathlib import Path
@@ -186,7 +186,9 @@ def test_vggsound_with_films(tmp_path):
     lay(
         tmp_path,
         {
-            'vggsound.csv': '---g-f_I2yQ,1,people marching,test\n--0PQM4-hqg,30,"bird chirping, tweeting",train\n--5wwLlnXUo,20,"bird chirping, tweeting",train\n'
+            'vggsound.csv': '---g-f_I2yQ,1,people marching,test\n'
+            '--0PQM4-hqg,30,"bird chirping, tweeting",train\n'
+            '--5wwLlnXUo,20,"bird chirping, tweeting",train\n'
         },
         [
             'audio/--0PQM4-hqg_000030.flac',
@@ -784,7 +786,8 @@ def test_odd_cells(tmp_path):
             tmp_path / 'e',
             {
                 'meta/esc50.csv': ESC
-                + 'a.wav,one,0,dog,True,1,A\nb.wav,2,0,dog,True,1,A,more\nc.wav,3,0\nd.wav,4,0,dog,True,1,A,,\n,1,0,dog,True,1,A\n'
+                + 'a.wav,one,0,dog,True,1,A\nb.wav,2,0,dog,True,1,A,more\n'
+                'c.wav,3,0\nd.wav,4,0,dog,True,1,A,,\n,1,0,dog,True,1,A\n'
             },
             [f'audio/{x}.wav' for x in 'abcd'],
         ),
@@ -866,7 +869,7 @@ def test_empty_captions(tmp_path):
 
 
 def test_events_that_cannot_be(tmp_path):
-    "Backwards, no numbers, before the clip: told when read. Past its end: told when its length is known. The rest goes on."
+    "Backwards, no numbers, before the clip: refused when read. Past its end: when its length is known."
     rows = [
         '.1\t.3\tDog',
         '.4\t.2\tCat',

@@ -1,4 +1,8 @@
-"Released files become folders: against what the public implementations computed (skipped where their files are not beside the checkout), in every layout, and what is refused."
+"""Released files become folders.
+
+Against what the public implementations computed (skipped where their files are not beside the checkout),
+in every layout, and what is refused.
+"""
 
 import gzip, io, json, re
 from argparse import Namespace

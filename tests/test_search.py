@@ -1,6 +1,6 @@
 "An index on disk and the nearest of it: exact, the same for every block, whole or not at all, and from a shell."
 
-import json, sys
+import json, os, sys
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from wavbrivl.api.folder import WavBriVL
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.app.cli import main
-from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import AudioParams, BrivlParams
 from wavbrivl.app.index_blocks import embed_items, search_blocks
 from wavbrivl.app.index import Index, sum_queries, build_index, index_files
@@ -307,8 +307,8 @@ def test_tables_of_every_shape(tmp_path):
         'sound',
         'text',
     ]
-    told = index.hits(np.ones((1, 4)), np.array([[0, 20, 21, 30]]))[0]
-    assert told == [
+    found = index.hits(np.ones((1, 4)), np.array([[0, 20, 21, 30]]))[0]
+    assert found == [
         dict(name='clip-0.wav', kind='sound', group='1', seconds=1.5, cosine=1.0),
         dict(name='clip-0.wav', kind='picture', cosine=1.0),
         dict(name='clip-1.wav', kind='text', cosine=1.0),
@@ -404,9 +404,9 @@ def test_a_build_cut_off_leaves_what_was_there(tmp_path, monkeypatch):
         table(tmp_path / 'new.parquet', unit(9000, seed=5)),
     )
     build_index(old, tmp_path / 'index')
-    import wavbrivl.search as search
+    from wavbrivl.app import index
 
-    blocks = search.table_blocks
+    blocks = index.table_blocks
 
     def cut(*a):
         for n, b in enumerate(blocks(*a)):
@@ -415,7 +415,7 @@ def test_a_build_cut_off_leaves_what_was_there(tmp_path, monkeypatch):
             yield b
 
     with monkeypatch.context() as m:
-        m.setattr(search, 'table_blocks', cut)
+        m.setattr(index, 'table_blocks', cut)
         for out in ('index', 'fresh'):
             with pytest.raises(KeyboardInterrupt):
                 build_index(new, tmp_path / out)
@@ -434,9 +434,7 @@ def test_a_move_cut_off_is_no_index(tmp_path, monkeypatch, moved):
         table(tmp_path / 'new.parquet', unit(40, seed=5)),
     )
     build_index(old, tmp_path / 'index')
-    import wavbrivl.search as search
-
-    move, done = search.os.replace, []
+    move, done = os.replace, []
 
     def cut(a, b):
         if str(b).startswith(str(tmp_path / 'index/')):
@@ -446,7 +444,7 @@ def test_a_move_cut_off_is_no_index(tmp_path, monkeypatch, moved):
         move(a, b)
 
     with monkeypatch.context() as m:
-        m.setattr(search.os, 'replace', cut)
+        m.setattr(os, 'replace', cut)
         with pytest.raises(KeyboardInterrupt):
             build_index(new, tmp_path / 'index')
     with pytest.raises(BadInput, match='cut off'):
@@ -664,11 +662,11 @@ def test_approximate_faiss_finds_most(tmp_path):
 def test_what_an_approximate_index_does_not_find_is_blank(tmp_path):
     index = build_index(table(tmp_path / 't.parquet', unit(20)), tmp_path / 'index')
 
-    class Lame:
+    class Sparse:
         def search(self, q, k):
             return None, np.array([[4, -1, 2], [-1, -1, -1]])
 
-    index.other = Lame()
+    index.faiss = Sparse()
     with pytest.raises(BadInput, match='all kinds'):
         index.search(unit(2), 3, only='sound')
     scores, rows = index.search(unit(2, seed=1), 3)

@@ -23,8 +23,7 @@ from wavbrivl.data.corpus import Corpus
 from wavbrivl.decoders.diffusion import LatentDiffusion
 from wavbrivl.generation.judge import Evaluator
 from wavbrivl.pipeline.gloss import open_wavlm
-from wavbrivl.media.sound import load_audio, probe_audio
-from wavbrivl.media.pictures import read_frames, has_audio, load_picture
+from wavbrivl.media.pictures import read_frames, load_picture
 from wavbrivl.audio.wav2clip import load_wav2clip
 from wavbrivl.survey.answers import read_responses
 from wavbrivl.training.loop import load_state
@@ -88,7 +87,7 @@ def dangerous(tree):
 
 def sources():
     "Every file and notebook of code: (name, tree)."
-    for p in sorted([*ROOT.glob('wavbrivl/*.py'), *ROOT.glob('benchmarks/**/*.py')]):
+    for p in sorted([*ROOT.glob('wavbrivl/**/*.py'), *ROOT.glob('benchmarks/**/*.py')]):
         yield p.name, ast.parse(p.read_text())
     for p in sorted((ROOT / 'nbs').rglob('*.ipynb')):
         code = [
@@ -555,7 +554,7 @@ def test_a_hostile_response(tmp_path, name):
 
 
 def test_a_table_stays_in_its_folder(tmp_path):
-    "Absolute paths, parents and drives are named and left out; the other rows go on, and so do links, which no table can make."
+    "Absolute paths, parents and drives are named and left out; the other rows go on, and so do links."
     d, out = tmp_path / 'mine', tmp_path / 'secret'
     for f in (d, out):
         f.mkdir()
@@ -726,10 +725,12 @@ def odd_sounds(tmp_path):
 
 def in_little_memory(code, *words, mib=96):
     "Run code in a process of its own; it prints what it found, and how many MiB it needed beyond what it began with."
-    code = (
-        f'import resource, sys\npeak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/({2**20 if sys.platform == "darwin" else 2**10})\n'
-        + code
+    per_mib = 2**20 if sys.platform == 'darwin' else 2**10
+    head = (
+        'import resource, sys\n'
+        f'peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / {per_mib}\n'
     )
+    code = head + code
     done = subprocess.run(
         [sys.executable, '-c', code, *map(str, words)],
         capture_output=True,
@@ -746,8 +747,9 @@ def in_little_memory(code, *words, mib=96):
 
 OPENS = r"""
 from pathlib import Path
-from wavbrivl.core import BadFile
-from wavbrivl.media import load_audio, load_picture, probe_audio, has_audio
+from wavbrivl.core.files import BadFile
+from wavbrivl.media.sound import load_audio, probe_audio
+from wavbrivl.media.pictures import load_picture, has_audio
 import soxr, PIL.Image, PIL.ImageOps, av
 PIL.Image.init(); good = [f(Path(sys.argv[1])/'good'/n) for f, n in ((load_picture, 'x.png'), (load_audio, 'x.wav'))]
 before = peak()
@@ -841,7 +843,7 @@ def test_the_same_files_in_a_corpus(tmp_path):
     for name, content in made.items():
         (d / name).write_bytes(content)
     rows = (
-        [f'good/x.wav,good/x.png,x']
+        ['good/x.wav,good/x.png,x']
         + [f'{f.name},,y' for f in sorted(d.glob('*.wav'))]
         + [f',{f},y' for f in made]
     )

@@ -210,7 +210,8 @@ def test_names_with_dots_keep_their_samples_apart(tmp_path):
 
 def test_the_stage_packs_where_asked(tmp_path):
     (tmp_path / 'params.yaml').write_text(
-        'corpus: {shard_size: 3, image_size: 32, foley: {train: 4, valid: 2, test: 2, min_seconds: .5, max_seconds: .6}}'
+        'corpus: {shard_size: 3, image_size: 32, foley: '
+        '{train: 4, valid: 2, test: 2, min_seconds: .5, max_seconds: .6}}'
     )
     (tmp_path / 'wavbrivl').mkdir()
     (tmp_path / 'wavbrivl/foley').mkdir()

@@ -1,4 +1,7 @@
-"The codec against what taming-transformers computed (skipped where its files are not beside the checkout), foreign and hostile files, the training's edges."
+"""The codec against what taming-transformers computed (skipped where its files are not beside the checkout).
+
+Foreign and hostile files, the training's edges.
+"""
 
 import json, math, pickle
 from pathlib import Path
@@ -228,7 +231,8 @@ def test_differences_are_listed(tmp_path):
     torch.save({'state_dict': found}, tmp_path / 'odd.ckpt')
     with pytest.raises(
         BadFile,
-        match=r'1 missing: encoder.conv_in.bias; 1 left over: encoder.extra; 1 of another shape: quant_conv.bias \[7\] instead of \[4\]\.$',
+        match=r'1 missing: encoder.conv_in.bias; 1 left over: encoder.extra; '
+        r'1 of another shape: quant_conv.bias \[7\] instead of \[4\]\.$',
     ):
         VQGAN.from_checkpoint(tmp_path / 'odd.ckpt', TINY)
     torch.save(VQGAN(TINY).state_dict(), tmp_path / 'bare.ckpt')
@@ -501,7 +505,7 @@ def trained(folder, kill=None, p=TINY):
 
 @pytest.mark.parametrize('gumbel', [False, True])
 def test_a_killed_training_ends_the_same(tmp_path, gumbel):
-    "Twelve steps: quantised from the third, with the adversary from the fifth, whole pictures from the eighth; killed in the seventh."
+    "Quantised from step 3, with the adversary from 5, whole pictures from 8 of 12; killed in the seventh."
     p = changed(gumbel=gumbel)
     (whole, history, n), (again, repeated, _) = (
         trained(tmp_path / 'whole', p=p),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 # %% ../../nbs/16_app/06_commands.ipynb #cf11a47a
 from ..core.files import BadInput
-from ..core.config import write_preset, load_params
+from ..core.config import describe_params, load_params, write_preset
 
 # %% ../../nbs/16_app/06_commands.ipynb #2d27a0d9
 SOUND_ENDINGS = set(
@@ -52,7 +52,7 @@ def open_model(a):
     warnings.simplefilter('ignore')
     return WavBriVL.from_pretrained(a.model, a.device, a.precision)
 
-
+# %% ../../nbs/16_app/06_commands.ipynb #a88a5b6f
 def emit(a, rows, line):
     "Print rows as JSON, or each as `line(row)`."
     if a.json:
@@ -72,17 +72,17 @@ def report_rejected(model, good: int) -> int:
 
 # %% ../../nbs/16_app/06_commands.ipynb #e5f0a086
 def cmd_params(a):
-    "Print what a run really uses; with `--preset` and `--write`, change params.yaml."
-    import yaml
-
+    "Print the settings of a run; with `--preset` and `--write`, change params.yaml."
     if a.write:
         if not a.preset:
             raise BadInput('--write needs --preset: the file to lay over params.yaml.')
         print(f'{write_preset(a.preset)} written')
         return
-    p = load_params(a.run, preset=a.preset).model_dump()
-    text = json.dumps(p, indent=1) if a.json else yaml.safe_dump(p, sort_keys=False)
-    print(text, end='')
+    params = load_params(a.run, preset=a.preset)
+    if a.json:
+        print(json.dumps(params.model_dump(), indent=1), end='')
+    else:
+        print(describe_params(params), end='')
 
 # %% ../../nbs/16_app/06_commands.ipynb #f45c4fc7
 MAX_NAMED = 20  # bad files named on the screen; the table beside the output has all
@@ -98,7 +98,7 @@ def bad_files(table) -> list[dict]:
     with open(table, newline='', encoding='utf-8') as f:
         return list(islice(csv.DictReader(f), MAX_NAMED))
 
-
+# %% ../../nbs/16_app/06_commands.ipynb #66afd361
 def print_embedded(a, out, did):
     "Print what `embed` did; without `--out`, the length of every embedding."
     import pyarrow.parquet as pq
@@ -109,7 +109,7 @@ def print_embedded(a, out, did):
         rows = pq.read_table(out, columns=['file', 'embedding']).to_pylist()
         emit(a, rows, lambda r: f'{r["file"]}  {len(r["embedding"])} numbers')
 
-
+# %% ../../nbs/16_app/06_commands.ipynb #eb263f4a
 def embedded_line(out, did: dict) -> str:
     "Say in one line what was embedded."
     line = f'{out}  {did["embedded"]} sounds in {did["seconds"]:.1f} s'
@@ -236,7 +236,7 @@ def hits_line(r: dict) -> str:
     hits = [f'  {h["cosine"]:+.4f}  {h["name"]}' for h in r['hits']]
     return '\n'.join([r.get('text', r.get('file')), *hits])
 
-
+# %% ../../nbs/16_app/06_commands.ipynb #ab17dc52
 def query_rows(a, model, embedded) -> tuple:  # which queries could be read, their rows
     "Add the sentences of `--plus` to the embedded queries."
     import numpy as np

@@ -28,7 +28,7 @@ def stem_of(thing, text: bool) -> str:
         return Path(thing).stem or 'picture'
     return re.sub(r'\W+', '-', thing).strip('-')[:60] or 'picture'
 
-
+# %% ../../nbs/16_app/07_drawing.ipynb #b6c2d5fd
 def name_files(
     things,  # files or sentences
     text: bool,  # sentences: named by their words
@@ -104,7 +104,7 @@ def enlarge(picture, scale: int):
     size = scale * picture.width, scale * picture.height
     return picture.resize(size, Image.Resampling.NEAREST)
 
-
+# %% ../../nbs/16_app/07_drawing.ipynb #234b8277
 def write_png(picture, path, scale: int):
     "Write a PNG, whole or not at all."
     with atomic_write(path) as tmp:
@@ -173,7 +173,7 @@ def drawing_line(r: dict) -> str:
     "A picture, its cosine and its source in one line."
     return f'{r["picture"]}  {r["cosine"]:+.4f}  {r.get("text", r.get("file"))}'
 
-
+# %% ../../nbs/16_app/07_drawing.ipynb #388ae77a
 def cmd_generate(a):
     "Make pictures or films."
     from wavbrivl.api.painter import Painter
