@@ -87,7 +87,7 @@ class Pairs(Task):
 class Alone(Pairs):
     "A lesson that processes cannot share: all of the batch in each, dropout included."
 
-    divided = False
+    shareable = False
 
     def forward(self, x, y, ids):
         return F.mse_loss(self.loss.tower(F.dropout(x, 0.3)), y)

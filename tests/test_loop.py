@@ -11,7 +11,8 @@ from torch import nn
 from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import OptimParams
 from wavbrivl.training.processes import OneDevice
-from wavbrivl.training.loop import Trainer, Task, pad_frames
+from wavbrivl.decoders.captioner import pad_frames
+from wavbrivl.training.loop import Trainer, Task
 
 OPTIM = OptimParams(epochs=5, batch=8, lr=0.02)
 

@@ -106,15 +106,15 @@ def test_encodes_quantises_and_decodes_as_the_reference(reference):
     drawn, again, same = model(given['image'])
     close(drawn, want['decoded'], 1e-4, 'decoded')
     assert torch.equal(same, numbers) and torch.equal(again, loss)
-    close(model.entry(numbers), want['codebook_entry'], 1e-6, 'codebook entry')
+    close(model.lookup(numbers), want['codebook_entry'], 1e-6, 'codebook entry')
     close(
-        model.decode(model.entry(numbers)),
+        model.decode(model.lookup(numbers)),
         want['decoded_from_indices'],
         1e-4,
         'decoded from indices',
     )
     close(
-        model.decode(model.entry(given['prior_indices'])),
+        model.decode(model.lookup(given['prior_indices'])),
         want['decoded_from_prior_indices'],
         1e-4,
         "decoded from the prior's indices",
@@ -297,9 +297,9 @@ def test_pictures_and_codes_that_do_not_fit():
             model.encode(torch.zeros(shape))
     for wrong in (-1, 16):
         with pytest.raises(BadInput, match='codebook has 0 to 15'):
-            model.entry(torch.full((1, 4, 4), wrong))
+            model.lookup(torch.full((1, 4, 4), wrong))
     none = model(torch.zeros(0, 3, 16, 16))
-    assert none[0].shape == (0, 3, 16, 16) and none[2].shape == model.entry(none[2])[
+    assert none[0].shape == (0, 3, 16, 16) and none[2].shape == model.lookup(none[2])[
         :, 0
     ].shape == (0, 4, 4)
 
@@ -374,7 +374,7 @@ def test_gumbel():
     assert torch.equal(at, model.quantize.proj(z).argmax(1)) and torch.equal(
         at, model.quantise(z)[1]
     )
-    close(zq, model.entry(at), 1e-5, 'the very code')
+    close(zq, model.lookup(at), 1e-5, 'the very code')
     share = model.quantize.proj(z).softmax(1)
     close(
         loss,
@@ -392,7 +392,7 @@ def test_gumbel():
     torch.manual_seed(1)
     assert torch.equal(model.quantise(z)[1], first)
     assert not torch.equal(model.quantise(z)[1], first), 'drawn while training'
-    close(zq, model.entry(first), 1e-5, 'a code, not a mixture')
+    close(zq, model.lookup(first), 1e-5, 'a code, not a mixture')
 
 
 def lesson(p=TINY, n=16):
@@ -433,17 +433,17 @@ def test_unused_codes_are_put_among_the_vectors():
         lambda: (of.vqgan.codebook[:, None] == rows).all(2).any(1),
     )
     assert not among().any()
-    of.keep_alive(z, of.vqgan.quantise(z)[1])
+    of.revive_codes(z, of.vqgan.quantise(z)[1])
     assert among().all(), 'all begin there'
     far = of.vqgan.codebook.detach().clone()
     far[3:] = -50.0 - torch.arange(13)[:, None]
     of.vqgan.codebook.data.copy_(far)
     for _ in range(49):
-        of.keep_alive(z, of.vqgan.quantise(z)[1])
+        of.revive_codes(z, of.vqgan.quantise(z)[1])
     assert torch.equal(of.vqgan.codebook, far), 'in between they are left alone'
     busy = of.use >= 0.05
     of.use[5] = 1.0
-    of.keep_alive(z, of.vqgan.quantise(z)[1])
+    of.revive_codes(z, of.vqgan.quantise(z)[1])
     kept = (of.vqgan.codebook == far).all(1)
     assert (
         busy.any()
@@ -454,7 +454,7 @@ def test_unused_codes_are_put_among_the_vectors():
     )
     of.progress, of.begun = 0.8, torch.tensor(100)
     of.vqgan.codebook.data[7:] = -50.0
-    of.keep_alive(z, of.vqgan.quantise(z)[1])
+    of.revive_codes(z, of.vqgan.quantise(z)[1])
     assert (of.vqgan.codebook[7:] == -50).all(), 'late in the training nothing is moved'
 
 

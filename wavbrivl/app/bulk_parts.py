@@ -272,8 +272,8 @@ def row(self: Ear, i: int, reason: str | None) -> tuple:
             windows(n, self.window)[:, 0],
             n,
             self.window,
-            self.tower.hop,
-            self.tower.first,
+            self.tower.frame_hop,
+            self.tower.first_frame,
         )
     return i, None, made
 

@@ -191,6 +191,6 @@ def toy_targets(pictures) -> SimpleNamespace:
         frames_of=[np.array([i]) for i in range(len(v))],
         row={f'c{i}': i for i in range(len(v))},
         dim=v.shape[1],
-        picture=of,
+        mean_picture=of,
         draw=of,
     )

@@ -196,7 +196,7 @@ RENAMED_GROUPS = {'arms': 'variants', 'fronts': 'encoders'}
 
 # %% ../../nbs/00_core/04_config.ipynb #b93f70f7
 def _maps_names(found, kinds: tuple) -> bool:
-    "Is `find_sounds` a mapping of strings to values of these types?"
+    "Is `found` a mapping of strings to values of these types?"
     if not isinstance(found, dict):
         return False
     return all(isinstance(n, str) and isinstance(v, kinds) for n, v in found.items())
@@ -334,7 +334,7 @@ def load_params(
 
 # %% ../../nbs/00_core/04_config.ipynb #1b6bfa0d
 def list_runs(root=None, kind: str = 'runs') -> list[str]:
-    "List the names under `active_runs:`, `variants:` (of both groups), `encoders:` or `pictures:`."
+    "List the names under `runs:`, `variants:` (of both groups), `encoders:` or `pictures:`."
     config = read_config_layers(root)
     names = list(config.get(kind) or {})
     if kind == 'variants':

@@ -25,7 +25,7 @@ class BadInput(ValueError):
 
 
 class BadFile(BadInput):
-    "A file that cannot be read or written: carries `interpolate` and `reason`."
+    "A file that cannot be read or written: carries `path` and `reason`."
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ def atomic_write(
 
 # %% ../../nbs/00_core/01_files.ipynb #c7868db0
 def _temporary_file(path: Path) -> str:
-    "Make an empty file beside `interpolate` and remove stale ones."
+    "Make an empty file beside `path` and remove stale ones."
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale_files(path)
     fd, tmp = tempfile.mkstemp(
@@ -114,7 +114,7 @@ def _temporary_file(path: Path) -> str:
 
 # %% ../../nbs/00_core/01_files.ipynb #e04a315b
 def remove_stale_files(path: Path):
-    "Remove the temporary files that killed writers of `interpolate` left behind."
+    "Remove the temporary files that killed writers of `path` left behind."
     pattern = f'.{glob.escape(path.name)}-????????{glob.escape(path.suffix)}'
     for f in path.parent.glob(pattern):
         with suppress(OSError):  # another writer may remove it at the same moment

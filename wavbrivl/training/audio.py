@@ -55,28 +55,28 @@ class Recordings:
     def __init__(self, corpus: Corpus, table: pd.DataFrame, budget: int = 2**31):
         self.corpus = corpus
         self.table = table.reset_index(drop=True)
-        self.kept = {}
-        self.room = budget  # bytes
+        self.cache = {}
+        self.free_bytes = budget  # bytes
 
     def __len__(self):
         return len(self.table)
 
     def __getitem__(self, i) -> np.ndarray:
-        if i in self.kept:
-            return self.kept[i].astype(np.float32) / 32768
+        if i in self.cache:
+            return self.cache[i].astype(np.float32) / 32768
         x = self.corpus.audio(self.table.audio[i])
-        if self.room > 2 * len(x):
+        if self.free_bytes > 2 * len(x):
             rounded = np.round(x * 32768).clip(-32768, 32767)
-            self.kept[i] = rounded.astype(np.int16)
-            self.room -= 2 * len(x)
+            self.cache[i] = rounded.astype(np.int16)
+            self.free_bytes -= 2 * len(x)
         return x
 
 # %% ../../nbs/08_training/06_audio.ipynb #925a2c9e
 @patch
 def samples(self: Recordings, i) -> int:
     "Length of a clip, without decoding it."
-    if i in self.kept:
-        return len(self.kept[i])
+    if i in self.cache:
+        return len(self.cache[i])
     return round(self.table.seconds[i] * SAMPLE_RATE)
 
 # %% ../../nbs/08_training/06_audio.ipynb #0b8954b1
@@ -122,7 +122,7 @@ def real_mask(waves, lengths, mask) -> torch.Tensor:
 class WavlmTask(Task):
     "Masked prediction of k-means units, with voices mixed in."
 
-    divided = True
+    shareable = True
 
     def __init__(self, params: Params, recordings: Recordings):
         super().__init__()
@@ -174,14 +174,14 @@ def train_wavlm(
     t = corpus.split('train')
     p = params.wavlm
     torch.manual_seed(derive_seed(p.seed, 'wavlm'))
-    lesson = WavlmTask(params, Recordings(corpus, t[t.audio.notna()]))
+    task = WavlmTask(params, Recordings(corpus, t[t.audio.notna()]))
     engine = make_engine(params)
     settings = params.audio.model_dump(), p.model_dump(), params.train.window
     facts = (*settings, corpus.print)
-    history = Trainer(lesson, p.optim, p.seed, state, engine, facts).run()
+    history = Trainer(task, p.optim, p.seed, state, engine, facts).run()
     if not engine.is_main_process:
         return history
-    save_wavlm(lesson.model.wavlm, None, out, history)
+    save_wavlm(task.model.wavlm, None, out, history)
     shutil.rmtree(state, ignore_errors=True)
     return history
 
@@ -209,7 +209,7 @@ def sound_and_picture(table: pd.DataFrame) -> pd.DataFrame:
 class AudioImageTask(Task):
     "The audio tower against the stored image embeddings."
 
-    divided = True
+    shareable = True
 
     def __init__(
         self, params: Params, corpus: Corpus, targets: Targets, tower: AudioTower
@@ -225,7 +225,7 @@ class AudioImageTask(Task):
 
     def forward(self, waves, lengths, pictures, ids):
         if self.p.loss == 'moco' and self.progress < self.p.queue_start:
-            return self.warm(waves, lengths, pictures, ids)
+            return self.in_batch_loss(waves, lengths, pictures, ids)
         return self.loss((waves, lengths), pictures, ids)
 
 # %% ../../nbs/08_training/06_audio.ipynb #5f1f8c56
@@ -261,7 +261,7 @@ def load_pairs(self: AudioImageTask, corpus: Corpus):
 
 # %% ../../nbs/08_training/06_audio.ipynb #467a5a03
 @patch
-def warm(self: AudioImageTask, waves, lengths, pictures, ids):
+def in_batch_loss(self: AudioImageTask, waves, lengths, pictures, ids):
     "The batch alone, as for BriVL, while the queues would only tell old from new."
     m = self.loss.moco
     ema_update(m.tower_a, m.momentum_a, 0.9)
@@ -276,7 +276,7 @@ def score(self: AudioImageTask) -> dict:
     if n < 2:
         return {}
     a = embed_clips(self.tower, (self.valid_sounds[i] for i in range(n)))[1]
-    rank = rank_targets(a, self.targets.picture(self.valid['clip']))
+    rank = rank_targets(a, self.targets.mean_picture(self.valid['clip']))
     return dict(score=float(np.mean(1 / rank)))
 
 # %% ../../nbs/08_training/06_audio.ipynb #d0499f9e
@@ -330,7 +330,7 @@ def train_audio(
     "Teach an audio tower with the frozen image tower's embeddings."
     p = params.train
     tower = initial_audio_encoder(params, targets.dim, seed, wavlm)
-    lesson = AudioImageTask(params, corpus, targets, tower)
+    task = AudioImageTask(params, corpus, targets, tower)
     begin = sum(w.double().sum().item() for w in tower.parameters())
     facts = (
         p.model_dump(exclude={'seeds', 'optim'}),
@@ -339,8 +339,8 @@ def train_audio(
         fingerprint(targets.frames.sum().item()),
         begin,
     )
-    history = Trainer(lesson, p.optim, seed, state, make_engine(params), facts).run()
-    return lesson.tower.cpu().eval(), history.assign(seed=seed)
+    history = Trainer(task, p.optim, seed, state, make_engine(params), facts).run()
+    return task.tower.cpu().eval(), history.assign(seed=seed)
 
 # %% ../../nbs/08_training/06_audio.ipynb #7c3eb8f1
 def label_loss(logits, y) -> torch.Tensor:
@@ -353,7 +353,7 @@ def label_loss(logits, y) -> torch.Tensor:
 class LabelTask(Task):
     "The audio tower as a plain classifier."
 
-    divided = True
+    shareable = True
 
     def __init__(
         self,
@@ -429,8 +429,8 @@ def train_classifier(
     torch.manual_seed(derive_seed(seed, 'tower'))
     tower = make_audio_encoder(params.audio, dim, p.window)
     rows = np.asarray(train), np.asarray(valid)
-    lesson = LabelTask(params, sounds, y, classes, *rows, tower)
+    task = LabelTask(params, sounds, y, classes, *rows, tower)
     settings = p.model_dump(exclude={'seeds', 'optim'}), params.audio.model_dump()
     facts = (*settings, *facts)
-    history = Trainer(lesson, p.optim, seed, state, make_engine(params), facts).run()
-    return lesson.cpu().eval(), history.assign(seed=seed)
+    history = Trainer(task, p.optim, seed, state, make_engine(params), facts).run()
+    return task.cpu().eval(), history.assign(seed=seed)
