@@ -231,7 +231,9 @@ def write_corpus(
         gate, done = Gate(params, part), []
         items = records(params, root)
         tasks = gate(
-            stratified(items, params.most, params.seed) if params.most else items
+            stratified(items, params.max_clips, params.seed)
+            if params.max_clips
+            else items
         )
         while group := list(islice(tasks, 64 * workers)):
             done += read_survivors(group, workers)

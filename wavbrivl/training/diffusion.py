@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEP_LOGIT_MEAN', 'EVEN_SHARE', 'LEVEL_KNOWN', 'draw_step_shares', 'DiffusionTask', 'measure_levels',
-           'frames_of_clips', 'picture_levels', 'new_diffusion', 'diffusion_lesson', 'train_diffusion']
+           'frames_of_clips', 'picture_levels', 'new_diffusion', 'diffusion_task', 'train_diffusion']
 
 # %% ../../nbs/08_training/08_diffusion.ipynb #172360b0
 import copy
@@ -146,7 +146,7 @@ def new_diffusion(p: DiffusionParams, dim: int, latents: torch.Tensor):
     return model
 
 # %% ../../nbs/08_training/08_diffusion.ipynb #ddab73f9
-def diffusion_lesson(
+def diffusion_task(
     params: Params, corpus: Corpus, targets: Targets, vqgan: VQGAN
 ) -> DiffusionTask:
     "The task of drawing the training split's pictures. Raises `BadInput` for fewer than two."
@@ -176,7 +176,7 @@ def train_diffusion(
 ):  # history
     "Train the model on the training split's pictures, their stored embeddings and their sounds' levels."
     p = params.diffusion
-    task = diffusion_lesson(params, corpus, targets, vqgan)
+    task = diffusion_task(params, corpus, targets, vqgan)
     facts = (
         p.model_dump(exclude={'guidance_scale', 'inference_steps'}),
         corpus.print,
