@@ -274,7 +274,7 @@ def test_a_network_that_knows_takes_noise_away():
         assert torch.allclose(model.denoise_once(z, share, noise), z, atol=1e-4)
 
 
-def lesson(p=TINY, n=12):
+def task(p=TINY, n=12):
     g = torch.Generator().manual_seed(3)
     return DiffusionTask(
         fresh(p).train(),
@@ -286,7 +286,7 @@ def lesson(p=TINY, n=12):
 
 def trained(folder, kill=None):
     "Train, or be killed in step `kill`, with a state written after each."
-    of, steps = lesson(), []
+    of, steps = task(), []
     real = of.batch
 
     def batch(index, rng):
@@ -323,7 +323,7 @@ def test_a_killed_training_ends_the_same(tmp_path):
 
 
 def test_what_a_lesson_draws():
-    of = lesson(
+    of = task(
         TINY.model_copy(update=dict(condition_noise=0.0, condition_dropout=0.25)), 400
     )
     batch = lambda seed, of=of: of.batch(np.arange(400), np.random.default_rng(seed))
@@ -344,7 +344,7 @@ def test_what_a_lesson_draws():
         and a['step'].unique().numel() > 200
     )
     assert torch.allclose(a['wanted'][:, 6], known * (of.level + 40) / 12, atol=1e-5)
-    moved = batch(0, lesson(TINY, 400))['wanted'][:, :6] / 6**0.5
+    moved = batch(0, task(TINY, 400))['wanted'][:, :6] / 6**0.5
     cosine = torch.einsum('nd,nvd->nv', moved, of.wanted).amax(1)
     assert cosine.min() < 0.9 < cosine.max() and torch.allclose(
         moved.norm(dim=1), torch.ones(400), atol=1e-5

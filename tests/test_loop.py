@@ -54,8 +54,8 @@ class Latest(Line):
         return len(scores) - 1 - int(np.argmax(scores[::-1]))
 
 
-def weights(lesson):
-    return torch.cat([p.detach().flatten() for p in lesson.parameters()])
+def weights(task):
+    return torch.cat([p.detach().flatten() for p in task.parameters()])
 
 
 @pytest.mark.parametrize('stop_at', [1, 6, 14])

@@ -44,7 +44,7 @@ def noise(*shape, seed=0):
     return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def heard(tower, seed=0):
+def with_statistics(tower, seed=0):
     "A tower whose batch norms have seen sound, in eval mode."
     with torch.no_grad():
         for k in range(8):
@@ -55,7 +55,7 @@ def heard(tower, seed=0):
 @pytest.fixture(scope='module')
 def tower():
     torch.manual_seed(0)
-    return heard(Wav2CLIPTower(SMALL, 16))
+    return with_statistics(Wav2CLIPTower(SMALL, 16))
 
 
 @pytest.fixture(scope='module')
@@ -223,7 +223,9 @@ def test_gain_is_heard_only_through_the_level():
     x = noise(2, 20_000)
     for level in (False, True):
         torch.manual_seed(0)
-        t = heard(Wav2CLIPTower(SMALL.model_copy(update=dict(level=level)), 16))
+        t = with_statistics(
+            Wav2CLIPTower(SMALL.model_copy(update=dict(level=level)), 16)
+        )
         with torch.no_grad():
             moved = gap(t(x), t(x / 10))
         assert moved > 0.01 if level else moved < 0.01
@@ -277,7 +279,7 @@ def test_files_of_either_kind(tmp_path):
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    t = heard(Wav2CLIPTower(AudioParams(width=8, embed=24), 24))
+    t = with_statistics(Wav2CLIPTower(AudioParams(width=8, embed=24), 24))
     more = released(t) | {
         'audio_encoder.fc.weight': torch.zeros(309, 64),
         'image_transform.sequential.0.weight': torch.zeros(2, 2),

@@ -1,4 +1,7 @@
-"The codec against what taming-transformers computed (skipped where its files are not beside the checkout), foreign and hostile files, the training's edges."
+"""The codec against what taming-transformers computed, foreign and hostile files, the training's edges.
+
+The comparison is skipped where the reference's files are not beside the checkout.
+"""
 
 import json, math, pickle
 from pathlib import Path
@@ -228,7 +231,8 @@ def test_differences_are_listed(tmp_path):
     torch.save({'state_dict': found}, tmp_path / 'odd.ckpt')
     with pytest.raises(
         BadFile,
-        match=r'1 missing: encoder.conv_in.bias; 1 left over: encoder.extra; 1 of another shape: quant_conv.bias \[7\] instead of \[4\]\.$',
+        match=r'1 missing: encoder.conv_in.bias; 1 left over: encoder.extra; '
+        r'1 of another shape: quant_conv.bias \[7\] instead of \[4\]\.$',
     ):
         VQGAN.from_checkpoint(tmp_path / 'odd.ckpt', TINY)
     torch.save(VQGAN(TINY).state_dict(), tmp_path / 'bare.ckpt')
@@ -395,13 +399,13 @@ def test_gumbel():
     close(zq, model.lookup(first), 1e-5, 'a code, not a mixture')
 
 
-def lesson(p=TINY, n=16):
+def task(p=TINY, n=16):
     torch.manual_seed(7)
     return VqganTask(p, pictures(n), pictures(4))
 
 
 def test_each_side_has_its_own_gradient():
-    of = lesson()
+    of = task()
     drawn = of.vqgan(torch.rand(2, 3, 16, 16))[0]
     fooled, critic = adversarial_losses(of.critic, torch.rand(2, 3, 16, 16), drawn)
     ours, theirs = (
@@ -426,7 +430,7 @@ def test_the_adversary_is_brought_to_the_size_of_the_others():
 
 
 def test_unused_codes_are_put_among_the_vectors():
-    of = lesson(changed(quantize_start=0.0))
+    of = task(changed(quantize_start=0.0))
     z = torch.randn(2, 4, 8, 8) + 5
     rows, among = (
         z.movedim(1, -1).flatten(0, 2),
@@ -460,7 +464,7 @@ def test_unused_codes_are_put_among_the_vectors():
 
 def test_crops():
     rng = lambda: np.random.default_rng(0)
-    of = lesson()
+    of = task()
     batch = of.batch(range(3), rng())
     x = bytes_to_pixels(batch['pictures'], 16)
     halves = of.cropped(x, batch['corners'])
@@ -470,7 +474,7 @@ def test_crops():
     of.progress = 0.6
     assert of.cropped(x, batch['corners']) is x
     for crop in (None, 16, 17, 99):
-        all_of_it = lesson(changed(crop_size=crop))
+        all_of_it = task(changed(crop_size=crop))
         batch = all_of_it.batch(range(3), rng())
         assert (
             not batch['corners'].any()
@@ -480,12 +484,12 @@ def test_crops():
     with pytest.raises(
         BadInput, match='vqgan.crop_size is 7; it must be a multiple of 2'
     ):
-        lesson(changed(crop_size=7))
+        task(changed(crop_size=7))
 
 
 def trained(folder, kill=None, p=TINY):
     "Train, or be killed in step `kill`, with a state written after each."
-    of = lesson(p)
+    of = task(p)
     steps, real = [], of.batch
 
     def batch(index, rng):
@@ -501,7 +505,7 @@ def trained(folder, kill=None, p=TINY):
 
 @pytest.mark.parametrize('gumbel', [False, True])
 def test_a_killed_training_ends_the_same(tmp_path, gumbel):
-    "Twelve steps: quantised from the third, with the adversary from the fifth, whole pictures from the eighth; killed in the seventh."
+    "Twelve steps, killed in the seventh; quantised from the third, adversary from the fifth, no crops from the eighth."
     p = changed(gumbel=gumbel)
     (whole, history, n), (again, repeated, _) = (
         trained(tmp_path / 'whole', p=p),
@@ -519,7 +523,7 @@ def test_a_killed_training_ends_the_same(tmp_path, gumbel):
         )
         for (k, a), b in zip(whole.state_dict().items(), other.state_dict().values()):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=k)
-    begun = lesson(p)
+    begun = task(p)
     moved = {
         part: max(
             (a - b).abs().max().item()
@@ -754,7 +758,7 @@ def test_the_frozen_tower_stays_out(brivl):
 
 
 def test_score():
-    of = lesson(changed(disc_weight=0.0)).eval()
+    of = task(changed(disc_weight=0.0)).eval()
     with torch.no_grad():
         of.vqgan.codebook.copy_(torch.randn(16, 4))
         y, _, at = of.vqgan(bytes_to_pixels(pictures(4), 16))
@@ -772,7 +776,7 @@ def test_score():
     assert found['usage'] == pytest.approx(len(at.unique()) / 16) and found[
         'perplexity'
     ] == pytest.approx(math.exp(-sum(s * math.log(s) for s in share if s)), rel=1e-4)
-    assert 'score' not in lesson().score(), (
+    assert 'score' not in task().score(), (
         'the adversary trades L1 for sharpness: the last weights are kept'
     )
 
