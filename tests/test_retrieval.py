@@ -251,11 +251,11 @@ def test_memory_does_not_grow_with_the_matrix():
     code = """
 import resource, torch
 torch.set_num_threads(1)
-from wavbrivl.retrieval import ranks
+from wavbrivl.metrics.retrieval import rank_targets
 x = torch.randn(20000, 8)
-ranks(x[:100], x[:100])
+rank_targets(x[:100], x[:100])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-ranks(x, x)
+rank_targets(x, x)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     grown = int(
