@@ -257,30 +257,22 @@ def train_captioner(
     weight_decay: float = 0.01,
     smoothing: float = 0.1,
     device: str = 'cpu',
-) -> (
-    FrameDecoder
-):  # `history` [(training loss, validation loss)] and `best` epoch with it
+) -> FrameDecoder:  # with `history` [(training, validation loss)] and `best` epoch
     "Train a captioner by teacher forcing with early stopping. Raises `BadInput` for unusable clips."
     check_caption_clips(frames, captions, training=train, validation=valid)
     _check_epochs(epochs)
-    pairs = (
-        captions_of_part(captions, train, 'training'),
-        captions_of_part(captions, valid, 'validation'),
-    )
+    train_pairs = captions_of_part(captions, train, 'training')
+    valid_pairs = captions_of_part(captions, valid, 'validation')
     x = pool_frames(frames, pool)
-    vocab = Vocabulary((t for _, t in pairs[0]), min_count)
-    train_examples, valid_examples = (
-        _examples(own, vocab, max_tokens) for own in pairs
-    )
+    vocab = Vocabulary((t for _, t in train_pairs), min_count)
+    examples = [_examples(p, vocab, max_tokens) for p in (train_pairs, valid_pairs)]
     sizes = x[0].shape[1], dim, layers, heads, ffn, dropout, max_tokens, pool, tied
     optim = _caption_optim(epochs, patience, batch, lr, weight_decay)
     with torch.random.fork_rng(devices=_gpus(device)):
         torch.manual_seed(derive_seed('captioner', seed))
         captioner = FrameDecoder(vocab, *sizes)
-        _standardise(captioner, x, sorted({i for i, _ in pairs[0]}))
-        task = CaptionTask(
-            captioner.to(device), train_examples, valid_examples, x, smoothing
-        )
+        _standardise(captioner, x, sorted({i for i, _ in train_pairs}))
+        task = CaptionTask(captioner.to(device), *examples, x, smoothing)
         return _train_captioner(task, optim, seed)
 
 # %% ../../nbs/09_tasks/05_captioner.ipynb #cc93b781
