@@ -92,8 +92,8 @@ def main(argv=None):
             tempfile.gettempdir(),
             engine,
         )
-        runs[name] = fit, *engine.prepare(fit.lesson, fit.optimizer)
-    step = lambda name: runs[name][0].one_step(*runs[name][1:], index)
+        runs[name] = fit, *engine.prepare(fit.task, fit.optimizer)
+    step = lambda name: runs[name][0].train_step(*runs[name][1:], index)
     losses = {k: step(k) for k in runs}
     work = flops(lambda: step('ours'))
     taken = in_turn({k: lambda k=k: step(k) for k in runs}, o.times, o.device)
@@ -106,7 +106,7 @@ def main(argv=None):
         taken['theirs'],
         work,
         pick_precision('auto', o.device),
-        error=gap(stored, runs['theirs'][0].lesson.targets(index).cpu()),
+        error=gap(stored, runs['theirs'][0].task.targets(index).cpu()),
         loss_gap=abs(losses['ours'] - losses['theirs']),
     )
 

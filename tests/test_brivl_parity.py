@@ -250,7 +250,7 @@ def trainer(case):
     step.momentum_a.load_state_dict(older.image.state_dict())
     step.momentum_b.load_state_dict(older.text.state_dict())
     for queue, before in ((step.queue_a, 'img'), (step.queue_b, 'text')):
-        queue.fill(given[f'{before}_queue_before'], given['queue_ptr_before'])
+        queue.restore(given[f'{before}_queue_before'], given['queue_ptr_before'])
     step.eval()
     x = (
         (given['image_norm'], given[f'{case}_boxes'], given[f'{case}_image_len']),

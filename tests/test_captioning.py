@@ -10,7 +10,7 @@ import torch
 from wavbrivl.decoders.text import EOS, Vocabulary, tokenize_ptb
 from wavbrivl.decoders.captioner import beam_search, pool_frames
 from wavbrivl.metrics.caption_scores import coco_scores
-from wavbrivl.training.loop import pad_frames
+from wavbrivl.decoders.captioner import pad_frames
 from wavbrivl.tasks.captioner import generate_captions, train_captioner
 from wavbrivl.tasks.captioning import train_and_score_captioner, baseline_caption
 from wavbrivl.core.files import BadInput
@@ -272,11 +272,11 @@ def test_from_frames_to_scores(world):
 
 
 def test_vocabulary():
-    v = Vocabulary(['a dog barks', 'a cat'], least=1)
+    v = Vocabulary(['a dog barks', 'a cat'], min_count=1)
     assert v.decode(v.encode('a dog')) == 'a dog' and v.encode('a dog')[-1] == EOS
-    assert Vocabulary(['a dog', 'a cat'], least=2).words == ['a']
+    assert Vocabulary(['a dog', 'a cat'], min_count=2).words == ['a']
     with pytest.raises(BadInput, match='least'):
-        Vocabulary(['a dog'], least=3)
+        Vocabulary(['a dog'], min_count=3)
     with pytest.raises(BadInput, match='no words'):
         v.encode(' ... ')
 

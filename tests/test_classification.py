@@ -313,7 +313,7 @@ def test_features_do_not_depend_on_company():
     not (SHARED / 'data' / 'esc').exists(), reason='no real sounds beside the checkout'
 )
 def test_baseline_on_real_sounds():
-    "ESC-10, one official fold: classical features are far above luck and below perfection."
+    "ESC-10, one official fold: classical features are far above chance and below perfection."
     from wavbrivl.media.sound import load_audio
 
     rows = [

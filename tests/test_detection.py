@@ -40,7 +40,7 @@ from wavbrivl.tasks.detection import (
     frame_probabilities,
 )
 from wavbrivl.core.files import BadInput
-from wavbrivl.training.loop import pad_frames
+from wavbrivl.decoders.captioner import pad_frames
 
 FILES = (
     Path(__file__).parents[2]
@@ -164,7 +164,9 @@ def test_silence_as_published():
         [[event('A', 0.3, 0.8)], [event('B', 0.1, 0.8)]],
         [[event('A', 0.2, 0.9)], []],
     )
-    assert event_scores(ref, est, ['A', 'B'], silent=np.nan)['f1_macro'] == 1
+    assert (
+        event_scores(ref, est, ['A', 'B'], unclaimed_precision=np.nan)['f1_macro'] == 1
+    )
     assert event_scores(ref, est, ['A', 'B'])['f1_macro'] == 0.5
 
 
@@ -225,7 +227,10 @@ def test_real_files_as_sed_eval_scores_them(name):
         f'{name}_detected.txt',
     )
     for score, want in zip((segment_scores, event_scores), SED_EVAL[name]):
-        s, left_out = score(ref, est, classes), score(ref, est, classes, silent=np.nan)
+        s, left_out = (
+            score(ref, est, classes),
+            score(ref, est, classes, unclaimed_precision=np.nan),
+        )
         assert (
             s['f1'],
             s['error_rate'],

@@ -120,7 +120,8 @@ def test_guidance(model, wanted):
         with torch.no_grad():
             for t in process.timesteps:
                 told, free = (
-                    model(x, t.expand(5), c) for c in (model.told(wanted), None)
+                    model(x, t.expand(5), c)
+                    for c in (model.condition_vector(wanted), None)
                 )
                 x = process.step(free + w * (told - free), t, x).prev_sample
         assert torch.allclose(
@@ -243,21 +244,21 @@ def test_what_a_latent_is_taken_for(wanted):
     z, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     for seed in (0, 1):
         model = fresh(seed=seed)
-        same, none = (model.likely(z, share, noise) for share in (0.0, 1.0))
+        same, none = (model.denoise_once(z, share, noise) for share in (0.0, 1.0))
         assert same.shape == z.shape and (same - z).abs().max() < 0.1, (
             'hardly noised it is itself, whatever the weights'
         )
         assert torch.allclose(
-            none, model.likely(torch.randn_like(z), 1.0, noise), atol=1e-4
+            none, model.denoise_once(torch.randn_like(z), 1.0, noise), atol=1e-4
         ), 'as noise it is forgotten'
         gaps = [
-            (model.likely(z, share, noise) - z).square().mean().item()
+            (model.denoise_once(z, share, noise) - z).square().mean().item()
             for share in (0.0, 0.25, 0.5, 1.0)
         ]
         assert gaps == sorted(gaps) and gaps[1] > 10 * gaps[0]
         assert torch.allclose(
-            model.likely(z[1:2], 0.5, noise[1:2]),
-            model.likely(z, 0.5, noise)[1:2],
+            model.denoise_once(z[1:2], 0.5, noise[1:2]),
+            model.denoise_once(z, 0.5, noise)[1:2],
             atol=1e-4,
         )
 
@@ -270,10 +271,10 @@ def test_a_network_that_knows_takes_noise_away():
         model.params.steps
     ).get_velocity(clean, noise, step)
     for share in (0.0, 0.3, 0.9, 1.0):
-        assert torch.allclose(model.likely(z, share, noise), z, atol=1e-4)
+        assert torch.allclose(model.denoise_once(z, share, noise), z, atol=1e-4)
 
 
-def lesson(p=TINY, n=12):
+def task(p=TINY, n=12):
     g = torch.Generator().manual_seed(3)
     return DiffusionTask(
         fresh(p).train(),
@@ -285,7 +286,7 @@ def lesson(p=TINY, n=12):
 
 def trained(folder, kill=None):
     "Train, or be killed in step `kill`, with a state written after each."
-    of, steps = lesson(), []
+    of, steps = task(), []
     real = of.batch
 
     def batch(index, rng):
@@ -322,7 +323,7 @@ def test_a_killed_training_ends_the_same(tmp_path):
 
 
 def test_what_a_lesson_draws():
-    of = lesson(
+    of = task(
         TINY.model_copy(update=dict(condition_noise=0.0, condition_dropout=0.25)), 400
     )
     batch = lambda seed, of=of: of.batch(np.arange(400), np.random.default_rng(seed))
@@ -343,7 +344,7 @@ def test_what_a_lesson_draws():
         and a['step'].unique().numel() > 200
     )
     assert torch.allclose(a['wanted'][:, 6], known * (of.level + 40) / 12, atol=1e-5)
-    moved = batch(0, lesson(TINY, 400))['wanted'][:, :6] / 6**0.5
+    moved = batch(0, task(TINY, 400))['wanted'][:, :6] / 6**0.5
     cosine = torch.einsum('nd,nvd->nv', moved, of.wanted).amax(1)
     assert cosine.min() < 0.9 < cosine.max() and torch.allclose(
         moved.norm(dim=1), torch.ones(400), atol=1e-5
@@ -354,9 +355,15 @@ def test_dropped_conditions_are_anything(model, wanted):
     x, step = torch.randn(5, 4, 8, 8), torch.arange(5) * 200
     with torch.no_grad():
         some = model(
-            x, step, model.told(wanted), torch.tensor([True, False, True, False, False])
+            x,
+            step,
+            model.condition_vector(wanted),
+            torch.tensor([True, False, True, False, False]),
         )
-        told, free = model(x, step, model.told(wanted)), model(x, step, None)
+        told, free = (
+            model(x, step, model.condition_vector(wanted)),
+            model(x, step, None),
+        )
     assert (
         torch.allclose(some[[0, 2]], free[[0, 2]], atol=1e-5)
         and torch.allclose(some[[1, 3, 4]], told[[1, 3, 4]], atol=1e-5)
@@ -400,7 +407,7 @@ def test_mosaic_takes_the_pieces_of_what_is_near(codec, memory, wanted):
     )
     z, want = (
         sure.latents(codec, torch.tensor([[1.0, 0, 0, 0, 0, 0]]), ['x']),
-        codec.entry(torch.zeros(1, 8, 8, dtype=torch.long)),
+        codec.lookup(torch.zeros(1, 8, 8, dtype=torch.long)),
     )
     assert torch.allclose(z, want, atol=1e-3), (
         'a picture as far off as can be takes no part'

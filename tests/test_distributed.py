@@ -85,19 +85,19 @@ class Pairs(Task):
 
 
 class Alone(Pairs):
-    "A lesson that processes cannot share: all of the batch in each, dropout included."
+    "A task that processes cannot share: all of the batch in each, dropout included."
 
-    divided = False
+    shareable = False
 
     def forward(self, x, y, ids):
         return F.mse_loss(self.loss.tower(F.dropout(x, 0.3)), y)
 
 
-def trained(lesson, folder, optim=OPTIM, **kw):
+def trained(task, folder, optim=OPTIM, **kw):
     "Weights after a training; of a stopped one, None."
     try:
         history = Trainer(
-            lesson,
+            task,
             optim,
             1,
             folder,
@@ -106,7 +106,7 @@ def trained(lesson, folder, optim=OPTIM, **kw):
         ).run()
     except KeyboardInterrupt:
         return None
-    return lesson.state_dict() | dict(history=torch.tensor(history.loss))
+    return task.state_dict() | dict(history=torch.tensor(history.loss))
 
 
 def stepped(name, rows):
@@ -302,12 +302,12 @@ TINY = dict(
 
 
 def lab(root, processes):
-    board = merge_config(
+    config = merge_config(
         yaml.safe_load((ROOT / 'presets/smoke.yaml').read_text()),
         TINY | dict(processes=processes),
     )
-    board['runs'], board['pictures'] = dict(wavbrivl={}), {}
-    (root / 'params.yaml').write_text(yaml.safe_dump(board))
+    config['runs'], config['pictures'] = dict(wavbrivl={}), {}
+    (root / 'params.yaml').write_text(yaml.safe_dump(config))
     return Lab('wavbrivl', root)
 
 

@@ -438,7 +438,7 @@ def test_frames_follow_one_another(model, painter, monkeypatch):
         [],
         [],
         Painter.guided,
-        type(painter.diffusion).likely,
+        type(painter.diffusion).denoise_once,
     )
     monkeypatch.setattr(
         Painter,

@@ -53,7 +53,7 @@ class Codec(nn.Module):
     def decode(self, z):
         return self.back(z).tanh()
 
-    def entry(self, indices):
+    def lookup(self, indices):
         return self.codebook[indices].movedim(-1, 1)
 
     def quantise(self, z):
@@ -62,7 +62,7 @@ class Codec(nn.Module):
             .argmin(1)
             .view(len(z), *z.shape[2:])
         )
-        return z + (self.entry(indices) - z).detach(), indices, z.new_zeros(())
+        return z + (self.lookup(indices) - z).detach(), indices, z.new_zeros(())
 
 
 @pytest.fixture(scope='module')
@@ -241,7 +241,7 @@ def test_what_comes_back_is_what_was_scored(models, wanted):
         made.score, uncut_score(brivl, made.pictures, wanted), atol=1e-4
     )
     shown = (
-        decode_straight_through(codec, codec.entry(made.indices))[0] * 255
+        decode_straight_through(codec, codec.lookup(made.indices))[0] * 255
         - made.pictures
     ).abs()
     assert shown.max() <= 0.51, 'the codes are those of the picture'

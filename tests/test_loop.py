@@ -11,7 +11,8 @@ from torch import nn
 from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import OptimParams
 from wavbrivl.training.processes import OneDevice
-from wavbrivl.training.loop import Trainer, Task, pad_frames
+from wavbrivl.decoders.captioner import pad_frames
+from wavbrivl.training.loop import Trainer, Task
 
 OPTIM = OptimParams(epochs=5, batch=8, lr=0.02)
 
@@ -53,8 +54,8 @@ class Latest(Line):
         return len(scores) - 1 - int(np.argmax(scores[::-1]))
 
 
-def weights(lesson):
-    return torch.cat([p.detach().flatten() for p in lesson.parameters()])
+def weights(task):
+    return torch.cat([p.detach().flatten() for p in task.parameters()])
 
 
 @pytest.mark.parametrize('stop_at', [1, 6, 14])

@@ -1,5 +1,10 @@
 "What the losses chapter cannot tell well: processes, resuming, devices of one's own, odd batches."
 
+import importlib
+import json
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -221,3 +226,15 @@ def test_two_processes_share_one_queue(tmp_path):
         state = torch.load(tmp_path / f'{rank}.pt', weights_only=True)
         for k, v in alone.state_dict().items():
             assert torch.allclose(v.float(), state[k].float(), atol=1e-6), k
+
+
+def test_the_table_of_equations_names_what_is_there():
+    book = Path(__file__).parents[1] / 'nbs/08_training/01_losses.ipynb'
+    cells = json.loads(book.read_text(encoding='utf-8'))['cells']
+    head = ''.join(cells[0]['source'])
+    rows = re.findall(r'^\|.*\| `([\w.]+)` \| (`.+`) \|$', head, re.M)
+    assert len(rows) > 15
+    for module, names in rows:
+        found = importlib.import_module(f'wavbrivl.{module}')
+        missing = [n for n in re.findall(r'`(\w+)`', names) if not hasattr(found, n)]
+        assert not missing, (module, missing)

@@ -44,7 +44,7 @@ def noise(*shape, seed=0):
     return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def heard(tower, seed=0):
+def with_statistics(tower, seed=0):
     "A tower whose batch norms have seen sound, in eval mode."
     with torch.no_grad():
         for k in range(8):
@@ -55,7 +55,7 @@ def heard(tower, seed=0):
 @pytest.fixture(scope='module')
 def tower():
     torch.manual_seed(0)
-    return heard(Wav2CLIPTower(SMALL, 16))
+    return with_statistics(Wav2CLIPTower(SMALL, 16))
 
 
 @pytest.fixture(scope='module')
@@ -91,10 +91,10 @@ def golden(tmp_path_factory):
 @needs_reference
 def test_released_weights_hear_as_the_original(golden):
     path, wave, want, config = golden
-    whole = load_wav2clip(path, standardise='batch')
+    whole = load_wav2clip(path, standardise_over='batch')
     assert whole.params.width == 64 and whole.dim == whole.params.embed == 512
     with torch.no_grad():
-        x, _ = log_spectrogram(wave, standardise='batch')
+        x, _ = log_spectrogram(wave, standardise_over='batch')
         assert gap(x[..., ::4], want['log_spectrogram_batch']) < 2e-5
         assert gap(whole.encoder(x)[0][:, ::8], want['layer4_batch']) < 1e-4
         assert gap(whole.embed(wave), want['embedding_batch']) < 2e-5
@@ -216,14 +216,16 @@ def test_goes_where_the_audio_tower_goes(tower):
     assert [f.shape for f in embed_frames(tower, clips)] == [
         (-(-len(c) // 320), 64) for c in clips
     ]
-    assert tower.hop == pytest.approx(0.706)
+    assert tower.frame_hop == pytest.approx(0.706)
 
 
 def test_gain_is_heard_only_through_the_level():
     x = noise(2, 20_000)
     for level in (False, True):
         torch.manual_seed(0)
-        t = heard(Wav2CLIPTower(SMALL.model_copy(update=dict(level=level)), 16))
+        t = with_statistics(
+            Wav2CLIPTower(SMALL.model_copy(update=dict(level=level)), 16)
+        )
         with torch.no_grad():
             moved = gap(t(x), t(x / 10))
         assert moved > 0.01 if level else moved < 0.01
@@ -277,7 +279,7 @@ def test_files_of_either_kind(tmp_path):
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    t = heard(Wav2CLIPTower(AudioParams(width=8, embed=24), 24))
+    t = with_statistics(Wav2CLIPTower(AudioParams(width=8, embed=24), 24))
     more = released(t) | {
         'audio_encoder.fc.weight': torch.zeros(309, 64),
         'image_transform.sequential.0.weight': torch.zeros(2, 2),
@@ -316,7 +318,7 @@ def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(BadInput, match='does not exist'):
         load_wav2clip(tmp_path / 'none.pt')
     with pytest.raises(BadInput, match="'clip' or 'batch'"):
-        Wav2CLIPTower(SMALL, 16, standardise='epoch')
+        Wav2CLIPTower(SMALL, 16, standardise_over='epoch')
 
 
 @pytest.mark.parametrize(
@@ -370,7 +372,7 @@ def test_yamnet_takes_any_length(yamnet):
     assert (
         np.array_equal(s[::-1], yamnet.scores(clips[::-1])) and len(yamnet.names) == 521
     )
-    assert np.allclose(s[3], yamnet.run(clips[3], yamnet.scored).mean(0))
+    assert np.allclose(s[3], yamnet.run(clips[3], yamnet.scores_index).mean(0))
     for wrong in (
         [],
         [clips[0], np.zeros(0)],
@@ -395,8 +397,10 @@ def test_embedding_is_what_the_scores_are_made_of(yamnet):
         * weight['quantization_parameters']['scales'][:, None]
     )
     x = noise(40_000).cumsum(0).numpy() * 0.05
-    logits = yamnet.run(x, yamnet.pooled) @ W.T + yamnet.net.get_tensor(bias['index'])
-    want = yamnet.run(x, yamnet.scored)
+    logits = yamnet.run(x, yamnet.embedding_index) @ W.T + yamnet.net.get_tensor(
+        bias['index']
+    )
+    want = yamnet.run(x, yamnet.scores_index)
     assert want.max() > 0.1 and np.abs(1 / (1 + np.exp(-logits)) - want).max() < 0.02
 
 

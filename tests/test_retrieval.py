@@ -138,10 +138,10 @@ def test_chance_is_that_of_random_orders(relevant):
     orders = np.argsort(rng.random((30_000, pool)), axis=1) < relevant
     first = orders.argmax(1) + 1
     z = np.zeros(1, int)
-    luck = score_retrieval(RankCounts(z, z, z + 1, z + relevant, pool))['chance']
-    assert luck['mrr'] == pytest.approx((1 / first).mean(), abs=0.006)
-    assert luck['r5'] == pytest.approx((first <= 5).mean(), abs=0.01)
-    assert abs(luck['median_rank'] - np.median(first)) <= 1
+    chance = score_retrieval(RankCounts(z, z, z + 1, z + relevant, pool))['chance']
+    assert chance['mrr'] == pytest.approx((1 / first).mean(), abs=0.006)
+    assert chance['r5'] == pytest.approx((first <= 5).mean(), abs=0.01)
+    assert abs(chance['median_rank'] - np.median(first)) <= 1
     precision = (orders * np.cumsum(orders, 1) / np.arange(1, pool + 1)).sum(
         1
     ) / relevant

@@ -109,15 +109,15 @@ def test_encodes_quantises_and_decodes_as_the_reference(reference):
     drawn, again, same = model(given['image'])
     close(drawn, want['decoded'], 1e-4, 'decoded')
     assert torch.equal(same, numbers) and torch.equal(again, loss)
-    close(model.entry(numbers), want['codebook_entry'], 1e-6, 'codebook entry')
+    close(model.lookup(numbers), want['codebook_entry'], 1e-6, 'codebook entry')
     close(
-        model.decode(model.entry(numbers)),
+        model.decode(model.lookup(numbers)),
         want['decoded_from_indices'],
         1e-4,
         'decoded from indices',
     )
     close(
-        model.decode(model.entry(given['prior_indices'])),
+        model.decode(model.lookup(given['prior_indices'])),
         want['decoded_from_prior_indices'],
         1e-4,
         "decoded from the prior's indices",
@@ -301,9 +301,9 @@ def test_pictures_and_codes_that_do_not_fit():
             model.encode(torch.zeros(shape))
     for wrong in (-1, 16):
         with pytest.raises(BadInput, match='codebook has 0 to 15'):
-            model.entry(torch.full((1, 4, 4), wrong))
+            model.lookup(torch.full((1, 4, 4), wrong))
     none = model(torch.zeros(0, 3, 16, 16))
-    assert none[0].shape == (0, 3, 16, 16) and none[2].shape == model.entry(none[2])[
+    assert none[0].shape == (0, 3, 16, 16) and none[2].shape == model.lookup(none[2])[
         :, 0
     ].shape == (0, 4, 4)
 
@@ -378,7 +378,7 @@ def test_gumbel():
     assert torch.equal(at, model.quantize.proj(z).argmax(1)) and torch.equal(
         at, model.quantise(z)[1]
     )
-    close(zq, model.entry(at), 1e-5, 'the very code')
+    close(zq, model.lookup(at), 1e-5, 'the very code')
     share = model.quantize.proj(z).softmax(1)
     close(
         loss,
@@ -396,16 +396,16 @@ def test_gumbel():
     torch.manual_seed(1)
     assert torch.equal(model.quantise(z)[1], first)
     assert not torch.equal(model.quantise(z)[1], first), 'drawn while training'
-    close(zq, model.entry(first), 1e-5, 'a code, not a mixture')
+    close(zq, model.lookup(first), 1e-5, 'a code, not a mixture')
 
 
-def lesson(p=TINY, n=16):
+def task(p=TINY, n=16):
     torch.manual_seed(7)
     return VqganTask(p, pictures(n), pictures(4))
 
 
 def test_each_side_has_its_own_gradient():
-    of = lesson()
+    of = task()
     drawn = of.vqgan(torch.rand(2, 3, 16, 16))[0]
     fooled, critic = adversarial_losses(of.critic, torch.rand(2, 3, 16, 16), drawn)
     ours, theirs = (
@@ -430,24 +430,24 @@ def test_the_adversary_is_brought_to_the_size_of_the_others():
 
 
 def test_unused_codes_are_put_among_the_vectors():
-    of = lesson(changed(quantize_start=0.0))
+    of = task(changed(quantize_start=0.0))
     z = torch.randn(2, 4, 8, 8) + 5
     rows, among = (
         z.movedim(1, -1).flatten(0, 2),
         lambda: (of.vqgan.codebook[:, None] == rows).all(2).any(1),
     )
     assert not among().any()
-    of.keep_alive(z, of.vqgan.quantise(z)[1])
+    of.revive_codes(z, of.vqgan.quantise(z)[1])
     assert among().all(), 'all begin there'
     far = of.vqgan.codebook.detach().clone()
     far[3:] = -50.0 - torch.arange(13)[:, None]
     of.vqgan.codebook.data.copy_(far)
     for _ in range(49):
-        of.keep_alive(z, of.vqgan.quantise(z)[1])
+        of.revive_codes(z, of.vqgan.quantise(z)[1])
     assert torch.equal(of.vqgan.codebook, far), 'in between they are left alone'
     busy = of.use >= 0.05
     of.use[5] = 1.0
-    of.keep_alive(z, of.vqgan.quantise(z)[1])
+    of.revive_codes(z, of.vqgan.quantise(z)[1])
     kept = (of.vqgan.codebook == far).all(1)
     assert (
         busy.any()
@@ -458,13 +458,13 @@ def test_unused_codes_are_put_among_the_vectors():
     )
     of.progress, of.begun = 0.8, torch.tensor(100)
     of.vqgan.codebook.data[7:] = -50.0
-    of.keep_alive(z, of.vqgan.quantise(z)[1])
+    of.revive_codes(z, of.vqgan.quantise(z)[1])
     assert (of.vqgan.codebook[7:] == -50).all(), 'late in the training nothing is moved'
 
 
 def test_crops():
     rng = lambda: np.random.default_rng(0)
-    of = lesson()
+    of = task()
     batch = of.batch(range(3), rng())
     x = bytes_to_pixels(batch['pictures'], 16)
     halves = of.cropped(x, batch['corners'])
@@ -474,7 +474,7 @@ def test_crops():
     of.progress = 0.6
     assert of.cropped(x, batch['corners']) is x
     for crop in (None, 16, 17, 99):
-        all_of_it = lesson(changed(crop_size=crop))
+        all_of_it = task(changed(crop_size=crop))
         batch = all_of_it.batch(range(3), rng())
         assert (
             not batch['corners'].any()
@@ -484,12 +484,12 @@ def test_crops():
     with pytest.raises(
         BadInput, match='vqgan.crop_size is 7; it must be a multiple of 2'
     ):
-        lesson(changed(crop_size=7))
+        task(changed(crop_size=7))
 
 
 def trained(folder, kill=None, p=TINY):
     "Train, or be killed in step `kill`, with a state written after each."
-    of = lesson(p)
+    of = task(p)
     steps, real = [], of.batch
 
     def batch(index, rng):
@@ -523,7 +523,7 @@ def test_a_killed_training_ends_the_same(tmp_path, gumbel):
         )
         for (k, a), b in zip(whole.state_dict().items(), other.state_dict().values()):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=k)
-    begun = lesson(p)
+    begun = task(p)
     moved = {
         part: max(
             (a - b).abs().max().item()
@@ -758,7 +758,7 @@ def test_the_frozen_tower_stays_out(brivl):
 
 
 def test_score():
-    of = lesson(changed(disc_weight=0.0)).eval()
+    of = task(changed(disc_weight=0.0)).eval()
     with torch.no_grad():
         of.vqgan.codebook.copy_(torch.randn(16, 4))
         y, _, at = of.vqgan(bytes_to_pixels(pictures(4), 16))
@@ -776,7 +776,7 @@ def test_score():
     assert found['usage'] == pytest.approx(len(at.unique()) / 16) and found[
         'perplexity'
     ] == pytest.approx(math.exp(-sum(s * math.log(s) for s in share if s)), rel=1e-4)
-    assert 'score' not in lesson().score(), (
+    assert 'score' not in task().score(), (
         'the adversary trades L1 for sharpness: the last weights are kept'
     )
 

@@ -178,7 +178,7 @@ def guided(
     prior = (
         None
         if kind == 'bare'
-        else lambda z, s, noise: self.diffusion.likely(z, share * s, noise)
+        else lambda z, s, noise: self.diffusion.denoise_once(z, share * s, noise)
     )
     return search_pictures(self.vqgan, model.brivl, wanted, params, start, names, prior)
 

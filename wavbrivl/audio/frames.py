@@ -59,16 +59,16 @@ class FrozenEncoder(nn.Module):
         return average_frames(x, real, self.pool)
 
 # %% ../../nbs/05_audio/07_frames.ipynb #4b627dda
-def encode_windows(front: FrozenEncoder, waves, samples) -> tuple:
+def encode_windows(encoder: FrozenEncoder, waves, samples) -> tuple:
     "Windows [W, n] of `samples` real samples -> real frames [sum T, L+1, H] float16, their number [W]."
-    device = next(front.parameters()).device
-    x, real = front(torch.from_numpy(waves).to(device), samples)
+    device = next(encoder.parameters()).device
+    x, real = encoder(torch.from_numpy(waves).to(device), samples)
     return x[real].half().cpu(), real.sum(1).cpu()
 
 # %% ../../nbs/05_audio/07_frames.ipynb #90a192aa
 @torch.inference_mode()
 def encode_corpus(
-    front: FrozenEncoder,
+    encoder: FrozenEncoder,
     clips,  # float32 arrays at 16 kHz, read once
     window: float,  # seconds
     batch: int = 32,
@@ -79,7 +79,7 @@ def encode_corpus(
         waves, samples, owner, weight = cut_windows(group, round(window * SAMPLE_RATE))
         for i in range(0, len(waves), batch):
             part = slice(i, i + batch)
-            frames, lengths = encode_windows(front, waves[part], samples[part])
+            frames, lengths = encode_windows(encoder, waves[part], samples[part])
             out['frames'].append(frames)
             out['lengths'].append(lengths)
         out['owner'].append(torch.from_numpy(owner) + first)
@@ -87,7 +87,7 @@ def encode_corpus(
         first += len(group)
     if not first:
         raise BadInput(
-            'There is no clip with a sound; the front end has nothing to hear.'
+            'There is no clip with a sound; the audio encoder has nothing to encode.'
         )
     return {k: torch.cat(v) for k, v in out.items()}
 
@@ -191,6 +191,6 @@ def toy_targets(pictures) -> SimpleNamespace:
         frames_of=[np.array([i]) for i in range(len(v))],
         row={f'c{i}': i for i in range(len(v))},
         dim=v.shape[1],
-        picture=of,
+        mean_picture=of,
         draw=of,
     )

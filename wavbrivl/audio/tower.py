@@ -57,7 +57,8 @@ def add_level(
 class AudioTower(nn.Module):
     "WavLM, weighted layer sum, self-attention, mean, MLP (WavBriVL, section 3.3)."
 
-    hop, first = 0.02, 0.0125  # seconds from frame to frame, to the middle of frame 0
+    frame_hop = 0.02  # seconds from frame to frame
+    first_frame = 0.0125  # seconds to the middle of frame 0
 
     def __init__(
         self,
@@ -268,7 +269,7 @@ def embed_frames(
     "Frame embeddings of sounds of any length, one each 20 ms."
     tower.eval()
     size, out = round(tower.window * SAMPLE_RATE), []
-    clock = size, tower.hop, tower.first
+    clock = size, tower.frame_hop, tower.first_frame
     for group in batched(clips, batch):
         waves, lengths, owner, _ = cut_windows(group, size)
         limits = np.concatenate([windows(len(x), size) for x in group])

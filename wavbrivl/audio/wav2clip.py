@@ -71,7 +71,7 @@ def _standardise(
 def log_spectrogram(
     wave,  # [N, n] at 16 kHz, zero-padded
     lengths=None,  # [N] real samples; None: all
-    standardise: str = 'clip',  # over each clip; `batch`: over all, as the original
+    standardise_over: str = 'clip',  # over each clip; `batch`: over all, as the original
 ):  # x [N, 1, 257, T], frames [N] int64 that are real; the others are zero
     "What the network sees: log power, mean 0 and deviation 1 over real frames."
     if lengths is None:
@@ -79,7 +79,7 @@ def log_spectrogram(
     n = torch.as_tensor(lengths).to(wave.device)
     power = power_spectrogram(mirror_pad(wave, n, FFT_LENGTH // 2))
     frames = 1 + n // FFT_HOP
-    x = _standardise(torch.log1p(power / POWER_FLOOR), frames, standardise)
+    x = _standardise(torch.log1p(power / POWER_FLOOR), frames, standardise_over)
     return x[:, None], frames
 
 # %% ../../nbs/05_audio/05_wav2clip.ipynb #25531131
@@ -169,19 +169,19 @@ def stem(
 class Wav2CLIPTower(nn.Module):
     "Log spectrogram, ResNet-18, mean, MLP; independent of padding and batch."
 
-    hop = 32 * FFT_HOP / SAMPLE_RATE  # seconds from frame to frame
-    first = 0.0  # seconds to the middle of frame 0
+    frame_hop = 32 * FFT_HOP / SAMPLE_RATE  # seconds from frame to frame
+    first_frame = 0.0  # seconds to the middle of frame 0
 
     def __init__(
         self,
         params: AudioParams,  # of which `width`, `embed`, `dropout` and `level` count
         dim: int,  # of the joint space
         window: float = 2.0,  # seconds a window at inference
-        standardise: str = 'clip',  # `batch`: as the original, for comparison
+        standardise_over: str = 'clip',  # `batch`: as the original, for comparison
     ):
         super().__init__()
         self.params, self.dim, self.window = params, dim, window
-        self.standardise = _check_standardise(standardise)
+        self.standardise_over = _check_standardise(standardise_over)
         p, width = params, 8 * params.width
         self.encoder = ResNet18(p.width)
         self.transform = _two_layers(width, p.embed, p.dropout)
@@ -215,7 +215,7 @@ def frames(
 ):  # frame embeddings h [N, T, H], real [N, T] bool
     "Frame embeddings, mean over frequency."
     with torch.autocast(wave.device.type, enabled=False):
-        x, real = log_spectrogram(wave, lengths, self.standardise)
+        x, real = log_spectrogram(wave, lengths, self.standardise_over)
     unpadded = bool((real == x.shape[-1]).all())
     x, end = self.encoder(x, None if unpadded else real)
     x = x.float().mean(2).transpose(1, 2)
@@ -303,7 +303,7 @@ def _load_all(tower: nn.Module, weights: dict, path):
 def load_wav2clip(
     path,  # the released file, or one in its layout
     window: float = 2.0,  # seconds a window at inference
-    standardise: str = 'clip',  # `batch`: as the original
+    standardise_over: str = 'clip',  # `batch`: as the original
 ) -> Wav2CLIPTower:  # its joint space is its embedding, scaled to length 1
     "A tower with released weights, in eval mode. Raises `BadInput` when they misfit."
     found = read_weights(path)
@@ -311,6 +311,6 @@ def load_wav2clip(
     width, embed = _released_sizes(weights, found, path)
     _refuse_other_window(found, path)
     params = AudioParams(kind='wav2clip', width=width, embed=embed)
-    tower = Wav2CLIPTower(params, embed, window, standardise)
+    tower = Wav2CLIPTower(params, embed, window, standardise_over)
     _load_all(tower, weights, path)
     return tower.eval()

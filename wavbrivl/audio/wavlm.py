@@ -289,13 +289,14 @@ class FourierConv(nn.Module):
     def __init__(
         self,
         conv,  # nn.Conv1d of stride 1
-        kept: int = 4,  # lengths whose spectra stay in memory
+        max_spectra: int = 4,  # lengths whose spectra stay in memory
     ):
         super().__init__()
         self.groups = conv.groups
         self.padding = conv.padding[0]
         self.kernel = conv.kernel_size[0]
-        self.kept, self.spectra = kept, {}
+        self.max_spectra = max_spectra
+        self.spectra = {}
         self.register_buffer('weight', conv.weight.detach().clone())
         self.register_buffer('bias', conv.bias.detach().clone())
 
@@ -329,7 +330,7 @@ def spectrum(
     "The weights' spectrum for signals of this length; the last few lengths are kept."
     key = n, self.weight.device
     if key not in self.spectra:
-        if len(self.spectra) >= self.kept:
+        if len(self.spectra) >= self.max_spectra:
             self.spectra.pop(next(iter(self.spectra)))
         s = torch.fft.rfft(self.weight, n).conj()
         s = s.unflatten(0, (self.groups, -1))  # [groups, out, in, F]

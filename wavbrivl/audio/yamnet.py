@@ -100,30 +100,30 @@ class YAMNet:
         threads: int = 1,
     ):
         self.path, self.net = Path(path), open_tflite(path, threads)
-        self.given, self.scored = _find_ports(self.net, self.size, path)
-        self.pooled = _find_pooled(self.net)
+        self.input_index, self.scores_index = _find_ports(self.net, self.size, path)
+        self.embedding_index = _find_pooled(self.net)
 
 # %% ../../nbs/05_audio/06_yamnet.ipynb #888a22d2
 @patch
 def run(
     self: YAMNet,
     clip,  # [n] at 16 kHz
-    of: int,  # index of a tensor
+    tensor_index: int,
 ) -> np.ndarray:  # [W, D]
     "A tensor's value for each window of a clip."
     out = []
     for w in cut_overlapping_windows(clip, self.size, self.hop):
-        self.net.set_tensor(self.given, w[None])
+        self.net.set_tensor(self.input_index, w[None])
         self.net.invoke()
-        out.append(self.net.get_tensor(of)[0])
+        out.append(self.net.get_tensor(tensor_index)[0])
     return np.stack(out)
 
 # %% ../../nbs/05_audio/06_yamnet.ipynb #0a7122a3
 @patch
-def mean_of(
+def mean_over_windows(
     self: YAMNet,
     clips,  # arrays [n] at 16 kHz, any lengths
-    of: int,  # index of a tensor
+    tensor_index: int,
 ) -> np.ndarray:  # [N, D] float32
     "Mean of a tensor over the windows of each clip. Raises `BadInput` for an empty or broken clip."
     rows = []
@@ -132,7 +132,7 @@ def mean_of(
             raise BadInput(
                 f'Clip {i} is not a list of finite samples (shape {np.shape(x)}); leave it out.'
             )
-        rows.append(self.run(x, of).mean(0))
+        rows.append(self.run(x, tensor_index).mean(0))
     if not rows:
         raise BadInput('There are no clips.')
     return np.stack(rows)
@@ -141,17 +141,17 @@ def mean_of(
 @patch
 def scores(self: YAMNet, clips) -> np.ndarray:
     "[N, 521] scores in 0..1, mean over windows."
-    return self.mean_of(clips, self.scored)
+    return self.mean_over_windows(clips, self.scores_index)
 
 # %% ../../nbs/05_audio/06_yamnet.ipynb #3d5c26b3
 @patch
 def embed(self: YAMNet, clips) -> np.ndarray:
     "[N, 1024] embeddings, mean over windows. Raises `BadInput` for a file without them."
-    if self.pooled is None:
+    if self.embedding_index is None:
         raise BadInput(
             f'{self.path} has no pooled feature map of 1024; use its scores.'
         )
-    return self.mean_of(clips, self.pooled)
+    return self.mean_over_windows(clips, self.embedding_index)
 
 # %% ../../nbs/05_audio/06_yamnet.ipynb #2a023ac9
 @patch(as_prop=True)

@@ -139,7 +139,7 @@ def draw_waveform(ax, x, rate: int = 16000):
 def draw_spectrogram(
     ax,
     x,  # [n] samples at 16 kHz
-    longest: float,  # s, where the time axis ends
+    seconds: float,  # s, where the time axis ends
     columns: int = 80,  # at most so many columns wide
 ):
     "Draw the log-mel spectrogram of a clip, 60 dB deep."
@@ -154,8 +154,8 @@ def draw_spectrogram(
         cmap='magma',
         extent=(0, len(x) / 16000, 0, 8),
     )
-    ticks = np.arange(0, longest + 1e-6, max(1, round(longest / 4)))
-    ax.set(xlim=(0, longest), yticks=[], xticks=ticks)
+    ticks = np.arange(0, seconds + 1e-6, max(1, round(seconds / 4)))
+    ax.set(xlim=(0, seconds), yticks=[], xticks=ticks)
 
 # %% ../../nbs/00_core/06_plotting.ipynb #253e16af
 def draw_tile(
@@ -176,20 +176,20 @@ def draw_answer(
     ax,
     picture,  # [H, W, 3]
     name: str = '',  # its class
-    right: bool | None = None,  # None: neither right nor wrong
+    correct: bool | None = None,  # None: neither right nor wrong
 ):
-    "Draw a picture with its class; right: ticked and framed green, wrong: crossed and framed red."
+    "Draw a picture with its class; correct: ticked and framed green, wrong: crossed and framed red."
     colour = '.4'
     mark = ''
-    if right is not None:
-        colour = palette(4)[2 if right else 3]
-        mark = '✓ ' if right else '✗ '
+    if correct is not None:
+        colour = palette(4)[2 if correct else 3]
+        mark = '✓ ' if correct else '✗ '
     title = mark + textwrap.shorten(str(name), 14, placeholder='…')
     ax.imshow(picture)
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, loc='center', fontsize=7, pad=2, color=colour)
     for side in ax.spines.values():
-        side.set(visible=right is not None, color=colour, linewidth=1.5)
+        side.set(visible=correct is not None, color=colour, linewidth=1.5)
 
 # %% ../../nbs/00_core/06_plotting.ipynb #b90c3780
 def tile_axes(rows: int, columns: int, figsize: tuple, **more) -> tuple:

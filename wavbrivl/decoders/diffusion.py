@@ -136,7 +136,8 @@ def forward(
     self: LatentDiffusion,
     x: torch.Tensor,  # [N, channels, side, side], noised
     step: torch.Tensor,  # [N] int64
-    wanted: torch.Tensor | None,  # [N, dim + 2], from `told`; None: anything
+    wanted: torch.Tensor
+    | None,  # [N, dim + 2], from `condition_vector`; None: anything
     drop: torch.Tensor | None = None,  # [N] bool: those that are to be anything
 ) -> torch.Tensor:  # velocity, as `x`
     "Predict the velocity of noised latents."
@@ -153,7 +154,7 @@ LEVEL_SCALE = 12.0  # dB that count as 1
 
 # %% ../../nbs/06_decoders/05_diffusion.ipynb #8419934d
 @patch
-def told(
+def condition_vector(
     self: LatentDiffusion,
     wanted: torch.Tensor,  # [N, dim]
     level: torch.Tensor | None = None,  # [N] dBFS, NaN where unknown; None: unknown
@@ -182,7 +183,7 @@ DEFAULT_SHARE = 0.33  # share of the process that a picture to begin with is set
 
 # %% ../../nbs/06_decoders/05_diffusion.ipynb #7fe660b6
 @patch
-def begin(
+def start_latents(
     self: LatentDiffusion,
     process,  # `noise_scheduler`, with its time steps set
     noise: torch.Tensor,  # [N, channels, side, side]
@@ -216,7 +217,7 @@ def latents(
     wanted: torch.Tensor,  # [N, dim] unit norm
     names,  # [N]: what each is drawn for; a tuple, a string or a number
     level=None,  # [N] dBFS of the sounds; None: unknown
-    guidance: float | None = None,  # default: the trained model's `guidance`
+    guidance: float | None = None,  # default: the trained model's `guidance_scale`
     sampling: int | None = None,  # steps; default: its `inference_steps`
     start: torch.Tensor | None = None,  # [N, C, s, s] to begin with; None: noise
     share: float = DEFAULT_SHARE,  # of the process that `start` is set back by, 0 .. 1
@@ -226,8 +227,8 @@ def latents(
     process = noise_scheduler(p.steps)
     process.set_timesteps(sampling or p.inference_steps)
     noise = named_noise((self.channels, self.side, self.side), names).to(device)
-    wanted = self.told(wanted.to(device), level)
-    x, times = self.begin(process, noise, start, share)
+    wanted = self.condition_vector(wanted.to(device), level)
+    x, times = self.start_latents(process, noise, start, share)
     weight = p.guidance_scale if guidance is None else guidance
     for t in times:
         v = self.guided_velocity(x, t.to(device).expand(len(x)), wanted, weight)
@@ -317,7 +318,7 @@ def draw(
 # %% ../../nbs/06_decoders/05_diffusion.ipynb #da1c58ba
 @patch
 @torch.no_grad()
-def likely(
+def denoise_once(
     self: LatentDiffusion,
     z: torch.Tensor,  # [N, channels, side, side]
     share: float,  # of the process, 0 .. 1: how much of z gives way to noise

@@ -104,16 +104,16 @@ class Vocabulary:
     def __init__(
         self,
         texts,  # captions
-        least: int = 1,  # times that a word must occur
+        min_count: int = 1,  # times that a word must occur
     ):
         count = Counter()
         for text in texts:
             count.update(tokenize_ptb(text))
-        self.words = sorted(w for w, n in count.items() if n >= least)
+        self.words = sorted(w for w, n in count.items() if n >= min_count)
         self.index = {w: UNK + 1 + i for i, w in enumerate(self.words)}
         if not self.words:
             raise BadInput(
-                f'No word occurs {least} times in the training captions; '
+                f'No word occurs {min_count} times in the training captions; '
                 'lower the least count or give more captions.'
             )
 

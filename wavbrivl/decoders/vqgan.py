@@ -99,7 +99,7 @@ def quantise(
 
 # %% ../../nbs/06_decoders/04_vqgan.ipynb #d85cfb91
 @patch
-def entry(
+def lookup(
     self: VQGAN,
     numbers: torch.Tensor,  # [N, s, s] int64
 ) -> torch.Tensor:  # [N, embed, s, s]

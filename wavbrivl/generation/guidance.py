@@ -61,7 +61,7 @@ def noise_codes(vqgan, pictures, generators: list, side: int) -> torch.Tensor:
             "guidance.start is 'noise', yet there are pictures to start from; set it to 'picture' or 'retrieved'."
         )
     draws = [torch.randint(len(book), (side, side), generator=g) for g in generators]
-    return vqgan.entry(torch.stack(draws).to(book.device))
+    return vqgan.lookup(torch.stack(draws).to(book.device))
 
 # %% ../../nbs/11_generation/02_guidance.ipynb #ab069040
 def start_codes(
@@ -141,7 +141,7 @@ def begin(self: GuidedSearch, start):
     self.low = book.amin(0)[:, None, None] / self.scale
     self.high = book.amax(0)[:, None, None] / self.scale
     if isinstance(start, torch.Tensor) and start.ndim == 3:  # [N, h, w] indices
-        z = self.vqgan.entry(start.to(book.device))
+        z = self.vqgan.lookup(start.to(book.device))
         self.first = 1.0
     else:
         kind = self.params.start

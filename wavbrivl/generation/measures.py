@@ -122,7 +122,7 @@ def picture_pool(
     table = table[table.frames.str.len() > 0]
     known = attribute_frame(table).reindex(columns=list(names))
     return Pool(
-        targets.picture(table['clip']),
+        targets.mean_picture(table['clip']),
         table.label.to_numpy(),
         {name: known[name].to_numpy(float) for name in names},
     )

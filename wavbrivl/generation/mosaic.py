@@ -92,7 +92,7 @@ def neighbours(self: Mosaic, vqgan: VQGAN, wanted: torch.Tensor) -> tuple:
     wanted = F.normalize(wanted.to(self.points.device), dim=1)
     k = min(MOSAIC_PICTURES, len(self.points))
     cosine, at = (wanted @ self.points.float().T).topk(k)
-    z = vqgan.entry(self.codes[at].flatten(0, 1).long())
+    z = vqgan.lookup(self.codes[at].flatten(0, 1).long())
     return z.unflatten(0, at.shape), cosine
 
 # %% ../../nbs/11_generation/03_mosaic.ipynb #9a306d2e

@@ -175,7 +175,7 @@ def look_is_due(self: BridgeTask) -> bool:
 def validate(self: BridgeTask) -> dict:
     "MRR of pictures for the validation sounds, and top-1 accuracy of their classes."
     a = embed_stored(self.bridge, self.heard, self.valid)[1]
-    picture = self.targets.picture(self.table['clip'].to_numpy()[self.valid])
+    picture = self.targets.mean_picture(self.table['clip'].to_numpy()[self.valid])
     out = dict(score=float(np.mean(1 / rank_targets(a, picture))))
     if self.classes is not None:
         names, vectors = self.classes
@@ -267,7 +267,7 @@ def train_bridge(
     facts = bridge_facts(params, audio, corpus, targets, learnt)
     fit = Trainer(task, params.language.optim, seed, state, engine, facts)
     history = fit.run()
-    task.judge(load_state(fit.state_path, fit.print)['lesson'])
+    task.judge(load_state(fit.state_path, fit.fingerprint)['lesson'])
     return task.cpu().eval(), history.assign(seed=seed)
 
 # %% ../../nbs/10_gloss/07_training.ipynb #753758c7

@@ -18,22 +18,22 @@ def f1_from_counts(
     tp,  # true positives; counts, arrays of one shape
     claimed,
     true,
-    silent: float = 0.0,  # precision where nothing is claimed
+    unclaimed_precision: float = 0.0,  # precision where nothing is claimed
 ) -> tuple:  # f1, precision, recall; NaN where they do not exist
     "F1, precision and recall from counts."
     tp, claimed, true = (np.asarray(a, float) for a in (tp, claimed, true))
     with np.errstate(invalid='ignore', divide='ignore'):
-        p = np.where(claimed > 0, tp / claimed, silent)
+        p = np.where(claimed > 0, tp / claimed, unclaimed_precision)
         r = np.where(true > 0, tp / true, np.nan)
         neither = (p == 0) & (r == 0)
         f1 = np.where(neither, 0.0, 2 * p * r / (p + r))
     return f1, p, r
 
 # %% ../../nbs/07_metrics/05_event_scores.ipynb #502a7e36
-def _class_table(tp, claimed, true, classes, silent) -> tuple:
+def _class_table(tp, claimed, true, classes, unclaimed_precision) -> tuple:
     "Counts of each class [C] -> {class: its numbers}, and the F1 of each class [C]."
     names = 'f1', 'precision', 'recall'
-    each = dict(zip(names, f1_from_counts(tp, claimed, true, silent)))
+    each = dict(zip(names, f1_from_counts(tp, claimed, true, unclaimed_precision)))
     with np.errstate(invalid='ignore', divide='ignore'):
         rate = (true + claimed - 2 * tp) / true
         each['error_rate'] = np.where(true > 0, rate, np.nan)
@@ -47,11 +47,11 @@ def _class_table(tp, claimed, true, classes, silent) -> tuple:
     return table, each['f1']
 
 # %% ../../nbs/07_metrics/05_event_scores.ipynb #bbbbe7dd
-def _scores(tp, claimed, true, wrong, classes, silent) -> dict:
+def _scores(tp, claimed, true, wrong, classes, unclaimed_precision) -> dict:
     "Counts of each class [C] and the errors of each kind -> the numbers to report."
-    table, each = _class_table(tp, claimed, true, classes, silent)
+    table, each = _class_table(tp, claimed, true, classes, unclaimed_precision)
     total = dict(tp=tp.sum(), claimed=claimed.sum(), true=true.sum())
-    f1, p, r = map(float, f1_from_counts(*total.values(), silent))
+    f1, p, r = map(float, f1_from_counts(*total.values(), unclaimed_precision))
     known = each[~np.isnan(each)]
     rate = np.nan
     if true.any():
@@ -100,7 +100,7 @@ def segment_scores(
     classes,  # [C] names
     resolution: float = 1.0,  # seconds a segment
     seconds=None,  # [N] or one length; None: up to the last offset of each clip
-    silent: float = 0.0,  # precision of a class that is never claimed; nan: it leaves the macro mean
+    unclaimed_precision: float = 0.0,  # precision of a class that is never claimed; nan: it leaves the macro mean
 ) -> dict:  # f1, precision, recall, error_rate (micro), f1_macro, classes (a table), counts; NaN without reference
     "Segment-based scores, equal to sed_eval's."
     sides = _both_spans(reference, estimated, classes)
@@ -117,7 +117,7 @@ def segment_scores(
         tn=(~a & ~b).sum(),
     )
     counts = both.sum(0), b.sum(0), a.sum(0)
-    return _scores(*counts, wrong, classes, silent)
+    return _scores(*counts, wrong, classes, unclaimed_precision)
 
 # %% ../../nbs/07_metrics/05_event_scores.ipynb #c41e1fb8
 def _slices(low, high) -> tuple:
@@ -257,7 +257,7 @@ def event_scores(
     classes,  # [C] names
     collar: float = 0.2,  # seconds that an onset or offset may be off
     share: float = 0.2,  # of the event's length that its offset may be off, if that is more
-    silent: float = 0.0,  # precision of a class that is never claimed; nan: it leaves the macro mean
+    unclaimed_precision: float = 0.0,  # precision of a class that is never claimed; nan: it leaves the macro mean
 ) -> dict:  # as `segment_scores`, events being counted
     "Event-based scores, equal to sed_eval's with optimal matching."
     ref, est = _both_spans(reference, estimated, classes)
@@ -273,7 +273,7 @@ def event_scores(
     )
     labels = ref.label[found], est.label, ref.label
     counts = [np.bincount(own, minlength=n) for own in labels]
-    return _scores(*counts, wrong, classes, silent)
+    return _scores(*counts, wrong, classes, unclaimed_precision)
 
 # %% ../../nbs/07_metrics/05_event_scores.ipynb #954d352e
 def constant_events(

@@ -50,7 +50,7 @@ class RankCounts:
         return np.where(self.hits > 0, r, np.nan)
 
     @property
-    def luck(self):
+    def chance(self):
         "The counts of a model that knows nothing: the whole pool is tied."
         wrong, right = self.pool - self.relevant, self.relevant
         return RankCounts(0 * self.better, wrong, right, right, self.pool)
@@ -313,7 +313,7 @@ def score_retrieval(
         pool=found.pool,
         n=int(answered.sum()),
         unanswered=int((~answered).sum()),
-        chance=_expect(found.luck, at) | dict(median_rank=_luck_median(found)),
+        chance=_expect(found.chance, at) | dict(median_rank=_luck_median(found)),
     )
 
 # %% ../../nbs/07_metrics/02_retrieval.ipynb #32976ac4

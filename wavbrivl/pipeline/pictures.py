@@ -185,7 +185,7 @@ def reconstruct_pictures(lab: Lab, vqgan: VQGAN, table, batch: int = 64) -> tupl
 # %% ../../nbs/15_pipeline/06_pictures.ipynb #907efe26
 def draw_for_pictures(lab: Lab, vqgan: VQGAN, diffusion, table) -> tuple:
     "A drawing for the embedding of each clip's true picture: (uint8 [N, 3, S, S], codes)."
-    points, names = lab.targets.picture(table['clip']), first_drawings(table)
+    points, names = lab.targets.mean_picture(table['clip']), first_drawings(table)
     return diffusion.draw(vqgan, points, names, batch=lab.params.generate.batch)
 
 # %% ../../nbs/15_pipeline/06_pictures.ipynb #24e34ce0
@@ -293,7 +293,7 @@ def nearest_pictures(lab: Lab, corpus: Corpus, points) -> torch.Tensor:
     pool = depicted_clips(corpus, 'valid')
     if corpus is not lab.corpus or not len(pool):
         raise BadInput('there are no validation pictures to retrieve from.')
-    _, nearest = search_top_k(points, lab.targets.picture(pool['clip']), 1)
+    _, nearest = search_top_k(points, lab.targets.mean_picture(pool['clip']), 1)
     return first_pictures(lab, corpus, pool)[torch.as_tensor(nearest)[:, 0]]
 
 # %% ../../nbs/15_pipeline/06_pictures.ipynb #b5cff4c1
@@ -356,7 +356,7 @@ def guide_drawings(lab: Lab, sounds: SoundPoints, bare: bool = False) -> tuple:
     begin = guidance_start(lab, sounds, start)
     params = lab.params.guidance.model_copy(update=dict(start=start))
     names = [(clip,) for clip in sounds.table['clip']]
-    prior = None if bare else diffusion.likely
+    prior = None if bare else diffusion.denoise_once
     given = sounds.points, params, begin, names, prior
     made = search_pictures(vqgan, lab.brivl[0], *given)
     for clip, why in zip(sounds.table['clip'], made.stopped):

@@ -336,5 +336,5 @@ def token_times(lab: Lab, run: str, n: int = 3) -> list[dict]:
         tokens = [s['token'] for s in spans]
         placed = locate_tokens(model.audio, frames, i, tokens)
         wave = lab.corpus.audio(t.audio.iloc[i])
-        found.append(dict(clip=wave, spans=spans, hop=model.audio.hop, **placed))
+        found.append(dict(clip=wave, spans=spans, hop=model.audio.frame_hop, **placed))
     return found

@@ -92,7 +92,7 @@ def study_run(lab: Lab, params) -> dict:
     t, _, model = embed_sounds(lab, lab.corpus_name, lab.corpus)
     t, with_level = t[: params.sounds], uses_level(model)
     clips, names = [lab.corpus.audio(a) for a in t.audio], list(t['clip'])
-    pictures, labels = lab.targets.picture(t['clip']), t.label.to_numpy()
+    pictures, labels = lab.targets.mean_picture(t['clip']), t.label.to_numpy()
     given = model.audio, clips, pictures, labels, open_pool(lab)
     as_used = drawn_attributes(lab, clips, names, with_level)
     other_way = drawn_attributes(lab, clips, names, not with_level)
@@ -221,7 +221,7 @@ def way_row(lab: Lab, points, table) -> dict:
 # %% ../../nbs/15_pipeline/07_studies.ipynb #27f1f026
 def sum_row(lab: Lab, points, table) -> dict:
     "Pictures of one clip's picture with another clip's sound added."
-    picture = lab.targets.picture(table['clip'][:2])[:1]
+    picture = lab.targets.mean_picture(table['clip'][:2])[:1]
     sums = [add_points(picture, points[1:], w) for w in SUM_WEIGHTS]
     captions = [f'+ {w:g}' for w in SUM_WEIGHTS]
     steps = draw_embeddings(lab, torch.cat(sums).float(), table['clip'][0], captions)

@@ -57,7 +57,7 @@ def caption_similarity(lab: Lab) -> pd.DataFrame:
     t = t[(t.frames.str.len() > 0) & (t.captions.str.len() > 0)]
     first = [targets.captions_of[targets.row[clip]][0] for clip in t['clip']]
     captions = torch.stack([targets.captions[i] for i in first])
-    cosine = (targets.picture(t['clip']) @ captions.T).numpy()
+    cosine = (targets.mean_picture(t['clip']) @ captions.T).numpy()
     same = t.label.to_numpy()[:, None] == t.label.to_numpy()
     own = np.eye(len(cosine), dtype=bool)
     groups = {

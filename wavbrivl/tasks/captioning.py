@@ -14,7 +14,7 @@ from ..core.files import BadInput
 from ..decoders.text import usable_captions, tokenize_ptb
 from ..metrics.caption_scores import COCO_SCORES, coco_scores
 from wavbrivl.tasks.captioner import (
-    _usable,
+    captions_of_part,
     generate_captions,
     check_caption_clips,
     train_captioner,
@@ -106,7 +106,7 @@ def train_and_score_captioner(
     "Train a captioner, caption the test clips, score them; `pool` words can be written, `n` clips are scored."
     check_caption_clips(frames, captions, training=train, validation=valid, test=test)
     truth = {}
-    for i, text in _usable(captions, test, 'test'):
+    for i, text in captions_of_part(captions, test, 'test'):
         truth.setdefault(i, []).append(text)
     captioner = train_captioner(frames, captions, train, valid, seed, **settings)
     written = generate_captions(captioner, [frames[i] for i in test], beam, alpha)

@@ -17,6 +17,7 @@ from fastcore.basics import patch
 # %% ../../nbs/09_tasks/04_detection.ipynb #5ae3e511
 from ..core.files import BadInput
 from ..core.params import OptimParams
+from ..decoders.captioner import pad_frames
 from ..metrics.events import EventArrays, to_arrays
 from wavbrivl.metrics.event_scores import (
     constant_events,
@@ -25,7 +26,7 @@ from wavbrivl.metrics.event_scores import (
     segment_scores,
 )
 from ..training.processes import OneDevice
-from ..training.loop import Trainer, Task, pad_frames
+from ..training.loop import Trainer, Task
 from wavbrivl.tasks.thresholds import (
     AIMS,
     choose_thresholds,
@@ -207,7 +208,7 @@ def train_head(
     head.std.copy_(std)
     task = DetectionTask(head, frames, targets, train, valid, batch)
     optim = OptimParams.model_construct(
-        epochs=epochs, patience=patience, batch=batch, lr=lr, clip=math.inf
+        epochs=epochs, patience=patience, batch=batch, lr=lr, max_grad_norm=math.inf
     )
     fit = Trainer(task, optim, 0, engine=OneDevice(head.w1.device))
     fit.run()

@@ -143,7 +143,7 @@ def evaluate_retrieval(
         {},
     )
     if seen.sum() > 1:
-        a, v = audio[seen], targets.picture(clips[seen])
+        a, v = audio[seen], targets.mean_picture(clips[seen])
         out |= score_both_directions(a, v)
         if (y[seen] != '').all():
             out['audio_to_image_class'] = score_class_retrieval(

@@ -142,7 +142,7 @@ class Queue(nn.Module):
         self.register_buffer('count', torch.zeros((), dtype=torch.long))  # filled
         if generator is not None:  # as the reference does
             keys = torch.randn(dim, size, generator=generator)
-            self.fill(F.normalize(keys, dim=0))
+            self.restore(F.normalize(keys, dim=0))
 
 # %% ../../nbs/08_training/01_losses.ipynb #c2631946
 @patch(as_prop=True)
@@ -153,7 +153,7 @@ def filled(self: Queue) -> torch.Tensor:
 # %% ../../nbs/08_training/01_losses.ipynb #fdce8bd3
 @patch
 @torch.no_grad()
-def fill(self: Queue, keys: torch.Tensor, pointer=0):
+def restore(self: Queue, keys: torch.Tensor, pointer=0):
     "Take over a whole queue [D, K] and where it stands."
     self.keys.copy_(keys)
     self.ids.fill_(-1)
@@ -254,7 +254,7 @@ class TwoWayMoCo(nn.Module):
 # %% ../../nbs/08_training/01_losses.ipynb #51c5aeb7
 @patch
 @torch.no_grad()
-def keys(
+def momentum_keys(
     self: TwoWayMoCo,
     x_a,  # inputs of tower a
     x_b,  # inputs of tower b
@@ -271,7 +271,7 @@ def keys(
 
 # %% ../../nbs/08_training/01_losses.ipynb #ff374dd2
 @patch
-def logits(
+def logits_against(
     self: TwoWayMoCo,
     query,  # [N, D]
     key,  # [N, D]
@@ -314,13 +314,13 @@ def forward(
     learning = torch.is_grad_enabled()
     query_a = gather_rows(F.normalize(call_tower(self.tower_a, x_a), dim=-1))
     query_b = gather_rows(F.normalize(call_tower(self.tower_b, x_b), dim=-1))
-    key_a, key_b = map(gather_rows, self.keys(x_a, x_b, learning))
+    key_a, key_b = map(gather_rows, self.momentum_keys(x_a, x_b, learning))
     ids, weights = gather_rows(ids), gather_rows(weights)
     match_b = query_b if self.frozen_a else key_b
     match_a = query_a if self.frozen_b else key_a
     d = dict(query_a=query_a, query_b=query_b, key_a=key_a, key_b=key_b)
-    d['logits_ab'] = self.logits(query_a, match_b, self.queue_b, ids)
-    d['logits_ba'] = self.logits(query_b, match_a, self.queue_a, ids)
+    d['logits_ab'] = self.logits_against(query_a, match_b, self.queue_b, ids)
+    d['logits_ba'] = self.logits_against(query_b, match_a, self.queue_a, ids)
     d['loss_ab'] = _first_place_loss(d['logits_ab'], weights)
     d['loss_ba'] = _first_place_loss(d['logits_ba'], weights)
     if learning:

@@ -167,7 +167,7 @@ class Targets:
 
 # %% ../../nbs/08_training/05_targets.ipynb #596f4bba
 @patch
-def picture(self: Targets, clips) -> torch.Tensor:
+def mean_picture(self: Targets, clips) -> torch.Tensor:
     "One embedding a clip: the mean over its plain frames, unit norm. [N, D]"
     rows = [self.frames_of[self.row[c]] for c in clips]
     return F.normalize(torch.stack([self.frames[r, 0].mean(0) for r in rows]), dim=1)
