@@ -67,7 +67,7 @@ _FACTS = dict(  # name, task, clips, classes, metric
     vegas=('VEGAS', 'S2I', '28k (10 classes)', 5, 'R@1, FID, IS'),
 )
 
-# %% ../../nbs/03_data/03_published.ipynb #586fa1f1
+# %% ../../nbs/03_data/03_published.ipynb #16bc199b
 _HOLDS = dict(
     esc50='meta/esc50.csv and audio/',
     us8k='metadata/UrbanSound8K.csv and audio/fold1/ to audio/fold10/',
@@ -80,7 +80,7 @@ _HOLDS = dict(
     vegas='a folder for each of baby_cry, dog, rail_transport, fireworks, water_flowing',
 )
 
-# %% ../../nbs/03_data/03_published.ipynb #12049842
+# %% ../../nbs/03_data/03_published.ipynb #f5ba2812
 _LICENCES = dict(
     esc50='CC BY-NC 3.0',
     us8k='CC BY-NC 3.0',
@@ -93,12 +93,15 @@ _LICENCES = dict(
     vegas='not stated; films belong to their owners',
 )
 
-# %% ../../nbs/03_data/03_published.ipynb #96e69b72
-DATASETS = {k: Dataset(*_FACTS[k], _HOLDS[k], _LICENCES[k]) for k in _FACTS}
-for _k in ('esc50', 'us8k'):
-    DATASETS[_k].folds = True
-for _k in ('fsd50k', 'desed'):
-    DATASETS[_k].multi = True
+# %% ../../nbs/03_data/03_published.ipynb #1d246dae
+_BY_FOLDS = ('esc50', 'us8k')
+_SEVERAL_LABELS = ('fsd50k', 'desed')
+DATASETS = {
+    k: Dataset(
+        *_FACTS[k], _HOLDS[k], _LICENCES[k], k in _BY_FOLDS, k in _SEVERAL_LABELS
+    )
+    for k in _FACTS
+}
 
 # %% ../../nbs/03_data/03_published.ipynb #581650ed
 SOUNDS = tuple(s for s in ENDINGS['audio'] if s not in FILMS)
@@ -114,12 +117,12 @@ def visible_folders(at: Path, names: list) -> list:
         d for d in names if not d.startswith('.') and (here / d).resolve() not in above
     ]
 
-# %% ../../nbs/03_data/03_published.ipynb #c3af809c
+# %% ../../nbs/03_data/03_published.ipynb #bef63019
 def is_media(name: str) -> bool:
     "Tell a sound, film or picture by its file name; hidden files are none."
     return not name.startswith('.') and name[name.rfind('.') :].lower() in MEDIA
 
-# %% ../../nbs/03_data/03_published.ipynb #e5ac8801
+# %% ../../nbs/03_data/03_published.ipynb #9c607156
 def media_files(
     folder: Path,
 ) -> list:  # (its folder relative to `folder` in lower case, file), sorted
@@ -172,18 +175,18 @@ class Published:
         self.listed = []  # what `files` returned
         self.rejected = []
 
-# %% ../../nbs/03_data/03_published.ipynb #2f58a4e8
+# %% ../../nbs/03_data/03_published.ipynb #60bc3408
 @patch
 def refuse(self: Published, clip: str, file: str, reason: str):
     "Note a fault."
     self.rejected.append(Rejected(clip, file, reason))
 
-# %% ../../nbs/03_data/03_published.ipynb #5f675d47
+# %% ../../nbs/03_data/03_published.ipynb #a86406c3
 def is_playable(files: list) -> bool:
     "Tell whether one of the files is a sound or a film."
     return any(f.suffix.lower() in PLAYS for f in files)
 
-# %% ../../nbs/03_data/03_published.ipynb #2457db84
+# %% ../../nbs/03_data/03_published.ipynb #0bff1a5a
 @patch
 def files(
     self: Published,
@@ -208,7 +211,7 @@ def check_columns(path: Path, names: list, needed: list):
             f'has no column {", ".join(lost)}; it has {", ".join(names) or "nothing"}.',
         )
 
-# %% ../../nbs/03_data/03_published.ipynb #eac4e44b
+# %% ../../nbs/03_data/03_published.ipynb #1a138224
 @patch
 def find_table(self: Published, paths) -> Path | None:
     "Find the first of the paths that is there; report it when none is."
@@ -217,7 +220,7 @@ def find_table(self: Published, paths) -> Path | None:
             return self.folder / p
     self.refuse('', paths[0], 'the table is not there; what it says is left out.')
 
-# %% ../../nbs/03_data/03_published.ipynb #f3742b0c
+# %% ../../nbs/03_data/03_published.ipynb #c7ccba81
 @patch
 def rows(
     self: Published,
@@ -250,7 +253,7 @@ def event_times(onset: str, offset: str) -> tuple:
     except ValueError:
         return float('nan'), float('nan')
 
-# %% ../../nbs/03_data/03_published.ipynb #de0d95a9
+# %% ../../nbs/03_data/03_published.ipynb #baf7c23d
 @patch
 def spans(
     self: Published,
@@ -273,7 +276,7 @@ def spans(
             self.refuse(clip, '', f'{event} runs {times}; it is {fate}.')
     return good
 
-# %% ../../nbs/03_data/03_published.ipynb #dd263d43
+# %% ../../nbs/03_data/03_published.ipynb #519953b6
 @patch
 def filled(self: Published, clip: str, captions) -> list:
     "Drop empty captions, and report them."
@@ -283,7 +286,7 @@ def filled(self: Published, clip: str, captions) -> list:
         self.refuse(clip, '', f'{empty}; the clip goes on with the others.')
     return full
 
-# %% ../../nbs/03_data/03_published.ipynb #065bf882
+# %% ../../nbs/03_data/03_published.ipynb #6abb3af4
 @patch
 def named(self: Published, clip: str, labels, events) -> list:
     "Drop empty labels; report a clip that is left without a class."
@@ -297,7 +300,7 @@ def of_kind(files: list, suffixes) -> list:
     "Choose files by their suffix."
     return [f for f in files if f.suffix.lower() in suffixes]
 
-# %% ../../nbs/03_data/03_published.ipynb #283fb0a5
+# %% ../../nbs/03_data/03_published.ipynb #25378fe0
 @patch
 def record(
     self: Published,
@@ -327,7 +330,7 @@ def record(
         licence=self.facts.licence,
     )
 
-# %% ../../nbs/03_data/03_published.ipynb #83a99669
+# %% ../../nbs/03_data/03_published.ipynb #c656ab92
 @patch
 def claim(self: Published, file: Path, clip: str):
     "Give a file to a clip. Raises `Refusal` when another clip has it."
@@ -336,7 +339,7 @@ def claim(self: Published, file: Path, clip: str):
             f'its file is that of clip {owner!r} already; the earlier row counts.'
         )
 
-# %% ../../nbs/03_data/03_published.ipynb #aec8ad1b
+# %% ../../nbs/03_data/03_published.ipynb #331427e4
 @patch
 def merge(self: Published, clip: str, new: Record):
     "Add a record to its clip. Raises `Refusal` when the two are of different splits."
@@ -374,7 +377,7 @@ def add(
     except Refusal as e:
         self.refuse(clip, first, str(e))
 
-# %% ../../nbs/03_data/03_published.ipynb #558a3853
+# %% ../../nbs/03_data/03_published.ipynb #b7cabd57
 @patch
 def count_missing(self: Published) -> Rejected:
     "Report the clips without a file, by split."
@@ -389,7 +392,7 @@ def count_missing(self: Published) -> Rejected:
         f'the first is {first}. Going on with {len(self.clips)}.',
     )
 
-# %% ../../nbs/03_data/03_published.ipynb #50dbd43d
+# %% ../../nbs/03_data/03_published.ipynb #e1ed0e68
 def count_unused(files: list) -> Rejected:
     "Report the files that no row names."
     n = f'{len(files)} file{"s are" if len(files) > 1 else " is"}'
