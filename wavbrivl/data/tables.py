@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'FILMS', 'ENDINGS', 'open_csv', 'read_header', 'csv_rows', 'Refusal', 'relative_path', 'resolve_inside',
-           'fold_number', 'split_name', 'row_files', 'row_record', 'check_same', 'merge_records', 'find_clip',
+           'fold_number', 'split_name', 'row_files', 'row_record', 'check_same', 'merge_records', 'name_clip',
            'merge_rows', 'misspelt_columns', 'add_class_caption', 'empty_caption', 'folder']
 
 # %% ../../nbs/03_data/02_tables.ipynb #63860c82
@@ -205,7 +205,7 @@ def merge_records(
         kept.extend(x for x in getattr(new, f) if x not in kept)
 
 # %% ../../nbs/03_data/02_tables.ipynb #73611273
-def find_clip(
+def name_clip(
     old: dict,  # clips so far
     clip_of: dict,  # file -> clip; the row's file is added
     new: Record,
@@ -233,7 +233,7 @@ def merge_rows(
     for line, row in rows:
         try:
             new = row_record(base, row)
-            old = clips.setdefault(find_clip(clips, clip_of, new, base), new)
+            old = clips.setdefault(name_clip(clips, clip_of, new, base), new)
             if old is not new:
                 merge_records(old, new)
         except Refusal as e:

@@ -346,7 +346,7 @@ def train_evaluator(
     names = judge.classes, judge.attribute_names
     train, valid = (JudgedFrames(corpus, s, *names) for s in ('train', 'valid'))
     lesson, engine = JudgeTask(judge, train, valid), make_engine(params)
-    facts = (p.model_dump(), corpus.print)
+    facts = (p.model_dump(), corpus.fingerprint)
     history = Trainer(lesson, p.optim, p.seed, state, engine, facts=facts).run()
     judge.cpu().save(out)
     save_history(history, out)

@@ -177,7 +177,7 @@ def train_wavlm(
     lesson = WavlmTask(params, Recordings(corpus, t[t.audio.notna()]))
     engine = make_engine(params)
     settings = params.audio.model_dump(), p.model_dump(), params.train.window
-    facts = (*settings, corpus.print)
+    facts = (*settings, corpus.fingerprint)
     history = Trainer(lesson, p.optim, p.seed, state, engine, facts).run()
     if not engine.is_main_process:
         return history
@@ -335,7 +335,7 @@ def train_audio(
     facts = (
         p.model_dump(exclude={'seeds', 'optim'}),
         params.audio.model_dump(),
-        corpus.print,
+        corpus.fingerprint,
         fingerprint(targets.frames.sum().item()),
         begin,
     )

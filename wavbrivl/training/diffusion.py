@@ -179,7 +179,7 @@ def train_diffusion(
     lesson = diffusion_lesson(params, corpus, targets, vqgan)
     facts = (
         p.model_dump(exclude={'guidance_scale', 'inference_steps'}),
-        corpus.print,
+        corpus.fingerprint,
         lesson.latents.sum().item(),
     )
     history = Trainer(lesson, p.optim, p.seed, state, make_engine(params), facts).run()

@@ -198,7 +198,7 @@ def train_brivl(
     tokenizer = train_tokenizer(captions, p.text.vocab)
     lesson = image_text_lesson(p, corpus, tokenizer)
     engine = make_engine(params)
-    facts = (p.model_dump(), corpus.print)
+    facts = (p.model_dump(), corpus.fingerprint)
     history = Trainer(lesson, p.optim, p.seed, state, engine, facts).run()
     if not engine.is_main_process:
         return history

@@ -290,7 +290,7 @@ def fit_vqgan(
     engine = make_engine(params)
     valid = load_frames(corpus, 'valid', p.size, 256)
     lesson = VqganTask(p, train, valid, Perceptual(brivl.to(engine.device)))
-    facts = (p.model_dump(), corpus.print)
+    facts = (p.model_dump(), corpus.fingerprint)
     history = Trainer(lesson, p.optim, p.seed, state, engine, facts=facts).run()
     return lesson.vqgan.cpu().eval(), history
 
