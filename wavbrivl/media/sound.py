@@ -6,7 +6,7 @@
 __all__ = ['SAMPLE_RATE', 'MEMBER', 'WAV_CODINGS', 'BLOCK', 'CONTAINERS', 'MIN_READABLE', 'check_file', 'sniff_content',
            'riff_chunks', 'promised_samples', 'sample_limit', 'file_blocks', 'soundfile_blocks', 'open_media',
            'first_track', 'decode_frames', 'av_blocks', 'rate_converter', 'check_finite', 'resample_blocks', 'resample',
-           'to_floats', 'channel_axis', 'to_mono', 'load_array', 'load_audio', 'open_blocks', 'read_blocks',
+           'to_floats', 'channel_axis', 'to_mono', 'load_array', 'load_audio', 'start_blocks', 'read_blocks',
            'stream_audio', 'probe_soundfile', 'probe_audio', 'windows', 'window_weights']
 
 # %% ../../nbs/01_media/01_sound.ipynb #f91eb147
@@ -332,7 +332,7 @@ def load_audio(
 MIN_READABLE = 0.5  # share of a file that must be readable
 
 # %% ../../nbs/01_media/01_sound.ipynb #5283c306
-def open_blocks(path: Path, limit: float) -> tuple:
+def start_blocks(path: Path, limit: float) -> tuple:
     "Return rate, promised count, first block (None: no sound) and the other blocks."
     blocks = soundfile_blocks(path, limit)
     try:
@@ -349,7 +349,7 @@ def open_blocks(path: Path, limit: float) -> tuple:
 # %% ../../nbs/01_media/01_sound.ipynb #45578c76
 def read_blocks(path: Path, limit: float = math.inf):
     "Yield the file's own rate, then mono blocks [n]: by libsndfile where it can, else by ffmpeg."
-    rate, promised, x, blocks = open_blocks(path, limit)
+    rate, promised, x, blocks = start_blocks(path, limit)
     yield rate
     got = 0
     while x is not None:
