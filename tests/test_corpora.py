@@ -1,6 +1,6 @@
-"Corpora that are messy, and what becomes of them. See nbs/03_data/."
+"Messy corpora, and what is kept of them. See nbs/03_data."
 
-import csv, os, struct, subprocess, sys, time
+import csv, os, struct, subprocess, sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from wavbrivl.data.manifest import (
     reader,
     records,
 )
-from wavbrivl.data.clips import divide, file_name
+from wavbrivl.data.clips import assign_splits, file_name
 from wavbrivl.data.prepare import write_corpus
 from wavbrivl.data.corpus import Corpus, pair_by_class, mismatched_pairs
 
@@ -42,7 +42,7 @@ def picture(colour='red'):
 
 def params(**k):
     return CorpusParams(
-        **dict(dict(reader='folder', source='.', picture=32, valid_share=0), **k)
+        **dict(dict(reader='folder', source='.', image_size=32, valid_fraction=0), **k)
     )
 
 
@@ -190,12 +190,15 @@ def test_same_bytes_whatever_the_workers(tmp_path):
     messy(tmp_path / 'in')
     for out, n in (('a', 1), ('b', 2), ('c', 2)):
         write_corpus(
-            params(source='in/pairs.csv', valid_share=0.3), tmp_path / out, tmp_path, n
+            params(source='in/pairs.csv', valid_fraction=0.3),
+            tmp_path / out,
+            tmp_path,
+            n,
         )
     (tmp_path / 'elsewhere').mkdir()
     (tmp_path / 'in').rename(tmp_path / 'elsewhere/in')
     write_corpus(
-        params(source='in/pairs.csv', valid_share=0.3),
+        params(source='in/pairs.csv', valid_fraction=0.3),
         tmp_path / 'd',
         tmp_path / 'elsewhere',
         1,
@@ -257,10 +260,19 @@ def rows_of(tmp_path, text):
 def test_merging(tmp_path):
     got = rows_of(
         tmp_path,
-        'audio,image,caption,label,clip,split\n'
-        'a.wav,1.png,one,x,,train\na.wav,2.png,two,x,,\na.wav,2.png,two,,,\na.mp3,,,,,val\n'
-        'b.wav,,,y,k,\nb.wav,,,y,m,\nc.wav,,,y,k,\n,3.png,p,z,,\n,3.png,q,z,,\n'
-        'd.wav,,,s;t,,\ne.wav,,,x,,often\n',
+        """audio,image,caption,label,clip,split
+a.wav,1.png,one,x,,train
+a.wav,2.png,two,x,,
+a.wav,2.png,two,,,
+a.mp3,,,,,val
+b.wav,,,y,k,
+b.wav,,,y,m,
+c.wav,,,y,k,
+,3.png,p,z,,
+,3.png,q,z,,
+d.wav,,,s;t,,
+e.wav,,,x,,often
+""",
     )
     clips, bad = (
         [r for r in got if isinstance(r, Record)],
@@ -425,18 +437,15 @@ def test_killed_half_way(tmp_path):
     for i in range(4):
         sf.write(tmp_path / f'{i}.wav', tone(), 16000)
     table(tmp_path, 'audio\n' + ''.join(f'{i}.wav\n' for i in range(4)))
-    code = (
-        'import os, wavbrivl.data.prepare as c\n'
-        'from wavbrivl.core.params import CorpusParams\n'
-        'c.write_manifest = lambda *a: os._exit(9)\n'
-        f"c.write_corpus(CorpusParams(reader='folder', source='.'), {str(tmp_path / 'out')!r}, {str(tmp_path)!r}, 1)"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, '-c', code], cwd=Path(__file__).parents[1]
-        ).returncode
-        == 9
-    )
+    code = f"""
+import os
+import wavbrivl.data.prepare as p
+p.write_manifest = lambda *a: os._exit(9)
+params = p.CorpusParams(reader='folder', source='.')
+p.write_corpus(params, {str(tmp_path / 'out')!r}, {str(tmp_path)!r}, 1)
+"""
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, '-c', code], cwd=root).returncode == 9
     assert not (tmp_path / 'out').exists() and (tmp_path / '.out.part').exists()
     with pytest.raises(BadInput, match='stage `corpus`'):
         Corpus(tmp_path / 'out')
@@ -479,25 +488,25 @@ def split_of(rows, **k):
         dict(dict(label='x', audio='a', split=''), clip=str(i), **r)
         for i, r in enumerate(rows)
     ]
-    divide(rows, params(**k))
+    assign_splits(rows, params(**k))
     return [r['split'] for r in rows]
 
 
 def test_given_splits_are_kept():
     assert split_of(
-        [dict(split='test'), dict(split='valid'), dict()], valid_share=0.9
+        [dict(split='test'), dict(split='valid'), dict()], valid_fraction=0.9
     ) == ['test', 'valid', 'train']
 
 
 def test_shares_are_stratified():
-    got = split_of([dict(label=str(i % 5)) for i in range(1000)], valid_share=0.1)
+    got = split_of([dict(label=str(i % 5)) for i in range(1000)], valid_fraction=0.1)
     for label in range(5):
         mine = got[label::5]
         assert abs(mine.count('test') - 40) <= 1 and abs(mine.count('valid') - 16) <= 1
-    assert split_of([dict(), dict()], valid_share=1).count('train') == 1, (
+    assert split_of([dict(), dict()], valid_fraction=1).count('train') == 1, (
         'training is never emptied'
     )
-    a, b = (split_of([dict()] * 100, valid_share=0.2, seed=s) for s in (0, 1))
+    a, b = (split_of([dict()] * 100, valid_fraction=0.2, seed=s) for s in (0, 1))
     assert a != b
 
 
@@ -714,7 +723,9 @@ def again(folder):
 def test_real_prepare(tmp_path):
     esc_pairs(tmp_path, ['rooster', 'chainsaw'])
     s = write_corpus(
-        params(train_folds=[1, 2, 3], test_folds=[4], valid_share=0.1, picture=64),
+        params(
+            train_folds=[1, 2, 3], test_folds=[4], valid_fraction=0.1, image_size=64
+        ),
         tmp_path / 'out',
         tmp_path,
         2,

@@ -1,6 +1,6 @@
-"What comes in through the one door: every format, every way to be broken. See nbs/01_media/."
+"Sound, pictures and video of every format, and every way to be broken. See nbs/01_media."
 
-import io, struct, time, tracemalloc, zlib
+import struct, tracemalloc, zlib
 from pathlib import Path
 
 import av
@@ -15,7 +15,7 @@ from wavbrivl.media.sound import (
     SAMPLE_RATE,
     load_audio,
     probe_audio,
-    wav_promise,
+    promised_samples,
     window_weights,
     windows,
 )
@@ -242,7 +242,7 @@ def test_unfinished_header(tmp_path):
         data[40:44] = struct.pack('<I', size)
         (tmp_path / 'x.wav').write_bytes(data)
         assert (
-            wav_promise(tmp_path / 'x.wav') is None
+            promised_samples(tmp_path / 'x.wav') is None
             and abs(len(load_audio(tmp_path / 'x.wav')) - 16000) < 100
         )
 
@@ -387,7 +387,6 @@ def test_sixteen_bits_and_alpha(tmp_path):
 @pytest.mark.parametrize('tag', range(1, 9))
 def test_exif(tmp_path, tag):
     "All eight orientations show red in the top left corner."
-    from PIL import ImageOps
 
     p = Image.new('RGB', (64, 32), 'blue')
     p.paste((255, 0, 0), (0, 0, 32, 16))

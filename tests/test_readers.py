@@ -1,4 +1,4 @@
-"Public corpora in the layouts they were published in, in miniature, whole and broken. See nbs/03_data/."
+"Public corpora in miniature, whole and broken, in the layouts they were published in. See nbs/03_data."
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ from wavbrivl.core.params import CorpusParams
 from wavbrivl.data.manifest import READERS, Record, Rejected, records
 from wavbrivl.data.tables import Refusal
 from wavbrivl.data.published import DATASETS, media_files, name_stem
-from wavbrivl.data.published_sets import VEGAS, clip_names, stratified
+from wavbrivl.data.published_sets import VEGAS_CLASSES, clip_names, stratify
 from wavbrivl.data.clips import clip_events
 from wavbrivl.data.prepare import write_corpus
 from wavbrivl.data.corpus import Corpus
@@ -186,9 +186,10 @@ def test_vggsound_with_films(tmp_path):
     lay(
         tmp_path,
         {
-            'vggsound.csv': '---g-f_I2yQ,1,people marching,test\n'
-            '--0PQM4-hqg,30,"bird chirping, tweeting",train\n'
-            '--5wwLlnXUo,20,"bird chirping, tweeting",train\n'
+            'vggsound.csv': """---g-f_I2yQ,1,people marching,test
+--0PQM4-hqg,30,"bird chirping, tweeting",train
+--5wwLlnXUo,20,"bird chirping, tweeting",train
+"""
         },
         [
             'audio/--0PQM4-hqg_000030.flac',
@@ -439,14 +440,14 @@ def test_vegas(tmp_path, top):
     lay(
         tmp_path,
         {},
-        [f'{top}{c}/audios/video_00001.wav' for c in VEGAS]
+        [f'{top}{c}/audios/video_00001.wav' for c in VEGAS_CLASSES]
         + [f'{top}dog/img/video_00001.jpg', f'{top}snoring/audios/video_00001.wav'],
     )
     film(tmp_path / f'{top}fireworks/videos/video_00002.mp4')
     clips, bad = read('vegas', tmp_path)
     assert (
         not bad
-        and {r.label for r in clips.values()} == set(VEGAS)
+        and {r.label for r in clips.values()} == set(VEGAS_CLASSES)
         and len(clips) == 6
         and {r.split for r in clips.values()} == {''}
     )
@@ -598,7 +599,7 @@ def test_incomplete_and_strange_folder(tmp_path, name):
         sum(s['clips'].values()) == 1
         and not Corpus(tmp_path / 'out').rejected.file.str.contains(str(tmp_path)).any()
     )
-    none = lay(tmp_path / 'none', tables)
+    lay(tmp_path / 'none', tables)
     with pytest.raises(BadInput, match='2 of the 2 clips in the tables have no file'):
         write_corpus(
             CorpusParams(reader=name, source='none'), tmp_path / 'out2', tmp_path, 1
@@ -786,8 +787,12 @@ def test_odd_cells(tmp_path):
             tmp_path / 'e',
             {
                 'meta/esc50.csv': ESC
-                + 'a.wav,one,0,dog,True,1,A\nb.wav,2,0,dog,True,1,A,more\n'
-                'c.wav,3,0\nd.wav,4,0,dog,True,1,A,,\n,1,0,dog,True,1,A\n'
+                + """a.wav,one,0,dog,True,1,A
+b.wav,2,0,dog,True,1,A,more
+c.wav,3,0
+d.wav,4,0,dog,True,1,A,,
+,1,0,dog,True,1,A
+"""
             },
             [f'audio/{x}.wav' for x in 'abcd'],
         ),
@@ -869,7 +874,7 @@ def test_empty_captions(tmp_path):
 
 
 def test_events_that_cannot_be(tmp_path):
-    "Backwards, no numbers, before the clip: refused when read. Past its end: when its length is known."
+    "Impossible times are reported when read, times past the end when the length is known; the rest goes on."
     rows = [
         '.1\t.3\tDog',
         '.4\t.2\tCat',
@@ -1007,7 +1012,7 @@ def test_stratified():
         for i in range(n)
     ]
     told = Rejected('', '', 'something.')
-    got = stratified([told, *crowd], 100, 7)
+    got = stratify([told, *crowd], 100, 7)
     assert got[0] is told and [r for r in crowd if r in got[1:]] == got[1:], (
         'in the order they came'
     )
@@ -1021,7 +1026,7 @@ def test_stratified():
             )
             and n['d'] == 1
         )
-    names = lambda n, seed=7, crowd=crowd: {r.clip for r in stratified(crowd, n, seed)}
+    names = lambda n, seed=7, crowd=crowd: {r.clip for r in stratify(crowd, n, seed)}
     assert (
         names(100) < names(101) < names(400)
         and names(100) != names(100, 8)

@@ -16,7 +16,7 @@ from ..core.files import BadInput
 from wavbrivl.media.signal import (
     apply_gain,
     high_pass,
-    limit_peak,
+    check_range,
     low_pass,
     shift_pitch,
     change_speed,
@@ -113,7 +113,7 @@ def add_points(
 ) -> torch.Tensor:  # [N, D] float32, unit norm
     "Move a towards b. Raises `BadInput` where a and b cancel."
     a, b = check_two_sets(a, b)
-    weight = limit_peak(weight, -1e6, 1e6, 'The weight')
+    weight = check_range(weight, -1e6, 1e6, 'The weight')
     return _direction(a + weight * b, 'cancel each other')
 
 # %% ../../nbs/11_generation/04_edits.ipynb #e3c71faa

@@ -212,7 +212,7 @@ def fit_gloss(
     torch.manual_seed(derive_seed('gloss', style))
     bridge = Bridge(audio, params.language, vocabulary_of(corpus.table, style), dim)
     task = GlossTask(bridge, corpus.table, style)
-    facts = (params.language.model_dump(), style, corpus.print)
+    facts = (params.language.model_dump(), style, corpus.fingerprint)
     history = Trainer(task, params.language.pretrain, 0, state, facts=facts).run()
     weights = {
         k: v.clone()
@@ -276,7 +276,7 @@ def bridge_facts(params: Params, audio: AudioParams, corpus, targets, learnt) ->
     return (
         params.language.model_dump(exclude={'seeds', 'optim'}),
         audio.model_dump(),
-        corpus.print,
+        corpus.fingerprint,
         float(targets.frames.sum()),
         sorted(learnt),
     )

@@ -139,7 +139,7 @@ def embed_exam(lab: Lab, tower, exam: EvaluationSet, model_file, cache: bool) ->
     batch = lab.params.evaluate.batch
     if not cache:
         return embed_clips(tower, exam.clips(), batch)
-    mark = fingerprint(file_hash(model_file), exam.corpus.print)
+    mark = fingerprint(file_hash(model_file), exam.corpus.fingerprint)
     path = lab.checkpoints / 'embeddings' / f'{mark}.npz'
     if not path.exists():
         z, a = embed_clips(tower, exam.clips(), batch)

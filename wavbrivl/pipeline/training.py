@@ -208,7 +208,7 @@ def fit_classifier(lab: Lab, seed: int, state) -> tuple:
         valid,
         state,
         lab.targets.dim,
-        (lab.corpus.print,),
+        (lab.corpus.fingerprint,),
     )
     return trainer.tower, trainer.head, history
 

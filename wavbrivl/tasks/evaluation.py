@@ -336,7 +336,7 @@ def train_supervised(params: Params, exam: EvaluationSet, seed: int, state) -> d
             train,
             valid,
             Path(state) / f'split-{k}',
-            facts=(exam.corpus.print, k),
+            facts=(exam.corpus.fingerprint, k),
         )
         found.append(
             score_classifier(lesson.logits(test, params.evaluate.batch), exam.y[test])
