@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEL_FRAME', 'MEL_HOP', 'rms_dbfs', 'loudness', 'wave', 'limit_peak', 'apply_gain', 'shift_pitch', 'change_speed',
-           'low_pass', 'high_pass', 'mix', 'log_mel', 'mfcc']
+           'low_pass', 'high_pass', 'mix', 'log_mel', 'mfcc', 'draw_spectrogram']
 
 # %% ../../nbs/01_media/02_signal.ipynb #9ee572c8
 import math
@@ -205,3 +205,23 @@ def mfcc(
     return librosa.feature.mfcc(S=log_mel(x).T, n_mfcc=coefficients).T.astype(
         np.float32
     )
+
+# %% ../../nbs/01_media/02_signal.ipynb #2b19975c
+def draw_spectrogram(
+    ax,
+    x,  # [n] samples at 16 kHz
+    seconds: float,  # s, where the time axis ends
+    columns: int = 80,  # at most so many columns wide
+):
+    "Draw the log-mel spectrogram of a clip, 60 dB deep."
+    parts = np.array_split(log_mel(x), min(columns, 1 + len(x) // 160))
+    bands = np.stack([p.mean(0) for p in parts], 1)
+    ax.imshow(
+        np.maximum(bands, bands.max() - 60),
+        origin='lower',
+        aspect='auto',
+        cmap='magma',
+        extent=(0, len(x) / 16000, 0, 8),
+    )
+    ticks = np.arange(0, seconds + 1e-6, max(1, round(seconds / 4)))
+    ax.set(xlim=(0, seconds), yticks=[], xticks=ticks)
