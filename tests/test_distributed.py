@@ -42,7 +42,7 @@ OPTIM = OptimParams(epochs=3, batch=9, lr=0.01)  # nine rows: shares of four and
 class Pairs(Task):
     "Noisy rows against stored targets, a momentum tower with batch norm and queues; stops at a given step if told to."
 
-    items, divided = 40, True
+    items, shareable = 40, True
 
     def __init__(self, stop=None):
         super().__init__()
@@ -252,7 +252,7 @@ def test_without_gathering_it_would_not(tmp_path):
         close(alone, half)
 
 
-def test_a_lesson_that_cannot_be_shared_is_learnt_whole(found, tmp_path):
+def test_a_task_that_cannot_be_shared_is_trained_whole(found, tmp_path):
     close(trained(Alone(), tmp_path), found[0]['alone'], 1e-6)
     assert all(
         torch.equal(found[0]['alone'][k], found[1]['alone'][k])

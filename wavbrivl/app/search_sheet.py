@@ -12,7 +12,8 @@ from pathlib import Path
 
 # %% ../../nbs/16_app/05_search_sheet.ipynb #092d3467
 from ..core.files import BadFile, BadInput
-from ..core.plotting import draw_spectrogram, draw_tile, styled
+from ..core.plotting import draw_tile, styled
+from ..media.signal import draw_spectrogram
 from ..media.sound import load_audio
 from ..media.pictures import load_picture
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIGURE_STYLE', 'palette', 'styled', 'set_finding', 'levels_apart', 'render_figure', 'png_bytes', 'save_figure',
-           'show_figure', 'draw_waveform', 'draw_spectrogram', 'draw_tile', 'draw_answer', 'tile_axes', 'name_row',
-           'check_image_array', 'ogg_crc_table', 'ogg_crc', 'normalize_ogg', 'encode_ogg', 'show_player']
+           'show_figure', 'draw_waveform', 'draw_tile', 'draw_answer', 'tile_axes', 'name_row', 'check_image_array',
+           'ogg_crc_table', 'ogg_crc', 'normalize_ogg', 'encode_ogg', 'show_player']
 
 # %% ../../nbs/00_core/06_plotting.ipynb #54b87939
 import base64
@@ -134,28 +134,6 @@ def draw_waveform(ax, x, rate: int = 16000):
     "Draw samples in -1..1 over time in s."
     ax.plot(np.arange(len(x)) / rate, x, lw=0.3, color='.3')
     ax.set(xlim=(0, len(x) / rate), yticks=[])
-
-# %% ../../nbs/00_core/06_plotting.ipynb #2b19975c
-def draw_spectrogram(
-    ax,
-    x,  # [n] samples at 16 kHz
-    seconds: float,  # s, where the time axis ends
-    columns: int = 80,  # at most so many columns wide
-):
-    "Draw the log-mel spectrogram of a clip, 60 dB deep."
-    from wavbrivl.media.signal import log_mel
-
-    parts = np.array_split(log_mel(x), min(columns, 1 + len(x) // 160))
-    bands = np.stack([p.mean(0) for p in parts], 1)
-    ax.imshow(
-        np.maximum(bands, bands.max() - 60),
-        origin='lower',
-        aspect='auto',
-        cmap='magma',
-        extent=(0, len(x) / 16000, 0, 8),
-    )
-    ticks = np.arange(0, seconds + 1e-6, max(1, round(seconds / 4)))
-    ax.set(xlim=(0, seconds), yticks=[], xticks=ticks)
 
 # %% ../../nbs/00_core/06_plotting.ipynb #253e16af
 def draw_tile(

@@ -17,13 +17,13 @@ from ..core.files import BadInput
 from wavbrivl.core.plotting import (
     check_image_array,
     palette,
-    draw_spectrogram,
     draw_tile,
     styled,
     set_finding,
     name_row,
     tile_axes,
 )
+from ..media.signal import draw_spectrogram
 
 # %% ../../nbs/14_report/08_picture_figures.ipynb #4dfb3974
 def draw_sound(ax, clip, label: str, seconds: float):

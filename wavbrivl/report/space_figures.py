@@ -16,12 +16,12 @@ from ..core.files import BadInput
 from ..core.runtime import named_rng
 from wavbrivl.core.plotting import (
     palette,
-    draw_spectrogram,
     draw_answer,
     styled,
     set_finding,
     name_row,
 )
+from ..media.signal import draw_spectrogram
 from ..metrics.retrieval import search_top_k, unit_rows
 
 # %% ../../nbs/14_report/06_space_figures.ipynb #363e4c0d

@@ -7,7 +7,8 @@ __all__ = ['draw_events', 'same_classes', 'timeline_figure', 'draw_placing', 'dr
 
 # %% ../../nbs/14_report/07_timelines.ipynb #c7edc9ba
 from ..core.files import BadInput
-from ..core.plotting import palette, draw_spectrogram, styled, set_finding
+from ..core.plotting import palette, styled, set_finding
+from ..media.signal import draw_spectrogram
 
 # %% ../../nbs/14_report/07_timelines.ipynb #01062218
 def draw_events(
