@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from wavbrivl.api.folder import WavBriVL
-from wavbrivl.api.painter import PAINTING_KINDS, Painter, film_windows
+from wavbrivl.api.painter import PAINTING_KINDS, Painter
+from wavbrivl.api.pictures import film_windows
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.app.drawing import name_files, choose_paths
@@ -190,7 +191,7 @@ def test_best_candidate_is_kept(model, painter):
 
 
 def test_rows_are_drawn_in_blocks_of_bounded_size(model, painter, monkeypatch):
-    monkeypatch.setattr('wavbrivl.api.painter.DRAWN', 4)
+    monkeypatch.setattr('wavbrivl.api.painter.MAX_DRAWN', 4)
     wanted = torch.randn(5, model.dim, generator=torch.Generator().manual_seed(0))
     sizes, draw = [], painter.diffusion.draw
     with monkeypatch.context() as m:
@@ -213,7 +214,7 @@ def test_level_is_told_only_by_a_tower_that_hears_it(model, monkeypatch):
     seen, painter = [], new_painter()
     monkeypatch.setattr(
         Painter,
-        'drawn',
+        'draw_best',
         lambda self, m, wanted, names, level, *rest, **how: (
             seen.append(level)
             or (
@@ -434,12 +435,12 @@ def test_frames_follow_one_another(model, painter, monkeypatch):
     starts, shares, guided, likely = (
         [],
         [],
-        Painter.guided,
+        Painter.guide,
         type(painter.diffusion).likely,
     )
     monkeypatch.setattr(
         Painter,
-        'guided',
+        'guide',
         lambda self, m, w, k, n, p, start=None, share=1.0: (
             starts.append((start, p.steps)) or guided(self, m, w, k, n, p, start, share)
         ),

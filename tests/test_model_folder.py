@@ -9,7 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from wavbrivl.api.folder import MIGRATIONS
+from wavbrivl.api.folder import MIGRATIONS, model_card
 from wavbrivl.api.folder import WavBriVL, hub_licence, model_folder
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import load_tokenizer, train_tokenizer
@@ -170,7 +170,7 @@ def test_the_card_is_read_as_the_hub_reads_it(folder, model):
         and hub_licence('Apache-2.0') == dict(license='apache-2.0')
         and hub_licence(None) == hub_licence('') == dict(license='unknown')
     )
-    plain = WavBriVL(model.audio, model.brivl, None).card()
+    plain = model_card(WavBriVL(model.audio, model.brivl, None))
     assert (
         yaml.safe_load(plain.split('---')[1])['license'] == 'unknown'
         and 'classify' not in plain
@@ -307,7 +307,7 @@ def test_names_that_are_never_looked_for_on_the_hub(name, tmp_path, monkeypatch)
 
 HUB = """
 from wavbrivl import WavBriVL
-from wavbrivl.core import BadInput
+from wavbrivl.core.files import BadInput
 print(WavBriVL.from_pretrained('someone/sounds', 'cpu').info['run'])
 try: WavBriVL.from_pretrained('someone/nothing', 'cpu')
 except BadInput as e: print(e)

@@ -19,7 +19,13 @@ from wavbrivl.core.files import BadFile, BadInput, read_json, write_json
 from wavbrivl.core.params import AudioParams, BrivlParams
 from wavbrivl.core.picture_params import VqganParams
 from wavbrivl.pipeline.gloss import open_wavlm
-from wavbrivl.api.released import DROPPED, brivl_name, fate, import_released, shapes_in
+from wavbrivl.api.released import (
+    DROPPED,
+    account_for_tensors,
+    import_released,
+    rename_brivl_key,
+    tensor_shapes,
+)
 from wavbrivl.decoders.vqgan import VQGAN
 from wavbrivl.audio.wavlm import WavLM, wavlm_config
 
@@ -153,13 +159,13 @@ def test_every_key_of_the_official_file():
         manifest = json.load(f)
     with torch.device('meta'):
         model = BriVL('brivl-nmi')
-    told = fate(
+    report = account_for_tensors(
         {k: tuple(s) for k, s, _ in manifest['entries']},
         model.state_dict(),
-        brivl_name,
+        rename_brivl_key,
         DROPPED['brivl'],
     )
-    assert told == dict(
+    assert report == dict(
         matched=1159,
         missing=[],
         left_over=[],
@@ -774,10 +780,10 @@ def test_what_is_no_weight_file(tmp_path):
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BadFile, match=f'{name}: {words}'):
-            shapes_in(tmp_path / name, 'brivl')
+            tensor_shapes(tmp_path / name, 'brivl')
     torch.save([torch.zeros(1)], tmp_path / 'list.pth')
     with pytest.raises(BadFile, match='no weights by name'):
-        shapes_in(tmp_path / 'list.pth', 'vqgan')
+        tensor_shapes(tmp_path / 'list.pth', 'vqgan')
     with pytest.raises(BadFile, match='a folder; name the weight file'):
         import_released('vqgan', tmp_path, tmp_path / 'out')
     with pytest.raises(BadFile, match='does not exist'):

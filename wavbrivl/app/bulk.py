@@ -244,7 +244,7 @@ def embed_files(
     )
     job = dict(
         format=1,
-        model=model.print,
+        model=model.fingerprint,
         precision=model.precision,
         kind=kind,
         frames=frames,

@@ -118,7 +118,7 @@ class Index:
 def check_model(self: Index, model):
     "Raises `BadInput` when the index was made by another model; one of unknown origin must have the dimensions."
     made_by = self.facts['fingerprint']
-    if self.dim != model.dim or made_by and made_by != model.print:
+    if self.dim != model.dim or made_by and made_by != model.fingerprint:
         raise BadInput(
             f'{self.folder} was made by another model than the one given; their spaces have nothing to do with each other. Give --model the one it was made with, or make the index again.'
         )

@@ -255,7 +255,7 @@ def write_index(
                 f"The embeddings have {facts['dim']} dimensions, the model's joint space {model.dim}; embed with the model given."
             )
         write_json(
-            facts | dict(fingerprint=model and model.print), Path(tmp) / FILES[2]
+            facts | dict(fingerprint=model and model.fingerprint), Path(tmp) / FILES[2]
         )
         out.mkdir(exist_ok=True)
         (out / FILES[2]).unlink(missing_ok=True)
