@@ -1,6 +1,10 @@
-"The ONNX folder: every tower says what torch says, at any length and batch; what does not belong or cannot be written is refused."
+"The ONNX folder: every graph agrees with torch, at any length and batch; what does not belong together is refused."
 
-import copy, json, subprocess, sys, warnings
+import copy
+import json
+import subprocess
+import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +21,7 @@ from wavbrivl.gloss.bridge import Bridge
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.app.cli import main
-from wavbrivl.core.files import BadFile, BadInput, read_json, write_json
+from wavbrivl.core.files import BadInput, read_json, write_json
 from wavbrivl.core.params import AudioParams, BrivlParams, LanguageParams
 from wavbrivl.api.onnx_export import export_onnx, freeze_tower, open_session
 from wavbrivl.api.onnx_model import OnnxModel
@@ -323,11 +327,21 @@ def test_bad_files_keep_their_place(tmp_path, light):
         )
 
 
+WITHOUT_TORCH = """
+import sys
+import numpy as np
+from wavbrivl.api.onnx_model import OnnxModel
+
+m = OnnxModel.open({folder!r}, 1)
+m.embed_audio(np.ones(9000, np.float32), 16000)
+m.embed_image(np.zeros((9, 9, 3), np.uint8))
+m.embed_text('a')
+assert 'torch' not in sys.modules and 'transformers' not in sys.modules
+"""
+
+
 def test_reading_needs_no_torch(folder):
-    code = (
-        f'import sys, numpy as np\nfrom wavbrivl.api.onnx_model import OnnxModel\nm = OnnxModel.open({str(folder)!r}, 1)\n'
-        "m.embed_audio(np.ones(9000, np.float32), 16000), m.embed_image(np.zeros((9, 9, 3), np.uint8)), m.embed_text('a')\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
-    )
+    code = WITHOUT_TORCH.format(folder=str(folder))
     subprocess.run([sys.executable, '-c', code], check=True)
 
 

@@ -1,6 +1,7 @@
-"Pictures from the public surface: the same alone and in company, bad files, films, and the command line from end to end."
+"Pictures from the public surface: the same alone and in company, bad files, films, and the command line."
 
-import json, warnings
+import json
+import warnings
 
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ def test_rows_are_drawn_in_blocks_of_bounded_size(model, painter, monkeypatch):
     assert pictures.shape == (0, 3, 16, 16) and cosine.shape == (0,)
 
 
-def test_level_is_told_only_by_a_tower_that_hears_it(model, monkeypatch):
+def test_level_is_passed_only_by_a_tower_with_level_as_input(model, monkeypatch):
     seen, painter = [], new_painter()
     monkeypatch.setattr(
         Painter,
@@ -428,7 +429,7 @@ def test_film_follows_its_sound(model, painter, kind):
 
 
 def test_frames_follow_one_another(model, painter, monkeypatch):
-    "One noise for every drawn frame; a guided frame begins where the one before ended, and the prior leaves some of it."
+    "Drawn frames share one noise; a guided frame begins where the one before ended, and the prior leaves some of it."
     steady = torch.from_numpy(model.embed_audio(tone(1), RATE)).repeat(3, 1)
     frames, _ = painter.film(model, steady, 'diffusion')
     assert (frames[1:].int() - frames[:1].int()).abs().max() <= 1
@@ -464,7 +465,7 @@ def test_frames_follow_one_another(model, painter, monkeypatch):
 
 
 def test_long_sound_is_heard_window_by_window(model, painter, monkeypatch):
-    sizes, embed = [], AudioTower.embed
+    sizes = []
     monkeypatch.setattr(
         AudioTower,
         'embed',

@@ -1,6 +1,9 @@
-"A model is a folder: it says what it is, opens as it was saved, names what is wrong with it, and may lie in the hub's cache."
+"A model is a folder: it opens as it was saved, names what is wrong with it, and may lie in the hub's cache."
 
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -280,10 +283,9 @@ def test_weights_that_do_not_fit_are_listed(folder):
         'audio.to_embedding.bias': torch.zeros(3),
     }
     save_file(weights, folder / 'model.safetensors')
-    with pytest.raises(
-        BadInput,
-        match=r'1 missing: audio.to_joint.bias; 1 left over: audio.extra; 1 of another shape: audio.to_embedding.bias \[3\] instead of \[16\]',
-    ):
+    missing = '1 missing: audio.to_joint.bias; 1 left over: audio.extra; '
+    shape = r'1 of another shape: audio.to_embedding.bias \[3\] instead of \[16\]'
+    with pytest.raises(BadInput, match=missing + shape):
         opened(folder)
 
 
@@ -315,7 +317,7 @@ except BadInput as e: print(e)
 
 
 def test_a_hub_name_offline(folder, tmp_path):
-    "The hub's cache as the hub lays it out: a name in it opens, one that is not there is a sentence, nothing is fetched."
+    "The hub's cache as the hub lays it out: a name in it opens, another is refused in a sentence, nothing is fetched."
     at, print_ = tmp_path / 'hub/models--someone--sounds', 'f' * 40
     (at / 'refs').mkdir(parents=True)
     (at / 'refs/main').write_text(print_)

@@ -1,6 +1,12 @@
-"Released files become folders: against what the public implementations computed (skipped where their files are not beside the checkout), in every layout, and what is refused."
+"""Released files become folders, in every layout, and what is refused.
 
-import gzip, io, json, re
+Results are compared with those of the public implementations, where their files lie beside the checkout.
+"""
+
+import gzip
+import io
+import json
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -84,7 +90,7 @@ def whole(report, matched, **dropped):
 
 
 def heard(folder) -> WavLM:
-    "The WavLM of an imported folder, opened as the lab opens front ends."
+    "The WavLM of an imported folder, opened as the lab opens audio encoders."
     weights, sizes = open_wavlm(folder, AudioParams())
     wavlm = WavLM(sizes)
     wavlm.load_state_dict(weights)

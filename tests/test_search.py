@@ -16,7 +16,7 @@ from wavbrivl.api.folder import WavBriVL
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.app.cli import main
-from wavbrivl.core.files import BadFile, BadInput
+from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import AudioParams, BrivlParams
 from wavbrivl.app.index_blocks import embed_items, search_blocks
 from wavbrivl.app.index import Index, sum_queries, build_index, index_files

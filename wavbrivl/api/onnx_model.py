@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONE_ARRAY', 'OnnxModel', 'read_onnx_config', 'check_same_model', 'read_exported_tokenizer', 'weighted_windows',
-           'unit_rows', 'pad_rows']
+           'scale_to_unit', 'pad_tokens']
 
 # %% ../../nbs/12_api/08_onnx_model.ipynb #b210f0ff
 import json
@@ -147,10 +147,10 @@ def embed_audio(
         np.add.at(weight, list(owner), w)
     with np.errstate(invalid='ignore'):  # 0/0: a file that could not be read
         mean = total / weight
-    return unit_rows(mean) if kind == 'joint' else mean
+    return scale_to_unit(mean) if kind == 'joint' else mean
 
 # %% ../../nbs/12_api/08_onnx_model.ipynb #2a879f76
-def unit_rows(x: np.ndarray) -> np.ndarray:
+def scale_to_unit(x: np.ndarray) -> np.ndarray:
     "Scale every row to length 1."
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
@@ -188,7 +188,7 @@ def tokenize(self: OnnxModel, sentences: list) -> list[list[int]]:
     return rows
 
 # %% ../../nbs/12_api/08_onnx_model.ipynb #a4c98e11
-def pad_rows(rows: list[list[int]]) -> tuple:
+def pad_tokens(rows: list[list[int]]) -> tuple:
     "Pad rows of tokens with zeros: ids [N, L], lengths [N]."
     lengths = np.array([len(r) for r in rows])
     ids = np.zeros((len(rows), max(lengths)), np.int64)
@@ -209,6 +209,6 @@ def embed_text(
     rows = self.tokenize(sentence_list(sentences))
     out = [np.zeros((0, self.config['dim']), np.float32)]
     for k in range(0, len(rows), batch):
-        ids, lengths = pad_rows(rows[k : k + batch])
+        ids, lengths = pad_tokens(rows[k : k + batch])
         out.append(self.run('text', 'joint', ids=ids, lengths=lengths))
     return np.concatenate(out)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOT_FINITE', 'level_dbfs', 'hash_array', 'describe_sound', 'describe_sentences', 'start_pixels', 'open_painter',
-           'scored_picture', 'place_pictures', 'describe_items', 'film_windows', 'film_hop']
+           'scored_picture', 'place_scored', 'describe_items', 'film_windows', 'film_hop']
 
 # %% ../../nbs/12_api/05_pictures.ipynb #20ca0d1e
 import hashlib
@@ -78,7 +78,7 @@ NOT_FINITE = (
 )
 
 
-def place_pictures(made, cosines: list, where, items: list) -> tuple:
+def place_scored(made, cosines: list, where, items: list) -> tuple:
     "Put pictures at their items' places, None elsewhere; list those without a finite score."
     pictures = [None] * len(items)
     rejected = []
@@ -131,7 +131,7 @@ def generate(
         options['start'] = start_pixels(start, crop, size, len(wanted))
     wanted = torch.stack(wanted)
     made, cosine = painter.paint(self, wanted, kind, candidates, names, **options)
-    pictures, lost = place_pictures(made, cosine.tolist(), where, items)
+    pictures, lost = place_scored(made, cosine.tolist(), where, items)
     self.rejected += lost
     return pictures
 

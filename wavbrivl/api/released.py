@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SECTION', 'KEPT', 'DROPPED', 'FIXED_SETTINGS', 'WAVLM_NAMES', 'WEIGHT_NORM', 'IMPORTERS', 'pickled_names',
-           'explain_pickle', 'safetensors_shapes', 'load_shapes', 'check_file', 'tensor_shapes', 'reason_to_drop',
-           'account_for_tensors', 'first_names', 'require_all_matched', 'write_config_last', 'find_beside',
-           'rename_brivl_key', 'find_brivl_config', 'import_brivl', 'read_wavlm_config', 'normalises_waveforms',
-           'check_fixed_settings', 'transformers_sizes', 'rename_transformers_key', 'find_weights',
-           'read_transformers_weights', 'load_transformers', 'load_original', 'import_wavlm', 'import_vqgan',
-           'import_released', 'written_sizes', 'describe_import']
+           'explain_pickle', 'safetensors_shapes', 'load_shapes', 'check_weight_file', 'tensor_shapes',
+           'reason_to_drop', 'account_for_tensors', 'first_names', 'require_all_matched', 'write_config_last',
+           'find_beside', 'rename_brivl_key', 'find_brivl_config', 'import_brivl', 'read_wavlm_config',
+           'normalises_waveforms', 'check_fixed_settings', 'transformers_sizes', 'rename_transformers_key',
+           'find_weights', 'read_transformers_weights', 'load_transformers', 'load_original', 'import_wavlm',
+           'import_vqgan', 'import_released', 'written_sizes', 'describe_import']
 
 # %% ../../nbs/12_api/06_released.ipynb #2ae5a7d8
 import os
@@ -84,7 +84,7 @@ def load_shapes(path: Path, kind: str):
         raise BadFile(path, reason) from None
 
 # %% ../../nbs/12_api/06_released.ipynb #6459006a
-def check_file(path: Path):
+def check_weight_file(path: Path):
     "Check that a path is a file. Raises `BadFile`."
     if path.is_dir():
         raise BadFile(path, 'a folder; name the weight file in it.')
@@ -97,7 +97,7 @@ def tensor_shapes(
     kind: str,  # a key of `KEPT`
 ) -> dict:  # name -> shape
     "List every tensor of a weight file; none is read and nothing is run. Raises `BadFile`."
-    check_file(path)
+    check_weight_file(path)
     try:
         if path.suffix == '.safetensors':
             return safetensors_shapes(path)
