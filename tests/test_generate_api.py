@@ -519,7 +519,7 @@ def test_one_picture_from_a_shell(run, lab, tmp_path, model, painter):
 
 
 def test_a_folder_from_a_shell(run, lab, tmp_path, monkeypatch):
-    monkeypatch.setattr('wavbrivl.app.drawing.AT_ONCE', 2)
+    monkeypatch.setattr('wavbrivl.app.drawing.SOUNDS_AT_ONCE', 2)
     status, out, err = run(lab / 'sounds', '-o', tmp_path / 'out', '--json')
     assert status == 1 and 'set aside' in err and 'empty.wav' in err
     assert (
