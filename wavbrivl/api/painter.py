@@ -46,12 +46,6 @@ class Painter:
         parts = dict(vqgan=self.vqgan, diffusion=self.diffusion, mosaic=self.mosaic)
         return {k: m for k, m in parts.items() if m is not None}
 
-    def to(self, device):
-        "Move every part to a device."
-        for part in self.parts().values():
-            part.to(device)
-        return self
-
 # %% ../../nbs/12_api/04_painter.ipynb #43b31daf
 def check_same_grid(vqgan: VQGAN, diffusion):
     "Check that a diffusion model draws the codec's grid of codes. Raises `BadInput`."
@@ -76,6 +70,14 @@ def check_mosaic(vqgan: VQGAN, mosaic):
             f'The mosaic holds pictures of {" x ".join(map(str, grid))} codes, '
             f'the codec makes {vqgan.side} x {vqgan.side}; run `dvc repro diffusion`.'
         )
+
+# %% ../../nbs/12_api/04_painter.ipynb #15685d9e
+@patch
+def to(self: Painter, device):
+    "Move every part to a device."
+    for part in self.parts().values():
+        part.to(device)
+    return self
 
 # %% ../../nbs/12_api/04_painter.ipynb #f7eea0f8
 @patch
