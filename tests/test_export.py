@@ -1,9 +1,10 @@
-"""The ONNX folder: every tower gives what torch gives, at any length and batch.
+"The ONNX folder: every graph agrees with torch, at any length and batch; what does not belong together is refused."
 
-What does not belong or cannot be written is refused.
-"""
-
-import copy, json, subprocess, sys, warnings
+import copy
+import json
+import subprocess
+import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,9 +21,9 @@ from wavbrivl.gloss.bridge import Bridge
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.app.cli import main
-from wavbrivl.core.files import BadFile, BadInput, read_json, write_json
+from wavbrivl.core.files import BadInput, read_json, write_json
 from wavbrivl.core.params import AudioParams, BrivlParams, LanguageParams
-from wavbrivl.api.onnx_export import export_onnx, frozen, session
+from wavbrivl.api.onnx_export import export_onnx, freeze_tower, open_session
 from wavbrivl.api.onnx_model import OnnxModel
 from wavbrivl.audio.wav2clip import Wav2CLIPTower
 from wavbrivl.audio.tower import AudioTower
@@ -146,7 +147,7 @@ def test_every_tower_at_every_length(tmp_path, request, kind):
     )
     if kind != 'large':
         export_onnx(m, d, ['audio'])
-    s = session(d / 'audio.onnx', 1)
+    s = open_session(d / 'audio.onnx', 1)
     for n, samples in (
         (1, 400),
         (2, 401),
@@ -217,7 +218,7 @@ def test_the_model_is_left_as_it_was(model, folder):
     assert torch.backends.mha.get_fastpath_enabled()
     x = torch.from_numpy(batch(1, 8_000)[0])
     with torch.inference_mode():
-        assert torch.allclose(frozen(model.audio)(x), model.audio(x), atol=1e-6)
+        assert torch.allclose(freeze_tower(model.audio)(x), model.audio(x), atol=1e-6)
     assert 'weight' not in dict(
         model.audio.wavlm.model.encoder.pos_conv_embed.conv.named_parameters()
     ), 'weight norm is still there'
@@ -326,16 +327,21 @@ def test_bad_files_keep_their_place(tmp_path, light):
         )
 
 
+WITHOUT_TORCH = """
+import sys
+import numpy as np
+from wavbrivl.api.onnx_model import OnnxModel
+
+m = OnnxModel.open({folder!r}, 1)
+m.embed_audio(np.ones(9000, np.float32), 16000)
+m.embed_image(np.zeros((9, 9, 3), np.uint8))
+m.embed_text('a')
+assert 'torch' not in sys.modules and 'transformers' not in sys.modules
+"""
+
+
 def test_reading_needs_no_torch(folder):
-    code = (
-        'import sys, numpy as np\n'
-        'from wavbrivl.api.onnx_model import OnnxModel\n'
-        f'm = OnnxModel.open({str(folder)!r}, 1)\n'
-        'm.embed_audio(np.ones(9000, np.float32), 16000)\n'
-        'm.embed_image(np.zeros((9, 9, 3), np.uint8))\n'
-        "m.embed_text('a')\n"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
-    )
+    code = WITHOUT_TORCH.format(folder=str(folder))
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
@@ -407,7 +413,7 @@ class Undecided(torch.nn.Module):
 
 def test_a_part_that_cannot_be_written_is_named(tmp_path, folder, model):
     odd = SimpleNamespace(
-        print='none',
+        fingerprint='none',
         audio=Undecided(),
         brivl=model.brivl,
         tokenizer=model.tokenizer,

@@ -1,9 +1,7 @@
-"""Pictures from the public surface.
+"Pictures from the public surface: the same alone and in company, bad files, films, and the command line."
 
-The same alone and in company, bad files, films, and the command line from end to end.
-"""
-
-import json, warnings
+import json
+import warnings
 
 import numpy as np
 import pytest
@@ -12,7 +10,8 @@ import torch
 from PIL import Image
 
 from wavbrivl.api.folder import WavBriVL
-from wavbrivl.api.painter import PAINTING_KINDS, Painter, film_windows
+from wavbrivl.api.painter import PAINTING_KINDS, Painter
+from wavbrivl.api.pictures import film_windows
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.app.drawing import name_files, choose_paths
@@ -193,7 +192,7 @@ def test_best_candidate_is_kept(model, painter):
 
 
 def test_rows_are_drawn_in_blocks_of_bounded_size(model, painter, monkeypatch):
-    monkeypatch.setattr('wavbrivl.api.painter.DRAWN', 4)
+    monkeypatch.setattr('wavbrivl.api.painter.MAX_DRAWN', 4)
     wanted = torch.randn(5, model.dim, generator=torch.Generator().manual_seed(0))
     sizes, draw = [], painter.diffusion.draw
     with monkeypatch.context() as m:
@@ -212,11 +211,11 @@ def test_rows_are_drawn_in_blocks_of_bounded_size(model, painter, monkeypatch):
     assert pictures.shape == (0, 3, 16, 16) and cosine.shape == (0,)
 
 
-def test_level_is_told_only_by_a_tower_that_hears_it(model, monkeypatch):
+def test_level_is_passed_only_by_a_tower_with_level_as_input(model, monkeypatch):
     seen, painter = [], new_painter()
     monkeypatch.setattr(
         Painter,
-        'drawn',
+        'draw_best',
         lambda self, m, wanted, names, level, *rest, **how: (
             seen.append(level)
             or (
@@ -430,19 +429,19 @@ def test_film_follows_its_sound(model, painter, kind):
 
 
 def test_frames_follow_one_another(model, painter, monkeypatch):
-    "One noise for every drawn frame; a guided frame begins where the one before ended; the prior keeps some of it."
+    "Drawn frames share one noise; a guided frame begins where the one before ended, and the prior leaves some of it."
     steady = torch.from_numpy(model.embed_audio(tone(1), RATE)).repeat(3, 1)
     frames, _ = painter.film(model, steady, 'diffusion')
     assert (frames[1:].int() - frames[:1].int()).abs().max() <= 1
     starts, shares, guided, likely = (
         [],
         [],
-        Painter.guided,
-        type(painter.diffusion).denoise_once,
+        Painter.guide,
+        type(painter.diffusion).likely,
     )
     monkeypatch.setattr(
         Painter,
-        'guided',
+        'guide',
         lambda self, m, w, k, n, p, start=None, share=1.0: (
             starts.append((start, p.steps)) or guided(self, m, w, k, n, p, start, share)
         ),
@@ -466,7 +465,7 @@ def test_frames_follow_one_another(model, painter, monkeypatch):
 
 
 def test_long_sound_is_heard_window_by_window(model, painter, monkeypatch):
-    sizes, embed = [], AudioTower.embed
+    sizes = []
     monkeypatch.setattr(
         AudioTower,
         'embed',

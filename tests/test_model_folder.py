@@ -1,9 +1,9 @@
-"""A model is a folder.
+"A model is a folder: it opens as it was saved, names what is wrong with it, and may lie in the hub's cache."
 
-It describes itself, opens as it was saved, names what is wrong with it, and may be in the hub's cache.
-"""
-
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from wavbrivl.api.folder import MIGRATIONS
+from wavbrivl.api.folder import MIGRATIONS, model_card
 from wavbrivl.api.folder import WavBriVL, hub_licence, model_folder
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import load_tokenizer, train_tokenizer
@@ -173,7 +173,7 @@ def test_the_card_is_read_as_the_hub_reads_it(folder, model):
         and hub_licence('Apache-2.0') == dict(license='apache-2.0')
         and hub_licence(None) == hub_licence('') == dict(license='unknown')
     )
-    plain = WavBriVL(model.audio, model.brivl, None).card()
+    plain = model_card(WavBriVL(model.audio, model.brivl, None))
     assert (
         yaml.safe_load(plain.split('---')[1])['license'] == 'unknown'
         and 'classify' not in plain
@@ -283,11 +283,9 @@ def test_weights_that_do_not_fit_are_listed(folder):
         'audio.to_embedding.bias': torch.zeros(3),
     }
     save_file(weights, folder / 'model.safetensors')
-    with pytest.raises(
-        BadInput,
-        match=r'1 missing: audio.to_joint.bias; 1 left over: audio.extra; '
-        r'1 of another shape: audio.to_embedding.bias \[3\] instead of \[16\]',
-    ):
+    missing = '1 missing: audio.to_joint.bias; 1 left over: audio.extra; '
+    shape = r'1 of another shape: audio.to_embedding.bias \[3\] instead of \[16\]'
+    with pytest.raises(BadInput, match=missing + shape):
         opened(folder)
 
 
@@ -319,7 +317,7 @@ except BadInput as e: print(e)
 
 
 def test_a_hub_name_offline(folder, tmp_path):
-    "The hub's cache in the hub's layout: a name in it opens, another one is refused, nothing is fetched."
+    "The hub's cache as the hub lays it out: a name in it opens, another is refused in a sentence, nothing is fetched."
     at, print_ = tmp_path / 'hub/models--someone--sounds', 'f' * 40
     (at / 'refs').mkdir(parents=True)
     (at / 'refs/main').write_text(print_)

@@ -1,10 +1,12 @@
-"""Released files become folders.
+"""Released files become folders, in every layout, and what is refused.
 
-Against what the public implementations computed (skipped where their files are not beside the checkout),
-in every layout, and what is refused.
+Results are compared with those of the public implementations, where their files lie beside the checkout.
 """
 
-import gzip, io, json, re
+import gzip
+import io
+import json
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -23,7 +25,13 @@ from wavbrivl.core.files import BadFile, BadInput, read_json, write_json
 from wavbrivl.core.params import AudioParams, BrivlParams
 from wavbrivl.core.picture_params import VqganParams
 from wavbrivl.pipeline.gloss import open_wavlm
-from wavbrivl.api.released import DROPPED, brivl_name, fate, import_released, shapes_in
+from wavbrivl.api.released import (
+    DROPPED,
+    account_for_tensors,
+    import_released,
+    rename_brivl_key,
+    tensor_shapes,
+)
 from wavbrivl.decoders.vqgan import VQGAN
 from wavbrivl.audio.wavlm import WavLM, wavlm_config
 
@@ -82,7 +90,7 @@ def whole(report, matched, **dropped):
 
 
 def heard(folder) -> WavLM:
-    "The WavLM of an imported folder, opened as the lab opens front ends."
+    "The WavLM of an imported folder, opened as the lab opens audio encoders."
     weights, sizes = open_wavlm(folder, AudioParams())
     wavlm = WavLM(sizes)
     wavlm.load_state_dict(weights)
@@ -157,13 +165,13 @@ def test_every_key_of_the_official_file():
         manifest = json.load(f)
     with torch.device('meta'):
         model = BriVL('brivl-nmi')
-    told = fate(
+    report = account_for_tensors(
         {k: tuple(s) for k, s, _ in manifest['entries']},
         model.state_dict(),
-        brivl_name,
+        rename_brivl_key,
         DROPPED['brivl'],
     )
-    assert told == dict(
+    assert report == dict(
         matched=1159,
         missing=[],
         left_over=[],
@@ -615,9 +623,9 @@ def test_vqgan_opens_with_its_own_side(tmp_path, p):
         p.gumbel,
     )
     numbers = torch.randint(0, p.codes, (1, codec.side, codec.side))
-    drawn = codec.decode(codec.lookup(numbers))
+    drawn = codec.decode(codec.entry(numbers))
     assert drawn.shape == (1, 3, p.size, p.size) and torch.equal(
-        drawn, model.decode(model.lookup(numbers))
+        drawn, model.decode(model.entry(numbers))
     )
 
 
@@ -778,10 +786,10 @@ def test_what_is_no_weight_file(tmp_path):
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BadFile, match=f'{name}: {words}'):
-            shapes_in(tmp_path / name, 'brivl')
+            tensor_shapes(tmp_path / name, 'brivl')
     torch.save([torch.zeros(1)], tmp_path / 'list.pth')
     with pytest.raises(BadFile, match='no weights by name'):
-        shapes_in(tmp_path / 'list.pth', 'vqgan')
+        tensor_shapes(tmp_path / 'list.pth', 'vqgan')
     with pytest.raises(BadFile, match='a folder; name the weight file'):
         import_released('vqgan', tmp_path, tmp_path / 'out')
     with pytest.raises(BadFile, match='does not exist'):

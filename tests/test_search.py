@@ -561,14 +561,14 @@ def test_items_keep_their_places(lab, model):
 
 
 def test_fingerprint_is_the_models_and_no_one_elses(lab, model):
-    mine = model.print
+    mine = model.fingerprint
     assert (
         mine
         == WavBriVL.from_pretrained(lab / 'model', 'cpu').print
-        != new_model(1).print
+        != new_model(1).fingerprint
     )
     model.embed_text(['rain', 'a much longer sentence'])
-    assert model.print == mine
+    assert model.fingerprint == mine
     changed = new_model()
     next(changed.brivl.parameters()).data.view(-1)[0] += 1e-3
     windows = new_model()
@@ -578,7 +578,7 @@ def test_fingerprint_is_the_models_and_no_one_elses(lab, model):
     assert (
         len(
             {
-                m.print
+                m.fingerprint
                 for m in (model, changed, windows, pictures, new_model(text=False))
             }
         )

@@ -1,3 +1,1 @@
-"A trained model for those who use it. The class WavBriVL is told over three chapters: folder, model, painter."
-
-from . import folder, model, painter  # noqa: F401, all methods are there whichever chapter is imported
+"A trained model for those who use it. Nothing is imported here: an exported model is read without torch."

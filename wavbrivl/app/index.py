@@ -140,7 +140,7 @@ def open(
 def check_model(self: Index, model):
     "Raises `BadInput` when another model made the index; of unknown origin, when its dimensions differ."
     made_by = self.facts['fingerprint']
-    if self.dim != model.dim or made_by and made_by != model.print:
+    if self.dim != model.dim or made_by and made_by != model.fingerprint:
         raise BadInput(
             f'{self.folder} was made by another model than the one given; '
             'their spaces have nothing to do with each other. '

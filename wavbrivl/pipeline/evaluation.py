@@ -139,7 +139,7 @@ def embed_exam(lab: Lab, tower, exam: EvaluationSet, model_file, cache: bool) ->
     batch = lab.params.evaluate.batch
     if not cache:
         return embed_clips(tower, exam.clips(), batch)
-    mark = fingerprint(file_hash(model_file), exam.corpus.fingerprint)
+    mark = fingerprint(file_hash(model_file), exam.corpus.print)
     path = lab.checkpoints / 'embeddings' / f'{mark}.npz'
     if not path.exists():
         z, a = embed_clips(tower, exam.clips(), batch)
@@ -153,10 +153,10 @@ def store_evaluation(
     lab: Lab, seed, points, exam: EvaluationSet, targets, tasks, outputs
 ):
     "Store what figures need of one seed's evaluation, for `StoredEvaluation`."
-    test, seen = exam.table.iloc[exam.test], exam.seen[exam.test]
+    test, seen = exam.table.iloc[exam.test], exam.has_picture[exam.test]
     pictures = torch.zeros(0, targets.dim)
     if seen.any():
-        pictures = targets.mean_picture(test['clip'][seen])
+        pictures = targets.picture(test['clip'][seen])
     zero_shot = tasks.get('zero_shot', dict(predictions=np.zeros(0, int)))
     folder = lab.build / 'embeddings' / lab.run
     with atomic_write(folder / f'seed-{seed}.npz') as tmp:
@@ -316,9 +316,9 @@ def evaluate_features(
 def evaluate_pictures(lab: Lab, exam: EvaluationSet, targets: Targets) -> dict:
     "What the frozen image-text model does with the test pictures themselves."
     e, embed, tasks = lab.params.evaluate, partial(embed_texts, *lab.brivl), {}
-    rows = exam.test[exam.seen[exam.test]]
-    points, known = targets.mean_picture(exam.table['clip'][rows]), exam.labelled[rows]
-    if exam.told:
+    rows = exam.test[exam.has_picture[exam.test]]
+    points, known = targets.picture(exam.table['clip'][rows]), exam.labelled[rows]
+    if exam.has_captions:
         retrieval = evaluate_retrieval(points, exam, targets, rows)
         if retrieval.get('audio_to_text'):
             tasks['image_to_text'] = retrieval['audio_to_text']
@@ -336,7 +336,7 @@ def evaluate_baselines(lab: Lab) -> list[dict]:
     for name, exam, targets in open_exams(lab):
         for run, embed in features.items():
             rows.append(evaluate_features(lab, name, exam, run, embed))
-        if exam.seen[exam.test].any():
+        if exam.has_picture[exam.test].any():
             tasks = evaluate_pictures(lab, exam, targets)
             rows.append(dict(corpus=name, run='brivl', tasks=tasks))
     for m in rows:
