@@ -437,7 +437,7 @@ def test_frames_follow_one_another(model, painter, monkeypatch):
         [],
         [],
         Painter.guide,
-        type(painter.diffusion).likely,
+        type(painter.diffusion).denoise_once,
     )
     monkeypatch.setattr(
         Painter,

@@ -1,6 +1,6 @@
 "The lab from end to end at a tiny size: stages in order, a kill in the middle, the model in use."
 
-import json, os, signal, subprocess, sys, time, warnings
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np

@@ -564,7 +564,7 @@ def test_fingerprint_is_the_models_and_no_one_elses(lab, model):
     mine = model.fingerprint
     assert (
         mine
-        == WavBriVL.from_pretrained(lab / 'model', 'cpu').print
+        == WavBriVL.from_pretrained(lab / 'model', 'cpu').fingerprint
         != new_model(1).fingerprint
     )
     model.embed_text(['rain', 'a much longer sentence'])

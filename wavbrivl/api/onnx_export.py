@@ -58,7 +58,7 @@ def masked_frames(tower, wave, lengths):
     import torch
     from wavbrivl.audio.wav2clip import log_spectrogram
 
-    x, end = tower.encoder(*log_spectrogram(wave, lengths, tower.standardise))
+    x, end = tower.encoder(*log_spectrogram(wave, lengths, tower.standardise_over))
     x = x.mean(2).transpose(1, 2)
     return x, torch.arange(x.shape[1]) < end[:, None]
 

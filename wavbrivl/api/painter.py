@@ -215,7 +215,7 @@ def guide(
     "Search the codes of every row: `GuidedPictures`."
     prior = None
     if kind != 'bare':
-        prior = lambda z, s, noise: self.diffusion.likely(z, share * s, noise)
+        prior = lambda z, s, noise: self.diffusion.denoise_once(z, share * s, noise)
     return search_pictures(self.vqgan, model.brivl, wanted, params, start, names, prior)
 
 # %% ../../nbs/12_api/04_painter.ipynb #8bf4968b

@@ -16,8 +16,8 @@ from pathlib import Path
 # %% ../../nbs/03_data/01_manifest.ipynb #632ba20f
 from ..core.files import BadInput
 from ..core.params import CorpusParams
-from ..foley.scene import make_scene, mismatches
-from ..foley.captions import describe
+from ..foley.scene import make_scene, draw_mismatches
+from ..foley.captions import describe_scene
 from ..foley.sounds import render_sound
 from ..foley.pictures import render_picture
 
@@ -141,7 +141,7 @@ def foley_record(
 ) -> Record:
     "Describe one generated scene as a record."
     scene = make_scene(params.foley, params.seed, split, i)
-    description = describe(scene)
+    description = describe_scene(scene)
     pictures = [
         partial(render_picture, scene, k, params.image_size)
         for k in range(params.frames)
@@ -160,7 +160,7 @@ def foley_record(
 @reader('foley')
 def foley(params, root):
     "Read the generated corpus."
-    rank, partner = mismatches(params.foley, params.seed, params.foley.train)
+    rank, partner = draw_mismatches(params.foley, params.seed, params.foley.train)
     for split in SPLITS:
         for i in range(getattr(params.foley, split)):
             r = foley_record(params, split, i)

@@ -139,7 +139,7 @@ def embed_exam(lab: Lab, tower, exam: EvaluationSet, model_file, cache: bool) ->
     batch = lab.params.evaluate.batch
     if not cache:
         return embed_clips(tower, exam.clips(), batch)
-    mark = fingerprint(file_hash(model_file), exam.corpus.print)
+    mark = fingerprint(file_hash(model_file), exam.corpus.fingerprint)
     path = lab.checkpoints / 'embeddings' / f'{mark}.npz'
     if not path.exists():
         z, a = embed_clips(tower, exam.clips(), batch)
@@ -156,7 +156,7 @@ def store_evaluation(
     test, seen = exam.table.iloc[exam.test], exam.has_picture[exam.test]
     pictures = torch.zeros(0, targets.dim)
     if seen.any():
-        pictures = targets.picture(test['clip'][seen])
+        pictures = targets.mean_picture(test['clip'][seen])
     zero_shot = tasks.get('zero_shot', dict(predictions=np.zeros(0, int)))
     folder = lab.build / 'embeddings' / lab.run
     with atomic_write(folder / f'seed-{seed}.npz') as tmp:
@@ -317,7 +317,7 @@ def evaluate_pictures(lab: Lab, exam: EvaluationSet, targets: Targets) -> dict:
     "What the frozen image-text model does with the test pictures themselves."
     e, embed, tasks = lab.params.evaluate, partial(embed_texts, *lab.brivl), {}
     rows = exam.test[exam.has_picture[exam.test]]
-    points, known = targets.picture(exam.table['clip'][rows]), exam.labelled[rows]
+    points, known = targets.mean_picture(exam.table['clip'][rows]), exam.labelled[rows]
     if exam.has_captions:
         retrieval = evaluate_retrieval(points, exam, targets, rows)
         if retrieval.get('audio_to_text'):

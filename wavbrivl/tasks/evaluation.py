@@ -157,7 +157,7 @@ def score_picture_retrieval(
     targets: Targets,
 ) -> dict:  # task -> `score_retrieval`
     "Search for the pictures of clips by sound, and the other way round."
-    pictures = targets.picture(clips)
+    pictures = targets.mean_picture(clips)
     found = score_both_directions(audio, pictures)
     if (labels != '').all():
         both = (labels, labels)
@@ -400,7 +400,7 @@ def train_supervised(params: Params, exam: EvaluationSet, seed: int, state) -> d
             train, valid = train[~held_out], train[held_out]
         data = (exam.sounds, exam.y, len(exam.names), train, valid)
         folder = Path(state) / f'split-{k}'
-        facts = (exam.corpus.print, k)
+        facts = (exam.corpus.fingerprint, k)
         task, _ = train_classifier(params, seed, *data, folder, facts=facts)
         logits = task.logits(test, params.evaluate.batch)
         found.append(score_classifier(logits, exam.y[test]))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEP_LOGIT_MEAN', 'EVEN_SHARE', 'LEVEL_KNOWN', 'draw_step_shares', 'DiffusionTask', 'measure_levels',
-           'frames_of_clips', 'picture_levels', 'new_diffusion', 'diffusion_lesson', 'train_diffusion']
+           'frames_of_clips', 'picture_levels', 'new_diffusion', 'diffusion_task', 'train_diffusion']
 
 # %% ../../nbs/08_training/08_diffusion.ipynb #172360b0
 import copy
@@ -49,7 +49,7 @@ def draw_step_shares(n: int, generator) -> torch.Tensor:
 class DiffusionTask(Task):
     "Denoise latents for the embeddings of the pictures they came from."
 
-    divided = True
+    shareable = True
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ def jittered(self: DiffusionTask, rows: torch.Tensor, g) -> torch.Tensor:
     wanted = self.wanted[rows, view]
     away = F.normalize(torch.randn(wanted.shape, generator=g), dim=1)
     length = torch.rand(n, 1, generator=g)
-    return wanted + away * self.model.params.jitter * length
+    return wanted + away * self.model.params.condition_noise * length
 
 # %% ../../nbs/08_training/08_diffusion.ipynb #773c28b7
 LEVEL_KNOWN = 0.7  # share of the examples whose level is given
@@ -97,7 +97,7 @@ def batch(self: DiffusionTask, index, rng) -> dict:
     level = self.level[rows].where(given, torch.nan)
     return dict(
         latents=self.latents[rows].float(),
-        wanted=self.model.told(wanted, level),
+        wanted=self.model.condition_vector(wanted, level),
         noise=torch.randn(n, *self.latents.shape[1:], generator=g),
         step=(draw_step_shares(n, g) * p.steps).long(),
         drop=torch.rand(n, generator=g) < p.condition_dropout,
@@ -146,7 +146,7 @@ def new_diffusion(p: DiffusionParams, dim: int, latents: torch.Tensor):
     return model
 
 # %% ../../nbs/08_training/08_diffusion.ipynb #ddab73f9
-def diffusion_lesson(
+def diffusion_task(
     params: Params, corpus: Corpus, targets: Targets, vqgan: VQGAN
 ) -> DiffusionTask:
     "The task of drawing the training split's pictures. Raises `BadInput` for fewer than two."
@@ -176,14 +176,14 @@ def train_diffusion(
 ):  # history
     "Train the model on the training split's pictures, their stored embeddings and their sounds' levels."
     p = params.diffusion
-    lesson = diffusion_lesson(params, corpus, targets, vqgan)
+    task = diffusion_task(params, corpus, targets, vqgan)
     facts = (
         p.model_dump(exclude={'guidance_scale', 'inference_steps'}),
         corpus.fingerprint,
-        lesson.latents.sum().item(),
+        task.latents.sum().item(),
     )
-    history = Trainer(lesson, p.optim, p.seed, state, make_engine(params), facts).run()
-    lesson.average.cpu().eval().save(out)
+    history = Trainer(task, p.optim, p.seed, state, make_engine(params), facts).run()
+    task.average.cpu().eval().save(out)
     save_history(history, out)
     shutil.rmtree(state, ignore_errors=True)
     return history

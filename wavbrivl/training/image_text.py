@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['flatten_column', 'positions_by_owner', 'draw_member', 'load_pictures', 'make_views', 'group_sizes', 'PictureText',
-           'ImageTextTask', 'new_brivl', 'image_text_lesson', 'train_brivl', 'store_released_brivl']
+           'ImageTextTask', 'new_brivl', 'image_text_task', 'train_brivl', 'store_released_brivl']
 
 # %% ../../nbs/08_training/04_image_text.ipynb #db29e699
 import numpy as np
@@ -92,7 +92,7 @@ class PictureText:
 class ImageTextTask(Task):
     "Two-way MoCo between BriVL's towers."
 
-    divided = True
+    shareable = True
 
     def __init__(self, brivl: BriVL, train: PictureText, valid: PictureText | None):
         super().__init__()
@@ -144,7 +144,7 @@ def in_batch_loss(self: ImageTextTask, pixels, ids, lengths, clips):
 
 # %% ../../nbs/08_training/04_image_text.ipynb #c190a15b
 @patch
-def pace(self: ImageTextTask, name: str) -> float:
+def rate_multiplier(self: ImageTextTask, name: str) -> float:
     "A CNN that starts from nothing learns faster than the blocks above it."
     cnn = name.startswith('moco.tower_a.backbone')
     return self._brivl[0].config.backbone_lr_multiplier if cnn else 1.0
@@ -175,7 +175,7 @@ def new_brivl(p, vocab: int) -> BriVL:
     return BriVL(p.model_copy(update=dict(text=text)))
 
 # %% ../../nbs/08_training/04_image_text.ipynb #939917cf
-def image_text_lesson(p, corpus: Corpus, tokenizer) -> ImageTextTask:
+def image_text_task(p, corpus: Corpus, tokenizer) -> ImageTextTask:
     "The task of section `brivl`, with validation where the corpus has such clips."
     brivl = new_brivl(p, tokenizer.get_vocab_size())
     sets = dict(train=PictureText(corpus, 'train', tokenizer, p.text.max_length))
@@ -196,13 +196,13 @@ def train_brivl(
         return store_released_brivl(p, out)
     captions, _ = flatten_column(corpus.split('train'), 'captions')
     tokenizer = train_tokenizer(captions, p.text.vocab)
-    lesson = image_text_lesson(p, corpus, tokenizer)
+    task = image_text_task(p, corpus, tokenizer)
     engine = make_engine(params)
     facts = (p.model_dump(), corpus.fingerprint)
-    history = Trainer(lesson, p.optim, p.seed, state, engine, facts).run()
+    history = Trainer(task, p.optim, p.seed, state, engine, facts).run()
     if not engine.is_main_process:
         return history
-    lesson._brivl[0].cpu().save(out)
+    task._brivl[0].cpu().save(out)
     with atomic_write(out / 'tokenizer.json') as tmp:
         tokenizer.save(str(tmp))
     save_history(history, out)

@@ -143,7 +143,7 @@ class VqganTask(Task):
         self.items = len(train)
         self.train_set = train
         self.valid_set = valid
-        self.held = (perceptual,)  # in a tuple: its weights are not this task's
+        self._perceptual = (perceptual,)  # in a tuple: its weights are not this task's
         check_crops(params, self.vqgan.stride)
         self.critic = patch_discriminator(params.disc_ch, params.disc_layers)
         self.register_buffer('use', torch.zeros(params.codes))
@@ -181,7 +181,7 @@ def idle_codes(self: VqganTask) -> torch.Tensor:
 # %% ../../nbs/08_training/07_vqgan.ipynb #f92d6b70
 @patch
 @torch.no_grad()
-def keep_alive(self: VqganTask, z: torch.Tensor, numbers: torch.Tensor):
+def revive_codes(self: VqganTask, z: torch.Tensor, numbers: torch.Tensor):
     "Count the uses of every code; every fifty steps put the idle ones among the vectors [N, e, s, s]."
     used = torch.bincount(numbers.flatten(), minlength=len(self.use))
     self.use.mul_(0.98).add_(used, alpha=0.02)
@@ -199,7 +199,7 @@ def choose_codes(self: VqganTask, z: torch.Tensor) -> tuple:
     if self.progress < self.p.quantize_start:
         return z, 0.01 * z.float().square().mean()
     if not self.p.gumbel:
-        self.keep_alive(z, self.vqgan.quantise(z)[1])
+        self.revive_codes(z, self.vqgan.quantise(z)[1])
     zq, _, loss = self.vqgan.quantise(z)
     return zq, loss
 
@@ -207,7 +207,7 @@ def choose_codes(self: VqganTask, z: torch.Tensor) -> tuple:
 @patch
 def drawing_loss(self: VqganTask, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     "Pixels, looks, and the adversary where it takes part: how far the drawn y is from x."
-    p, perceptual = self.p, self.held[0]
+    p, perceptual = self.p, self._perceptual[0]
     loss = (y - x).abs().mean() + 0.5 * (y - x).square().mean()
     loss = loss + (
         p.perceptual * perceptual(x, y) if p.perceptual and perceptual else 0.0
@@ -289,10 +289,10 @@ def fit_vqgan(
     torch.manual_seed(derive_seed(p.seed, 'vqgan'))
     engine = make_engine(params)
     valid = load_frames(corpus, 'valid', p.size, 256)
-    lesson = VqganTask(p, train, valid, Perceptual(brivl.to(engine.device)))
+    task = VqganTask(p, train, valid, Perceptual(brivl.to(engine.device)))
     facts = (p.model_dump(), corpus.fingerprint)
-    history = Trainer(lesson, p.optim, p.seed, state, engine, facts=facts).run()
-    return lesson.vqgan.cpu().eval(), history
+    history = Trainer(task, p.optim, p.seed, state, engine, facts=facts).run()
+    return task.vqgan.cpu().eval(), history
 
 # %% ../../nbs/08_training/07_vqgan.ipynb #7f936c5c
 def train_vqgan(
