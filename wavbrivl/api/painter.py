@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAINTING_KINDS', 'DRAWN_KINDS_AT_ONCE', 'MAX_DRAWN', 'FOLLOWING_SHARE', 'Painter', 'check_same_grid', 'check_mosaic',
-           'load_part', 'check_kind', 'name_candidates', 'repeat_each', 'check_rows', 'check_options']
+           'load_part', 'check_kind', 'name_candidates', 'repeat_each', 'check_point_rows', 'check_drawing_options']
 
 # %% ../../nbs/12_api/04_painter.ipynb #8f6d67e9
 import torch
@@ -219,7 +219,7 @@ def guide(
     return search_pictures(self.vqgan, model.brivl, wanted, params, start, names, prior)
 
 # %% ../../nbs/12_api/04_painter.ipynb #8bf4968b
-def check_rows(n: int, **columns):
+def check_point_rows(n: int, **columns):
     "Check that every column that is given has one entry a row. Raises `BadInput`."
     for name, column in columns.items():
         if column is not None and len(column) != n:
@@ -227,7 +227,7 @@ def check_rows(n: int, **columns):
             raise BadInput(f'{len(column)} {what} for {n} rows; give one each.')
 
 # %% ../../nbs/12_api/04_painter.ipynb #a5fd8f5b
-def check_options(kind: str, candidates: int, start):
+def check_drawing_options(kind: str, candidates: int, start):
     "Check that this kind can be drawn with these options. Raises `BadInput`."
     at_once = kind in DRAWN_KINDS_AT_ONCE
     if candidates < 1 or candidates > 1 and not at_once:
@@ -288,8 +288,10 @@ def paint(
     wanted = unit_targets(wanted, model.dim).cpu()
     self.prepare(model, kind, params.prior_interval > 0)
     names = list(range(len(wanted)) if names is None else names)
-    check_rows(len(wanted), names=names, levels=level, pictures_to_begin_with=start)
-    check_options(kind, candidates, start)
+    check_point_rows(
+        len(wanted), names=names, levels=level, pictures_to_begin_with=start
+    )
+    check_drawing_options(kind, candidates, start)
     if kind in DRAWN_KINDS_AT_ONCE:
         options = dict(guidance=guidance, share=share)
         rows = (wanted, names, level, start)

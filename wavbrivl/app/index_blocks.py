@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EMBED_METHODS', 'TABLE_COLUMNS', 'INDEX_FORMAT', 'INDEX_FILES', 'embed_items', 'to_column', 'name_table',
-           'item_blocks', 'stack_lists', 'is_list_type', 'check_columns', 'open_table', 'read_block', 'table_blocks',
-           'write_header', 'IndexWriter', 'append_blocks', 'check_target', 'move_index', 'write_index', 'verify_row',
-           'verify_blocks', 'exact_scores', 'select_best', 'choose_candidates', 'search_blocks']
+           'item_blocks', 'stack_lists', 'is_list_type', 'check_table_columns', 'open_table', 'read_block',
+           'table_blocks', 'write_header', 'IndexWriter', 'append_blocks', 'check_target', 'move_index', 'write_index',
+           'verify_row', 'verify_blocks', 'exact_scores', 'select_best', 'choose_candidates', 'search_blocks']
 
 # %% ../../nbs/16_app/03_index_blocks.ipynb #1a68c574
 import numpy as np
@@ -115,7 +115,7 @@ def is_list_type(kind) -> bool:
     return any(test(kind) for test in tests)
 
 # %% ../../nbs/16_app/03_index_blocks.ipynb #acaad5eb
-def check_columns(schema, path):
+def check_table_columns(schema, path):
     "Raises `BadFile` when a table has no names or no embeddings."
     has = {c.name: c.type for c in schema}
     if 'file' in has and 'embedding' in has and is_list_type(has['embedding']):
@@ -139,7 +139,7 @@ def open_table(path):
     except (pa.ArrowException, OSError) as e:
         raise BadFile(path, f'not a parquet file ({e}).') from None
     try:
-        check_columns(table.schema_arrow, path)
+        check_table_columns(table.schema_arrow, path)
     except BadFile:
         table.close()
         raise

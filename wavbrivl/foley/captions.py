@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PLACE_CHANCE', 'HOUR_CHANCE', 'Word', 'parse_markup', 'which_third', 'draw_mention', 'choose_word', 'adjectives',
            'adverbs', 'is_counted_plural', 'noun_phrase', 'takes_plural', 'verb_phrase', 'draw_setting', 'fill_pattern',
-           'make_caption', 'to_sentence', 'to_gloss', 'make_captions', 'true_attributes', 'timed_events',
-           'timed_tokens', 'describe_scene']
+           'make_caption', 'to_sentence', 'to_gloss', 'make_captions', 'true_attributes', 'timed_events', 'time_tokens',
+           'describe_scene']
 
 # %% ../../nbs/02_foley/02_captions.ipynb #bd0e1f47
 from typing import NamedTuple
@@ -209,7 +209,7 @@ def timed_events(scene: Scene) -> list[dict]:
     ]
 
 
-def timed_tokens(scene: Scene, ws: list[Word]) -> list[dict]:
+def time_tokens(scene: Scene, ws: list[Word]) -> list[dict]:
     "Gloss tokens of a caption, each with the time span (seconds) of its source."
     out = []
     for w in ws:
@@ -233,6 +233,6 @@ def describe_scene(
         label=scene.label,
         labels=scene.labels,
         events=timed_events(scene),
-        tokens=timed_tokens(scene, found[0]),
+        tokens=time_tokens(scene, found[0]),
         attributes=true_attributes(scene),
     )
