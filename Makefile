@@ -4,7 +4,8 @@ VENV   ?= $(CURDIR)/.venv
 RUN    := PATH="$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)" TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore
 STAGE  ?=
 DEVICE ?= cpu
-export OMP_WAIT_POLICY ?= PASSIVE   # spinning threads cost a factor of four when anything else runs
+# spinning threads cost a factor of four when anything else runs
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: repro test smoke lab bench export map setup clean
 .DEFAULT_GOAL := repro
