@@ -448,7 +448,7 @@ def test_frames_follow_one_another(model, painter, monkeypatch):
     )
     monkeypatch.setattr(
         type(painter.diffusion),
-        'likely',
+        'denoise_once',
         lambda self, z, share, noise: (
             shares.append(share) or likely(self, z, share, noise)
         ),

@@ -623,9 +623,9 @@ def test_vqgan_opens_with_its_own_side(tmp_path, p):
         p.gumbel,
     )
     numbers = torch.randint(0, p.codes, (1, codec.side, codec.side))
-    drawn = codec.decode(codec.entry(numbers))
+    drawn = codec.decode(codec.lookup(numbers))
     assert drawn.shape == (1, 3, p.size, p.size) and torch.equal(
-        drawn, model.decode(model.entry(numbers))
+        drawn, model.decode(model.lookup(numbers))
     )
 
 

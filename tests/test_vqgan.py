@@ -784,7 +784,7 @@ def test_score():
 class Noise:
     "A corpus of noise, two frames a clip."
 
-    print = 'noise'
+    fingerprint = 'noise'
 
     def __init__(self, **clips):
         self.clips = clips
