@@ -238,3 +238,13 @@ def test_the_table_of_equations_names_what_is_there():
         found = importlib.import_module(f'wavbrivl.{module}')
         missing = [n for n in re.findall(r'`(\w+)`', names) if not hasattr(found, n)]
         assert not missing, (module, missing)
+
+
+def test_the_config_knows_the_losses_there_are():
+    "`train.loss` takes every loss of the chapter, and `labels` for a plain classifier."
+    from typing import get_args
+
+    from wavbrivl.core.params import TrainParams
+
+    choices = get_args(TrainParams.model_fields['loss'].annotation)
+    assert set(choices) == {*LOSSES, 'labels'}

@@ -295,7 +295,7 @@ class LossWeights(Section):
 
     gloss: NonNegative = 1.0  # Langue2Gloss, from words and from sound
     ce: NonNegative = 1.0  # eq. 5: the predicted alignment against DTW's
-    sp: NonNegative = 1.0  # eq. 6: the sparsity of the alignment
+    sp: NonNegative = 1.0  # eq. 6, the SP-Loss: alignment against DTW in L1
     rank: NonNegative = 1.0  # whether a gloss belongs to a sound, within the batch
 
 # %% ../../nbs/00_core/02_params.ipynb #48e41edc
