@@ -28,7 +28,7 @@ from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import AudioParams, LanguageParams, OptimParams, SelectParams
 from wavbrivl.core.picture_params import Params
 from wavbrivl.training.loop import Trainer
-from wavbrivl.audio.tower import embed_clips
+from wavbrivl.audio.tower import AudioTower, embed_clips
 
 SIZES = AudioParams(
     conv_dim=[8] * 7,
@@ -71,7 +71,7 @@ class World(ToyWorld):
         language = SMALL.model_copy(update=dict(mismatch=rate))
         self.params = Params(language=language)
 
-    def lesson(self, seed=0, **changes):
+    def task(self, seed=0, **changes):
         p = self.params.model_copy(
             update=dict(language=self.params.language.model_copy(update=changes))
         )
@@ -88,15 +88,17 @@ class World(ToyWorld):
             generator=torch.Generator().manual_seed(1),
         )
         return BridgeTask(
-            p, self.corpus, self.targets, self.heard, bridge, seed, entries
+            p, self.corpus, self.targets, self.stored_frames, bridge, seed, entries
         )
 
-    def fit(self, folder, epochs=2, lesson=None, **changes):
-        lesson = lesson or self.lesson(**changes)
-        fit = Trainer(lesson, OptimParams(epochs=epochs, batch=8, lr=3e-3), 0, folder)
-        history = fit.run()
-        lesson.judge(torch.load(fit.state_path, weights_only=True)['lesson'])
-        return lesson, history
+    def fit(self, folder, epochs=2, task=None, **changes):
+        task = task or self.task(**changes)
+        optim = OptimParams(epochs=epochs, batch=8, lr=3e-3)
+        trainer = Trainer(task, optim, 0, folder)
+        history = trainer.run()
+        last = torch.load(trainer.state_path, weights_only=True)['lesson']
+        task.load_selection(last)
+        return task, history
 
 
 @pytest.fixture(scope='module')
@@ -129,17 +131,27 @@ def test_stored_frames_give_what_waveforms_give(bridge):
         np.random.default_rng(i).standard_normal(n).astype('float32') * 0.1
         for i, n in enumerate((9000, 16000, 40000))
     ]
-    heard = StoredFrames(encode_corpus(bridge.tower.front, clips, 1.0))
-    for a, b in zip(embed_stored(bridge, heard, [0, 1, 2]), embed_clips(bridge, clips)):
+    stored_frames = StoredFrames(encode_corpus(bridge.tower.front, clips, 1.0))
+    for a, b in zip(
+        embed_stored(bridge, stored_frames, [0, 1, 2]), embed_clips(bridge, clips)
+    ):
         torch.testing.assert_close(a, b, atol=2e-2, rtol=1e-2)
 
 
-def test_the_front_end_stays_frozen(bridge):
-    front = copy.deepcopy(bridge).train().tower.front
-    assert not front.training and not any(p.requires_grad for p in front.parameters())
+def test_the_audio_encoder_stays_frozen(bridge):
+    encoder = copy.deepcopy(bridge).train().tower.front
+    assert not encoder.training
+    assert not any(p.requires_grad for p in encoder.parameters())
 
 
-def test_nothing_to_hear_is_said():
+def test_it_has_the_attributes_of_every_audio_tower(bridge):
+    other = AudioTower(SIZES, 12)
+    for name in ('params', 'dim', 'window', 'frame_hop', 'first_frame'):
+        assert hasattr(bridge, name) and hasattr(bridge.tower, name)
+        assert type(getattr(bridge, name)) is type(getattr(other, name))
+
+
+def test_a_corpus_without_sound_is_refused():
     with pytest.raises(BadInput, match='no clip with a sound'):
         encode_corpus(FrozenEncoder(SIZES, 4), [], 1.0)
 
@@ -147,8 +159,8 @@ def test_nothing_to_hear_is_said():
 def test_words_are_padded_out_of_sight(bridge):
     t = bridge.tower
     ids = word_rows(bridge.vocab, ['dog barks', 'rain'])
-    o, h = t.encode(t.words(ids), ids != PAD)
-    alone = t.encode(t.words(ids[1:, :1]), ids[1:, :1] != PAD)[1]
+    o, h = t.encode(t.word_inputs(ids), ids != PAD)
+    alone = t.encode(t.word_inputs(ids[1:, :1]), ids[1:, :1] != PAD)[1]
     torch.testing.assert_close(h[1:], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -160,7 +172,7 @@ def test_gloss_is_scored_up_to_its_end_and_one_table_of_words_is_shared(bridge):
         == [BOS, bridge.vocab.index['dog'], bridge.vocab.index['bark'], EOS]
         and gloss[1].tolist() == [PAD] * 4
     )
-    o, h = t.encode(t.words(ids), ids != PAD)
+    o, h = t.encode(t.word_inputs(ids), ids != PAD)
     loss = bridge.gloss_loss(o, h, ids != PAD, gloss)
     wide = bridge.gloss_loss(
         o, h, ids != PAD, torch.nn.functional.pad(gloss, (0, 3), value=PAD)
@@ -172,16 +184,17 @@ def test_gloss_is_scored_up_to_its_end_and_one_table_of_words_is_shared(bridge):
     )
 
 
-def test_says_a_gloss_for_everything(bridge):
-    said = bridge.gloss_texts(['A dog barks.', '', '...', 'zebra'])
-    assert len(said) == 4 and all(isinstance(s, str) and s == s.upper() for s in said)
+def test_everything_has_a_gloss(bridge):
+    glosses = bridge.gloss_texts(['A dog barks.', '', '...', 'zebra'])
+    assert len(glosses) == 4
+    assert all(isinstance(g, str) and g == g.upper() for g in glosses)
     assert (
         len(bridge.gloss_sounds([np.zeros(100, 'float32'), np.zeros(40000, 'float32')]))
         == 2
     )
 
 
-def test_no_words_at_all_is_said():
+def test_no_words_at_all_is_refused():
     with pytest.raises(BadInput, match='no words'):
         Bridge(SIZES, SMALL, [], 12)
     table = pd.DataFrame(dict(split=['train'], captions=[['of the']], gloss=[['']]))
@@ -189,10 +202,10 @@ def test_no_words_at_all_is_said():
         GlossTask(Bridge(SIZES, SMALL, ['of', 'the'], 12), table, 'content')
 
 
-# ---------------------------------------------------------------- who belongs together
+# ---------------------------------------------------------------- which pairs belong together
 
 
-def test_against_is_what_loops_give():
+def test_belonging_scores_are_what_loops_give():
     net = DSNet(5, 7, 4)
     R, o, rows, columns = (
         torch.randn(3, 4, 5),
@@ -200,7 +213,7 @@ def test_against_is_what_loops_give():
         torch.tensor([4, 2, 1]),
         torch.tensor([6, 3, 1]),
     )
-    found = net.against(R, o, rows, columns)
+    found = net.belonging_scores(R, o, rows, columns)
     for i in range(3):
         for j in range(3):
             s = net.query(R[i, : rows[i]]) @ net.key(o[j, : columns[j]]).T / 2
@@ -209,7 +222,7 @@ def test_against_is_what_loops_give():
             )
 
 
-def test_standing_is_relative():
+def test_a_z_score_is_relative():
     c = torch.tensor([[3.0, 1, 2], [9, 8, 7], [0, 0, 6]])
     assert torch.allclose(
         pair_z_scores(c), torch.tensor([1.2247, 0.0, 1.4142]), atol=1e-3
@@ -222,7 +235,7 @@ def test_standing_is_relative():
 
 
 def test_pairs_carry_the_pictures_and_words_of_their_partner(world):
-    d = world.lesson().pairs
+    d = world.task().pairs
     i = int(np.flatnonzero(world.wrong)[0])
     partner = world.table.mismatch_clip[i]
     assert d.clips[i] == partner and d.clips[1] == 'c1'
@@ -230,9 +243,9 @@ def test_pairs_carry_the_pictures_and_words_of_their_partner(world):
     words = [k for k in d.captions[d.captions_of[i][0]].tolist() if k != PAD]
     assert (
         words
-        == word_rows(
-            world.lesson().bridge.vocab, world.table.captions[int(partner[1:])]
-        )[0].tolist()
+        == word_rows(world.task().bridge.vocab, world.table.captions[int(partner[1:])])[
+            0
+        ].tolist()
     )
 
 
@@ -240,10 +253,10 @@ def test_pairs_carry_the_pictures_and_words_of_their_partner(world):
     'by, epochs', [('ds_net', 16), ('result_filter', 8), ('both', 12)]
 )
 def test_wrong_pairs_are_found(by, epochs, tmp_path):
-    lesson, history = World(n=112).fit(
+    task, history = World(n=112).fit(
         tmp_path, epochs, select=SMALL.select.model_copy(update=dict(by=by, start=0.7))
     )
-    found = score_selection(lesson)['selection']
+    found = score_selection(task)['selection']
     assert (
         found['auc'] > 0.85
         and found['precision'] > 0.5
@@ -252,39 +265,38 @@ def test_wrong_pairs_are_found(by, epochs, tmp_path):
 
 
 def test_random_drop_keeps_the_same_share_and_knows_nothing(world, tmp_path):
-    lesson, history = world.fit(
+    task, history = world.fit(
         tmp_path, 2, select=SMALL.select.model_copy(update=dict(by='random'))
     )
     assert (
         abs(history.kept.iloc[-1] - 0.75) < 0.05
-        and abs(score_selection(lesson)['selection']['auc'] - 0.5) < 0.25
+        and abs(score_selection(task)['selection']['auc'] - 0.5) < 0.25
     )
     again, _ = world.fit(
         tmp_path / 'again', 2, select=SMALL.select.model_copy(update=dict(by='random'))
     )
-    assert torch.equal(lesson.kept, again.kept)
+    assert torch.equal(task.kept, again.kept)
 
 
-def test_nothing_is_claimed_where_nothing_is_wrong_or_nobody_chooses(world):
+def test_nothing_is_claimed_where_nothing_is_wrong_or_nothing_is_chosen(world):
     assert (
         score_selection(
-            world.lesson(select=SMALL.select.model_copy(update=dict(by='none')))
+            world.task(select=SMALL.select.model_copy(update=dict(by='none')))
         )
         == {}
     )
-    assert score_selection(World(rate=0.0).lesson()) == {}
+    assert score_selection(World(rate=0.0).task()) == {}
 
 
-def test_all_pairs_rejected_goes_on_with_the_best(world, capsys):
-    lesson = world.lesson()
-    lesson.kept[:] = False
-    lesson.trust.copy_(torch.linspace(0, 1, lesson.items))
+def test_training_goes_on_with_the_best_where_all_pairs_are_rejected(world, capsys):
+    task = world.task()
+    task.kept[:] = False
+    task.trust.copy_(torch.linspace(0, 1, task.items))
     index = np.arange(8)
     assert (
-        lesson.chosen(index).tolist() == [7, 6]
-        and 'rejected' in capsys.readouterr().out
+        task.trusted(index).tolist() == [7, 6] and 'rejected' in capsys.readouterr().out
     )
-    assert len(lesson.batch(index, np.random.default_rng(0))['real']) == 2
+    assert len(task.batch(index, np.random.default_rng(0))['real']) == 2
 
 
 # ---------------------------------------------------------------- training
@@ -312,20 +324,18 @@ def test_all_pairs_rejected_goes_on_with_the_best(world, capsys):
     ids=str,
 )
 def test_every_switch_trains(world, changes, tmp_path):
-    lesson, history = world.fit(tmp_path, 2, **changes)
+    task, history = world.fit(tmp_path, 2, **changes)
     assert history.loss.notna().all() and history.score.notna().all()
-    gone = [
-        n for n, p in lesson.bridge.named_parameters() if not torch.isfinite(p).all()
-    ]
+    gone = [n for n, p in task.bridge.named_parameters() if not torch.isfinite(p).all()]
     assert gone == []
 
 
 def test_without_captions_sounds_still_learn(tmp_path):
     bare = World(captions=False)
-    lesson, history = bare.fit(tmp_path, 2)
-    assert history.loss.notna().all() and not lesson.pairs.entry_count.any()
-    assert lesson.score_ds_net.unique().numel() == 1, (
-        'a pair without a gloss is not judged by it'
+    task, history = bare.fit(tmp_path, 2)
+    assert history.loss.notna().all() and not task.pairs.entry_count.any()
+    assert task.score_ds_net.unique().numel() == 1, (
+        'a pair without a gloss has no score of its own'
     )
 
 
@@ -334,8 +344,8 @@ def test_a_caption_without_content_words_is_no_gloss(tmp_path):
     odd.table.captions = odd.table.captions.map(
         lambda c: ['It is of the.'] if c == ['Rain falls.'] else c
     )
-    lesson, history = odd.fit(tmp_path, 2)
-    assert (lesson.pairs.entry_count == 0).any() and history.loss.notna().all()
+    task, history = odd.fit(tmp_path, 2)
+    assert (task.pairs.entry_count == 0).any() and history.loss.notna().all()
 
 
 def test_one_frame_and_more_tokens_than_frames(tmp_path):
@@ -344,16 +354,16 @@ def test_one_frame_and_more_tokens_than_frames(tmp_path):
     odd.stored = odd.stored | dict(
         frames=odd.stored['frames'][: int(short.sum())], lengths=short
     )
-    odd.heard = StoredFrames(odd.stored)
+    odd.stored_frames = StoredFrames(odd.stored)
     odd.table.captions = [['A big dog and a small cat and a bell and heavy rain.']] * 48
-    lesson, history = odd.fit(tmp_path, 2)
-    assert int(lesson.pairs.entry_count.max()) > 2 and history.loss.notna().all()
+    task, history = odd.fit(tmp_path, 2)
+    assert int(task.pairs.entry_count.max()) > 2 and history.loss.notna().all()
 
 
 def test_a_killed_training_ends_the_same(world, tmp_path):
-    lesson, whole = world.fit(tmp_path / 'whole', 3)
+    task, whole = world.fit(tmp_path / 'whole', 3)
     half = Trainer(
-        world.lesson(), OptimParams(epochs=3, batch=8, lr=3e-3), 0, tmp_path / 'killed'
+        world.task(), OptimParams(epochs=3, batch=8, lr=3e-3), 0, tmp_path / 'killed'
     )
     ending = half.end_epoch
 
@@ -370,20 +380,20 @@ def test_a_killed_training_ends_the_same(world, tmp_path):
     resumed, history = world.fit(tmp_path / 'killed', 3)
     same = ['loss', 'score', 'kept', 'kept_wrong']
     assert np.allclose(history[same], whole[same], atol=1e-6)
-    for a, b in zip(resumed.bridge.parameters(), lesson.bridge.parameters()):
+    for a, b in zip(resumed.bridge.parameters(), task.bridge.parameters()):
         torch.testing.assert_close(a, b)
 
 
 def test_scores_of_gloss_and_time(world, tmp_path):
-    lesson, _ = world.fit(tmp_path, 2)
-    bridge = lesson.bridge.eval()
-    found = score_glosses(bridge, world.heard, world.table, 'content')
+    task, _ = world.fit(tmp_path, 2)
+    bridge = task.bridge.eval()
+    found = score_glosses(bridge, world.stored_frames, world.table, 'content')
     assert set(found) == {'text_to_gloss', 'audio_to_gloss'} and all(
         0 <= f['token_f1'] <= 1 and f['pool'] == 8 for f in found.values()
     )
-    placed = locate_tokens(bridge, world.heard, 0, ['DOG', 'BARK'])
+    placed = locate_tokens(bridge, world.stored_frames, 0, ['DOG', 'BARK'])
     assert all(
         len(placed[k]) == 2 for k in ('ds_net', 'langue2gloss', 'even')
     ) and np.all(np.diff(placed['ds_net']) >= 0)
-    times = locate_tokens_task(bridge, world.heard, world.table)['token_times']
+    times = locate_tokens_task(bridge, world.stored_frames, world.table)['token_times']
     assert 0 <= times['ds_net'] <= 1 and times['pool'] == 8

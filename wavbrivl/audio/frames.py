@@ -136,16 +136,16 @@ TOY_CAPTIONS = dict(
 
 
 class ToyWorld:
-    "A corpus in memory: `table`, `corpus`, stored frames `heard`, picture `targets`, and which pairs are `wrong`."
+    "A corpus in memory: `table`, `corpus`, `stored_frames`, picture `targets`, and which pairs are `wrong`."
 
     def __init__(self, n: int = 48, dim: int = 12, captions: bool = True):
         rng = np.random.default_rng(0)
         self.label = [list(TOY_CAPTIONS)[i % 4] for i in range(n)]
         self.table = self.toy_table(n, captions)
-        self.corpus = SimpleNamespace(table=self.table, print='world')
+        self.corpus = SimpleNamespace(table=self.table, fingerprint='world')
         code, picture = rng.standard_normal((4, 16)), rng.standard_normal((4, dim))
         self.stored = toy_frames(code, n, rng)
-        self.heard = StoredFrames(self.stored)
+        self.stored_frames = StoredFrames(self.stored)
         noise = rng.standard_normal((n, dim))
         self.targets = toy_targets(picture[np.arange(n) % 4] + 0.1 * noise)
 
@@ -185,12 +185,16 @@ def toy_frames(code, n: int, rng) -> dict:
 def toy_targets(pictures) -> SimpleNamespace:
     "One picture embedding [n, dim] a clip, in the form of `Targets`."
     v = F.normalize(torch.from_numpy(pictures).float(), dim=1)
-    of = lambda clips, rng=None: v[[int(c[1:]) for c in clips]]
+
+    def picture_of(clips, rng=None):
+        "The embedding of each clip: [N, dim]."
+        return v[[int(c[1:]) for c in clips]]
+
     return SimpleNamespace(
         frames=v[:, None],
         frames_of=[np.array([i]) for i in range(len(v))],
         row={f'c{i}': i for i in range(len(v))},
         dim=v.shape[1],
-        mean_picture=of,
-        draw=of,
+        mean_picture=picture_of,
+        draw=picture_of,
     )

@@ -78,7 +78,7 @@ def entry_scores(self: DSNet, R, o, columns):
 
 # %% ../../nbs/10_gloss/05_bridge.ipynb #caae1bf3
 @patch
-def against(self: DSNet, R, o, rows, columns):
+def belonging_scores(self: DSNet, R, o, rows, columns):
     "How well each sound answers each gloss: [N, M], the mean over entries of `entry_scores`."
     s = self.entry_scores(R, o, columns)
     there = torch.arange(R.shape[1], device=R.device) < rows[:, None]

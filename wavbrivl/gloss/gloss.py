@@ -322,6 +322,6 @@ def most_frequent_line(
 ) -> str:
     "The most frequent line, the first by alphabet among equals: the answer of an input-blind system."
     if isinstance(lines, str) or not len(lines):
-        raise BadInput('most_frequent takes a list of at least one line.')
+        raise BadInput('most_frequent_line takes a list of at least one line.')
     counts = Counter(lines)
     return min(counts, key=lambda line: (-counts[line], line))

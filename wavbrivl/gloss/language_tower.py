@@ -53,16 +53,16 @@ def word_rows(vocab: Vocabulary, texts) -> torch.Tensor:
     return pad_rows([word_ids(vocab, t) for t in texts])
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #3f94533e
-def gloss_ids(vocab: Vocabulary, line: str, longest: int) -> torch.Tensor:
-    "A gloss as token numbers with begin and end; an empty one is a single PAD."
+def gloss_ids(vocab: Vocabulary, line: str, max_tokens: int) -> torch.Tensor:
+    "Encode a gloss as token numbers with begin and end; an empty one is a single PAD."
     if not tokenize_ptb(line):
         return torch.tensor([PAD])
-    return torch.tensor(vocab.encode(line)[: longest + 1])
+    return torch.tensor(vocab.encode(line)[: max_tokens + 1])
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #7a562a11
-def gloss_rows(vocab: Vocabulary, lines, longest: int) -> torch.Tensor:
+def gloss_rows(vocab: Vocabulary, lines, max_tokens: int) -> torch.Tensor:
     "Glosses with begin and end as padded rows: [N, G]."
-    return pad_rows([gloss_ids(vocab, line, longest) for line in lines])
+    return pad_rows([gloss_ids(vocab, line, max_tokens) for line in lines])
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #1705c64f
 def trim_padding(rows: torch.Tensor, least: int = 1) -> torch.Tensor:
@@ -94,8 +94,10 @@ class LanguageTower(nn.Module):
         self.language = language
         self.dim = dim
         self.window = language.window
-        self.hop = 0.02 * language.pool  # seconds from frame to frame
-        self.first = 0.0125 + 0.01 * (language.pool - 1)  # middle of frame 0, seconds
+        self.frame_hop = 0.02 * language.pool  # seconds from frame to frame
+        self.first_frame = 0.0125 + 0.01 * (
+            language.pool - 1
+        )  # middle of frame 0, seconds
         self.front = FrozenEncoder(audio, language.pool)
         self.vocab = word_vocabulary(words)
         self._add_inputs()
@@ -129,7 +131,7 @@ def _add_encoder(self: LanguageTower):
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #6030cf48
 @patch
-def sound(self: LanguageTower, x):
+def sound_inputs(self: LanguageTower, x):
     "Stored frames [N, T, L+1, H] -> inputs of the shared transformer [N, T, d]."
     w = torch.softmax(self.layer_weights, 0)
     x = self.from_sound((self.layer_norm(x) * w[:, None]).sum(2))
@@ -137,21 +139,21 @@ def sound(self: LanguageTower, x):
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #d8beada4
 @patch
-def words(self: LanguageTower, ids):
+def word_inputs(self: LanguageTower, ids):
     "Word numbers [N, L] -> inputs of the shared transformer [N, L, d]."
     x = self.word(ids) * self.language.hidden**0.5
     return x + sinusoids(x.shape[1], x.shape[2]).to(x) + self.kind[1]
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #0459f3f3
 @patch
-def lower(self: LanguageTower, x, real):
+def first_layer(self: LanguageTower, x, real):
     "The first shared layer, where frames still differ by when they were heard: [N, T, d]."
     return self.shared.layers[0](self.drop(x), src_key_padding_mask=~real)
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #9a24dbd7
 @patch
-def upper(self: LanguageTower, x, real):
-    "The layers above it: outputs o [N, T, d] and summary h [N, d]."
+def other_layers(self: LanguageTower, x, real):
+    "The layers above the first: outputs o [N, T, d] and summary h [N, d]."
     for layer in self.shared.layers[1:]:
         x = layer(x, src_key_padding_mask=~real)
     o = self.shared.norm(x)
@@ -162,7 +164,7 @@ def upper(self: LanguageTower, x, real):
 @patch
 def encode(self: LanguageTower, x, real):
     "Eq. 1: inputs [N, T, d] -> outputs o [N, T, d] and summary h [N, d]."
-    return self.upper(self.lower(x, real), real)
+    return self.other_layers(self.first_layer(x, real), real)
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #a3e75af0
 @patch
@@ -181,14 +183,14 @@ def joint(self: LanguageTower, z):
 def frames(self: LanguageTower, wave, lengths=None):
     "Samples [N, n] -> o [N, T, d], real [N, T]."
     x, real = self.front(wave, lengths)
-    return self.encode(self.sound(x), real)[0], real
+    return self.encode(self.sound_inputs(x), real)[0], real
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #79dd14f7
 @patch
 def embed(self: LanguageTower, wave, lengths=None):
     "Samples [N, n] -> [N, embed]."
     x, real = self.front(wave, lengths)
-    return self.embedding(self.encode(self.sound(x), real)[1])
+    return self.embedding(self.encode(self.sound_inputs(x), real)[1])
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #05b73be0
 @patch
@@ -197,28 +199,30 @@ def frame_joint(self: LanguageTower, o):
     return self.joint(self.embedding(o.flatten(0, 1))).unflatten(0, o.shape[:2])
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #9aaa6cc9
-def embed_windows(tower: LanguageTower, heard: StoredFrames, windows) -> torch.Tensor:
+def embed_windows(
+    tower: LanguageTower, stored_frames: StoredFrames, windows
+) -> torch.Tensor:
     "Embedding and joint vector of some windows, side by side: [W, embed + dim]."
-    x, real = (v.to(tower.kind.device) for v in heard.batch(windows))
-    z = tower.embedding(tower.encode(tower.sound(x), real)[1])
+    x, real = (v.to(tower.kind.device) for v in stored_frames.batch(windows))
+    z = tower.embedding(tower.encode(tower.sound_inputs(x), real)[1])
     return torch.cat([z, tower.joint(z)], 1).float().cpu()
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #19027ded
 @torch.inference_mode()
 def embed_stored(
     bridge,  # a model with a `tower`
-    heard: StoredFrames,
+    stored_frames: StoredFrames,
     rows,  # of the clips
     batch: int = 128,  # windows at once
 ) -> tuple:  # (z [N, embed], a [N, dim])
     "What `embed_clips` gives, from stored frames."
     tower = bridge.tower.eval()
-    windows, owner = heard.all_windows(rows)
+    windows, owner = stored_frames.all_windows(rows)
     starts = range(0, len(windows), batch)
     found = torch.cat(
-        [embed_windows(tower, heard, windows[k : k + batch]) for k in starts]
+        [embed_windows(tower, stored_frames, windows[k : k + batch]) for k in starts]
     )
-    weight, owner = heard.weight[windows][:, None], torch.from_numpy(owner)
+    weight, owner = stored_frames.weight[windows][:, None], torch.from_numpy(owner)
     total = torch.zeros(len(rows), found.shape[1]).index_add_(0, owner, found * weight)
     mean = total / torch.zeros(len(rows), 1).index_add_(0, owner, weight)
     e = tower.params.embed
@@ -234,7 +238,15 @@ class Langue2Gloss(nn.Module):
         super().__init__()
         self.tower = LanguageTower(audio, language, words, dim)
         self.decoder = gloss_decoder(self.tower)
-        for name in ('params', 'dim', 'window', 'hop', 'first', 'language', 'vocab'):
+        for name in (
+            'params',
+            'dim',
+            'window',
+            'frame_hop',
+            'first_frame',
+            'language',
+            'vocab',
+        ):
             setattr(self, name, getattr(self.tower, name))
 
     def forward(self, wave, lengths=None):
@@ -296,7 +308,7 @@ def gloss_loss(self: Langue2Gloss, o, h, real, gloss):
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #f0bf091f
 @patch
 @torch.inference_mode()
-def say(self: Langue2Gloss, o, h, real, beam: int) -> list:
+def decode(self: Langue2Gloss, o, h, real, beam: int) -> list:
     "Decode by beam search: a line of gloss for each row."
     memory, mask = decoder_memory(o, h, real)
     width = min(beam, len(self.vocab.words))
@@ -314,8 +326,8 @@ def gloss_texts(
     beam, found = beam or self.language.beam, []
     for part in batched(texts, batch):
         ids = word_rows(self.vocab, part).to(self.tower.kind.device)
-        o, h = self.tower.encode(self.tower.words(ids), ids != PAD)
-        found += self.say(o, h, ids != PAD, beam)
+        o, h = self.tower.encode(self.tower.word_inputs(ids), ids != PAD)
+        found += self.decode(o, h, ids != PAD, beam)
     return found
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #f89780f5
@@ -331,8 +343,8 @@ def gloss_sounds(
         waves, lengths, _, _ = cut_windows([x[:size] for x in part], size)
         waves = torch.from_numpy(waves).to(self.tower.kind.device)
         x, real = self.tower.front(waves, lengths)
-        o, h = self.tower.encode(self.tower.sound(x), real)
-        found += self.say(o, h, real, beam)
+        o, h = self.tower.encode(self.tower.sound_inputs(x), real)
+        found += self.decode(o, h, real, beam)
     return found
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #4e62314c
@@ -393,7 +405,7 @@ def batch(self: GlossTask, index, rng):
 def forward(self: GlossTask, words, gloss):
     "Eq. 2, mean over the captions."
     real, tower = words != PAD, self.bridge.tower
-    o, h = tower.encode(tower.words(words), real)
+    o, h = tower.encode(tower.word_inputs(words), real)
     return self.bridge.gloss_loss(o, h, real, gloss).mean()
 
 # %% ../../nbs/10_gloss/04_language_tower.ipynb #b88642da

@@ -32,14 +32,14 @@ def first_glosses(table: pd.DataFrame, style: str) -> pd.DataFrame:
     return pd.DataFrame(found, columns=['row', 'split', 'caption', 'gloss'])
 
 # %% ../../nbs/10_gloss/08_tasks.ipynb #00697384
-def gloss_stored(bridge: Bridge, heard: StoredFrames, rows) -> list:
+def gloss_stored(bridge: Bridge, stored_frames: StoredFrames, rows) -> list:
     "The gloss of some clips' first windows, from stored frames."
-    x, real = heard.batch([heard.windows_of[i][0] for i in rows])
+    x, real = stored_frames.batch([stored_frames.windows_of[i][0] for i in rows])
     found = []
     for k in range(0, len(x), 64):
         part, there = x[k : k + 64], real[k : k + 64]
-        o, h = bridge.tower.encode(bridge.tower.sound(part), there)
-        found += bridge.say(o, h, there, bridge.language.beam)
+        o, h = bridge.tower.encode(bridge.tower.sound_inputs(part), there)
+        found += bridge.decode(o, h, there, bridge.language.beam)
     return found
 
 # %% ../../nbs/10_gloss/08_tasks.ipynb #f15dfcaa
@@ -48,10 +48,8 @@ GLOSS_METRICS = ('bleu4', 'token_f1', 'exact')
 
 def gloss_result(found: list, wanted: list, blind: str) -> dict:
     "Scores of decoded glosses, and those of one fixed answer."
-    score, chance = (
-        gloss_scores(found, wanted),
-        gloss_scores([blind] * len(wanted), wanted),
-    )
+    score = gloss_scores(found, wanted)
+    chance = gloss_scores([blind] * len(wanted), wanted)
     return {k: float(score[k]) for k in GLOSS_METRICS} | dict(
         chance={k: float(chance[k]) for k in GLOSS_METRICS},
         pool=len(wanted),
@@ -62,15 +60,15 @@ def gloss_result(found: list, wanted: list, blind: str) -> dict:
 # %% ../../nbs/10_gloss/08_tasks.ipynb #7409bcfb
 @torch.inference_mode()
 def score_glosses(
-    bridge: Bridge, heard: StoredFrames, table: pd.DataFrame, style: str
+    bridge: Bridge, stored_frames: StoredFrames, table: pd.DataFrame, style: str
 ) -> dict:
     "Gloss of the test clips' first captions, and of their sounds: {task: BLEU-4, token F1, exact, chance}."
     known = first_glosses(table, style)
     train, test = known[known.split == 'train'], known[known.split == 'test']
-    sounds = test[test.row.isin(heard.windows_of)]
+    sounds = test[test.row.isin(stored_frames.windows_of)]
     if not len(train) or not len(sounds):
         return {}
-    from_sound = gloss_stored(bridge, heard, sounds.row.tolist())
+    from_sound = gloss_stored(bridge, stored_frames, sounds.row.tolist())
     from_text = bridge.gloss_texts(test.caption.tolist())
     blind = most_frequent_line(train.gloss.tolist())
     return dict(
@@ -79,26 +77,28 @@ def score_glosses(
     )
 
 # %% ../../nbs/10_gloss/08_tasks.ipynb #faf36b4b
-def score_selection(lesson: BridgeTask) -> dict:
+def score_selection(task: BridgeTask) -> dict:
     "How well the scores find the wrong pairs; empty where nothing was chosen or nothing is wrong."
-    s, wrong = lesson.verdict(), lesson.wrong
+    s, wrong = task.selection_score(), task.wrong
     if s is None or not wrong.any() or wrong.all():
         return {}
-    kept = (lesson.trust > 0.5 if lesson.p.select.soft else lesson.kept).cpu().numpy()
+    kept = (task.trust > 0.5 if task.language.select.soft else task.kept).cpu().numpy()
     found = selection_scores(s, wrong, kept)
     recall = float((~kept).mean())
     chance = dict(auc=0.5, precision=float(wrong.mean()), recall=recall)
     score = {k: float(found[k]) for k in chance if np.isfinite(found[k])}
-    return dict(selection=score | dict(chance=chance, pool=lesson.items))
+    return dict(selection=score | dict(chance=chance, pool=task.items))
 
 # %% ../../nbs/10_gloss/08_tasks.ipynb #52fefda8
 @torch.inference_mode()
-def locate_tokens(bridge: Bridge, heard: StoredFrames, row: int, entries: list) -> dict:
+def locate_tokens(
+    bridge: Bridge, stored_frames: StoredFrames, row: int, entries: list
+) -> dict:
     "Seconds of each gloss entry by DS-Net's path, by the decoder's attention and evenly; scores and weights to draw."
     tower = bridge.tower
-    x, real = heard.batch(heard.windows_of[row][:1])
-    low = tower.lower(tower.sound(x), real)
-    o, h = tower.upper(low, real)
+    x, real = stored_frames.batch(stored_frames.windows_of[row][:1])
+    low = tower.first_layer(tower.sound_inputs(x), real)
+    o, h = tower.other_layers(low, real)
     n, Q = int(real.sum()), len(entries)
     S, path = entry_path(bridge, low, n, entries)
     memory = decoder_memory(o, h, real)[0][0, : n + 1].numpy()
@@ -115,7 +115,7 @@ def locate_tokens(bridge: Bridge, heard: StoredFrames, row: int, entries: list) 
 # %% ../../nbs/10_gloss/08_tasks.ipynb #408f0e0b
 def frame_seconds(bridge: Bridge, t) -> np.ndarray:
     "The middle of frames t in seconds; nan for a negative one."
-    return np.where(t >= 0, bridge.first + bridge.hop * t, np.nan)
+    return np.where(t >= 0, bridge.first_frame + bridge.frame_hop * t, np.nan)
 
 # %% ../../nbs/10_gloss/08_tasks.ipynb #19c6ff88
 def entry_path(bridge: Bridge, low, n: int, entries: list) -> tuple:
@@ -128,15 +128,17 @@ def entry_path(bridge: Bridge, low, n: int, entries: list) -> tuple:
     return S[0].numpy(), path[0].numpy()
 
 # %% ../../nbs/10_gloss/08_tasks.ipynb #c8e87988
-def timed_tokens(bridge: Bridge, heard: StoredFrames, table: pd.DataFrame) -> dict:
+def timed_tokens(
+    bridge: Bridge, stored_frames: StoredFrames, table: pd.DataFrame
+) -> dict:
     "Predicted seconds of the test clips' gloss tokens {method: list}, and their true spans."
     found = dict(ds_net=[], langue2gloss=[], even=[], spans=[])
     for i in np.flatnonzero((table.split == 'test') & table.tokens.str.len().gt(0)):
         spans = [s for s in table.tokens.iloc[i] if tokenize_ptb(s['token'])]
         spans = spans[: bridge.language.max_tokens]
-        if i not in heard.windows_of or not spans:
+        if i not in stored_frames.windows_of or not spans:
             continue
-        placed = locate_tokens(bridge, heard, i, [s['token'] for s in spans])
+        placed = locate_tokens(bridge, stored_frames, i, [s['token'] for s in spans])
         found['spans'] += [(s['onset'], s['offset']) for s in spans]
         for k in ('ds_net', 'langue2gloss', 'even'):
             found[k] += list(placed[k][: len(spans)])
@@ -144,10 +146,13 @@ def timed_tokens(bridge: Bridge, heard: StoredFrames, table: pd.DataFrame) -> di
 
 # %% ../../nbs/10_gloss/08_tasks.ipynb #fa6cec31
 def locate_tokens_task(
-    bridge: Bridge, heard: StoredFrames, table: pd.DataFrame, within: float = 0.2
+    bridge: Bridge,
+    stored_frames: StoredFrames,
+    table: pd.DataFrame,
+    within: float = 0.2,
 ) -> dict:
     "Share of the test clips' gloss tokens placed within `within` s of where they sound."
-    found = timed_tokens(bridge, heard, table)
+    found = timed_tokens(bridge, stored_frames, table)
     spans = found.pop('spans')
     if not spans:
         return {}

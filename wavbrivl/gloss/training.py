@@ -40,41 +40,43 @@ class BridgeTask(PairSelection):
         params: Params,
         corpus: Corpus,
         targets: Targets,
-        heard: StoredFrames,
+        stored_frames: StoredFrames,
         bridge: Bridge,
         seed: int,
         entries,  # [V, dim] the frozen text tower's embedding of every word of the table
         classes=None,  # (names, [C, dim]) for the accuracy of each epoch
     ):
-        super().__init__(params, corpus, targets, heard, bridge, seed, entries)
+        super().__init__(params, corpus, targets, stored_frames, bridge, seed, entries)
         self.classes = classes
 
 # %% ../../nbs/10_gloss/07_training.ipynb #ea068cb1
 @patch
-def compare(self: BridgeTask, a, v, ids):
+def contrast_loss(self: BridgeTask, a, v, ids):
     "Loss of each pair [N] against the stored pictures."
-    if self.p.loss == 'l2':
+    if self.language.loss == 'l2':
         return (a - v).square().sum(-1)
-    return info_nce_pairs(a, v, self.p.temperature, ids)
+    return info_nce_pairs(a, v, self.language.temperature, ids)
 
 # %% ../../nbs/10_gloss/07_training.ipynb #b680ad13
 @patch
-def mixed(self: BridgeTask, x, entries, A, real):
-    "Eq. 4: the gloss laid out in time, Y A; some of the frames it covers give way to it."
+def mix_gloss(self: BridgeTask, x, entries, A, real):
+    "Lay the gloss out in time, Y A (eq. 4), and put it in place of some of the frames it covers."
     tower = self.bridge.tower
     there = F.pad((entries != PAD)[:, 1:], (1, 0), value=True)
-    Y = tower.lower(tower.words(entries), there).transpose(1, 2)
+    Y = tower.first_layer(tower.word_inputs(entries), there).transpose(1, 2)
     covered = (A.detach().sum(1) > 0) & real
-    swap = covered & (torch.rand(x.shape[:2], device=x.device) < self.p.swap_fraction)
+    swap = covered & (
+        torch.rand(x.shape[:2], device=x.device) < self.language.swap_fraction
+    )
     return torch.where(swap[..., None], lay_out(Y, A).transpose(1, 2).to(x.dtype), x)
 
 # %% ../../nbs/10_gloss/07_training.ipynb #400e39d6
 @patch
-def laid_out(self: BridgeTask, x, entries, entry_count, columns):
-    "An alignment of gloss and frames [N, Q, T]: DS-Net's, or evenly spaced without DS-Net."
-    if self.p.ds_net:
+def align_gloss(self: BridgeTask, x, entries, entry_count, columns):
+    "Align gloss and frames [N, Q, T]: DS-Net's, or evenly spaced without DS-Net."
+    if self.language.ds_net:
         R, net = self.bridge.tower.word(entries), self.bridge.ds_net
-        return net.layout(R, x, entry_count, columns, self.p.gumbel)
+        return net.layout(R, x, entry_count, columns, self.language.gumbel)
     path = even_path(entry_count, columns, entries.shape[1])
     return one_hot_path(path, x.shape[1])
 
@@ -82,10 +84,10 @@ def laid_out(self: BridgeTask, x, entries, entry_count, columns):
 @patch
 def with_gloss(self: BridgeTask, low, b, columns):
     "Frames of the first layer [N, T, d], in training some of them replaced by their gloss."
-    if not (self.p.words and self.p.swap_fraction and self.training):
+    if not (self.language.words and self.language.swap_fraction and self.training):
         return low
-    A = self.laid_out(low, b.entries, b.entry_count, columns)
-    return self.mixed(low, b.entries, A, b.real)
+    A = self.align_gloss(low, b.entries, b.entry_count, columns)
+    return self.mix_gloss(low, b.entries, A, b.real)
 
 # %% ../../nbs/10_gloss/07_training.ipynb #0dd017a6
 @patch
@@ -93,41 +95,44 @@ def word_losses(self: BridgeTask, b, o, h) -> dict:
     "Captions against pictures, and eq. 2 from words and from sound: {name: [N]}."
     tower, real = self.bridge.tower, b.words != PAD
     real[:, 0] = True
-    ow, hw = tower.encode(tower.words(b.words), real)
+    ow, hw = tower.encode(tower.word_inputs(b.words), real)
     a = tower.joint(tower.embedding(hw, 1))
-    out = dict(words=self.compare(a, b.pictures, b.ids) * b.captioned)
-    if self.p.gloss != 'none':
+    out = dict(words=self.contrast_loss(a, b.pictures, b.ids) * b.captioned)
+    if self.language.gloss != 'none':
         from_words = self.bridge.gloss_loss(ow, hw, real, b.gloss)
         from_sound = self.bridge.gloss_loss(o, h, b.real, b.gloss)
-        both = self.p.weights.gloss * (from_words + from_sound)
+        both = self.language.weights.gloss * (from_words + from_sound)
         out['gloss'] = both * b.captioned
     return out
 
 # %% ../../nbs/10_gloss/07_training.ipynb #e47cce13
 @patch
-def ranked(self: BridgeTask, R, o, rows, columns, ids):
+def rank_loss(self: BridgeTask, R, o, rows, columns, ids):
     "Whether a gloss belongs to a sound [N]."
-    return belonging_loss(self.bridge.ds_net.against(R, o, rows, columns), ids, rows)
+    return belonging_loss(
+        self.bridge.ds_net.belonging_scores(R, o, rows, columns), ids, rows
+    )
 
 # %% ../../nbs/10_gloss/07_training.ipynb #7557cb6e
 @patch
-def aligned(self: BridgeTask, name, net, R, o, rows, columns, target) -> dict:
+def align_losses(self: BridgeTask, name, net, R, o, rows, columns, target) -> dict:
     "Eqs. 5 and 6 of each pair [N], against the DTW target [N, Q, T+1] (the last column: skip)."
     S, skip = net(R, o, rows, columns)
-    w, p = self.p.weights, self.p
+    p = self.language
+    w = p.weights
     ce, sp = alignment_losses(S, skip, target, rows, columns, p.literal, p.sp)
     return {f'{name}_ce': w.ce * ce, f'{name}_sp': w.sp * sp}
 
 # %% ../../nbs/10_gloss/07_training.ipynb #659b664f
 @patch
 def ds_net_losses(self: BridgeTask, b, low, columns) -> dict:
-    "DS-Net: whether, and after the first look where: {name: [N]}."
+    "DS-Net: whether, and after the first scoring of the pairs where: {name: [N]}."
     net, R = self.bridge.ds_net, self.bridge.tower.word(b.entries)
-    rank = self.ranked(R, low, b.entry_count, columns, b.ids)
-    out = dict(rank=self.p.weights.rank * rank)
+    rank = self.rank_loss(R, low, b.entry_count, columns, b.ids)
+    out = dict(rank=self.language.weights.rank * rank)
     if self.looked > 0:
         sizes = (b.entry_count, columns)
-        out |= self.aligned('ds', net, R, low, *sizes, b.by_gloss)
+        out |= self.align_losses('ds', net, R, low, *sizes, b.by_gloss)
     return out
 
 # %% ../../nbs/10_gloss/07_training.ipynb #3c224a7e
@@ -136,17 +141,17 @@ def losses(self: BridgeTask, **batch) -> dict:
     "Every loss of every pair: {name: [N]}."
     b, tower = SimpleNamespace(**batch), self.bridge.tower
     columns = b.real.sum(1)
-    low = tower.lower(tower.sound(b.frames), b.real)
-    o, h = tower.upper(self.with_gloss(low, b, columns), b.real)
+    low = tower.first_layer(tower.sound_inputs(b.frames), b.real)
+    o, h = tower.other_layers(self.with_gloss(low, b, columns), b.real)
     a = tower.joint(tower.embedding(h))
-    out = dict(sound=self.compare(a, b.pictures, b.ids))
-    if self.p.words:
+    out = dict(sound=self.contrast_loss(a, b.pictures, b.ids))
+    if self.language.words:
         out |= self.word_losses(b, o, h)
-    if self.p.ds_net:
+    if self.language.ds_net:
         out |= self.ds_net_losses(b, low, columns)
-    if self.p.result_filter and self.looked > 0:
+    if self.language.result_filter and self.looked > 0:
         net, sizes = self.bridge.result_filter, (b.frame_count, columns)
-        out |= self.aligned('rf', net, b.sequence, o, *sizes, b.by_picture)
+        out |= self.align_losses('rf', net, b.sequence, o, *sizes, b.by_picture)
     return out
 
 # %% ../../nbs/10_gloss/07_training.ipynb #0e6398a6
@@ -154,9 +159,9 @@ def losses(self: BridgeTask, **batch) -> dict:
 def forward(self: BridgeTask, weight, **batch):
     "The weighted mean over the pairs of the sum of their losses."
     if torch.is_grad_enabled():
-        ema_update(self.bridge, self.slow, self.p.momentum)
+        ema_update(self.bridge, self.slow, self.language.momentum)
     each = sum(self.losses(**batch).values())
-    if self.p.self_paced:
+    if self.language.self_paced:
         share = min(1.0, 0.5 + 0.5 * self.progress)
         threshold = torch.quantile(each.detach(), share) + 1e-6
         weight = weight * self_paced(each, threshold)
@@ -164,9 +169,9 @@ def forward(self: BridgeTask, weight, **batch):
 
 # %% ../../nbs/10_gloss/07_training.ipynb #22f414f8
 @patch
-def look_is_due(self: BridgeTask) -> bool:
-    "After the first and the last epoch, and after every `select.every`-th."
-    p, epoch = self.p, round(self.progress * self.p.optim.epochs)
+def scoring_is_due(self: BridgeTask) -> bool:
+    "Whether pairs are scored now: after the first and the last epoch, and after every `select.every`-th."
+    p, epoch = self.language, round(self.progress * self.language.optim.epochs)
     due = epoch in (1, p.optim.epochs) or epoch % p.select.every == 0
     return due and (p.ds_net or p.result_filter)
 
@@ -174,7 +179,7 @@ def look_is_due(self: BridgeTask) -> bool:
 @patch
 def validate(self: BridgeTask) -> dict:
     "MRR of pictures for the validation sounds, and top-1 accuracy of their classes."
-    a = embed_stored(self.bridge, self.heard, self.valid)[1]
+    a = embed_stored(self.bridge, self.stored_frames, self.valid)[1]
     picture = self.targets.mean_picture(self.table['clip'].to_numpy()[self.valid])
     out = dict(score=float(np.mean(1 / rank_targets(a, picture))))
     if self.classes is not None:
@@ -187,11 +192,11 @@ def validate(self: BridgeTask) -> dict:
 # %% ../../nbs/10_gloss/07_training.ipynb #eae53919
 @patch
 def score(self: BridgeTask):
-    "After an epoch: look, choose, and validate."
+    "After an epoch: score the pairs, choose among them, and validate."
     began = time.time()
-    if self.look_is_due():
-        self.look()
-    self.choose()
+    if self.scoring_is_due():
+        self.score_pairs()
+    self.select_pairs()
     out = dict(
         look=round(time.time() - began, 2),
         kept=float(self.kept.float().mean()),
@@ -227,15 +232,15 @@ def build_bridge(
     corpus: Corpus,
     audio: AudioParams,
     dim: int,  # of the joint space
-    front: dict,  # weights of the audio encoder
-    learnt: dict,  # weights that `fit_gloss` left; {} to begin from nothing
+    encoder_weights: dict,  # of the audio encoder
+    word_weights: dict,  # weights that `fit_gloss` left; {} to begin from nothing
 ) -> Bridge:
-    "A bridge with the frozen audio encoder's weights and those learnt from words."
+    "Build a bridge with the frozen audio encoder's weights and those trained on words."
     p = params.language
     style = p.gloss if p.gloss != 'none' else 'content'
     bridge = Bridge(audio, p, vocabulary_of(corpus.table, style), dim)
-    bridge.tower.front.wavlm.load_state_dict(front)
-    bridge.load_state_dict(learnt, strict=False)
+    bridge.tower.front.wavlm.load_state_dict(encoder_weights)
+    bridge.load_state_dict(word_weights, strict=False)
     return bridge
 
 # %% ../../nbs/10_gloss/07_training.ipynb #8abeb9a7
@@ -250,33 +255,40 @@ def train_bridge(
     seed: int,
     corpus: Corpus,
     targets: Targets,
-    heard: StoredFrames,  # the audio encoder's frames of the corpus
-    front: dict,  # its weights
+    stored_frames: StoredFrames,  # the audio encoder's frames of the corpus
+    encoder_weights: dict,  # of that encoder
     audio: AudioParams,  # its sizes
-    learnt: dict,  # weights that `fit_gloss` left; {} to begin from nothing
+    word_weights: dict,  # weights that `fit_gloss` left; {} to begin from nothing
     embed_words,  # the frozen text tower: list of words -> [V, dim]
     classes=None,  # (names, [C, dim])
     state='checkpoints/bridge',  # folder of the resumable state
-):  # (BridgeLesson, its bridge in eval mode; history)
+):  # (BridgeTask, its bridge in eval mode; history)
     "Train one run."
     torch.manual_seed(derive_seed(seed, 'bridge'))
-    bridge = build_bridge(params, corpus, audio, targets.dim, front, learnt)
+    bridge = build_bridge(
+        params, corpus, audio, targets.dim, encoder_weights, word_weights
+    )
     entries = entry_vectors(bridge.vocab, embed_words, targets.dim)
-    task = BridgeTask(params, corpus, targets, heard, bridge, seed, entries, classes)
+    task = BridgeTask(
+        params, corpus, targets, stored_frames, bridge, seed, entries, classes
+    )
     engine = make_engine(params.model_copy(update=dict(precision='fp32')))
-    facts = bridge_facts(params, audio, corpus, targets, learnt)
-    fit = Trainer(task, params.language.optim, seed, state, engine, facts)
-    history = fit.run()
-    task.judge(load_state(fit.state_path, fit.fingerprint)['lesson'])
+    facts = bridge_facts(params, audio, corpus, targets, word_weights)
+    trainer = Trainer(task, params.language.optim, seed, state, engine, facts)
+    history = trainer.run()
+    last = load_state(trainer.state_path, trainer.fingerprint)['lesson']
+    task.load_selection(last)
     return task.cpu().eval(), history.assign(seed=seed)
 
 # %% ../../nbs/10_gloss/07_training.ipynb #753758c7
-def bridge_facts(params: Params, audio: AudioParams, corpus, targets, learnt) -> tuple:
+def bridge_facts(
+    params: Params, audio: AudioParams, corpus, targets, word_weights
+) -> tuple:
     "What the resumable state of a bridge depends on, beside optimizer and seed."
     return (
         params.language.model_dump(exclude={'seeds', 'optim'}),
         audio.model_dump(),
         corpus.fingerprint,
         float(targets.frames.sum()),
-        sorted(learnt),
+        sorted(word_weights),
     )
