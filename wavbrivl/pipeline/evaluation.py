@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['HEADLINE_METRICS', 'PAIR_SUPERVISION', 'JOINT_SPACE_TASKS', 'GLOSS_TASKS', 'HEAD_SUPERVISION', 'SLOW_TASKS',
-           'LOGGED_METRICS', 'FROM_SCRATCH', 'open_exams', 'summarise_seeds', 'headlines', 'write_metrics',
-           'metrics_table', 'task_facts', 'embed_exam', 'store_evaluation', 'limit_tasks', 'log_tasks', 'evaluate_seed',
-           'evaluate_run', 'classify_test_clips', 'classifier_scores', 'log_means', 'evaluate_classifier',
-           'baseline_features', 'evaluate_features', 'evaluate_pictures', 'evaluate_baselines']
+           'LOGGED_METRICS', 'FROM_SCRATCH', 'open_evaluation_sets', 'summarise_seeds', 'headlines', 'write_metrics',
+           'metrics_table', 'task_facts', 'embed_evaluation_set', 'store_evaluation', 'limit_tasks', 'log_tasks',
+           'evaluate_seed', 'evaluate_run', 'classify_test_clips', 'classifier_scores', 'log_means',
+           'evaluate_classifier', 'baseline_features', 'evaluate_features', 'evaluate_pictures', 'evaluate_baselines']
 
 # %% ../../nbs/15_pipeline/04_evaluation.ipynb #f35d9faf
 import numpy as np
@@ -40,7 +40,7 @@ from .lab import Lab
 from .training import file_hash, prepared_datasets
 
 # %% ../../nbs/15_pipeline/04_evaluation.ipynb #c4d5ee43
-def open_exams(lab: Lab):
+def open_evaluation_sets(lab: Lab):
     "The lab's own corpus and every public one that is there: yields (name, exam, stored targets)."
     yield lab.corpus_name, EvaluationSet(lab.corpus), lab.targets
     for name, corpus in prepared_datasets(lab):
@@ -134,7 +134,9 @@ def task_facts(lab: Lab, tower: str) -> dict:
     return facts
 
 # %% ../../nbs/15_pipeline/04_evaluation.ipynb #44edef86
-def embed_exam(lab: Lab, tower, exam: EvaluationSet, model_file, cache: bool) -> tuple:
+def embed_evaluation_set(
+    lab: Lab, tower, exam: EvaluationSet, model_file, cache: bool
+) -> tuple:
     "(z [N, embed], a [N, D]) of every clip; from disk where this model has embedded this corpus before."
     batch = lab.params.evaluate.batch
     if not cache:
@@ -211,7 +213,7 @@ def evaluate_seed(
         limit_tasks(lab, seed),
         seed,
         f'{name}/{lab.run}',
-        embed_exam(lab, model.audio, exam, weights, cache=not own),
+        embed_evaluation_set(lab, model.audio, exam, weights, cache=not own),
     )
     if own:
         store_evaluation(lab, seed, points[exam.test], exam, targets, tasks, outputs)
@@ -225,7 +227,7 @@ def evaluate_run(lab: Lab) -> list[dict]:
         return evaluate_classifier(lab)
     metrics, seeds = [], lab.params.train.seeds
     facts = task_facts(lab, 'audio')
-    for name, exam, targets in open_exams(lab):
+    for name, exam, targets in open_evaluation_sets(lab):
         found = [evaluate_seed(lab, name, exam, targets, seed) for seed in seeds]
         tasks = summarise_seeds(found, seeds, **facts)
         metrics.append(dict(corpus=name, run=lab.run, tasks=tasks))
@@ -276,7 +278,7 @@ FROM_SCRATCH = dict(supervision='labels of the training split, from scratch')
 def evaluate_classifier(lab: Lab) -> list[dict]:
     "Stage evaluate, for a run on labels. Returns the metrics of each corpus."
     metrics, seeds = [], lab.params.train.seeds
-    for name, exam, _ in open_exams(lab):
+    for name, exam, _ in open_evaluation_sets(lab):
         if len(exam.names) < 2:
             continue
         found = [classifier_scores(lab, name, exam, seed) for seed in seeds]
@@ -333,7 +335,7 @@ def evaluate_pictures(lab: Lab, exam: EvaluationSet, targets: Targets) -> dict:
 def evaluate_baselines(lab: Lab) -> list[dict]:
     "Stage baselines: features on every corpus, and the pictures themselves. Returns the metrics of each."
     rows, features = [], baseline_features(lab)
-    for name, exam, targets in open_exams(lab):
+    for name, exam, targets in open_evaluation_sets(lab):
         for run, embed in features.items():
             rows.append(evaluate_features(lab, name, exam, run, embed))
         if exam.has_picture[exam.test].any():

@@ -28,7 +28,7 @@ from wavbrivl.pipeline.lab import (
     Lab,
     StoredEvaluation,
     depicted_clips,
-    in_turn,
+    interleave_classes,
     require_output,
 )
 from .pictures import DRAWN_KINDS, first_pictures, read_pictures
@@ -103,7 +103,7 @@ def read_variant_histories(lab: Lab) -> pd.DataFrame:
     histories = []
     for run in list_runs(lab.root, 'variants'):
         path = lab.results / 'history' / f'{run}.csv'
-        history = pd.read_csv(require_output('arm', path))
+        history = pd.read_csv(require_output('variant', path))
         seconds = pd.read_csv(lab.build / 'embeddings' / run / 'seconds.csv')
         histories.append(history.merge(seconds, on=['seed', 'epoch']))
     return pd.concat(histories or [pd.DataFrame()])
@@ -203,7 +203,7 @@ BESIDE_REFERENCE = ('wav2clip',)  # runs whose pictures stand beside the referen
 
 def drawn_clips(lab: Lab, n: int) -> list:
     "Test clips of different classes that every kind of picture was made for."
-    clips = in_turn(depicted_clips(lab.corpus))['clip'].to_numpy()
+    clips = interleave_classes(depicted_clips(lab.corpus))['clip'].to_numpy()
     return list(clips[: lab.params.generate.sounds][:n])
 
 # %% ../../nbs/15_pipeline/08_sources.ipynb #e915f643
@@ -276,14 +276,14 @@ def pair_selection(lab: Lab) -> dict:
 # %% ../../nbs/15_pipeline/08_sources.ipynb #6c9eb376
 def table4_rows(lab: Lab) -> dict:
     "Which variant is which row of BGTAI's Table 4."
-    there = list_runs(lab.root, 'variants')
-    return {run: row for run, row in TABLE4_ROWS.items() if run in there}
+    variants = list_runs(lab.root, 'variants')
+    return {run: row for run, row in TABLE4_ROWS.items() if run in variants}
 
 # %% ../../nbs/15_pipeline/08_sources.ipynb #45513754
 def complete_variant(lab: Lab) -> str | None:
     "The variant with every part of BGTAI; None where there is none."
-    there = list_runs(lab.root, 'variants')
-    return next((run for run in COMPLETE_VARIANTS if run in there), None)
+    variants = list_runs(lab.root, 'variants')
+    return next((run for run in COMPLETE_VARIANTS if run in variants), None)
 
 # %% ../../nbs/15_pipeline/08_sources.ipynb #d460a488
 def figure2_histories(lab: Lab) -> pd.DataFrame:
