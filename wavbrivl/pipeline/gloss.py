@@ -229,7 +229,7 @@ def evaluate_bridge_public(
 
 # %% ../../nbs/15_pipeline/05_gloss.ipynb #ed76081a
 def evaluate_bridge(lab, name, exam, targets, trainer, encoded, embed, seed) -> dict:
-    "Every task on the lab's own corpus, and those that only a bridge can answer: {task: scores}."
+    "Every task on the lab's own corpus, and those that only a bridge can do: {task: scores}."
     row = {clip: i for i, clip in enumerate(lab.corpus.table['clip'])}
     rows = np.array([row[clip] for clip in exam.table['clip']], int)
     embedded = embed_stored(trainer.bridge, encoded.frames, rows)

@@ -51,7 +51,7 @@ from .evaluation import metrics_table, summarise_seeds
 
 # %% ../../nbs/15_pipeline/06_pictures.ipynb #dc379b4e
 def list_evaluator_corpora(lab: Lab) -> list[tuple[str, Corpus]]:
-    "List the corpora with pictures of two classes or more, as an evaluator needs: the lab's own, and VEGAS where it is."
+    "List the corpora with pictures of two classes, which an evaluator needs: the lab's own, and VEGAS where it is."
     own = [(lab.corpus_name, lab.corpus)] if lab.can_evaluate_pictures else []
     public = dict(prepared_datasets(lab))
     if 'vegas' in public and lab.corpus_name != 'vegas':
@@ -260,7 +260,7 @@ def uses_level(model: WavBriVL) -> bool:
 
 # %% ../../nbs/15_pipeline/06_pictures.ipynb #78c4393c
 def mean_score(lab: Lab, pictures, points) -> float:
-    "Mean cosine of pictures, as the image tower sees them, to points."
+    "Mean cosine between the image embeddings of pictures and points."
     seen = embed_pictures(lab.brivl[0], pictures)
     return (seen * torch.as_tensor(points)).sum(1).mean().item()
 
@@ -350,7 +350,7 @@ def guidance_start(lab: Lab, sounds: SoundPoints, start: str):
 
 # %% ../../nbs/15_pipeline/06_pictures.ipynb #6411dcaa
 def guide_drawings(lab: Lab, sounds: SoundPoints, bare: bool = False) -> tuple:
-    "Codes moved until the image tower sees the sound's point; `bare`: without the diffusion model."
+    "Codes optimised until their picture's embedding is near the sound's point; `bare`: without the diffusion model."
     sounds, (vqgan, diffusion) = sounds.first(lab.params.generate.sounds), lab.painter
     start = 'noise' if bare else lab.params.guidance.start
     begin = guidance_start(lab, sounds, start)
