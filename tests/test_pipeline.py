@@ -29,7 +29,7 @@ from wavbrivl.pipeline.pictures import (
     draw_pictures,
     measure_painter,
     train_codec,
-    train_judges,
+    train_evaluators,
     train_painter,
 )
 from wavbrivl.pipeline.studies import (
@@ -549,7 +549,7 @@ def test_pictures_from_sound(root, model):
     if not (root / 'build/embeddings/wavbrivl').exists():
         evaluate_run(lab)
     assert (
-        len(train_judges(lab))
+        len(train_evaluators(lab))
         and train_codec(lab).l1.notna().all()
         and train_painter(lab).loss.notna().all()
     )
@@ -604,10 +604,10 @@ def test_pictures_from_sound(root, model):
 
 
 def test_a_corpus_of_one_class_draws_and_judges_nothing(root, model, monkeypatch):
-    monkeypatch.setattr(Lab, 'can_judge', False)
+    monkeypatch.setattr(Lab, 'can_evaluate_pictures', False)
     lab = Lab('wavbrivl', root)
     assert (
-        not len(train_judges(lab))
+        not len(train_evaluators(lab))
         and draw_pictures(lab) == []
         and study_edits(lab) == {}
         and draw_manipulations(lab) == []

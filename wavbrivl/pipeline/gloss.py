@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IN_MODEL', 'NO_HISTORY', 'GLOSSES_STORED', 'find_wavlm_folder', 'open_wavlm', 'open_encoder', 'store_frames',
            'wavlm_sizes', 'pretrain_gloss_style', 'pretrain_gloss', 'EncodedCorpus', 'open_encoded_corpus',
-           'embed_classes', 'train_bridge_seed', 'examine_bridge', 'evaluate_bridge_abroad', 'evaluate_bridge',
+           'embed_classes', 'train_bridge_seed', 'evaluate_bridge_tower', 'evaluate_bridge_public', 'evaluate_bridge',
            'gloss_tasks', 'store_glosses', 'store_bridge_history', 'train_bridge_run']
 
 # %% ../../nbs/15_pipeline/05_gloss.ipynb #698e3531
@@ -41,9 +41,9 @@ from .lab import Lab, make_folders, require_output
 from .launch import run_parallel, single_thread
 from .training import training_facts
 from wavbrivl.pipeline.evaluation import (
-    embed_exam,
+    embed_evaluation_set,
     limit_tasks,
-    open_exams,
+    open_evaluation_sets,
     store_evaluation,
     summarise_seeds,
     task_facts,
@@ -97,7 +97,7 @@ def open_encoder(lab: Lab, name: str) -> tuple:
 
 # %% ../../nbs/15_pipeline/05_gloss.ipynb #5eb47914
 def store_frames(lab: Lab, name: str) -> dict:
-    "Stage front: the frames of every clip under one frozen audio encoder. Returns the shapes of what is stored."
+    "Stage encoder: the frames of every clip under one frozen audio encoder. Returns the shapes of what is stored."
     from safetensors.torch import save_file
 
     weights, sizes = open_encoder(lab, name)
@@ -152,7 +152,7 @@ def pretrain_gloss(lab: Lab) -> pd.DataFrame:
 
 # %% ../../nbs/15_pipeline/05_gloss.ipynb #605c4f06
 class EncodedCorpus(NamedTuple):
-    "What the stages front and gloss left for a variant."
+    "What the stages encoder and gloss left for a variant."
 
     frames: StoredFrames  # frames of every clip
     weights: dict  # of the WavLM that made them
@@ -164,7 +164,7 @@ def open_encoded_corpus(lab: Lab) -> EncodedCorpus:
     "The frames and weights that this run's variant begins with."
     p = lab.params.language
     folder = lab.build / 'front' / p.encoder
-    frames = read_tensors(require_output('front', folder / 'frames.safetensors'))
+    frames = read_tensors(require_output('encoder', folder / 'frames.safetensors'))
     gloss = lab.build / 'gloss' / f'{p.gloss}.safetensors'
     return EncodedCorpus(
         StoredFrames(frames, frames['rows']),
@@ -197,16 +197,18 @@ def train_bridge_seed(lab: Lab, seed: int) -> tuple:
     model = WavBriVL(trainer.bridge, brivl.cpu(), tokenizer, facts)
     model.save_pretrained(lab.models / f'seed-{seed}')
     tasks = {}
-    for name, exam, stored in open_exams(lab):
+    for name, exam, stored in open_evaluation_sets(lab):
         evaluate = (
-            evaluate_bridge if name == lab.corpus_name else evaluate_bridge_abroad
+            evaluate_bridge if name == lab.corpus_name else evaluate_bridge_public
         )
         tasks[name] = evaluate(lab, name, exam, stored, trainer, encoded, embed, seed)
     shutil.rmtree(state, ignore_errors=True)
     return history.assign(run=lab.run), tasks
 
 # %% ../../nbs/15_pipeline/05_gloss.ipynb #0b2baeb1
-def examine_bridge(lab, name, exam, targets, trainer, embed, seed, embedded) -> tuple:
+def evaluate_bridge_tower(
+    lab, name, exam, targets, trainer, embed, seed, embedded
+) -> tuple:
     "Do the tasks of any tower; see `evaluate_tower`."
     params = limit_tasks(lab, seed, lab.params.language.tasks)
     where = f'{name}/{lab.run}'
@@ -215,21 +217,23 @@ def examine_bridge(lab, name, exam, targets, trainer, embed, seed, embedded) -> 
     )
 
 # %% ../../nbs/15_pipeline/05_gloss.ipynb #f78846a3
-def evaluate_bridge_abroad(
+def evaluate_bridge_public(
     lab, name, exam, targets, trainer, encoded, embed, seed
 ) -> dict:
     "Every task on a public data set: {task: scores}."
     weights = lab.models / f'seed-{seed}/model.safetensors'
-    embedded = embed_exam(lab, trainer.bridge, exam, weights, cache=True)
-    return examine_bridge(lab, name, exam, targets, trainer, embed, seed, embedded)[0]
+    embedded = embed_evaluation_set(lab, trainer.bridge, exam, weights, cache=True)
+    return evaluate_bridge_tower(
+        lab, name, exam, targets, trainer, embed, seed, embedded
+    )[0]
 
 # %% ../../nbs/15_pipeline/05_gloss.ipynb #ed76081a
 def evaluate_bridge(lab, name, exam, targets, trainer, encoded, embed, seed) -> dict:
-    "Every task on the lab's own corpus, and those that only a bridge can answer: {task: scores}."
+    "Every task on the lab's own corpus, and those that only a bridge can do: {task: scores}."
     row = {clip: i for i, clip in enumerate(lab.corpus.table['clip'])}
     rows = np.array([row[clip] for clip in exam.table['clip']], int)
     embedded = embed_stored(trainer.bridge, encoded.frames, rows)
-    tasks, outputs, _, points = examine_bridge(
+    tasks, outputs, _, points = evaluate_bridge_tower(
         lab, name, exam, targets, trainer, embed, seed, embedded
     )
     store_evaluation(lab, seed, points[exam.test], exam, targets, tasks, outputs)
@@ -270,7 +274,7 @@ def store_bridge_history(lab: Lab, history: pd.DataFrame):
 
 # %% ../../nbs/15_pipeline/05_gloss.ipynb #6400c510
 def train_bridge_run(lab: Lab) -> tuple:
-    "Stage arm: every seed of a variant, trained and evaluated: (history, metrics of every corpus)."
+    "Stage variant: every seed of a variant, trained and evaluated: (history, metrics of every corpus)."
     seeds = lab.params.language.seeds
     done = run_parallel(train_bridge_seed, lab, seeds)
     history = pd.concat([h for h, _ in done])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROGRAM', 'TORCHRUN', 'launch_command', 'repeat_output', 'launch_stage', 'run_job', 'count_cores', 'run_parallel',
-           'single_thread', 'shared_stages', 'main']
+           'single_thread', 'shared_stages', 'run_process']
 
 # %% ../../nbs/15_pipeline/02_launch.ipynb #656bebe3
 import argparse
@@ -25,7 +25,7 @@ from ..training.processes import make_engine
 from .lab import Lab
 
 # %% ../../nbs/15_pipeline/02_launch.ipynb #9d35c415
-PROGRAM = 'wavbrivl.pipeline.launch'  # the module whose `main` each process runs
+PROGRAM = 'wavbrivl.pipeline.launch'  # the module whose `run_process` each process runs
 TORCHRUN = ('-m', 'torch.distributed.run', '--standalone')
 
 
@@ -67,7 +67,7 @@ def launch_stage(lab: Lab, stage: str) -> bool:
     status = repeat_output(command, env)
     if status:
         raise BadInput(
-            f'{shlex.join(command)} ended with status {status}; what it said stands above.'
+            f'{shlex.join(command)} ended with status {status}; its output stands above.'
         )
     return True
 
@@ -128,7 +128,7 @@ def shared_stages() -> dict:
     )
 
 # %% ../../nbs/15_pipeline/02_launch.ipynb #41fcb687
-def main(argv=None):
+def run_process(argv=None):
     "Do this process's part of a stage: `LAUNCHER -m PROGRAM STAGE [RUN]`."
     stages = shared_stages()
     parser = argparse.ArgumentParser(prog=PROGRAM)
@@ -144,4 +144,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__' and '__file__' in globals():
-    main()  # started as a program, not in a notebook
+    run_process()  # started as a program, not in a notebook

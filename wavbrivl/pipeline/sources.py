@@ -28,7 +28,7 @@ from wavbrivl.pipeline.lab import (
     Lab,
     StoredEvaluation,
     depicted_clips,
-    in_turn,
+    interleave_classes,
     require_output,
 )
 from .pictures import DRAWN_KINDS, first_pictures, read_pictures
@@ -103,7 +103,7 @@ def read_variant_histories(lab: Lab) -> pd.DataFrame:
     histories = []
     for run in list_runs(lab.root, 'variants'):
         path = lab.results / 'history' / f'{run}.csv'
-        history = pd.read_csv(require_output('arm', path))
+        history = pd.read_csv(require_output('variant', path))
         seconds = pd.read_csv(lab.build / 'embeddings' / run / 'seconds.csv')
         histories.append(history.merge(seconds, on=['seed', 'epoch']))
     return pd.concat(histories or [pd.DataFrame()])
@@ -161,10 +161,10 @@ def space_arguments(lab: Lab, stored: StoredEvaluation) -> tuple[dict, dict]:
 
 # %% ../../nbs/15_pipeline/08_sources.ipynb #82b35748
 def predicted_clips(lab: Lab, stored: StoredEvaluation, task: str, n: int):
-    "Test clips of different classes for which a task has an answer, and the answer in column `said`."
+    "Test clips of different classes for which a task has a prediction, and that in column `prediction`."
     outputs = stored.outputs[task]
     t = lab.corpus.split('test').set_index('clip').loc[list(outputs)]
-    t['said'] = list(outputs.values())
+    t['prediction'] = list(outputs.values())
     return t.iloc[one_per_class(t, n)]
 
 # %% ../../nbs/15_pipeline/08_sources.ipynb #aee7b863
@@ -175,14 +175,14 @@ def timeline_arguments(lab: Lab, stored: StoredEvaluation, n: int = 6) -> dict:
     "Arguments of `timeline_figure`: sounds, their events, and the events detected in them."
     t = predicted_clips(lab, stored, 'detection', n)
     clips = [lab.corpus.audio(a) for a in t.audio]
-    return dict(clips=clips, true=list(t.events), found=list(t.said))
+    return dict(clips=clips, true=list(t.events), found=list(t.prediction))
 
 # %% ../../nbs/15_pipeline/08_sources.ipynb #f0ed2846
 def caption_rows(lab: Lab, stored: StoredEvaluation, n: int = 8) -> list[dict]:
     "Arguments of `caption_table`: a model's caption of some clips beside a person's."
     t = predicted_clips(lab, stored, 'captioning', n)
-    pairs = zip(t.index, t.said, t.captions)
-    return [dict(clip=c, said=said, person=own[0]) for c, said, own in pairs]
+    pairs = zip(t.index, t.prediction, t.captions)
+    return [dict(clip=c, said=made, person=own[0]) for c, made, own in pairs]
 
 # %% ../../nbs/15_pipeline/08_sources.ipynb #be11e450
 def data_arguments(lab: Lab) -> tuple[list, dict]:
@@ -198,12 +198,12 @@ def data_arguments(lab: Lab) -> tuple[list, dict]:
     return read_json(found), own
 
 # %% ../../nbs/15_pipeline/08_sources.ipynb #47279fac
-BESIDE_REFERENCE = ('wav2clip',)  # runs whose pictures stand beside the reference's
+BESIDE_REFERENCE = ('wav2clip',)  # runs whose pictures are shown with the reference's
 
 
 def drawn_clips(lab: Lab, n: int) -> list:
     "Test clips of different classes that every kind of picture was made for."
-    clips = in_turn(depicted_clips(lab.corpus))['clip'].to_numpy()
+    clips = interleave_classes(depicted_clips(lab.corpus))['clip'].to_numpy()
     return list(clips[: lab.params.generate.sounds][:n])
 
 # %% ../../nbs/15_pipeline/08_sources.ipynb #e915f643
@@ -276,14 +276,14 @@ def pair_selection(lab: Lab) -> dict:
 # %% ../../nbs/15_pipeline/08_sources.ipynb #6c9eb376
 def table4_rows(lab: Lab) -> dict:
     "Which variant is which row of BGTAI's Table 4."
-    there = list_runs(lab.root, 'variants')
-    return {run: row for run, row in TABLE4_ROWS.items() if run in there}
+    variants = list_runs(lab.root, 'variants')
+    return {run: row for run, row in TABLE4_ROWS.items() if run in variants}
 
 # %% ../../nbs/15_pipeline/08_sources.ipynb #45513754
 def complete_variant(lab: Lab) -> str | None:
     "The variant with every part of BGTAI; None where there is none."
-    there = list_runs(lab.root, 'variants')
-    return next((run for run in COMPLETE_VARIANTS if run in there), None)
+    variants = list_runs(lab.root, 'variants')
+    return next((run for run in COMPLETE_VARIANTS if run in variants), None)
 
 # %% ../../nbs/15_pipeline/08_sources.ipynb #d460a488
 def figure2_histories(lab: Lab) -> pd.DataFrame:
