@@ -62,10 +62,10 @@ TINY = dict(
 def root(tmp_path_factory):
     "A lab after the stages corpus to targets."
     root = tmp_path_factory.mktemp('lab')
-    board = merge_config(
+    config = merge_config(
         yaml.safe_load((ROOT / 'presets/smoke.yaml').read_text()), TINY
     )
-    board['runs'] = dict(
+    config['runs'] = dict(
         wavbrivl={},
         undisturbed={},
         killed={},
@@ -77,12 +77,12 @@ def root(tmp_path_factory):
         supervised=dict(train=dict(loss='labels', init='scratch')),
         wav2clip=dict(audio=dict(kind='wav2clip', width=8), train=dict(init='scratch')),
     )
-    board['encoders'] = dict(wavlm='build/wavlm', wavbrivl='models/wavbrivl')
-    board['variants'] |= dict(
+    config['encoders'] = dict(wavlm='build/wavlm', wavbrivl='models/wavbrivl')
+    config['variants'] |= dict(
         whole=dict(language=dict(seeds=[0])),
         cut=dict(language=dict(seeds=[0])),
     )
-    (root / 'params.yaml').write_text(yaml.safe_dump(board))
+    (root / 'params.yaml').write_text(yaml.safe_dump(config))
     lab = Lab(root=root)
     summary = prepare_corpus(lab)
     assert summary['clips'] == dict(train=48, valid=12, test=24)
@@ -173,12 +173,12 @@ def esc(tmp_path_factory):
 
 @pytest.fixture
 def abroad(root, esc):
-    "The lab with a public data set on the board, another one that is not where the board says, and the rest unnamed."
-    board = yaml.safe_load((root / 'params.yaml').read_text())
+    "The lab with a public data set in the config, another one that is not where the config says, and the rest unnamed."
+    config = yaml.safe_load((root / 'params.yaml').read_text())
     before = (root / 'params.yaml').read_text()
     (root / 'params.yaml').write_text(
         yaml.safe_dump(
-            merge_config(board, dict(datasets=dict(esc50=str(esc), clotho='nowhere')))
+            merge_config(config, dict(datasets=dict(esc50=str(esc), clotho='nowhere')))
         )
     )
     prepare_datasets(Lab(root=root))
@@ -299,16 +299,16 @@ def test_released_wavlm_trains_in_the_lab(root, tmp_path):
     copy.mkdir()
     for part in ('build', 'data'):
         (copy / part).symlink_to(root / part)
-    board = yaml.safe_load((root / 'params.yaml').read_text())
-    board['runs'] = dict(released=dict(train=dict(optim=dict(epochs=1))))
-    board['pictures'] = {}
-    board['audio'] = dict(
-        board['audio'],
+    config = yaml.safe_load((root / 'params.yaml').read_text())
+    config['runs'] = dict(released=dict(train=dict(optim=dict(epochs=1))))
+    config['pictures'] = {}
+    config['audio'] = dict(
+        config['audio'],
         checkpoint=str(ROOT.parent / 'shared/reference/wavlm_base/checkpoint.pt'),
         freeze_conv=True,
         hidden=32,
     )
-    (copy / 'params.yaml').write_text(yaml.safe_dump(board))
+    (copy / 'params.yaml').write_text(yaml.safe_dump(config))
     (copy / 'build').unlink()
     (copy / 'build').mkdir()
     for part in ('corpus', 'brivl', 'targets'):
@@ -318,8 +318,8 @@ def test_released_wavlm_trains_in_the_lab(root, tmp_path):
     assert train_run(lab).loss.notna().all()
     model = WavBriVL.from_pretrained(copy / 'models/released', device='cpu')
     assert model.audio.params.hidden == 64 and model.audio.params.layers == 3
-    board['audio'] |= dict(checkpoint=None)
-    (copy / 'params.yaml').write_text(yaml.safe_dump(board))
+    config['audio'] |= dict(checkpoint=None)
+    (copy / 'params.yaml').write_text(yaml.safe_dump(config))
     with pytest.raises(BadInput, match='train.init: scratch'):
         train_run(Lab('released', copy))
 
@@ -420,7 +420,7 @@ def test_command_line(root, model, tmp_path, capsys):
 
 @pytest.fixture(scope='module')
 def variants(root, model):
-    "The lab after the stages front and gloss."
+    "The lab after the stages encoder and gloss."
     lab = Lab(root=root)
     for name in ('wavlm', 'wavbrivl'):
         store_frames(lab, name)
@@ -603,7 +603,7 @@ def test_pictures_from_sound(root, model):
     assert people is None and proxy.loc['all', 'n'] == 4 * 2
 
 
-def test_a_corpus_of_one_class_draws_and_judges_nothing(root, model, monkeypatch):
+def test_a_corpus_of_one_class_draws_and_evaluates_nothing(root, model, monkeypatch):
     monkeypatch.setattr(Lab, 'can_evaluate_pictures', False)
     lab = Lab('wavbrivl', root)
     assert (
