@@ -18,7 +18,7 @@ import soundfile as sf
 import torch
 
 from side_by_side import begin, in_turn, options, record, similar
-from wavbrivl.api.folder import WavBriVL
+from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.app.bulk import embed_files
 from wavbrivl.core.params import AudioParams, BrivlParams

@@ -109,6 +109,12 @@ def imports(path):
         if not isinstance(n, ast.ImportFrom):
             continue
         name = n.module or ''
+        if not name or name == 'wavbrivl':  # `from . import x`
+            found |= {f'{wing}.{a.name}' for a in n.names if n.level}
+            continue
+        if name.count('.') == 1 and name.startswith('wavbrivl.'):  # a wing
+            found |= {f'{name[9:]}.{a.name}' for a in n.names}
+            continue
         if n.level == 1:
             found.add(f'{wing}.{name}')
         elif n.level == 2:

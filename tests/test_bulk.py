@@ -13,7 +13,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from wavbrivl.api.folder import WavBriVL
+from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.app.bulk_parts import find_sounds, cut_windows_ahead
 from wavbrivl.app.bulk import embed_files

@@ -16,7 +16,7 @@ from PIL import Image
 onnx, ort = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
 
-from wavbrivl.api.folder import WavBriVL
+from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.gloss.bridge import Bridge
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import train_tokenizer

@@ -284,7 +284,7 @@ def test_the_corpus_is_killed_on_its_way_to_its_name(found, when):
 def test_half_a_folder_is_not_believed(found, tmp_path):
     "A folder that lost a file, or the end of one, is refused by name."
     import shutil
-    from wavbrivl.api.folder import WavBriVL
+    from wavbrivl.api.pictures import WavBriVL
     from wavbrivl.data.corpus import Corpus
 
     model = lambda d: WavBriVL.from_pretrained(d, 'cpu')

@@ -9,7 +9,7 @@ import soundfile as sf
 import torch
 from PIL import Image
 
-from wavbrivl.api.folder import WavBriVL
+from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.api.painter import PAINTING_KINDS, Painter
 from wavbrivl.api.pictures import film_windows
 from wavbrivl.image_text.brivl import BriVL

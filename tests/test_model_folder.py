@@ -13,7 +13,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from wavbrivl.api.folder import MIGRATIONS, model_card
-from wavbrivl.api.folder import WavBriVL, hub_licence, model_folder
+from wavbrivl.api.folder import hub_licence, model_folder
+from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import load_tokenizer, train_tokenizer
 from wavbrivl.app.cli import main

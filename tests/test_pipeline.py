@@ -10,7 +10,7 @@ import soundfile as sf
 import torch
 import yaml
 
-from wavbrivl.api.folder import WavBriVL
+from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.app.cli import main
 from wavbrivl.core.files import BadInput, read_json
 from wavbrivl.core.config import merge_config

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from wavbrivl.api.folder import WavBriVL
+from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.app.cli import main

@@ -9,7 +9,7 @@ import soundfile as sf
 import torch
 from PIL import Image
 
-from wavbrivl.api.folder import WavBriVL
+from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.api.painter import Painter
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import load_tokenizer, train_tokenizer

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wavbrivl.api.folder import WavBriVL
+from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.api.painter import Painter
 from wavbrivl.app.drawing import write_png
 from wavbrivl.audio.tower import AudioTower

@@ -6,7 +6,7 @@ __all__ = ["WavBriVL", "BriVL"]
 def __getattr__(name):
     "The two models, imported when first asked for: the command line stays quick."
     if name == "WavBriVL":
-        from .api.folder import WavBriVL
+        from .api.pictures import WavBriVL
 
         return WavBriVL
     if name == "BriVL":

@@ -439,6 +439,3 @@ def checked_towers(
             f'does not hold the weights config.json describes: {differences}.',
         )
     return build_towers(config, path)
-
-# %% ../../nbs/12_api/02_folder.ipynb #0063bd25
-from . import model, pictures  # noqa: E402, F401

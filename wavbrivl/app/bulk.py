@@ -26,7 +26,7 @@ from pathlib import Path
 # %% ../../nbs/16_app/02_bulk.ipynb #13699617
 from ..core.files import BadFile, BadInput, read_json, write_json
 from ..core.runtime import is_interactive
-from ..api.folder import WavBriVL
+from ..api.pictures import WavBriVL
 from wavbrivl.app.bulk_parts import (
     MEMBER_ENDINGS,
     PartEmbedder,

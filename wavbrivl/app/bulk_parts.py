@@ -26,7 +26,7 @@ from ..media.sound import MEMBER, SAMPLE_RATE, stream_audio, windows
 from ..data.tables import ENDINGS
 from ..data.shards import read_shards
 from ..audio.tower import stitch_frames
-from ..api.folder import WavBriVL
+from ..api.pictures import WavBriVL
 
 # %% ../../nbs/16_app/01_bulk_parts.ipynb #cb248941
 MEMBER_ENDINGS = frozenset(ENDINGS['audio'])

@@ -47,7 +47,7 @@ def expand(
 # %% ../../nbs/16_app/06_commands.ipynb #c04870b3
 def open_model(a):
     "Open the model that `--model` names."
-    from wavbrivl.api.folder import WavBriVL
+    from wavbrivl.api.pictures import WavBriVL
 
     warnings.simplefilter('ignore')
     return WavBriVL.from_pretrained(a.model, a.device, a.precision)

@@ -36,7 +36,7 @@ from ..tasks.evaluation import evaluate_tower
 from ..gloss.language_tower import embed_stored
 from ..gloss.training import train_bridge, fit_gloss
 from ..gloss.tasks import score_glosses, score_selection, locate_tokens_task
-from ..api.folder import WavBriVL
+from ..api.pictures import WavBriVL
 from .lab import Lab, make_folders, require_output
 from .launch import run_parallel, single_thread
 from .training import training_facts

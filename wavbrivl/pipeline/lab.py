@@ -24,7 +24,7 @@ from ..decoders.vqgan import VQGAN
 from ..decoders.diffusion import LatentDiffusion
 from ..training.targets import Targets
 from ..generation.judge import Evaluator
-from ..api.folder import WavBriVL
+from ..api.pictures import WavBriVL
 
 # %% ../../nbs/15_pipeline/01_lab.ipynb #34055ba2
 class Lab:

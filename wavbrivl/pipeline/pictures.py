@@ -38,7 +38,7 @@ from wavbrivl.generation.fidelity import (
     score_pictures_of,
     draw_rows,
 )
-from ..api.folder import WavBriVL
+from ..api.pictures import WavBriVL
 from wavbrivl.pipeline.lab import (
     Lab,
     depicted_clips,

@@ -23,7 +23,7 @@ from ..audio.frames import StoredFrames
 from ..decoders.vqgan import VQGAN, pixels_to_bytes, bytes_to_pixels
 from ..metrics.retrieval import search_top_k
 from ..gloss.tasks import locate_tokens
-from ..api.folder import WavBriVL
+from ..api.pictures import WavBriVL
 from wavbrivl.pipeline.lab import (
     Lab,
     StoredEvaluation,

@@ -29,7 +29,7 @@ from ..training.image_text import train_brivl
 from ..training.targets import make_targets
 from ..training.audio import train_audio, train_classifier, train_wavlm
 from ..tasks.evaluation import EvaluationSet
-from ..api.folder import WavBriVL
+from ..api.pictures import WavBriVL
 from .lab import Lab, make_folders, require_output
 from .launch import launch_stage, run_parallel
 
