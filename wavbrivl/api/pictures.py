@@ -19,6 +19,7 @@ from ..media.sound import SAMPLE_RATE, load_audio
 from ..audio.tower import embed_clips, level_db
 from ..generation.guidance import as_frame
 from .inputs import as_list, as_picture, load_each, square_pixels
+from . import model  # noqa: F401, the class's methods that embed and ask
 from .folder import WavBriVL
 from .painter import Painter
 
