@@ -16,32 +16,21 @@ from PIL import Image
 onnx, ort = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
 
+from tiny import SMALL as TINY
 from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.gloss.bridge import Bridge
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.app.cli import main
 from wavbrivl.core.files import BadInput, read_json, write_json
-from wavbrivl.core.params import AudioParams, BrivlParams, LanguageParams
+from wavbrivl.core.params import BrivlParams, LanguageParams
 from wavbrivl.api.onnx_export import export_onnx, freeze_tower, open_session
 from wavbrivl.api.onnx_model import OnnxModel
 from wavbrivl.audio.wav2clip import Wav2CLIPTower
 from wavbrivl.audio.tower import AudioTower
 
 RATE = 16_000
-SMALL = AudioParams(
-    conv_dim=[8] * 7,
-    hidden=32,
-    layers=1,
-    heads=2,
-    ffn=32,
-    embed=32,
-    pos_kernel=8,
-    pos_groups=2,
-    block_heads=2,
-    buckets=16,
-    max_distance=40,
-)
+SMALL = TINY.model_copy(update=dict(max_distance=40))
 LARGE = SMALL.model_copy(
     update=dict(conv_norm='layer', normalize=True, level=True)
 )  # the layout of WavLM large

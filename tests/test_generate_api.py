@@ -9,6 +9,7 @@ import soundfile as sf
 import torch
 from PIL import Image
 
+from tiny import SMALL
 from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.api.painter import PAINTING_KINDS, Painter
 from wavbrivl.api.pictures import film_windows
@@ -17,7 +18,7 @@ from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.app.drawing import name_files, choose_paths
 from wavbrivl.app.cli import main
 from wavbrivl.core.files import BadFile, BadInput
-from wavbrivl.core.params import AudioParams, BrivlParams
+from wavbrivl.core.params import BrivlParams
 from wavbrivl.core.picture_params import DiffusionParams, GuidanceParams, VqganParams
 from wavbrivl.decoders.diffusion import LatentDiffusion
 from wavbrivl.generation.mosaic import Mosaic
@@ -26,18 +27,6 @@ from wavbrivl.decoders.vqgan import VQGAN
 from wavbrivl.audio.tower import AudioTower
 
 RATE = 16_000
-SMALL = AudioParams(
-    conv_dim=[8] * 7,
-    hidden=32,
-    layers=1,
-    heads=2,
-    ffn=32,
-    embed=32,
-    pos_kernel=8,
-    pos_groups=2,
-    block_heads=2,
-    buckets=16,
-)
 QUICK = GuidanceParams(steps=3, cutouts=2)
 tone = lambda seconds, hz=440.0, gain=0.3: (
     gain * np.sin(2 * np.pi * hz * np.arange(round(seconds * RATE)) / RATE)

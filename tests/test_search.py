@@ -12,30 +12,19 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
+from tiny import SMALL
 from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.app.cli import main
 from wavbrivl.core.files import BadInput
-from wavbrivl.core.params import AudioParams, BrivlParams
+from wavbrivl.core.params import BrivlParams
 from wavbrivl.app.index_blocks import embed_items, search_blocks
 from wavbrivl.app.index import Index, sum_queries, build_index, index_files
 from wavbrivl.app.search_sheet import check_sheet, search_sheet
 from wavbrivl.audio.tower import AudioTower
 
 RATE, DIM = 16_000, 24
-SMALL = AudioParams(
-    conv_dim=[8] * 7,
-    hidden=32,
-    layers=1,
-    heads=2,
-    ffn=32,
-    embed=32,
-    pos_kernel=8,
-    pos_groups=2,
-    block_heads=2,
-    buckets=16,
-)
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -9,6 +9,7 @@ import soundfile as sf
 import torch
 from PIL import Image
 
+from tiny import SMALL
 from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.api.painter import Painter
 from wavbrivl.image_text.brivl import BriVL
@@ -166,18 +167,7 @@ def lab(tmp_path_factory):
         )
     )
     audio = AudioTower(
-        AudioParams(
-            conv_dim=[8] * 7,
-            hidden=32,
-            layers=1,
-            heads=2,
-            ffn=32,
-            embed=32,
-            pos_kernel=8,
-            pos_groups=2,
-            block_heads=2,
-            buckets=16,
-        ),
+        SMALL,
         brivl.dim,
         0.5,
     )
