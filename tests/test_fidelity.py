@@ -60,7 +60,7 @@ def bytes_of(n, seed=0, side=20):
 class Drawn:
     "A corpus in memory: a class is a colour, its pitch the brightness."
 
-    print = 'drawn'
+    fingerprint = 'drawn'
 
     def __init__(self, labels=NAMES, n=8, attributes=True):
         rows = []
