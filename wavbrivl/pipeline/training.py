@@ -34,10 +34,10 @@ from .lab import Lab, make_folders, require_output
 from .launch import launch_stage, run_parallel
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #e2b3efd7
-def prepare_corpus(lab: Lab) -> dict:
+def prepare_corpus(lab: Lab, workers: int | None = None) -> dict:
     "Stage corpus: read, check, convert, list, and pack where asked. Returns the summary."
     folder = lab.build / 'corpus'
-    summary = write_corpus(lab.params.corpus, folder, lab.root)
+    summary = write_corpus(lab.params.corpus, folder, lab.root, workers)
     if lab.params.corpus.shard_size:
         pack_corpus(folder, lab.params.corpus.shard_size)
     return summary
