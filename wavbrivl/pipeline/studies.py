@@ -97,7 +97,7 @@ def study_run(lab: Lab, params) -> dict:
     as_used = drawn_attributes(lab, clips, names, with_level)
     other_way = drawn_attributes(lab, clips, names, not with_level)
     gains = params.model_copy(update=dict(pitches=[], speeds=[]))
-    other = f'{lab.run}, level {"untold" if with_level else "told"}'
+    other = f'{lab.run}, level {"withheld" if with_level else "given"}'
     return {
         lab.run: study_edits_of(*given, params, draw=as_used),
         other: select_drawn(study_edits_of(*given, gains, draw=other_way)),
