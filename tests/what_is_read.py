@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzzing import ffmpeg_file, sound_file
+from fuzzing import ffmpeg_file
 from wavbrivl.core.files import BadInput, gather_notes
 
 PAGE = Path(__file__).parents[1] / 'nbs/guides/formats.ipynb'
