@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 # %% ../../nbs/12_api/02_folder.ipynb #e0839835
-from ..core.files import BadFile, BadInput, write_model
+from ..core.files import BadFile, BadInput, check_finite_weights, write_model
 from ..core.picture_params import Params
 from ..core.config import shorten, explain_validation_error
 from ..image_text.config import check_config
@@ -438,4 +438,5 @@ def checked_towers(
             path.with_name('model.safetensors'),
             f'does not hold the weights config.json describes: {differences}.',
         )
+    check_finite_weights(weights, path.with_name('model.safetensors'))
     return build_towers(config, path)
