@@ -143,13 +143,13 @@ def stack_pixels(pictures: list, side: int) -> torch.Tensor:
 @patch
 def embed_image(
     self: WavBriVL,
-    pictures,  # files, PIL images or uint8 arrays [H, W, 3]: one or many
+    pictures,  # what `prepare_picture` takes: one or many
     batch: int = 64,
 ) -> np.ndarray:
-    "Embed pictures: float32 [N, D], unit norm."
+    "Embed the middle squares of pictures, scaled as a whole where `info['crop']` is None: float32 [N, D], unit norm."
     items = as_list(pictures)
     side = self.info.get('picture', self.brivl.config.image_size)
-    crop = self.info.get('crop', 480)
+    crop = self.info.get('crop')
     load = lambda x: square_pixels(x, crop, side)
     pixels, where, self.rejected = load_each(items, load, 'pictures')
     rows = embed_pictures(self.brivl, stack_pixels(pixels, side), batch)

@@ -41,6 +41,8 @@ def read_onnx_config(folder: Path) -> dict:
         raise BadInput(
             f'{folder}: written by a newer version (format {number}); update wavbrivl.'
         )
+    if number < 2:  # its crop was that of the corpus's films
+        config['crop'] = None
     return config
 
 # %% ../../nbs/12_api/08_onnx_model.ipynb #1388f5cb
@@ -158,10 +160,10 @@ def scale_to_unit(x: np.ndarray) -> np.ndarray:
 @patch
 def embed_image(
     self: OnnxModel,
-    pictures,  # files, PIL images or uint8 arrays [H, W, 3]: one or many
+    pictures,  # what `prepare_picture` takes: one or many
     batch: int = 64,
 ) -> np.ndarray:
-    "Embed pictures: float32 [N, D], unit norm."
+    "Embed the middle squares of pictures, scaled as a whole where the model does: float32 [N, D], unit norm."
     items = as_list(pictures, ONE_ARRAY)
     crop = self.config['crop']
     side = self.config['picture']

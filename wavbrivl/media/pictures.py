@@ -14,17 +14,18 @@ __all__ = ['DEPTHS', 'DARK', 'SPACES', 'PICTURE_FORMATS', 'MAX_PIXELS', 'CONTENT
 import functools
 import io
 import numpy as np
+import os
 import re
 import struct
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 
 # %% ../../nbs/01_media/03_pictures.ipynb #4c8af82d
 from ..core.files import BadFile, BadInput, note_file
 from .sound import MIN_READABLE, sniff_content
 
-# %% ../../nbs/01_media/03_pictures.ipynb #65c41e4a
+# %% ../../nbs/01_media/03_pictures.ipynb #ba2eeb0a
 def channels_last(a: np.ndarray, name) -> np.ndarray:  # [H, W, C]
     "Put the channels of [H, W], [H, W, C] or [C, H, W] last. Raises `BadFile` where the shape leaves it open."
     if a.ndim == 2 and a.size:
@@ -42,7 +43,7 @@ def channels_last(a: np.ndarray, name) -> np.ndarray:  # [H, W, C]
         )
     return a if last else np.moveaxis(a, 0, -1)
 
-# %% ../../nbs/01_media/03_pictures.ipynb #612a04f0
+# %% ../../nbs/01_media/03_pictures.ipynb #b5c5ba52
 DEPTHS = (8, 10, 12, 16)  # bits that cameras and scanners use
 DARK = 1 / 16  # of white: a picture without a brighter pixel is scaled by its brightest
 
@@ -54,7 +55,7 @@ def integer_white(top: int, size: int, name) -> float:
         note_file(name, f'its brightest pixel is {top}: read as {bits} bits.')
     return 2**bits - 1
 
-# %% ../../nbs/01_media/03_pictures.ipynb #8d12194d
+# %% ../../nbs/01_media/03_pictures.ipynb #8306b864
 def float_white(a: np.ndarray, top: float, name) -> float:
     "Find the value that is white among floats from 0 to `top`. Raises `BadFile` where it is open."
     if DARK <= top <= 1.001 or top == 0:
@@ -91,7 +92,7 @@ def to_bytes(a: np.ndarray, name) -> np.ndarray:  # uint8, of the same shape
     scaled = a.astype(np.float64) / white * 255
     return scaled.clip(0, 255).round().astype(np.uint8)
 
-# %% ../../nbs/01_media/03_pictures.ipynb #34d4016c
+# %% ../../nbs/01_media/03_pictures.ipynb #e1674cbd
 def array_picture(
     x,  # array or tensor [H, W], [H, W, C] or [C, H, W]; C: grey, grey and alpha, RGB, RGBA
     name='array',
@@ -111,7 +112,7 @@ def array_picture(
     a = np.ascontiguousarray(to_bytes(a, name))
     return Image.fromarray(a[..., 0] if a.shape[2] == 1 else a)
 
-# %% ../../nbs/01_media/03_pictures.ipynb #cb93f3d3
+# %% ../../nbs/01_media/03_pictures.ipynb #3edf6018
 def grey_picture(picture):
     "Bring a picture of 16- or 32-bit grey or of floats to bytes; return others as they are. Raises `BadFile`."
     if picture.mode[0] not in 'IF':
@@ -144,7 +145,7 @@ def turn_upright(picture):
     except Exception:
         return picture
 
-# %% ../../nbs/01_media/03_pictures.ipynb #fd0704bf
+# %% ../../nbs/01_media/03_pictures.ipynb #6b19c833
 SPACES = dict(
     RGB='RGB', L='GRAY', CMYK='CMYK', LAB='Lab'
 )  # mode -> space of its profile
@@ -164,7 +165,7 @@ def apply_profile(picture, profile: bytes):
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return picture
 
-# %% ../../nbs/01_media/03_pictures.ipynb #1e5ce21a
+# %% ../../nbs/01_media/03_pictures.ipynb #5380c5e7
 def to_srgb(picture):
     "Convert by the picture's colour profile; the transparency stays."
     from PIL import ImageCms
@@ -181,7 +182,7 @@ def to_srgb(picture):
     made.putalpha(picture.getchannel('A'))
     return made
 
-# %% ../../nbs/01_media/03_pictures.ipynb #55ac4c85
+# %% ../../nbs/01_media/03_pictures.ipynb #ebb46951
 def picture_name(picture) -> str:
     "Name a Pillow picture in messages: by its file, where it came from one."
     return str(getattr(picture, 'filename', '') or 'picture')
@@ -203,7 +204,7 @@ PICTURE_FORMATS = 'AVIF BMP DIB GIF JPEG JPEG2000 PNG PPM TIFF WEBP'.split()
 
 MAX_PIXELS = 100_000_000  # larger pictures are refused before one of them is decoded
 
-# %% ../../nbs/01_media/03_pictures.ipynb #6e3fb29e
+# %% ../../nbs/01_media/03_pictures.ipynb #5a021c17
 @functools.cache
 def picture_formats() -> list:
     "List the kinds that are opened; HEIC is among them where the package pillow-heif is installed."
@@ -214,7 +215,7 @@ def picture_formats() -> list:
     pillow_heif.register_heif_opener()
     return [*PICTURE_FORMATS, 'HEIF']
 
-# %% ../../nbs/01_media/03_pictures.ipynb #ed8469dd
+# %% ../../nbs/01_media/03_pictures.ipynb #b5cac36d
 CONTENTS = (
     (0, rb'\s*(<!doctype html|<html)', 'a web page', 'download the picture'),
     (0, rb'\s*<.{0,2000}svg', 'an SVG drawing', ''),
@@ -242,7 +243,7 @@ CONTENTS = (
     (0, rb'\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP', 'damaged', 'copy it again'),
 )  # place, how the content begins there, what it is, what to do ('': save it as PNG)
 
-# %% ../../nbs/01_media/03_pictures.ipynb #45be7daf
+# %% ../../nbs/01_media/03_pictures.ipynb #06a26bf9
 def describe_content(head: bytes) -> str:
     "Say what a file is that is not opened as a picture, by its first 4,096 bytes."
     for place, pattern, what, remedy in CONTENTS:
@@ -261,7 +262,7 @@ def check_size(width: int, height: int, max_pixels: int, path):
             f'{width} x {height} pixels; at most {max_pixels / 1e6:g} million are read. Make it smaller.',
         )
 
-# %% ../../nbs/01_media/03_pictures.ipynb #9114f177
+# %% ../../nbs/01_media/03_pictures.ipynb #07a94399
 def check_not_raw(picture, name):
     "Raise `BadFile` for a camera's raw picture that looks like a TIFF: a preview is all that could be read."
     tags = getattr(picture, 'tag_v2', {})
@@ -286,7 +287,7 @@ def decode_picture(
         p.load()
         return p
 
-# %% ../../nbs/01_media/03_pictures.ipynb #a90e0a07
+# %% ../../nbs/01_media/03_pictures.ipynb #36dd2d72
 def fill_up(data: bytes, fill: int, room: int) -> bytes:
     "Fill up a WebP that is cut short with `room` bytes and change its lengths; others stay as they are."
     if data[:4] + data[8:12] != b'RIFFWEBP':
@@ -297,7 +298,7 @@ def fill_up(data: bytes, fill: int, room: int) -> bytes:
         made[place : place + 4] = struct.pack('<I', len(made) - place - 4)
     return bytes(made)
 
-# %% ../../nbs/01_media/03_pictures.ipynb #37f7262b
+# %% ../../nbs/01_media/03_pictures.ipynb #6d48e0d5
 def decode_onto(data: bytes, fill: int):  # PIL picture
     "Decode what there is of a picture onto a canvas of one value."
     from PIL import Image
@@ -314,7 +315,7 @@ def decode_onto(data: bytes, fill: int):  # PIL picture
         p.tile = []  # nothing is left to decode
         return p
 
-# %% ../../nbs/01_media/03_pictures.ipynb #748c5eae
+# %% ../../nbs/01_media/03_pictures.ipynb #af9eee65
 def count_scans(data: bytes) -> int:
     "Count the refinements that a JPEG holds."
     at = 2
@@ -322,7 +323,7 @@ def count_scans(data: bytes) -> int:
         at += 2 + int.from_bytes(data[at + 2 : at + 4], 'big')
     return data.count(b'\xff\xda', at)
 
-# %% ../../nbs/01_media/03_pictures.ipynb #23d9c68e
+# %% ../../nbs/01_media/03_pictures.ipynb #d20f100c
 def decode_cut_jpeg(
     data: bytes,
 ) -> tuple:  # PIL picture, bool [H, W] of the pixels that are there
@@ -353,7 +354,7 @@ def decode_cut(
     a, b = np.asarray(picture), np.asarray(other)
     return picture, (a == b).reshape(*a.shape[:2], -1).all(-1)
 
-# %% ../../nbs/01_media/03_pictures.ipynb #98610cd7
+# %% ../../nbs/01_media/03_pictures.ipynb #c82b5d43
 def keep_rows(picture, there: np.ndarray):
     "Cut a picture to the rows that are there; a gap between them takes the row above."
     rows = np.flatnonzero(there.mean(1) >= 0.5)
@@ -362,7 +363,7 @@ def keep_rows(picture, there: np.ndarray):
         picture.paste(above, (0, int(row)))
     return picture.crop((0, int(rows[0]), picture.width, int(rows[-1]) + 1))
 
-# %% ../../nbs/01_media/03_pictures.ipynb #f5978b00
+# %% ../../nbs/01_media/03_pictures.ipynb #54568f3e
 def rescue_picture(data: bytes, name, error) -> tuple:  # PIL picture, text of the note
     "Decode what there is of a damaged picture. Raises `BadFile` where it is less than half."
     try:
@@ -383,7 +384,7 @@ def rescue_picture(data: bytes, name, error) -> tuple:  # PIL picture, text of t
         f'it is damaged: {share:.0%} of it can be read, and is used; copy the file again.',
     )
 
-# %% ../../nbs/01_media/03_pictures.ipynb #62face16
+# %% ../../nbs/01_media/03_pictures.ipynb #cfa6e732
 NEEDED_CHUNKS = b'IHDR PLTE tRNS IDAT IEND eXIf'.split()
 
 
@@ -399,7 +400,7 @@ def needed_chunks(data: bytes) -> bytes:
         at = end
     return b''.join(parts)
 
-# %% ../../nbs/01_media/03_pictures.ipynb #ac703193
+# %% ../../nbs/01_media/03_pictures.ipynb #68f3653b
 def open_damaged(
     data: bytes, name, max_pixels: int, error
 ) -> tuple:  # PIL picture, text of the note
@@ -419,13 +420,13 @@ def open_damaged(
     except Exception:
         return rescue_picture(bare, name, error)
 
-# %% ../../nbs/01_media/03_pictures.ipynb #282f6d10
+# %% ../../nbs/01_media/03_pictures.ipynb #928667b4
 MAX_BYTES = 1_000_000_000  # a larger file that cannot be decoded is not looked into
 
 
 def picture_source(source) -> tuple:  # name; a path or bytes in memory
     "Name what Pillow can open: a path, bytes, or an open file, from its beginning. Raises `BadFile`."
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, os.PathLike)):
         return source, sniff_content(source)
     name = 'picture'
     if hasattr(source, 'read'):
@@ -470,14 +471,15 @@ def load_picture(
     picture.filename = str(name)
     return to_rgb(picture)
 
-# %% ../../nbs/01_media/03_pictures.ipynb #933c683c
+# %% ../../nbs/01_media/03_pictures.ipynb #c62970f7
 def prepare_picture(
     x,  # path, bytes, open file, Pillow picture, array or tensor, dict of bytes and path
 ):  # PIL picture, RGB
     "Read one picture, wherever it is: upright, on white, 8 bits, sRGB. Raises `BadFile`."
-    if isinstance(x, dict):  # as the library `datasets` keeps a picture
+    if isinstance(x, Mapping):  # as the library `datasets` keeps a picture
         x = x.get('bytes') or x.get('path')
-    if isinstance(x, (str, Path, bytes, bytearray, memoryview)) or hasattr(x, 'read'):
+    plain = (str, os.PathLike, bytes, bytearray, memoryview)
+    if isinstance(x, plain) or hasattr(x, 'read'):
         return load_picture(x)
     if not hasattr(x, 'getbands'):
         return to_rgb(array_picture(x))
