@@ -28,7 +28,8 @@ from wavbrivl.media.signal import (
     rms_dbfs,
     change_speed,
 )
-from wavbrivl.media.pictures import read_frames, has_audio, load_picture, crop_square
+from wavbrivl.media.pictures import load_picture, crop_square
+from wavbrivl.media.films import read_frames, has_audio
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 needs = lambda name: pytest.mark.skipif(

@@ -47,6 +47,8 @@ def read_onnx_config(folder: Path) -> dict:
         raise BadInput(
             f'{folder}: written by a newer version (format {number}); update wavbrivl.'
         )
+    if number < 2:  # its crop was that of the corpus's films
+        config['crop'] = None
     return config
 
 # %% ../../nbs/12_api/08_onnx_model.ipynb #1388f5cb
@@ -164,7 +166,7 @@ def embed_image(
     pictures,  # one or many, as `WavBriVL.embed_image` takes them
     batch: int = 64,
 ) -> np.ndarray:
-    "Embed pictures: float32 [N, D], unit norm."
+    "Embed the middle squares of pictures, as the model does: float32 [N, D], NaN where one cannot be read."
     items = as_list(pictures, 'picture')
     crop = self.config['crop']
     side = self.config['picture']

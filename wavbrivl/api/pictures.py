@@ -19,7 +19,6 @@ from ..audio.tower import embed_clips, level_db
 from ..generation.guidance import as_frame
 from wavbrivl.api.inputs import (
     as_list,
-    as_picture,
     load_each,
     load_named,
     name_item,
@@ -69,7 +68,7 @@ def one_item(thing, what: str):
     return items[0]
 
 # %% ../../nbs/12_api/05_pictures.ipynb #3eeea020
-def start_pixels(picture, crop: int, side: int, n: int) -> torch.Tensor:
+def start_pixels(picture, crop: int | None, side: int, n: int) -> torch.Tensor:
     "Give the picture that `n` searches begin with: uint8 [n, 3, side, side]. Raises `BadFile`."
     x = torch.from_numpy(square_pixels(one_item(picture, 'picture'), crop, side))
     return x.movedim(-1, 0).expand(n, -1, -1, -1)
@@ -84,7 +83,9 @@ def open_painter(painter, model: WavBriVL) -> Painter:
 # %% ../../nbs/12_api/05_pictures.ipynb #df3a0308
 def scored_picture(x: torch.Tensor, cosine: float):
     "Turn uint8 [3, S, S] into a PIL image; `info['cosine']` is its score."
-    picture = as_picture(as_frame(x))
+    from PIL import Image
+
+    picture = Image.fromarray(as_frame(x))
     picture.info['cosine'] = cosine
     return picture
 
@@ -142,7 +143,7 @@ def generate(
     options['level'] = level if self.audio.params.level else None
     if start is not None:
         size = painter.vqgan.config.size
-        crop = self.info.get('crop', 480)
+        crop = self.info.get('crop')
         options['start'] = start_pixels(start, crop, size, len(wanted))
     wanted = torch.stack(wanted)
     made, cosine = painter.paint(self, wanted, kind, candidates, names, **options)
