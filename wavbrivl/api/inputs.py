@@ -187,8 +187,10 @@ def split_items(
         return [tuple(items) if is_rated_array(items) else items], True
     if isinstance(items, (set, frozenset)):
         raise BadInput(f'A set of {what}s has no order; give a list.')
-    if not hasattr(items, '__iter__') and not hasattr(items, '__getitem__'):
-        raise BadInput(f'{items!r:.60} is no {what} and holds none.')
+    try:
+        items = iter(items)
+    except TypeError:
+        raise BadInput(f'{items!r:.60} is no {what} and holds none.') from None
     found = list(items)
     one = what == 'sound' and is_number_list(found)  # a generator or column of numbers
     return ([found], True) if one else (found, False)

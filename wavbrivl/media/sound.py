@@ -217,6 +217,8 @@ def to_mono(
             'array',
             f'shape {a.shape}; one sound is [n], [channels, n] or [n, channels].',
         )
+    if not a.size:
+        return np.zeros(0, np.float32)
     a = a if channel_axis(a.shape) else a.T
     blocks = merge_channels('array', [a], math.inf)
     return np.concatenate([*blocks, a[:0, 0]]).astype(np.float32)
@@ -224,7 +226,8 @@ def to_mono(
 # %% ../../nbs/01_media/03_sound.ipynb #17d43a08
 def is_number(x) -> bool:
     "Tell a single number from an array of one."
-    return isinstance(x, numbers.Real) or isinstance(x, np.generic)
+    no_axes = getattr(x, 'ndim', None) == 0  # of an array or tensor
+    return isinstance(x, numbers.Real) or no_axes
 
 
 def is_file(source) -> bool:
@@ -272,6 +275,7 @@ def load_array(array, sample_rate, limit) -> np.ndarray:
         )
     if not is_number(sample_rate):
         raise BadInput(f'sample_rate={sample_rate!r} is no number; give it in Hz.')
+    sample_rate = getattr(sample_rate, 'item', lambda: sample_rate)()
     check_rate('array', sample_rate)
     x = to_mono(array)[: sample_limit(sample_rate, limit)]
     if len(x) and LOUD < np.abs(x).max() < math.inf:
