@@ -36,11 +36,11 @@ from wavbrivl.media.decoding import (
 # %% ../../nbs/01_media/03_sound.ipynb #0fab785f
 SAMPLE_RATE = 16000  # Hz: the rate of WavLM's training data
 
-# %% ../../nbs/01_media/03_sound.ipynb #0eac68e7
+# %% ../../nbs/01_media/03_sound.ipynb #5c05556c
 HEAD_SECONDS = 10  # s of sound by which the channel is chosen
 CANCELLED = 0.1  # share of the power of independent channels; less is cancellation
 
-# %% ../../nbs/01_media/03_sound.ipynb #c353d4ce
+# %% ../../nbs/01_media/03_sound.ipynb #f19c5bdf
 def measure_channels(
     x,  # [n, channels]
 ) -> (
@@ -69,7 +69,7 @@ def choose_channel(
     note_file(name, text)
     return best
 
-# %% ../../nbs/01_media/03_sound.ipynb #0dd9fb1c
+# %% ../../nbs/01_media/03_sound.ipynb #e4e3c026
 def gather_head(
     first,  # block [n, channels] with the first sound
     blocks,  # iterator over the others
@@ -83,7 +83,7 @@ def gather_head(
         n += len(x)
     return head
 
-# %% ../../nbs/01_media/03_sound.ipynb #48668dcb
+# %% ../../nbs/01_media/03_sound.ipynb #9c5e9bbe
 def merge_channels(
     name,  # for notes
     blocks,  # of samples [n, channels]
@@ -105,7 +105,7 @@ def merge_channels(
     best = choose_channel(x[lead : lead + samples], name)
     yield from average_channels(name, itertools.chain(head, blocks), best, samples)
 
-# %% ../../nbs/01_media/03_sound.ipynb #12583fde
+# %% ../../nbs/01_media/03_sound.ipynb #6334eb92
 def average_channels(name, blocks, best, samples: int):
     "Yield the mean of the channels, or the one that is chosen; note where the mean fades later on."
     n, energies, faded = 0, 0, False
@@ -188,7 +188,7 @@ def channel_axis(shape: tuple) -> int:
         )
     return int(np.argmin(shape)) if few != many else 0
 
-# %% ../../nbs/01_media/03_sound.ipynb #3286cb1e
+# %% ../../nbs/01_media/03_sound.ipynb #df428861
 def to_array(
     sound,  # array, tensor, or list of numbers
 ) -> np.ndarray:  # of a type that says its full scale
@@ -221,7 +221,7 @@ def to_mono(
     blocks = merge_channels('array', [a], math.inf)
     return np.concatenate([*blocks, a[:0, 0]]).astype(np.float32)
 
-# %% ../../nbs/01_media/03_sound.ipynb #17d43a08
+# %% ../../nbs/01_media/03_sound.ipynb #aa9e7472
 def is_number(x) -> bool:
     "Tell a single number from an array of one."
     return isinstance(x, numbers.Real) or isinstance(x, np.generic)
@@ -232,7 +232,7 @@ def is_file(source) -> bool:
     kinds = str, os.PathLike, bytes, bytearray, memoryview
     return isinstance(source, kinds) or hasattr(source, 'read')
 
-# %% ../../nbs/01_media/03_sound.ipynb #2f602556
+# %% ../../nbs/01_media/03_sound.ipynb #cad90bd6
 def unpack_dict(sound: dict) -> tuple:  # samples, rate or None
     "Take apart a dictionary with a sound. Raises `BadInput`."
     for key in ('array', 'raw', 'waveform'):
@@ -246,7 +246,7 @@ def unpack_dict(sound: dict) -> tuple:  # samples, rate or None
         "give 'array' and 'sampling_rate', or 'bytes', or 'path'."
     )
 
-# %% ../../nbs/01_media/03_sound.ipynb #bf50327b
+# %% ../../nbs/01_media/03_sound.ipynb #5cd20248
 def unpack_sound(source) -> tuple:  # samples, rate or None
     "Take apart what holds a sound and perhaps its rate. Raises `BadInput`."
     if isinstance(source, dict):
@@ -281,7 +281,7 @@ def load_array(array, sample_rate, limit) -> np.ndarray:
         )
     return resample(x, sample_rate)
 
-# %% ../../nbs/01_media/03_sound.ipynb #19d48120
+# %% ../../nbs/01_media/03_sound.ipynb #bc246f72
 def sample_limit(rate: float, max_seconds: float) -> int:
     "Count the samples of `max_seconds` and of the filter's tail."
     return math.ceil(min(max_seconds, 1e6) * rate + rate / 10)
@@ -297,14 +297,14 @@ def take_seconds(blocks, max_seconds: float):
             return
         seconds += len(x) / rate
 
-# %% ../../nbs/01_media/03_sound.ipynb #78410acb
+# %% ../../nbs/01_media/03_sound.ipynb #5a1d290d
 def one_channel_blocks(name, blocks):
     "Yield (rate, block [n]) for (rate, block [n, channels])."
     for (rate, _), group in itertools.groupby(blocks, lambda b: (b[0], b[1].shape[1])):
         for x in merge_channels(name, (block for _, block in group), rate):
             yield rate, x
 
-# %% ../../nbs/01_media/03_sound.ipynb #dcb659ca
+# %% ../../nbs/01_media/03_sound.ipynb #4cfd55c9
 REACH = 1 << 22  # bytes that a second of sound takes at most
 
 
@@ -363,7 +363,7 @@ def probe_track(name, part) -> dict:
             format=f'{c.format.name} {track.codec_context.name}',
         )
 
-# %% ../../nbs/01_media/03_sound.ipynb #49235d51
+# %% ../../nbs/01_media/03_sound.ipynb #dddcde5d
 RATE_BITS = dict(
     mp3=(0x18, 0x0C), aac=(0, 0x3C)
 )  # of the second and third byte of a frame
@@ -392,13 +392,13 @@ def known_seconds(container, track, part) -> float | None:
         return track_length(track) or None  # by its last page
     promised = header_seconds(container, track, part)
     counted = count_seconds(container, track)
-    is_kept = promised and abs(promised - counted) < 0.1
+    is_kept = promised and -0.03 < counted - promised < 0.25  # delays are counted, too
     return promised if is_kept else counted or None
 
-# %% ../../nbs/01_media/03_sound.ipynb #586cd88c
+# %% ../../nbs/01_media/03_sound.ipynb #9c791d26
 def probe_part(name, part) -> dict:
     "Describe one part of a file, by the library that would read it. Raises `BadFile`."
-    f = open_soundfile(part) if part.has_samples else None
+    f = open_soundfile(part) if part.is_plain else None
     if f is None:
         try:
             return probe_track(name, part)
