@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SPECIAL', 'MEMBER', 'FOREIGN', 'FAMILIES', 'INITIAL', 'BEGINNINGS', 'ANY_BEGINNING', 'STRIDE', 'MP3_INFO', 'MP3_HEAD',
-           'NEAR', 'find_status', 'check_file', 'sniff_content', 'Section', 'overlay', 'name_source', 'open_object',
+           'find_status', 'check_file', 'sniff_content', 'Section', 'overlay', 'name_source', 'open_object',
            'open_source', 'describe_foreign', 'describe_text', 'Family', 'Samples', 'read_at', 'iterate_chunks',
            'find_samples', 'find_data_chunk', 'is_promise', 'find_pattern', 'find_links', 'page_length', 'tag_length',
            'find_songs', 'info_frame', 'skip_lead', 'Part', 'measure_part', 'find_next', 'find_parts']
 
-# %% ../../nbs/01_media/01_containers.ipynb #580e067b
+# %% ../../nbs/01_media/01_containers.ipynb #42396544
 import io
 import math
 import os
@@ -22,10 +22,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../../nbs/01_media/01_containers.ipynb #31e9216a
+# %% ../../nbs/01_media/01_containers.ipynb #a95a035c
 from ..core.files import BadFile, BadInput
 
-# %% ../../nbs/01_media/01_containers.ipynb #f949fe37
+# %% ../../nbs/01_media/01_containers.ipynb #5d5458be
 SPECIAL = {
     stat.S_IFDIR: 'a folder',
     stat.S_IFIFO: 'a pipe',
@@ -34,7 +34,7 @@ SPECIAL = {
     stat.S_IFBLK: 'a device',
 }  # what a name may stand for
 
-# %% ../../nbs/01_media/01_containers.ipynb #c7731385
+# %% ../../nbs/01_media/01_containers.ipynb #4d113a0a
 def find_status(path: Path) -> os.stat_result:
     "Ask the system about a name. Raises `BadFile`."
     try:
@@ -48,7 +48,7 @@ def find_status(path: Path) -> os.stat_result:
         reason = f'it cannot be reached ({e.strerror}).'
     raise BadFile(path, reason)
 
-# %% ../../nbs/01_media/01_containers.ipynb #aea19c4a
+# %% ../../nbs/01_media/01_containers.ipynb #4f3590fa
 def check_file(
     path,  # of a file
 ) -> Path:
@@ -64,10 +64,10 @@ def check_file(
         raise BadFile(path, 'there is no permission to read it; change it with chmod.')
     return path
 
-# %% ../../nbs/01_media/01_containers.ipynb #d3f2ec83
+# %% ../../nbs/01_media/01_containers.ipynb #f1f95e67
 MEMBER = re.compile(r'(.+\.tar)@(\d+)\+(\d+)::.+', re.S)  # TAR@OFFSET+SIZE::NAME
 
-# %% ../../nbs/01_media/01_containers.ipynb #24bd71a6
+# %% ../../nbs/01_media/01_containers.ipynb #b812b348
 def sniff_content(
     path,  # of a file, or of a member of a tar
 ):  # the path, or the member's bytes in memory
@@ -85,7 +85,7 @@ def sniff_content(
         raise BadFile(path, 'it is empty (0 bytes).')
     return io.BytesIO(data)
 
-# %% ../../nbs/01_media/01_containers.ipynb #1226a563
+# %% ../../nbs/01_media/01_containers.ipynb #f70e20e4
 class Section(io.RawIOBase):
     "The bytes `start` to `stop` of an open file, with patches (place, bytes) laid over them."
 
@@ -123,7 +123,7 @@ def overlay(buffer, at: int, n: int, place: int, new: bytes):
     if first < last:
         buffer[first - at : last - at] = new[first - place : last - place]
 
-# %% ../../nbs/01_media/01_containers.ipynb #b598fa1b
+# %% ../../nbs/01_media/01_containers.ipynb #448cb78e
 def name_source(source) -> str:
     "Name a path, bytes or a file object in messages."
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -132,7 +132,7 @@ def name_source(source) -> str:
         return str(getattr(source, 'name', 'file object'))
     return os.fsdecode(source)
 
-# %% ../../nbs/01_media/01_containers.ipynb #bb3e4888
+# %% ../../nbs/01_media/01_containers.ipynb #d0b2ed46
 @contextmanager
 def open_object(file):  # yields a binary file that seeks
     "Read from a file object and put it back where it stood. Raises `BadInput` for text."
@@ -149,7 +149,7 @@ def open_object(file):  # yields a binary file that seeks
             shutil.copyfileobj(file, copy)
             yield copy
 
-# %% ../../nbs/01_media/01_containers.ipynb #066b2db9
+# %% ../../nbs/01_media/01_containers.ipynb #58e805df
 def open_source(
     source,  # path, bytes or file object
 ):  # context manager: a binary file that seeks
@@ -164,7 +164,7 @@ def open_source(
     found = sniff_content(source)
     return open(found, 'rb', buffering=0) if isinstance(found, Path) else found
 
-# %% ../../nbs/01_media/01_containers.ipynb #cd9d41e3
+# %% ../../nbs/01_media/01_containers.ipynb #b36e19d7
 FOREIGN = {
     rb'PK\x03\x04': 'a zip archive',
     rb'Rar!\x1a\x07': 'a RAR archive',
@@ -190,7 +190,7 @@ FOREIGN = {
     rb'(\xef\xbb\xbf)?\s*<(\?xml|[a-z]+ xmlns|rss|smil)': 'XML',
 }  # first bytes: what they belong to
 
-# %% ../../nbs/01_media/01_containers.ipynb #255ca9e8
+# %% ../../nbs/01_media/01_containers.ipynb #f2d52c6c
 def describe_foreign(
     head: bytes,  # the first 512 bytes
 ) -> str:  # '' for what may be a sound
@@ -209,7 +209,7 @@ def describe_text(head: bytes) -> str:
         return 'text'
     return '' if re.search(rb'[\x00-\x08\x0e-\x1a\x7f]', head) else 'text'
 
-# %% ../../nbs/01_media/01_containers.ipynb #a65555b3
+# %% ../../nbs/01_media/01_containers.ipynb #792d4338
 @dataclass
 class Family:
     "How a container of plain samples writes its chunks."
@@ -229,7 +229,7 @@ FAMILIES = (
     Family(rb'riff\x2e\x91\xcf\x11', 40, '<16sQ', b'data', True, 8),
 )
 
-# %% ../../nbs/01_media/01_containers.ipynb #b6247591
+# %% ../../nbs/01_media/01_containers.ipynb #e97cd922
 @dataclass
 class Samples:
     "Where the samples of a container lie."
@@ -239,7 +239,7 @@ class Samples:
     size_at: int  # place of that number
     size_as: str  # and its struct
 
-# %% ../../nbs/01_media/01_containers.ipynb #4e5ab00f
+# %% ../../nbs/01_media/01_containers.ipynb #94d9c4ce
 def read_at(file, place: int, n: int) -> bytes:
     "Read bytes from a place."
     file.seek(place)
@@ -255,7 +255,7 @@ def iterate_chunks(file, family: Family, start: int):
         yield name, size, at + n
         at += n + -(-max(0, size) // family.step) * family.step
 
-# %% ../../nbs/01_media/01_containers.ipynb #78d098da
+# %% ../../nbs/01_media/01_containers.ipynb #f63ed526
 def find_samples(
     file,
     start: int,  # where the container begins
@@ -270,7 +270,7 @@ def find_samples(
             return find_data_chunk(file, family, start)
     return None
 
-# %% ../../nbs/01_media/01_containers.ipynb #31b08400
+# %% ../../nbs/01_media/01_containers.ipynb #d153538f
 def find_data_chunk(file, family: Family, start: int) -> Samples | None:
     "Find the chunk with the samples; in RF64 its size stands in an earlier chunk."
     width, long_at = family.head[0] + family.head[-1], None
@@ -286,7 +286,7 @@ def find_data_chunk(file, family: Family, start: int) -> Samples | None:
         return Samples(body, size, size_at, width)
     return None
 
-# %% ../../nbs/01_media/01_containers.ipynb #cd4c3141
+# %% ../../nbs/01_media/01_containers.ipynb #e843dbcf
 def is_promise(
     size: int,  # as a header gives it
 ) -> bool:
@@ -295,7 +295,7 @@ def is_promise(
     below_unsigned = 2**32 - 2**13 <= size <= 2**32
     return 0 < size < 2**62 and not below_signed and not below_unsigned
 
-# %% ../../nbs/01_media/01_containers.ipynb #cb92b56f
+# %% ../../nbs/01_media/01_containers.ipynb #496524a2
 INITIAL = bytes(
     b for b in range(256) if b & 8
 )  # WavPack's flag for the first block of several
@@ -319,7 +319,7 @@ BEGINNINGS = {
 ANY_BEGINNING = b'|'.join(BEGINNINGS.values())
 STRIDE = 1 << 20  # bytes that are searched at once
 
-# %% ../../nbs/01_media/01_containers.ipynb #aede48a2
+# %% ../../nbs/01_media/01_containers.ipynb #5e1e488d
 def find_pattern(
     file,
     pattern: bytes,  # regular expression; matches 64 bytes at most
@@ -335,7 +335,7 @@ def find_pattern(
                 yield at + m.start()
         at += STRIDE
 
-# %% ../../nbs/01_media/01_containers.ipynb #75ea5faf
+# %% ../../nbs/01_media/01_containers.ipynb #f54cc1f3
 def find_links(file, start: int, stop: int):
     "Yield where links of a chained Ogg file begin."
     after = -1  # end of the last first page
@@ -351,10 +351,9 @@ def page_length(head: bytes) -> int:
     table = head[27 : 27 + head[26]] if len(head) > 26 else b''
     return 27 + len(table) + sum(table)
 
-# %% ../../nbs/01_media/01_containers.ipynb #2cd6df86
+# %% ../../nbs/01_media/01_containers.ipynb #be26065e
 MP3_INFO = rb'(Xing|Info)\0\0\0[\x01-\x0f]'
 MP3_HEAD = rb'\xff[\xe2-\xe7\xf2-\xf7\xfa-\xfd].{2}'
-NEAR = 4096  # bytes: a tag and the frame behind it begin one sound
 
 
 def tag_length(head: bytes) -> int:
@@ -367,14 +366,11 @@ def tag_length(head: bytes) -> int:
 
 def find_songs(file, start: int, stop: int):
     "Yield where MP3 begin that follow another."
-    begun = start
     for at in find_pattern(file, BEGINNINGS[b'ID3'] + b'|' + MP3_INFO, start, stop):
-        tag = tag_length(read_at(file, at, 10))
-        head = at if tag else info_frame(file, at)
-        if head and head - begun > NEAR:
+        is_tag = read_at(file, at, 3) == b'ID3'
+        head = at if is_tag else info_frame(file, at)
+        if head is not None and head > start:
             yield head
-        if head:
-            begun = max(begun, head + tag)
 
 
 def info_frame(file, at: int) -> int | None:
@@ -384,7 +380,7 @@ def info_frame(file, at: int) -> int | None:
             return at - back
     return None
 
-# %% ../../nbs/01_media/01_containers.ipynb #ded23cfe
+# %% ../../nbs/01_media/01_containers.ipynb #86650409
 def skip_lead(file, start: int, stop: int) -> int:
     "Find what stands behind tags and zeros; `stop` where there is nothing else."
     at = start
@@ -399,7 +395,7 @@ def skip_lead(file, start: int, stop: int) -> int:
             at = next(find_pattern(file, rb'[^\0]', at, stop), stop)
     return stop
 
-# %% ../../nbs/01_media/01_containers.ipynb #f3c49128
+# %% ../../nbs/01_media/01_containers.ipynb #d30b26e7
 @dataclass
 class Part:
     "One sound of a file: a stretch that is decoded alone."
@@ -427,7 +423,7 @@ def measure_part(file, start: int, stop: int, size: int) -> Part:
     section = Section(file, start, stop, patches)
     return Part(section, is_whole and not patches, True, share)
 
-# %% ../../nbs/01_media/01_containers.ipynb #04ce8cff
+# %% ../../nbs/01_media/01_containers.ipynb #72ce44ab
 def find_next(file, start: int, stop: int) -> int:
     "Find where the next sound begins; `stop` where there is none."
     head = read_at(file, start, 16)
@@ -444,7 +440,7 @@ def find_next(file, start: int, stop: int) -> int:
         return stop
     return next(find_pattern(file, BEGINNINGS[key], start + 8, stop), stop)
 
-# %% ../../nbs/01_media/01_containers.ipynb #0eb9e47b
+# %% ../../nbs/01_media/01_containers.ipynb #bb0f4285
 def find_parts(
     file,  # open, binary
     reach: float = math.inf,  # bytes: look no further than this for the next sound
