@@ -20,14 +20,14 @@ import soxr
 
 # %% ../../nbs/01_media/03_sound.ipynb #327a4e99
 from ..core.files import BadFile, BadInput, note_file
-from .containers import find_parts, name_source, open_source, read_at
+from .containers import find_parts, name_source
 from wavbrivl.media.decoding import (
     check_rate,
     decode_blocks,
     header_seconds,
     open_media,
+    open_sound,
     open_soundfile,
-    refuse_foreign,
     sound_track,
     to_floats,
     track_length,
@@ -36,11 +36,11 @@ from wavbrivl.media.decoding import (
 # %% ../../nbs/01_media/03_sound.ipynb #0fab785f
 SAMPLE_RATE = 16000  # Hz: the rate of WavLM's training data
 
-# %% ../../nbs/01_media/03_sound.ipynb #0eac68e7
+# %% ../../nbs/01_media/03_sound.ipynb #45281abb
 HEAD_SECONDS = 10  # s of sound by which the channel is chosen
 CANCELLED = 0.1  # share of the power of independent channels; less is cancellation
 
-# %% ../../nbs/01_media/03_sound.ipynb #c353d4ce
+# %% ../../nbs/01_media/03_sound.ipynb #ee572802
 def measure_channels(
     x,  # [n, channels]
 ) -> (
@@ -69,7 +69,7 @@ def choose_channel(
     note_file(name, text)
     return best
 
-# %% ../../nbs/01_media/03_sound.ipynb #0dd9fb1c
+# %% ../../nbs/01_media/03_sound.ipynb #2d0ccd74
 def gather_head(
     first,  # block [n, channels] with the first sound
     blocks,  # iterator over the others
@@ -83,7 +83,7 @@ def gather_head(
         n += len(x)
     return head
 
-# %% ../../nbs/01_media/03_sound.ipynb #48668dcb
+# %% ../../nbs/01_media/03_sound.ipynb #5acb82fa
 def merge_channels(
     name,  # for notes
     blocks,  # of samples [n, channels]
@@ -105,7 +105,7 @@ def merge_channels(
     best = choose_channel(x[lead : lead + samples], name)
     yield from average_channels(name, itertools.chain(head, blocks), best, samples)
 
-# %% ../../nbs/01_media/03_sound.ipynb #12583fde
+# %% ../../nbs/01_media/03_sound.ipynb #f2bf5d4f
 def average_channels(name, blocks, best, samples: int):
     "Yield the mean of the channels, or the one that is chosen; note where the mean fades later on."
     n, energies, faded = 0, 0, False
@@ -188,7 +188,7 @@ def channel_axis(shape: tuple) -> int:
         )
     return int(np.argmin(shape)) if few != many else 0
 
-# %% ../../nbs/01_media/03_sound.ipynb #3286cb1e
+# %% ../../nbs/01_media/03_sound.ipynb #312da34b
 def to_array(
     sound,  # array, tensor, or list of numbers
 ) -> np.ndarray:  # of a type that says its full scale
@@ -223,7 +223,7 @@ def to_mono(
     blocks = merge_channels('array', [a], math.inf)
     return np.concatenate([*blocks, a[:0, 0]]).astype(np.float32)
 
-# %% ../../nbs/01_media/03_sound.ipynb #17d43a08
+# %% ../../nbs/01_media/03_sound.ipynb #835619cd
 def is_number(x) -> bool:
     "Tell a single number from an array of one."
     no_axes = getattr(x, 'ndim', None) == 0  # of an array or tensor
@@ -235,7 +235,7 @@ def is_file(source) -> bool:
     kinds = str, os.PathLike, bytes, bytearray, memoryview
     return isinstance(source, kinds) or hasattr(source, 'read')
 
-# %% ../../nbs/01_media/03_sound.ipynb #2f602556
+# %% ../../nbs/01_media/03_sound.ipynb #2c882b0a
 def unpack_dict(sound: dict) -> tuple:  # samples, rate or None
     "Take apart a dictionary with a sound. Raises `BadInput`."
     for key in ('array', 'raw', 'waveform'):
@@ -249,7 +249,7 @@ def unpack_dict(sound: dict) -> tuple:  # samples, rate or None
         "give 'array' and 'sampling_rate', or 'bytes', or 'path'."
     )
 
-# %% ../../nbs/01_media/03_sound.ipynb #bf50327b
+# %% ../../nbs/01_media/03_sound.ipynb #36303236
 def unpack_sound(source) -> tuple:  # samples, rate or None
     "Take apart what holds a sound and perhaps its rate. Raises `BadInput`."
     if isinstance(source, dict):
@@ -285,7 +285,7 @@ def load_array(array, sample_rate, limit) -> np.ndarray:
         )
     return resample(x, sample_rate)
 
-# %% ../../nbs/01_media/03_sound.ipynb #19d48120
+# %% ../../nbs/01_media/03_sound.ipynb #3ccb2e68
 def sample_limit(rate: float, max_seconds: float) -> int:
     "Count the samples of `max_seconds` and of the filter's tail."
     return math.ceil(min(max_seconds, 1e6) * rate + rate / 10)
@@ -301,14 +301,14 @@ def take_seconds(blocks, max_seconds: float):
             return
         seconds += len(x) / rate
 
-# %% ../../nbs/01_media/03_sound.ipynb #78410acb
+# %% ../../nbs/01_media/03_sound.ipynb #d7870e08
 def one_channel_blocks(name, blocks):
     "Yield (rate, block [n]) for (rate, block [n, channels])."
     for (rate, _), group in itertools.groupby(blocks, lambda b: (b[0], b[1].shape[1])):
         for x in merge_channels(name, (block for _, block in group), rate):
             yield rate, x
 
-# %% ../../nbs/01_media/03_sound.ipynb #dcb659ca
+# %% ../../nbs/01_media/03_sound.ipynb #516d6ebb
 REACH = 1 << 22  # bytes that a second of sound takes at most
 
 
@@ -367,7 +367,7 @@ def probe_track(name, part) -> dict:
             format=f'{c.format.name} {track.codec_context.name}',
         )
 
-# %% ../../nbs/01_media/03_sound.ipynb #49235d51
+# %% ../../nbs/01_media/03_sound.ipynb #31b4511c
 RATE_BITS = dict(
     mp3=(0x18, 0x0C), aac=(0, 0x3C)
 )  # of the second and third byte of a frame
@@ -396,13 +396,13 @@ def known_seconds(container, track, part) -> float | None:
         return track_length(track) or None  # by its last page
     promised = header_seconds(container, track, part)
     counted = count_seconds(container, track)
-    is_kept = promised and abs(promised - counted) < 0.1
+    is_kept = promised and -0.03 < counted - promised < 0.25  # delays are counted, too
     return promised if is_kept else counted or None
 
-# %% ../../nbs/01_media/03_sound.ipynb #586cd88c
+# %% ../../nbs/01_media/03_sound.ipynb #817f51ac
 def probe_part(name, part) -> dict:
     "Describe one part of a file, by the library that would read it. Raises `BadFile`."
-    f = open_soundfile(part) if part.has_samples else None
+    f = open_soundfile(part) if part.is_plain else None
     if f is None:
         try:
             return probe_track(name, part)
@@ -417,10 +417,9 @@ def probe_part(name, part) -> dict:
 def probe_audio(
     source,  # path, bytes of a file, or file object
 ) -> dict:  # rate (Hz), channels, seconds (None: not known), format
-    "Read what a sound file's header says, without decoding it. Raises `BadFile`."
+    "Read what a sound file says of itself, without decoding it. Raises `BadFile`."
     name = name_source(source)
-    with open_source(source) as f:
-        refuse_foreign(name, read_at(f, 0, 512))
+    with open_sound(source) as f:
         found = [probe_part(name, part) for part in find_parts(f)]
     if not found:
         raise BadFile(name, 'nothing but tags and zeros; copy the file again.')
