@@ -2800,6 +2800,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'wavbrivl/media/pictures.py'),
                                          'wavbrivl.media.pictures.grey_picture': ( '01_media/pictures.html#grey_picture',
                                                                                    'wavbrivl/media/pictures.py'),
+                                         'wavbrivl.media.pictures.grey_values': ( '01_media/pictures.html#grey_values',
+                                                                                  'wavbrivl/media/pictures.py'),
                                          'wavbrivl.media.pictures.integer_white': ( '01_media/pictures.html#integer_white',
                                                                                     'wavbrivl/media/pictures.py'),
                                          'wavbrivl.media.pictures.keep_rows': ( '01_media/pictures.html#keep_rows',

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DEPTHS', 'DARK', 'SPACES', 'PICTURE_FORMATS', 'MAX_PIXELS', 'CONTENTS', 'NEEDED_CHUNKS', 'MAX_BYTES', 'channels_last',
-           'integer_white', 'float_white', 'to_bytes', 'array_picture', 'grey_picture', 'flatten', 'turn_upright',
-           'apply_profile', 'to_srgb', 'picture_name', 'to_rgb', 'picture_formats', 'describe_content', 'check_size',
-           'check_not_raw', 'decode_picture', 'fill_up', 'decode_onto', 'count_scans', 'decode_cut_jpeg', 'decode_cut',
-           'keep_rows', 'rescue_picture', 'needed_chunks', 'open_damaged', 'picture_source', 'stored_bytes',
-           'load_picture', 'prepare_picture', 'crop_square']
+           'integer_white', 'float_white', 'to_bytes', 'array_picture', 'grey_values', 'grey_picture', 'flatten',
+           'turn_upright', 'apply_profile', 'to_srgb', 'picture_name', 'to_rgb', 'picture_formats', 'describe_content',
+           'check_size', 'check_not_raw', 'decode_picture', 'fill_up', 'decode_onto', 'count_scans', 'decode_cut_jpeg',
+           'decode_cut', 'keep_rows', 'rescue_picture', 'needed_chunks', 'open_damaged', 'picture_source',
+           'stored_bytes', 'load_picture', 'prepare_picture', 'crop_square']
 
 # %% ../../nbs/01_media/05_pictures.ipynb #5e16dfe8
 import functools
@@ -26,7 +26,7 @@ from ..core.files import BadFile, BadInput, note_file
 from .containers import sniff_content
 from .decoding import MIN_READABLE
 
-# %% ../../nbs/01_media/05_pictures.ipynb #ba2eeb0a
+# %% ../../nbs/01_media/05_pictures.ipynb #9486a939
 def channels_last(a: np.ndarray, name) -> np.ndarray:  # [H, W, C]
     "Put the channels of [H, W], [H, W, C] or [C, H, W] last. Raises `BadFile` where the shape leaves it open."
     if a.ndim == 2 and a.size:
@@ -44,7 +44,7 @@ def channels_last(a: np.ndarray, name) -> np.ndarray:  # [H, W, C]
         )
     return a if last else np.moveaxis(a, 0, -1)
 
-# %% ../../nbs/01_media/05_pictures.ipynb #b5c5ba52
+# %% ../../nbs/01_media/05_pictures.ipynb #7a010be5
 DEPTHS = (8, 10, 12, 16)  # bits that cameras and scanners use
 DARK = 1 / 16  # of white: a picture without a brighter pixel is scaled by its brightest
 
@@ -56,7 +56,7 @@ def integer_white(top: int, size: int, name) -> float:
         note_file(name, f'its brightest pixel is {top}: read as {bits} bits.')
     return 2**bits - 1
 
-# %% ../../nbs/01_media/05_pictures.ipynb #8306b864
+# %% ../../nbs/01_media/05_pictures.ipynb #6803e7a4
 def float_white(a: np.ndarray, top: float, name) -> float:
     "Find the value that is white among floats from 0 to `top`. Raises `BadFile` where it is open."
     if DARK <= top <= 1.001 or top == 0:
@@ -90,10 +90,12 @@ def to_bytes(a: np.ndarray, name) -> np.ndarray:  # uint8, of the same shape
         white = float_white(a, float(top), name)
     else:
         white = 1 if a.dtype == bool else integer_white(top, a.itemsize, name)
+    if a.dtype == np.int16:
+        white = min(white, 2**15 - 1)
     scaled = a.astype(np.float64) / white * 255
     return scaled.clip(0, 255).round().astype(np.uint8)
 
-# %% ../../nbs/01_media/05_pictures.ipynb #e1674cbd
+# %% ../../nbs/01_media/05_pictures.ipynb #74e0ea84
 def array_picture(
     x,  # array or tensor [H, W], [H, W, C] or [C, H, W]; C: grey, grey and alpha, RGB, RGBA
     name='array',
@@ -113,14 +115,25 @@ def array_picture(
     a = np.ascontiguousarray(to_bytes(a, name))
     return Image.fromarray(a[..., 0] if a.shape[2] == 1 else a)
 
-# %% ../../nbs/01_media/05_pictures.ipynb #3edf6018
-def grey_picture(picture):
+# %% ../../nbs/01_media/05_pictures.ipynb #1dc4b4c1
+def grey_values(picture, tags) -> np.ndarray:  # [H, W]
+    "Take the pixels of 16- or 32-bit grey or of floats; a TIFF's tags (339, 258) tell what Pillow takes wrongly."
+    a = np.asarray(picture)
+    kind = tags.get(339, (1,))[0], tags.get(258, (0,))[0]
+    if kind == (2, 16):  # signed: white is half as high
+        return a.astype(np.int16)
+    if kind == (1, 32) and a.dtype == np.int32:  # not signed
+        return a.view(np.uint32)
+    return a
+
+
+def grey_picture(picture, tags, name):
     "Bring a picture of 16- or 32-bit grey or of floats to bytes; return others as they are. Raises `BadFile`."
     if picture.mode[0] not in 'IF':
         return picture
-    a, clear = np.asarray(picture), picture.info.get('transparency')
-    made = array_picture(a, picture_name(picture))
-    if getattr(picture, 'tag_v2', {}).get(262) == 0:  # TIFF: 0 is white
+    a, clear = grey_values(picture, tags), picture.info.get('transparency')
+    made = array_picture(a, name)
+    if tags.get(262) == 0:  # of a TIFF: 0 is white
         made = made.point(lambda x: 255 - x)
     if isinstance(clear, int):  # one value is transparent
         made.putalpha(array_picture(a != clear))
@@ -146,7 +159,7 @@ def turn_upright(picture):
     except Exception:
         return picture
 
-# %% ../../nbs/01_media/05_pictures.ipynb #6b19c833
+# %% ../../nbs/01_media/05_pictures.ipynb #b6b783be
 SPACES = dict(
     RGB='RGB', L='GRAY', CMYK='CMYK', LAB='Lab'
 )  # mode -> space of its profile
@@ -166,7 +179,7 @@ def apply_profile(picture, profile: bytes):
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return picture
 
-# %% ../../nbs/01_media/05_pictures.ipynb #5380c5e7
+# %% ../../nbs/01_media/05_pictures.ipynb #7518a2d3
 def to_srgb(picture):
     "Convert by the picture's colour profile; the transparency stays."
     from PIL import ImageCms
@@ -183,7 +196,7 @@ def to_srgb(picture):
     made.putalpha(picture.getchannel('A'))
     return made
 
-# %% ../../nbs/01_media/05_pictures.ipynb #ebb46951
+# %% ../../nbs/01_media/05_pictures.ipynb #52224aa4
 def picture_name(picture) -> str:
     "Name a Pillow picture in messages: by its file, where it came from one."
     return str(getattr(picture, 'filename', '') or 'picture')
@@ -191,7 +204,8 @@ def picture_name(picture) -> str:
 
 def to_rgb(picture):  # PIL picture, RGB
     "Bring a Pillow picture of any mode upright, on white, to 8 bits and sRGB. Raises `BadFile`."
-    picture = grey_picture(turn_upright(picture))
+    tags, name = getattr(picture, 'tag_v2', {}), picture_name(picture)
+    picture = grey_picture(turn_upright(picture), tags, name)
     if picture.mode == 'La':
         picture = picture.convert('LA')
     if picture.mode in ('P', 'PA', 'RGBa'):
@@ -205,7 +219,7 @@ PICTURE_FORMATS = 'AVIF BMP DIB GIF JPEG JPEG2000 PNG PPM TIFF WEBP'.split()
 
 MAX_PIXELS = 100_000_000  # larger pictures are refused before one of them is decoded
 
-# %% ../../nbs/01_media/05_pictures.ipynb #5a021c17
+# %% ../../nbs/01_media/05_pictures.ipynb #9a168957
 @functools.cache
 def picture_formats() -> list:
     "List the kinds that are opened; HEIC is among them where the package pillow-heif is installed."
@@ -216,7 +230,7 @@ def picture_formats() -> list:
     pillow_heif.register_heif_opener()
     return [*PICTURE_FORMATS, 'HEIF']
 
-# %% ../../nbs/01_media/05_pictures.ipynb #b5cac36d
+# %% ../../nbs/01_media/05_pictures.ipynb #d8e03d27
 CONTENTS = (
     (0, rb'\s*(<!doctype html|<html)', 'a web page', 'download the picture'),
     (0, rb'\s*<.{0,2000}svg', 'an SVG drawing', ''),
@@ -226,7 +240,7 @@ CONTENTS = (
     (0, rb'%!PS|\xc5\xd0\xd3\xc6', 'a PostScript drawing (EPS)', ''),
     (0, rb'8BPS', 'a Photoshop document (PSD)', ''),
     (0, rb'gimp xcf', 'a GIMP document (XCF)', ''),
-    (0, rb'\0\0[\x01\x02]\0.\0|icns', 'an icon', ''),
+    (0, rb'\0\0[\x01\x02]\0[^\0]\0|icns', 'an icon', ''),
     (0, rb'FUJIFILMCCD|II(RO|RS|U\0)|MMOR|FOVb', "a camera's raw picture", ''),
     (0, rb'....ftypcrx |II\*\0.{4}CR', "a camera's raw picture", ''),
     (0, rb'v/1\x01|#\?R', 'a picture for studios (EXR or HDR)', ''),
@@ -240,11 +254,19 @@ CONTENTS = (
     (4, rb'ftyp|moov|mdat', 'a film', 'save one of its frames'),
     (0, rb'\x1aE\xdf\xa3|RIFF....AVI ', 'a film', 'save one of its frames'),
     (0, rb'RIFF....WAVE|OggS|ID3|fLaC', 'a sound', 'give it as a sound'),
+    (0, rb'\xff\xd8.*\xff[\xc0-\xc3]\0.\x0c', 'a JPEG of 12 bits', ''),
+    (0, rb'\xff\xd8.*\xff[\xc3\xc5-\xc7]\0.', 'a lossless JPEG', ''),
+    (
+        0,
+        rb'.[\0\x01][\x01-\x03\x09-\x0b].{13}[\x08\x0f\x10\x18 ][\0\x08 (]',
+        'a TGA picture',
+        '',
+    ),
     (0, rb'II[*+]\0|MM\0[*+]', 'a damaged TIFF, or one of a rare kind', ''),
     (0, rb'\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP', 'damaged', 'copy it again'),
 )  # place, how the content begins there, what it is, what to do ('': save it as PNG)
 
-# %% ../../nbs/01_media/05_pictures.ipynb #06a26bf9
+# %% ../../nbs/01_media/05_pictures.ipynb #6ebccce4
 def describe_content(head: bytes) -> str:
     "Say what a file is that is not opened as a picture, by its first 4,096 bytes."
     for place, pattern, what, remedy in CONTENTS:
@@ -263,7 +285,7 @@ def check_size(width: int, height: int, max_pixels: int, path):
             f'{width} x {height} pixels; at most {max_pixels / 1e6:g} million are read. Make it smaller.',
         )
 
-# %% ../../nbs/01_media/05_pictures.ipynb #07a94399
+# %% ../../nbs/01_media/05_pictures.ipynb #4fa2ac0e
 def check_not_raw(picture, name):
     "Raise `BadFile` for a camera's raw picture that looks like a TIFF: a preview is all that could be read."
     tags = getattr(picture, 'tag_v2', {})
@@ -288,27 +310,27 @@ def decode_picture(
         p.load()
         return p
 
-# %% ../../nbs/01_media/05_pictures.ipynb #36dd2d72
-def fill_up(data: bytes, fill: int, room: int) -> bytes:
-    "Fill up a WebP that is cut short with `room` bytes and change its lengths; others stay as they are."
+# %% ../../nbs/01_media/05_pictures.ipynb #5084a869
+def fill_up(data: bytes, fill: int) -> bytes:
+    "Fill up a WebP that is cut short, and change the lengths in it; others stay as they are."
     if data[:4] + data[8:12] != b'RIFFWEBP':
         return data
-    made = bytearray(data + bytes([fill]) * (room + len(data) % 2 + room % 2))
+    made = bytearray(data + bytes([fill]) * (9 * len(data) + 1000))
     at = max(made.find(b'VP8 '), made.find(b'VP8L'))
     for place in (4, at + 4):
         made[place : place + 4] = struct.pack('<I', len(made) - place - 4)
     return bytes(made)
 
-# %% ../../nbs/01_media/05_pictures.ipynb #6d48e0d5
+# %% ../../nbs/01_media/05_pictures.ipynb #a4de8f77
 def decode_onto(data: bytes, fill: int):  # PIL picture
-    "Decode what there is of a picture onto a canvas of one value."
+    "Decode what there is of a picture onto a canvas of one value. Raises `BadFile` for its size."
     from PIL import Image
 
-    with Image.open(io.BytesIO(data), formats=picture_formats()) as p:
-        data = fill_up(data, fill, p.width * p.height)
-    with Image.open(io.BytesIO(data), formats=picture_formats()) as p:
+    source = io.BytesIO(fill_up(data, fill))
+    with Image.open(source, formats=picture_formats()) as p:
+        check_size(p.width, p.height, MAX_PIXELS, 'picture')
         p.load_prepare()
-        bands = len(p.im.getbands()) if hasattr(p.im, 'getbands') else p.im.bands
+        bands = p.im.bands
         p.im.paste(fill if bands == 1 else (fill,) * bands, (0, 0, *p.im.size))
         p.load_prepare = lambda: None  # or the decoder would take a new canvas
         with suppress(Exception):
@@ -316,7 +338,7 @@ def decode_onto(data: bytes, fill: int):  # PIL picture
         p.tile = []  # nothing is left to decode
         return p
 
-# %% ../../nbs/01_media/05_pictures.ipynb #af9eee65
+# %% ../../nbs/01_media/05_pictures.ipynb #2bdd0299
 def count_scans(data: bytes) -> int:
     "Count the refinements that a JPEG holds."
     at = 2
@@ -324,7 +346,7 @@ def count_scans(data: bytes) -> int:
         at += 2 + int.from_bytes(data[at + 2 : at + 4], 'big')
     return data.count(b'\xff\xda', at)
 
-# %% ../../nbs/01_media/05_pictures.ipynb #d20f100c
+# %% ../../nbs/01_media/05_pictures.ipynb #ea4c1189
 def decode_cut_jpeg(
     data: bytes,
 ) -> tuple:  # PIL picture, bool [H, W] of the pixels that are there
@@ -336,7 +358,7 @@ def decode_cut_jpeg(
     pixels = np.asarray(p).reshape(p.height, p.width, -1)
     there = ~np.isin(pixels, (127, 128)).all(-1)
     last = np.flatnonzero(there.any(1)).max(initial=-1)
-    there[: last + 1] = True  # grey is missing only at the end
+    there[: max(0, last - 32)] = True  # grey is missing only in the last blocks
     if (
         p.info.get('progressive')
         and count_scans(data) < (10 if p.mode != 'L' else 6) / 2
@@ -355,7 +377,7 @@ def decode_cut(
     a, b = np.asarray(picture), np.asarray(other)
     return picture, (a == b).reshape(*a.shape[:2], -1).all(-1)
 
-# %% ../../nbs/01_media/05_pictures.ipynb #c82b5d43
+# %% ../../nbs/01_media/05_pictures.ipynb #3d78735f
 def keep_rows(picture, there: np.ndarray):
     "Cut a picture to the rows that are there; a gap between them takes the row above."
     rows = np.flatnonzero(there.mean(1) >= 0.5)
@@ -364,7 +386,7 @@ def keep_rows(picture, there: np.ndarray):
         picture.paste(above, (0, int(row)))
     return picture.crop((0, int(rows[0]), picture.width, int(rows[-1]) + 1))
 
-# %% ../../nbs/01_media/05_pictures.ipynb #54568f3e
+# %% ../../nbs/01_media/05_pictures.ipynb #43294f34
 def rescue_picture(data: bytes, name, error) -> tuple:  # PIL picture, text of the note
     "Decode what there is of a damaged picture. Raises `BadFile` where it is less than half."
     try:
@@ -377,15 +399,14 @@ def rescue_picture(data: bytes, name, error) -> tuple:  # PIL picture, text of t
             name,
             f'a damaged picture: {share:.0%} of it can be read; copy the file again.',
         )
-    info = picture.info | dict(exif=b'')
-    upright = keep_rows(picture, there)
-    upright.info = info
+    kept = keep_rows(picture, there)
+    kept.tag_v2 = getattr(picture, 'tag_v2', {})
     return (
-        upright,
+        kept,
         f'it is damaged: {share:.0%} of it can be read, and is used; copy the file again.',
     )
 
-# %% ../../nbs/01_media/05_pictures.ipynb #cfa6e732
+# %% ../../nbs/01_media/05_pictures.ipynb #be80eb6a
 NEEDED_CHUNKS = b'IHDR PLTE tRNS IDAT IEND eXIf'.split()
 
 
@@ -401,7 +422,7 @@ def needed_chunks(data: bytes) -> bytes:
         at = end
     return b''.join(parts)
 
-# %% ../../nbs/01_media/05_pictures.ipynb #68f3653b
+# %% ../../nbs/01_media/05_pictures.ipynb #227544ff
 def open_damaged(
     data: bytes, name, max_pixels: int, error
 ) -> tuple:  # PIL picture, text of the note
@@ -421,7 +442,7 @@ def open_damaged(
     except Exception:
         return rescue_picture(bare, name, error)
 
-# %% ../../nbs/01_media/05_pictures.ipynb #928667b4
+# %% ../../nbs/01_media/05_pictures.ipynb #af248a27
 MAX_BYTES = 1_000_000_000  # a larger file that cannot be decoded is not looked into
 
 
@@ -472,7 +493,7 @@ def load_picture(
     picture.filename = str(name)
     return to_rgb(picture)
 
-# %% ../../nbs/01_media/05_pictures.ipynb #c62970f7
+# %% ../../nbs/01_media/05_pictures.ipynb #83cc677c
 def prepare_picture(
     x,  # path, bytes, open file, Pillow picture, array or tensor, dict of bytes and path
 ):  # PIL picture, RGB
