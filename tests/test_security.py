@@ -24,7 +24,8 @@ from wavbrivl.data.corpus import Corpus
 from wavbrivl.decoders.diffusion import LatentDiffusion
 from wavbrivl.generation.judge import Evaluator
 from wavbrivl.pipeline.gloss import open_wavlm
-from wavbrivl.media.pictures import read_frames, load_picture
+from wavbrivl.media.pictures import load_picture
+from wavbrivl.media.films import read_frames
 from wavbrivl.audio.wav2clip import load_wav2clip
 from wavbrivl.survey.answers import read_responses
 from wavbrivl.training.loop import load_state
@@ -739,7 +740,8 @@ OPENS = r"""
 from pathlib import Path
 from wavbrivl.core.files import BadFile
 from wavbrivl.media.sound import load_audio, probe_audio
-from wavbrivl.media.pictures import load_picture, has_audio
+from wavbrivl.media.pictures import load_picture
+from wavbrivl.media.films import has_audio
 import soxr, PIL.Image, PIL.ImageOps, av
 PIL.Image.init(); good = [f(Path(sys.argv[1])/'good'/n) for f, n in ((load_picture, 'x.png'), (load_audio, 'x.wav'))]
 before = peak()
@@ -792,7 +794,7 @@ def test_only_pictures_are_opened_as_pictures(tmp_path, monkeypatch):
     (tmp_path / 'x.jpg').write_text(
         '%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(ran) print\n%%EOF\n'
     )
-    with pytest.raises(BadFile, match='not a picture'):
+    with pytest.raises(BadFile, match='PostScript'):
         load_picture(tmp_path / 'x.jpg')
     assert not ran
     from PIL import EpsImagePlugin

@@ -6,9 +6,9 @@
 __all__ = ['HUB_LICENCES', 'OPENING', 'CARD_FACTS', 'MIGRATIONS', 'FIELDS', 'NOT_A_MODEL', 'HUB_NAME', 'HUB_FILES', 'WavBriVL',
            'check_dimensions', 'hub_licence', 'describe_audio', 'describe_text', 'describe_sizes', 'markdown_rows',
            'front_matter', 'card_rows', 'metric_section', 'model_card', 'model_files', 'describe_model',
-           'migrate_1_to_2', 'format_of', 'present_config', 'check_fields', 'from_hub', 'local_folder', 'model_folder',
-           'checked_section', 'build_audio', 'build_towers', 'largest_number', 'check_bounds', 'described_weights',
-           'checked_towers']
+           'migrate_1_to_2', 'migrate_2_to_3', 'format_of', 'present_config', 'check_fields', 'from_hub',
+           'local_folder', 'model_folder', 'checked_section', 'build_audio', 'build_towers', 'largest_number',
+           'check_bounds', 'described_weights', 'checked_towers']
 
 # %% ../../nbs/12_api/02_folder.ipynb #11acbd42
 import re
@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 # %% ../../nbs/12_api/02_folder.ipynb #e0839835
-from ..core.files import BadFile, BadInput, write_model
+from ..core.files import BadFile, BadInput, check_finite_weights, write_model
 from ..core.picture_params import Params
 from ..core.config import shorten, explain_validation_error
 from ..image_text.config import check_config
@@ -33,7 +33,7 @@ from ..gloss.bridge import Bridge
 class WavBriVL(nn.Module):
     "An audio tower and the frozen BriVL that it learnt from."
 
-    format = 2
+    format = 3
 
     def __init__(
         self,
@@ -245,7 +245,16 @@ def migrate_1_to_2(config: dict, folder: Path, names) -> dict:
     return config | dict(format=2, text=has_text, files=files)
 
 
-MIGRATIONS = {1: migrate_1_to_2}  # format -> what makes the next of it
+def migrate_2_to_3(config: dict, folder: Path, names) -> dict:
+    "Say that pictures are scaled as a whole; the cut of the corpus's frames gets its own name."
+    info = config.get('info')
+    if isinstance(info, dict):
+        info = info | dict(crop=None, film_crop=info.get('crop'))
+    return config | dict(format=3, info=info)
+
+
+# format -> what makes the next of it
+MIGRATIONS = {1: migrate_1_to_2, 2: migrate_2_to_3}
 
 # %% ../../nbs/12_api/02_folder.ipynb #7222df59
 FIELDS = dict(
@@ -438,4 +447,5 @@ def checked_towers(
             path.with_name('model.safetensors'),
             f'does not hold the weights config.json describes: {differences}.',
         )
+    check_finite_weights(weights, path.with_name('model.safetensors'))
     return build_towers(config, path)

@@ -260,7 +260,7 @@ def open_session(
         raise BadFile(path, reason) from None
 
 # %% ../../nbs/12_api/07_onnx_export.ipynb #50296381
-ONNX_FORMAT = 1
+ONNX_FORMAT = 2
 
 # %% ../../nbs/12_api/07_onnx_export.ipynb #78407a9a
 def model_facts(model) -> dict:
@@ -275,7 +275,7 @@ def model_facts(model) -> dict:
         window=model.audio.window,
         dim=model.dim,
         embed=model.audio.params.embed,
-        crop=model.info.get('crop', 480),
+        crop=model.info.get('crop'),
         picture=picture_side(model),
         image_size=config.image_size,
         mean=IMAGENET_MEAN,

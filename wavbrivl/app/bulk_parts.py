@@ -22,7 +22,8 @@ from pathlib import Path
 
 # %% ../../nbs/16_app/01_bulk_parts.ipynb #68cd6adf
 from ..core.files import BadFile, BadInput, atomic_write
-from ..media.sound import MEMBER, SAMPLE_RATE, stream_audio, windows
+from ..media.containers import MEMBER
+from ..media.sound import SAMPLE_RATE, stream_audio, windows
 from ..data.tables import ENDINGS
 from ..data.shards import read_shards
 from ..audio.tower import stitch_frames

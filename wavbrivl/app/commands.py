@@ -141,7 +141,8 @@ def cmd_embed(a):
 def class_row(a, model, file: str, names: list) -> dict:
     "Classify one sound: the best `--top` names with their probabilities."
     ranked = model.classify(file, names, templates=a.templates)[: a.top]
-    classes = [dict(label=n, probability=round(p, 4)) for n, p in ranked]
+    known = [(n, p) for n, p in ranked if p is not None]
+    classes = [dict(label=n, probability=round(p, 4)) for n, p in known]
     return dict(file=file, classes=classes)
 
 

@@ -9,6 +9,7 @@ __all__ = ['FACTS', 'REMEDY', 'QUERIES_AT_ONCE', 'read_facts', 'map_rows', 'read
 
 # %% ../../nbs/16_app/04_index.ipynb #2d46d1c4
 import numpy as np
+import os
 import torch
 from fastcore.basics import patch
 from pathlib import Path
@@ -156,7 +157,7 @@ def build_index(
     dtype: str = 'float32',  # or float16
 ) -> Index:  # `rejected`: what was left out
     "Make an index of embeddings, in memory that does not grow with them. Raises `BadInput` or `BadFile`."
-    if isinstance(tables, (str, Path)):
+    if isinstance(tables, (str, os.PathLike)):
         tables = [tables]
     blocks = table_blocks(tables, kind)
     if model is not None:
@@ -168,13 +169,17 @@ def build_index(
 
 # %% ../../nbs/16_app/04_index.ipynb #c2fd8a88
 def index_files(
-    items: dict,  # kind (sound, picture, text) -> files, or sentences
+    # kind (sound, picture, text) -> one or many, as the model's methods take them; a
+    # generator is read once, block by block
+    items: dict,
     out,  # folder
     model,  # `WavBriVL`
     dtype: str = 'float32',  # or float16
+    sample_rate=None,  # of arrays that do not bring it, Hz
 ) -> Index:  # `rejected`: what was left out
-    "Embed files and make an index of them. Raises `BadInput`."
-    rejected = write_index(item_blocks(items, model), out, model, dtype)
+    "Embed items and make an index of them. Raises `BadInput`."
+    blocks = item_blocks(items, model, sample_rate=sample_rate)
+    rejected = write_index(blocks, out, model, dtype)
     index = Index.open(out)
     index.rejected = rejected
     return index

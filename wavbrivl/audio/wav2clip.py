@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 
 # %% ../../nbs/05_audio/05_wav2clip.ipynb #85ce8160
-from ..core.files import BadInput
+from ..core.files import BadInput, check_finite_weights
 from ..core.params import AudioParams
 from ..media.sound import SAMPLE_RATE
 from ..image_text.layers import masked_mean
@@ -288,7 +288,8 @@ def _refuse_other_window(found: dict, path):
 
 # %% ../../nbs/05_audio/05_wav2clip.ipynb #0423ff23
 def _load_all(tower: nn.Module, weights: dict, path):
-    "Load weights into every tensor. Raises `BadInput` when some do not fit."
+    "Load weights into every tensor. Raises `BadInput` when some do not fit, or are not finite."
+    check_finite_weights(weights, path)
     try:
         missing, left = tower.load_state_dict(weights, strict=False)
     except RuntimeError as e:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WRITE_ERRORS', 'STALE_SECONDS', 'MAX_YAML_DEPTH', 'BadInput', 'BadFile', 'FileNote', 'note_file', 'gather_notes',
            'write_error_reason', 'atomic_write', 'remove_stale_files', 'flush_to_disk', 'to_json', 'write_json',
-           'read_json', 'read_yaml', 'write_model', 'read_tensors']
+           'read_json', 'read_yaml', 'write_model', 'read_tensors', 'check_finite_weights']
 
 # %% ../../nbs/00_core/01_files.ipynb #e7dc4bbf
 import errno
@@ -265,3 +265,19 @@ def read_tensors(path) -> dict:  # name -> tensor
         raise BadFile(
             path, f'no weights could be read ({e}); copy the file again.'
         ) from None
+
+# %% ../../nbs/00_core/01_files.ipynb #b01e85cd
+def check_finite_weights(
+    weights: dict,  # name -> tensor
+    path,  # the file they come from
+):
+    "Raise `BadFile` naming the first tensor with numbers that are NaN or infinite."
+    for name, w in weights.items():
+        if not w.is_floating_point() or w.isfinite().all():
+            continue
+        bad = w.numel() - int(w.isfinite().sum())
+        raise BadFile(
+            path,
+            f'{name}: {bad} of {w.numel()} numbers are NaN or infinite; '
+            'copy the file again, or train the model again.',
+        )

@@ -17,7 +17,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 # %% ../../nbs/06_decoders/04_vqgan.ipynb #d9d5e81c
-from ..core.files import BadFile, BadInput, read_json, read_yaml, write_model
+from wavbrivl.core.files import (
+    BadFile,
+    BadInput,
+    check_finite_weights,
+    read_json,
+    read_yaml,
+    write_model,
+)
 from ..core.picture_params import Params, VqganParams
 from ..core.config import explain_validation_error
 from ..image_text.brivl import describe_differences
@@ -267,6 +274,7 @@ def from_checkpoint(
     model, found = cls(config), vqgan_weights(path)
     if wrong := describe_differences(model.state_dict(), found):
         raise BadFile(path, f'does not fit this configuration. {wrong}.')
+    check_finite_weights(found, path)
     model.load_state_dict(found)
     return model.eval()
 

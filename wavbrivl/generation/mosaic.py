@@ -15,7 +15,13 @@ from fastcore.basics import patch
 from pathlib import Path
 
 # %% ../../nbs/11_generation/03_mosaic.ipynb #3e2d2631
-from ..core.files import BadFile, BadInput, read_tensors, write_model
+from wavbrivl.core.files import (
+    BadFile,
+    BadInput,
+    check_finite_weights,
+    read_tensors,
+    write_model,
+)
 from ..data.corpus import Corpus
 from ..decoders.vqgan import VQGAN
 from wavbrivl.decoders.diffusion import (
@@ -174,6 +180,7 @@ def load(cls: Mosaic, folder) -> Mosaic:
         raise BadFile(
             weights, f'a mosaic holds codes and points; this file holds {names}.'
         )
+    check_finite_weights(found, weights)
     return cls(found['codes'], found['points'])
 
 # %% ../../nbs/11_generation/03_mosaic.ipynb #6b1dcddf

@@ -16,7 +16,14 @@ from pathlib import Path
 from torch import nn
 
 # %% ../../nbs/04_image_text/04_brivl.ipynb #4eae1fde
-from ..core.files import BadFile, BadInput, read_json, read_tensors, write_model
+from wavbrivl.core.files import (
+    BadFile,
+    BadInput,
+    check_finite_weights,
+    read_json,
+    read_tensors,
+    write_model,
+)
 from wavbrivl.image_text.layers import (
     attend_valid,
     self_attention_block,
@@ -111,11 +118,12 @@ def load_exactly(
     weights: dict,  # name -> tensor, in the model's names
     where,  # the file, for the message
 ):
-    "Load weights that fit exactly. Raises `BadInput` with the names that do not."
+    "Load weights that fit exactly. Raises `BadInput` with the names that do not, or that are not finite."
     if wrong := describe_differences(model.state_dict(), weights):
         raise BadInput(
             f'{where}: the weights do not fit the configuration; {wrong}. Check the configuration.'
         )
+    check_finite_weights(weights, where)
     model.load_state_dict(weights)
 
 # %% ../../nbs/04_image_text/04_brivl.ipynb #0a53f61b

@@ -185,7 +185,8 @@ def training_facts(lab: Lab, seed: int, loss: str, history: pd.DataFrame) -> dic
         loss=loss,
         templates=lab.params.evaluate.templates,
         picture=c.image_size,
-        crop=c.crop_size,
+        crop=None,  # photographs are scaled as a whole
+        film_crop=c.crop_size,
         labels=lab.corpus.labels,
         licence='; '.join(sorted(set(t.licence) - {''})),
         metrics=metrics,

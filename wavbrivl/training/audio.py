@@ -24,6 +24,7 @@ from ..core.picture_params import Params
 from ..core.runtime import derive_seed, named_rng
 from ..media.sound import SAMPLE_RATE
 from ..data.corpus import Corpus, mismatched_pairs
+from ..image_text.brivl import load_exactly
 from ..audio.wavlm import conv_frames, real_frames
 from ..audio.checkpoint import load_wavlm
 from ..audio.tower import AudioTower, embed_clips
@@ -315,7 +316,8 @@ def initial_audio_encoder(
     audio = with_wavlm_sizes(audio, wavlm) if warm else audio
     tower = make_audio_encoder(audio, dim, params.train.window)
     if warm:
-        tower.wavlm.load_state_dict(read_tensors(Path(wavlm) / 'model.safetensors'))
+        path = Path(wavlm) / 'model.safetensors'
+        load_exactly(tower.wavlm, read_tensors(path), path)
     return tower
 
 # %% ../../nbs/08_training/06_audio.ipynb #35bd7052
