@@ -787,6 +787,6 @@ def test_cases():
     for name in ('data_size_7ffff000_sox.wav', 'data_size_7fffffff.wav'):
         assert len(load_audio(CASES / name)) == 32000
     wav, mp3 = load_audio(CASES / 'scene.wav'), load_audio(CASES / 'scene.mp3')
-    assert difference(mp3, wav) < 0.2
+    assert difference(mp3, wav) < 0.3
     y, notes = heard(CASES / 'antiphase.wav')
     assert np.abs(y).max() > 0.2 and len(notes) == 1

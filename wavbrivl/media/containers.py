@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SPECIAL', 'MEMBER', 'FOREIGN', 'FAMILIES', 'INITIAL', 'BEGINNINGS', 'ANY_BEGINNING', 'STRIDE', 'MP3_INFO', 'MP3_HEAD',
-           'find_status', 'check_file', 'sniff_content', 'Section', 'overlay', 'name_source', 'open_object',
-           'open_source', 'describe_foreign', 'describe_text', 'Family', 'Samples', 'read_at', 'iterate_chunks',
+           'find_status', 'check_file', 'sniff_content', 'ByteRange', 'overlay', 'name_source', 'open_object',
+           'open_source', 'sniff_foreign', 'sniff_text', 'Family', 'Samples', 'read_at', 'iterate_chunks',
            'find_samples', 'find_data_chunk', 'is_promise', 'find_pattern', 'find_links', 'page_length', 'tag_length',
            'find_songs', 'info_frame', 'skip_lead', 'Part', 'measure_part', 'find_next', 'find_parts']
 
-# %% ../../nbs/01_media/01_containers.ipynb #42396544
+# %% ../../nbs/01_media/01_containers.ipynb #f2b4eec8
 import io
 import math
 import os
@@ -22,10 +22,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../../nbs/01_media/01_containers.ipynb #a95a035c
+# %% ../../nbs/01_media/01_containers.ipynb #99812a46
 from ..core.files import BadFile, BadInput
 
-# %% ../../nbs/01_media/01_containers.ipynb #5d5458be
+# %% ../../nbs/01_media/01_containers.ipynb #4f75867e
 SPECIAL = {
     stat.S_IFDIR: 'a folder',
     stat.S_IFIFO: 'a pipe',
@@ -34,7 +34,7 @@ SPECIAL = {
     stat.S_IFBLK: 'a device',
 }  # what a name may stand for
 
-# %% ../../nbs/01_media/01_containers.ipynb #4d113a0a
+# %% ../../nbs/01_media/01_containers.ipynb #5f7e7ef1
 def find_status(path: Path) -> os.stat_result:
     "Ask the system about a name. Raises `BadFile`."
     try:
@@ -48,7 +48,7 @@ def find_status(path: Path) -> os.stat_result:
         reason = f'it cannot be reached ({e.strerror}).'
     raise BadFile(path, reason)
 
-# %% ../../nbs/01_media/01_containers.ipynb #4f3590fa
+# %% ../../nbs/01_media/01_containers.ipynb #b823f9ae
 def check_file(
     path,  # of a file
 ) -> Path:
@@ -64,10 +64,10 @@ def check_file(
         raise BadFile(path, 'there is no permission to read it; change it with chmod.')
     return path
 
-# %% ../../nbs/01_media/01_containers.ipynb #f1f95e67
+# %% ../../nbs/01_media/01_containers.ipynb #05e19636
 MEMBER = re.compile(r'(.+\.tar)@(\d+)\+(\d+)::.+', re.S)  # TAR@OFFSET+SIZE::NAME
 
-# %% ../../nbs/01_media/01_containers.ipynb #b812b348
+# %% ../../nbs/01_media/01_containers.ipynb #3af5234f
 def sniff_content(
     path,  # of a file, or of a member of a tar
 ):  # the path, or the member's bytes in memory
@@ -85,8 +85,8 @@ def sniff_content(
         raise BadFile(path, 'it is empty (0 bytes).')
     return io.BytesIO(data)
 
-# %% ../../nbs/01_media/01_containers.ipynb #f70e20e4
-class Section(io.RawIOBase):
+# %% ../../nbs/01_media/01_containers.ipynb #282ca98b
+class ByteRange(io.RawIOBase):
     "The bytes `start` to `stop` of an open file, with patches (place, bytes) laid over them."
 
     def __init__(self, file, start: int, stop: int, patches=()):
@@ -123,7 +123,7 @@ def overlay(buffer, at: int, n: int, place: int, new: bytes):
     if first < last:
         buffer[first - at : last - at] = new[first - place : last - place]
 
-# %% ../../nbs/01_media/01_containers.ipynb #448cb78e
+# %% ../../nbs/01_media/01_containers.ipynb #a4396431
 def name_source(source) -> str:
     "Name a path, bytes or a file object in messages."
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -132,7 +132,7 @@ def name_source(source) -> str:
         return str(getattr(source, 'name', 'file object'))
     return os.fsdecode(source)
 
-# %% ../../nbs/01_media/01_containers.ipynb #d0b2ed46
+# %% ../../nbs/01_media/01_containers.ipynb #dfcdffe3
 @contextmanager
 def open_object(file):  # yields a binary file that seeks
     "Read from a file object and put it back where it stood. Raises `BadInput` for text."
@@ -141,7 +141,7 @@ def open_object(file):  # yields a binary file that seeks
     if hasattr(file, 'seekable') and file.seekable():
         place = file.tell()
         try:
-            yield Section(file, place, file.seek(0, io.SEEK_END) or file.tell())
+            yield ByteRange(file, place, file.seek(0, io.SEEK_END) or file.tell())
         finally:
             file.seek(place)
     else:
@@ -149,12 +149,12 @@ def open_object(file):  # yields a binary file that seeks
             shutil.copyfileobj(file, copy)
             yield copy
 
-# %% ../../nbs/01_media/01_containers.ipynb #58e805df
+# %% ../../nbs/01_media/01_containers.ipynb #4e78b340
 def open_source(
     source,  # path, bytes or file object
 ):  # context manager: a binary file that seeks
     "Open what holds a sound. Raises `BadFile`."
-    if isinstance(source, Section):
+    if isinstance(source, ByteRange):
         source.seek(0)
         return nullcontext(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -164,7 +164,7 @@ def open_source(
     found = sniff_content(source)
     return open(found, 'rb', buffering=0) if isinstance(found, Path) else found
 
-# %% ../../nbs/01_media/01_containers.ipynb #b36e19d7
+# %% ../../nbs/01_media/01_containers.ipynb #35a6e070
 FOREIGN = {
     rb'PK\x03\x04': 'a zip archive',
     rb'Rar!\x1a\x07': 'a RAR archive',
@@ -190,8 +190,8 @@ FOREIGN = {
     rb'(\xef\xbb\xbf)?\s*<(\?xml|[a-z]+ xmlns|rss|smil)': 'XML',
 }  # first bytes: what they belong to
 
-# %% ../../nbs/01_media/01_containers.ipynb #f2d52c6c
-def describe_foreign(
+# %% ../../nbs/01_media/01_containers.ipynb #d258a1c3
+def sniff_foreign(
     head: bytes,  # the first 512 bytes
 ) -> str:  # '' for what may be a sound
     "Tell by its first bytes what a file is that holds no sound."
@@ -201,7 +201,7 @@ def describe_foreign(
     return ''
 
 
-def describe_text(head: bytes) -> str:
+def sniff_text(head: bytes) -> str:
     "Tell text and zeros, which no decoder could read, from damaged sound; '' for the latter."
     if not head.strip(b'\0'):
         return 'nothing but zeros'
@@ -209,7 +209,7 @@ def describe_text(head: bytes) -> str:
         return 'text'
     return '' if re.search(rb'[\x00-\x08\x0e-\x1a\x7f]', head) else 'text'
 
-# %% ../../nbs/01_media/01_containers.ipynb #792d4338
+# %% ../../nbs/01_media/01_containers.ipynb #41e2023c
 @dataclass
 class Family:
     "How a container of plain samples writes its chunks."
@@ -229,7 +229,7 @@ FAMILIES = (
     Family(rb'riff\x2e\x91\xcf\x11', 40, '<16sQ', b'data', True, 8),
 )
 
-# %% ../../nbs/01_media/01_containers.ipynb #e97cd922
+# %% ../../nbs/01_media/01_containers.ipynb #1735c1fc
 @dataclass
 class Samples:
     "Where the samples of a container lie."
@@ -239,7 +239,7 @@ class Samples:
     size_at: int  # place of that number
     size_as: str  # and its struct
 
-# %% ../../nbs/01_media/01_containers.ipynb #94d9c4ce
+# %% ../../nbs/01_media/01_containers.ipynb #46e5fba1
 def read_at(file, place: int, n: int) -> bytes:
     "Read bytes from a place."
     file.seek(place)
@@ -255,7 +255,7 @@ def iterate_chunks(file, family: Family, start: int):
         yield name, size, at + n
         at += n + -(-max(0, size) // family.step) * family.step
 
-# %% ../../nbs/01_media/01_containers.ipynb #f63ed526
+# %% ../../nbs/01_media/01_containers.ipynb #6acabea5
 def find_samples(
     file,
     start: int,  # where the container begins
@@ -270,7 +270,7 @@ def find_samples(
             return find_data_chunk(file, family, start)
     return None
 
-# %% ../../nbs/01_media/01_containers.ipynb #d153538f
+# %% ../../nbs/01_media/01_containers.ipynb #ca1567a8
 def find_data_chunk(file, family: Family, start: int) -> Samples | None:
     "Find the chunk with the samples; in RF64 its size stands in an earlier chunk."
     width, long_at = family.head[0] + family.head[-1], None
@@ -286,7 +286,7 @@ def find_data_chunk(file, family: Family, start: int) -> Samples | None:
         return Samples(body, size, size_at, width)
     return None
 
-# %% ../../nbs/01_media/01_containers.ipynb #e843dbcf
+# %% ../../nbs/01_media/01_containers.ipynb #6dbe13b8
 def is_promise(
     size: int,  # as a header gives it
 ) -> bool:
@@ -295,7 +295,7 @@ def is_promise(
     below_unsigned = 2**32 - 2**13 <= size <= 2**32
     return 0 < size < 2**62 and not below_signed and not below_unsigned
 
-# %% ../../nbs/01_media/01_containers.ipynb #496524a2
+# %% ../../nbs/01_media/01_containers.ipynb #e402395d
 INITIAL = bytes(
     b for b in range(256) if b & 8
 )  # WavPack's flag for the first block of several
@@ -319,7 +319,7 @@ BEGINNINGS = {
 ANY_BEGINNING = b'|'.join(BEGINNINGS.values())
 STRIDE = 1 << 20  # bytes that are searched at once
 
-# %% ../../nbs/01_media/01_containers.ipynb #5e1e488d
+# %% ../../nbs/01_media/01_containers.ipynb #cfc27c02
 def find_pattern(
     file,
     pattern: bytes,  # regular expression; matches 64 bytes at most
@@ -335,7 +335,7 @@ def find_pattern(
                 yield at + m.start()
         at += STRIDE
 
-# %% ../../nbs/01_media/01_containers.ipynb #f54cc1f3
+# %% ../../nbs/01_media/01_containers.ipynb #4039a37d
 def find_links(file, start: int, stop: int):
     "Yield where links of a chained Ogg file begin."
     after = -1  # end of the last first page
@@ -351,7 +351,7 @@ def page_length(head: bytes) -> int:
     table = head[27 : 27 + head[26]] if len(head) > 26 else b''
     return 27 + len(table) + sum(table)
 
-# %% ../../nbs/01_media/01_containers.ipynb #be26065e
+# %% ../../nbs/01_media/01_containers.ipynb #2e665184
 MP3_INFO = rb'(Xing|Info)\0\0\0[\x01-\x0f]'
 MP3_HEAD = rb'\xff[\xe2-\xe7\xf2-\xf7\xfa-\xfd].{2}'
 
@@ -380,7 +380,7 @@ def info_frame(file, at: int) -> int | None:
             return at - back
     return None
 
-# %% ../../nbs/01_media/01_containers.ipynb #86650409
+# %% ../../nbs/01_media/01_containers.ipynb #841b3821
 def skip_lead(file, start: int, stop: int) -> int:
     "Find what stands behind tags and zeros; `stop` where there is nothing else."
     at = start
@@ -395,12 +395,12 @@ def skip_lead(file, start: int, stop: int) -> int:
             at = next(find_pattern(file, rb'[^\0]', at, stop), stop)
     return stop
 
-# %% ../../nbs/01_media/01_containers.ipynb #d30b26e7
+# %% ../../nbs/01_media/01_containers.ipynb #5263acee
 @dataclass
 class Part:
     "One sound of a file: a stretch that is decoded alone."
 
-    section: Section
+    section: ByteRange
     is_whole: bool  # is it the whole file as it stands?
     is_plain: bool  # a container of plain samples, or Vorbis: libsndfile is asked first
     share: float | None  # of the promised bytes, what is there; None: no promise
@@ -412,7 +412,7 @@ def measure_part(file, start: int, stop: int, size: int) -> Part:
     is_whole = start == 0 and stop == size
     if samples is None or samples.begin >= stop:
         is_vorbis = read_at(file, start + 28, 7) == b'\x01vorbis'
-        section = Section(file, start, stop)
+        section = ByteRange(file, start, stop)
         return Part(section, is_whole, is_vorbis or samples is not None, None)
     there, share, patches = stop - samples.begin, None, ()
     if is_promise(samples.size):
@@ -420,10 +420,10 @@ def measure_part(file, start: int, stop: int, size: int) -> Part:
     if samples.size > there or share is None:
         there = there if samples.size_as[1] == 'Q' else min(there, 2**32 - 2)
         patches = [(samples.size_at - start, struct.pack(samples.size_as, there))]
-    section = Section(file, start, stop, patches)
+    section = ByteRange(file, start, stop, patches)
     return Part(section, is_whole and not patches, True, share)
 
-# %% ../../nbs/01_media/01_containers.ipynb #72ce44ab
+# %% ../../nbs/01_media/01_containers.ipynb #cd5e367f
 def find_next(file, start: int, stop: int) -> int:
     "Find where the next sound begins; `stop` where there is none."
     head = read_at(file, start, 16)
@@ -440,7 +440,7 @@ def find_next(file, start: int, stop: int) -> int:
         return stop
     return next(find_pattern(file, BEGINNINGS[key], start + 8, stop), stop)
 
-# %% ../../nbs/01_media/01_containers.ipynb #bb0f4285
+# %% ../../nbs/01_media/01_containers.ipynb #079762dc
 def find_parts(
     file,  # open, binary
     reach: float = math.inf,  # bytes: look no further than this for the next sound

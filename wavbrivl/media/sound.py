@@ -36,19 +36,18 @@ from wavbrivl.media.decoding import (
 # %% ../../nbs/01_media/03_sound.ipynb #0fab785f
 SAMPLE_RATE = 16000  # Hz: the rate of WavLM's training data
 
-# %% ../../nbs/01_media/03_sound.ipynb #45281abb
+# %% ../../nbs/01_media/03_sound.ipynb #5189bfd4
 HEAD_SECONDS = 10  # s of sound by which the channel is chosen
 CANCELLED = 0.1  # share of the power of independent channels; less is cancellation
 
-# %% ../../nbs/01_media/03_sound.ipynb #ee572802
+# %% ../../nbs/01_media/03_sound.ipynb #36ef74e3
 def measure_channels(
     x,  # [n, channels]
-) -> (
-    np.ndarray
-):  # [channels + 1] float64: energy of each channel, and of n times their mean
+) -> np.ndarray:  # [channels + 1]: energy of each channel, and of their sum
     "Measure what tells whether channels cancel each other."
-    x = x.astype(np.float64)
-    return np.append(np.sum(x**2, 0), np.sum(x.sum(1) ** 2))
+    with np.errstate(invalid='ignore', over='ignore'):  # NaN is refused later on
+        products = x.T @ x
+    return np.append(np.diag(products), products.sum())
 
 
 def do_cancel(energies) -> bool:
@@ -69,7 +68,7 @@ def choose_channel(
     note_file(name, text)
     return best
 
-# %% ../../nbs/01_media/03_sound.ipynb #2d0ccd74
+# %% ../../nbs/01_media/03_sound.ipynb #89c67aa0
 def gather_head(
     first,  # block [n, channels] with the first sound
     blocks,  # iterator over the others
@@ -83,7 +82,7 @@ def gather_head(
         n += len(x)
     return head
 
-# %% ../../nbs/01_media/03_sound.ipynb #5acb82fa
+# %% ../../nbs/01_media/03_sound.ipynb #be12995f
 def merge_channels(
     name,  # for notes
     blocks,  # of samples [n, channels]
@@ -105,7 +104,7 @@ def merge_channels(
     best = choose_channel(x[lead : lead + samples], name)
     yield from average_channels(name, itertools.chain(head, blocks), best, samples)
 
-# %% ../../nbs/01_media/03_sound.ipynb #f2bf5d4f
+# %% ../../nbs/01_media/03_sound.ipynb #7ac4c55f
 def average_channels(name, blocks, best, samples: int):
     "Yield the mean of the channels, or the one that is chosen; note where the mean fades later on."
     n, energies, faded = 0, 0, False
@@ -188,7 +187,7 @@ def channel_axis(shape: tuple) -> int:
         )
     return int(np.argmin(shape)) if few != many else 0
 
-# %% ../../nbs/01_media/03_sound.ipynb #312da34b
+# %% ../../nbs/01_media/03_sound.ipynb #e7488dcd
 def to_array(
     sound,  # array, tensor, or list of numbers
 ) -> np.ndarray:  # of a type that says its full scale
@@ -223,7 +222,7 @@ def to_mono(
     blocks = merge_channels('array', [a], math.inf)
     return np.concatenate([*blocks, a[:0, 0]]).astype(np.float32)
 
-# %% ../../nbs/01_media/03_sound.ipynb #835619cd
+# %% ../../nbs/01_media/03_sound.ipynb #b1834c58
 def is_number(x) -> bool:
     "Tell a single number from an array of one."
     no_axes = getattr(x, 'ndim', None) == 0  # of an array or tensor
@@ -235,7 +234,7 @@ def is_file(source) -> bool:
     kinds = str, os.PathLike, bytes, bytearray, memoryview
     return isinstance(source, kinds) or hasattr(source, 'read')
 
-# %% ../../nbs/01_media/03_sound.ipynb #2c882b0a
+# %% ../../nbs/01_media/03_sound.ipynb #10567298
 def unpack_dict(sound: dict) -> tuple:  # samples, rate or None
     "Take apart a dictionary with a sound. Raises `BadInput`."
     for key in ('array', 'raw', 'waveform'):
@@ -249,7 +248,7 @@ def unpack_dict(sound: dict) -> tuple:  # samples, rate or None
         "give 'array' and 'sampling_rate', or 'bytes', or 'path'."
     )
 
-# %% ../../nbs/01_media/03_sound.ipynb #36303236
+# %% ../../nbs/01_media/03_sound.ipynb #394d442e
 def unpack_sound(source) -> tuple:  # samples, rate or None
     "Take apart what holds a sound and perhaps its rate. Raises `BadInput`."
     if isinstance(source, dict):
@@ -285,7 +284,7 @@ def load_array(array, sample_rate, limit) -> np.ndarray:
         )
     return resample(x, sample_rate)
 
-# %% ../../nbs/01_media/03_sound.ipynb #3ccb2e68
+# %% ../../nbs/01_media/03_sound.ipynb #5f0568e8
 def sample_limit(rate: float, max_seconds: float) -> int:
     "Count the samples of `max_seconds` and of the filter's tail."
     return math.ceil(min(max_seconds, 1e6) * rate + rate / 10)
@@ -301,14 +300,14 @@ def take_seconds(blocks, max_seconds: float):
             return
         seconds += len(x) / rate
 
-# %% ../../nbs/01_media/03_sound.ipynb #d7870e08
+# %% ../../nbs/01_media/03_sound.ipynb #9b78c97b
 def one_channel_blocks(name, blocks):
     "Yield (rate, block [n]) for (rate, block [n, channels])."
     for (rate, _), group in itertools.groupby(blocks, lambda b: (b[0], b[1].shape[1])):
         for x in merge_channels(name, (block for _, block in group), rate):
             yield rate, x
 
-# %% ../../nbs/01_media/03_sound.ipynb #516d6ebb
+# %% ../../nbs/01_media/03_sound.ipynb #65b75312
 REACH = 1 << 22  # bytes that a second of sound takes at most
 
 
@@ -367,7 +366,7 @@ def probe_track(name, part) -> dict:
             format=f'{c.format.name} {track.codec_context.name}',
         )
 
-# %% ../../nbs/01_media/03_sound.ipynb #31b4511c
+# %% ../../nbs/01_media/03_sound.ipynb #eee55abe
 RATE_BITS = dict(
     mp3=(0x18, 0x0C), aac=(0, 0x3C)
 )  # of the second and third byte of a frame
@@ -399,7 +398,7 @@ def known_seconds(container, track, part) -> float | None:
     is_kept = promised and -0.03 < counted - promised < 0.25  # delays are counted, too
     return promised if is_kept else counted or None
 
-# %% ../../nbs/01_media/03_sound.ipynb #817f51ac
+# %% ../../nbs/01_media/03_sound.ipynb #a54af3e5
 def probe_part(name, part) -> dict:
     "Describe one part of a file, by the library that would read it. Raises `BadFile`."
     f = open_soundfile(part) if part.is_plain else None
