@@ -627,7 +627,7 @@ def test_files_cut_short(name, tmp_path):
         file = tmp_path / 'cut.jpg'
         file.write_bytes(data[: int(share * len(data))])
         got, notes = read(file)
-        assert len(notes) == 1 and 'is used; copy' in notes[0]
+        assert len(notes) == 1 and 'can be read' in notes[0]
         kept = len(got)
         assert kept / len(whole) > share - 0.15
         same = whole[-kept:] if name == 'bmp' else whole[:kept]
@@ -719,6 +719,11 @@ def test_the_cut_is_a_field_of_the_model(model, tmp_path):
     config['info']['crop'] = 480
     write_json(config | dict(format=2), path)
     old = WavBriVL.from_pretrained(tmp_path / 'm', 'cpu')
+    for crop in ('480', 0, -3, 1.5, [480]):
+        config['info']['crop'] = crop
+        write_json(config | dict(format=3), path)
+        with pytest.raises(BadFile, match='info.crop is'):
+            WavBriVL.from_pretrained(tmp_path / 'm', 'cpu')
     assert old.info['crop'] is None and old.info['film_crop'] == 480
     assert np.allclose(old.embed_image(str(file)), scaled, atol=1e-6)
 

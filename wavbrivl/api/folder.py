@@ -314,6 +314,11 @@ def check_fields(config: dict, path: Path):
             path,
             f'{", ".join(wrong)}: missing or of a wrong type; copy the folder again, or save the model again.',
         )
+    crop = config['info'].get('crop')
+    if crop is not None and (type(crop) is not int or crop < 1):
+        raise BadFile(
+            path, f'info.crop is {shorten(crop)}; it must be pixels, or null.'
+        )
 
 # %% ../../nbs/12_api/02_folder.ipynb #c76aa361
 HUB_NAME = re.compile(r'(?!models/)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
