@@ -163,6 +163,14 @@ def check_table(table: pd.DataFrame, needed: set):
         raise BadInput(
             f'The table has no column {", ".join(sorted(lost))}; it has {", ".join(table.columns)}.'
         )
+    if not len(table):
+        raise BadInput('The table has no rows; there is nothing to pair.')
+    for column in sorted(needed):
+        if (blank := table[column].isna() | (table[column] == '')).any():
+            row = blank.to_numpy().argmax()
+            raise BadInput(
+                f'Row {row} of the table, from 0, has no {column}; fill it in, or leave the row out.'
+            )
 
 
 def pair_row(audio: str, image: str, caption: str, label: str, fold) -> dict:
@@ -242,6 +250,8 @@ def pair_by_class(
     train_folds=None,  # default: all but the last
 ) -> pd.DataFrame:  # what was written
     "Pair sounds with pictures of their class and write the table for reader `folder`."
+    if k < 1:
+        raise BadInput(f'{k} pictures for each sound are none; give 1 or more.')
     check_table(sounds, {'path', 'label', 'fold'})
     check_table(pictures, {'path', 'image_class'})
     folds = sorted(set(sounds.fold))
