@@ -6,7 +6,8 @@
 __all__ = ['SOUND_ENDINGS', 'PICTURE_ENDINGS', 'MAX_NAMED', 'LABELS', 'SOUND_COLUMNS', 'PICTURE_COLUMNS', 'CLASS_COLUMNS',
            'expand', 'open_model', 'emit', 'report_rejected', 'cmd_params', 'bad_files', 'print_embedded',
            'embedded_line', 'cmd_embed', 'class_row', 'class_line', 'cmd_classify', 'cmd_gloss', 'cmd_rank', 'kind_of',
-           'index_of_files', 'index_line', 'cmd_index', 'hits_line', 'query_rows', 'cmd_search', 'columns', 'cmd_pair',
+           'index_of_files', 'index_line', 'cmd_index', 'hits_line', 'query_rows', 'cmd_search', 'find_columns',
+           'pair_cells', 'columns', 'unmatched_rows', 'only_labels', 'report_rows', 'pair_tables', 'cmd_pair',
            'cmd_import', 'onnx_line', 'cmd_export']
 
 # %% ../../nbs/16_app/06_commands.ipynb #2402b96c
@@ -277,32 +278,7 @@ def cmd_search(a):
     model.rejected = rejected
     return report_rejected(model, len(good))
 
-# %% ../../nbs/16_app/06_commands.ipynb #ec212d3d
-def columns(
-    csv,  # a table
-    folder: str,  # put before its paths
-    names: dict,  # column wanted -> names it may have
-):
-    "A table with the columns wanted. Raises `BadInput` naming the one that is not there."
-    import pandas as pd
-
-    if not Path(csv).is_file():
-        raise BadInput(f'{csv} does not exist.')
-    t = pd.read_csv(csv)
-    out = {}
-    for want, known in names.items():
-        got = next((k for k in known if k in t), None)
-        if got is None:
-            raise BadInput(
-                f'{csv} has no column {" or ".join(known)}; it has {", ".join(t.columns)}.'
-            )
-        out[want] = t[got]
-    t = pd.DataFrame(out)
-    if 'path' in t:
-        t['path'] = [str(Path(folder) / p) for p in t.path]
-    return t
-
-# %% ../../nbs/16_app/06_commands.ipynb #13909f7d
+# %% ../../nbs/16_app/06_commands.ipynb #1d09561c
 LABELS = ['label', 'category', 'class']
 SOUND_COLUMNS = dict(path=['path', 'filename', 'audio'], label=LABELS, fold=['fold'])
 PICTURE_COLUMNS = dict(
@@ -310,24 +286,147 @@ PICTURE_COLUMNS = dict(
 )
 CLASS_COLUMNS = dict(label=LABELS, image_class=['image_class', 'picture'])
 
+# %% ../../nbs/16_app/06_commands.ipynb #bf8fe809
+def find_columns(csv, columns: list, names: dict) -> dict:  # column wanted -> its name
+    "Find the columns wanted. Raises `BadInput` naming the one that is not there."
+    found = {}
+    for want, known in names.items():
+        found[want] = next((k for k in known if k in columns), None)
+        if found[want] is None:
+            has = ', '.join(columns) or 'nothing'
+            raise BadInput(f'{csv} has no column {" or ".join(known)}; it has {has}.')
+    return found
+
+# %% ../../nbs/16_app/06_commands.ipynb #38bf24cb
+def pair_cells(row: dict, found: dict, seen: dict, line: int) -> dict:
+    "The cells wanted of a row: labels with composed accents, a fold as a number. Raises `Refusal`."
+    from wavbrivl.data.prepare import compose
+    from wavbrivl.data.tables import Refusal, fold_number
+
+    cells = {want: row[column] for want, column in found.items()}
+    if blank := [found[want] for want, text in cells.items() if not text]:
+        raise Refusal(f'{", ".join(blank)} is empty.')
+    for want in {'label', 'image_class'} & cells.keys():
+        cells[want] = compose(cells[want])
+    if 'fold' in cells:
+        cells['fold'] = fold_number(cells['fold'])
+    first = seen.setdefault(cells.get('path', line), line)
+    if first != line:
+        raise Refusal(f'{cells["path"]} stands in line {first} already, which counts.')
+    return cells
+
+# %% ../../nbs/16_app/06_commands.ipynb #ec212d3d
+def columns(
+    csv,  # a table
+    folder: str,  # put before its paths
+    names: dict,  # column wanted -> names it may have
+) -> tuple:  # DataFrame with the columns wanted and `line`; what is not used: [(table, lines, reason)]
+    "Read the columns wanted, as text. Raises `BadInput` naming the one that is not there."
+    import pandas as pd
+    from wavbrivl.core.csv_text import read_text_table
+    from wavbrivl.data.tables import Refusal
+
+    table = read_text_table(csv, sum(names.values(), []))
+    found, rows, seen = find_columns(csv, table.columns, names), [], {}
+    aside = [(str(csv), lines, reason) for lines, reason in table.faults]
+    aside += [(str(csv), '', note) for note in table.notes]
+    for line, row in table.rows:
+        try:
+            rows.append(pair_cells(row, found, seen, line) | dict(line=line))
+        except Refusal as e:
+            aside.append((str(csv), f'line {line}', str(e)))
+    t = pd.DataFrame(rows, columns=[*names, 'line'])
+    if 'path' in t:
+        t['path'] = [str(Path(folder) / p) for p in t.path]
+    return t, aside
+
+# %% ../../nbs/16_app/06_commands.ipynb #f2600940
+def unmatched_rows(csv, table, column: str, known: set, where: str) -> tuple:
+    "Divide a table by whether `column` holds something known; the rows that do not, with the reason."
+    fits = table[column].isin(known)
+    aside = []
+    for value, line in zip(table[column][~fits], table.line[~fits]):
+        reason = f'{column} {value!r} stands nowhere in {where}.'
+        aside.append((str(csv), f'line {line}', reason))
+    return table[fits], aside
+
+# %% ../../nbs/16_app/06_commands.ipynb #0f045283
+def only_labels(a, sounds) -> set:
+    "The labels of `--only`; without it, of all sounds. Raises `BadInput` for one that no sound has."
+    from wavbrivl.data.prepare import compose
+
+    known = set(sounds.label)
+    if a.only is None:
+        return known
+    wanted = [compose(name.strip()) for name in a.only.split(',') if name.strip()]
+    lost = [name for name in wanted if name not in known]
+    if lost or not wanted:
+        some = ', '.join(sorted(known)[:10]) or 'none'
+        raise BadInput(
+            f'--only names {", ".join(lost) or "nothing"}; labels of {a.sounds} are {some}.'
+        )
+    return set(wanted)
+
+# %% ../../nbs/16_app/06_commands.ipynb #fcc741f2
+def report_rows(aside: list, out: Path):
+    "Name the rows that were not used: all in a table beside the output, the first on the screen."
+    import csv
+    from wavbrivl.core.files import atomic_write
+
+    place = out.with_suffix('.rejected.csv')
+    if not aside:
+        place.unlink(missing_ok=True)
+        return
+    with atomic_write(place) as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
+        csv.writer(f, lineterminator='\n').writerows(
+            [('table', 'lines', 'reason'), *aside]
+        )
+    for table, lines, reason in aside[:MAX_NAMED]:
+        print(
+            f'set aside: {": ".join(filter(None, (table, lines, reason)))}',
+            file=sys.stderr,
+        )
+    if (more := len(aside) - MAX_NAMED) > 0:
+        print(f'set aside: {more} more, all named in {place}', file=sys.stderr)
+
+# %% ../../nbs/16_app/06_commands.ipynb #5eafcb68
+def pair_tables(
+    a,
+) -> tuple:  # sounds, pictures, classes; faulty rows, rows without match
+    "Read the three tables of `pair`, and keep of them what belongs together."
+    sounds, bad_sounds = columns(a.sounds, a.sound_folder or '', SOUND_COLUMNS)
+    pictures, bad = columns(a.pictures, a.picture_folder or '', PICTURE_COLUMNS)
+    t, bad_classes = columns(a.classes, '', CLASS_COLUMNS)
+    wanted, where = only_labels(a, sounds), a.classes
+    t, rest = unmatched_rows(where, t, 'label', set(sounds.label), a.sounds)
+    known = set(pictures.image_class)
+    t, more = unmatched_rows(where, t, 'image_class', known, a.pictures)
+    known = set(t.image_class)
+    pictures, most = unmatched_rows(a.pictures, pictures, 'image_class', known, where)
+    sounds, t = sounds[sounds.label.isin(wanted)], t[t.label.isin(wanted)]
+    t = t.drop_duplicates(['label', 'image_class'])
+    return sounds, pictures, t, bad_sounds + bad + bad_classes, rest + more + most
+
 # %% ../../nbs/16_app/06_commands.ipynb #d0cd62fe
 def cmd_pair(a):
     "Pair sounds with pictures of their class; pictures are divided over the folds, none twice."
     from wavbrivl.data.corpus import pair_by_class
 
-    sounds = columns(a.sounds, a.sound_folder or '', SOUND_COLUMNS)
-    pictures = columns(a.pictures, a.picture_folder or '', PICTURE_COLUMNS)
-    t = columns(a.classes, '', CLASS_COLUMNS)
-    t = t[t.label.isin(set(sounds.label))].drop_duplicates()
-    if a.only:
-        wanted = a.only.split(',')
-        sounds = sounds[sounds.label.isin(wanted)]
-        t = t[t.label.isin(wanted)]
+    if a.each < 1:
+        raise BadInput(f'--each is {a.each}; give 1 picture for each sound, or more.')
+    sounds, pictures, t, bad, unmatched = pair_tables(a)
+    report_rows(bad + unmatched, Path(a.out))
+    if not len(t):
+        raise BadInput(
+            f'No sound can get a picture: {a.classes} joins no label of {a.sounds} '
+            f'to an image_class of {a.pictures}; nothing was written to {a.out}.'
+        )
     classes = t.groupby('label').image_class.agg(list).to_dict()
     table = pair_by_class(sounds, pictures, classes, a.out, k=a.each)
     n_sounds = table.audio.replace('', None).nunique()
     n_pictures = table.image.replace('', None).nunique()
     print(f'{len(table)} rows, {n_sounds} sounds, {n_pictures} pictures -> {a.out}')
+    return 1 if bad else 0
 
 # %% ../../nbs/16_app/06_commands.ipynb #844b5794
 def cmd_import(a):
