@@ -278,10 +278,11 @@ def make_table(rng):
 
 
 def covered(table, text):
-    "The sounds named in rows that were read, or in lines that a fault names."
+    "The sounds named in rows that were read, or in lines that a fault or a note names."
     lines = re.split('\r\n|\r|\n', text)
     seen = {row['audio'].strip('"') for _, row in table.rows}
-    for where, _ in table.faults:
+    notes = [n.partition(':')[0] for n in table.notes if 'and' not in n[:30]]
+    for where in [where for where, _ in table.faults] + notes:
         a, *b = map(int, re.findall(r'\d+', where))
         seen |= set(re.findall(r'\d+\.wav', ' '.join(lines[a - 1 : (b or [a])[0]])))
     return seen

@@ -8,17 +8,17 @@ __all__ = ['is_japanese', 'is_chinese', 'is_western', 'guess_encoding', 'encodin
            'opens_like_row', 'swallowed_line', 'check_long_cells', 'column_names', 'first_rows', 'choose_separator',
            'TextTable', 'name_lines', 'row_fault', 'sort_rows', 'said_separator', 'read_columns', 'read_text_table']
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #097d0245
+# %% ../../nbs/00_core/07_csv_text.ipynb #45a9aeea
 import codecs
 import re
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from pathlib import Path
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #68d62215
+# %% ../../nbs/00_core/07_csv_text.ipynb #0207d777
 from .files import BadFile
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #15734370
+# %% ../../nbs/00_core/07_csv_text.ipynb #490612b4
 _MARKS = (  # byte-order mark, encoding; the longer ones first
     (codecs.BOM_UTF8, 'utf-8-sig'),
     (codecs.BOM_UTF32_LE, 'utf-32'),
@@ -28,7 +28,7 @@ _MARKS = (  # byte-order mark, encoding; the longer ones first
 )
 _SAVE = 'save it as "CSV UTF-8".'
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #dd0cf15d
+# %% ../../nbs/00_core/07_csv_text.ipynb #c726934e
 def is_japanese(letters: str) -> bool:
     "Tell whether letters beyond ASCII are Japanese, some of them kana."
     known = re.fullmatch('[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]+', letters)
@@ -45,7 +45,7 @@ def is_western(letters: str) -> bool:
     "Tell whether letters are those of Western Europe, and signs."
     return bool(re.fullmatch('[\xa0-\u2122]+', letters))
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #58c828b1
+# %% ../../nbs/00_core/07_csv_text.ipynb #59ca1f57
 _GUESSES = (  # name, codec, what its letters are; letters next to each other at most
     ('Shift JIS', 'cp932', is_japanese, 10**6),
     ('GBK', 'gb2312', is_chinese, 10**6),
@@ -66,7 +66,7 @@ def guess_encoding(data: bytes) -> str:
             return name
     return ''
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #ccfba496
+# %% ../../nbs/00_core/07_csv_text.ipynb #2aa76f32
 def encoding_reason(data: bytes, encoding: str, error: UnicodeDecodeError) -> str:
     "Say why bytes are no text of this encoding."
     if encoding != 'utf-8':
@@ -81,7 +81,7 @@ def encoding_reason(data: bytes, encoding: str, error: UnicodeDecodeError) -> st
     looks = f' but looks like {guess}' if guess else ''
     return f'line {line} is not UTF-8{looks}; {_SAVE}'
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #3f85ce78
+# %% ../../nbs/00_core/07_csv_text.ipynb #5c49af38
 _LINE_END = re.compile('\r\n|\r|\n')
 
 
@@ -102,7 +102,7 @@ def decode_table(path) -> str:
         raise BadFile(path, f'looks like UTF-16 without its mark; {_SAVE}')
     return text
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #53d28175
+# %% ../../nbs/00_core/07_csv_text.ipynb #056dbe19
 @dataclass
 class TextRow:
     "One row as it stands in the text."
@@ -114,7 +114,7 @@ class TextRow:
     long: tuple | None = None
     stray: bool = False  # does a cell without quotes around it hold one quote too many?
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #92ff942e
+# %% ../../nbs/00_core/07_csv_text.ipynb #71ecd882
 def closing_quote(text: str, start: int) -> int:
     "Find the quote that closes a cell whose content starts at `start`; -1: none does."
     end = text.find('"', start)
@@ -122,7 +122,7 @@ def closing_quote(text: str, start: int) -> int:
         end = text.find('"', end + 2)
     return end
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #b0a5ed8e
+# %% ../../nbs/00_core/07_csv_text.ipynb #adc7a592
 class RowScanner:
     "Iterate over the rows of a text. Raises `BadFile` naming the line of a quote that is not closed."
 
@@ -166,7 +166,7 @@ class RowScanner:
         row.stray |= cell.count('"') % 2 == 1
         return end
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #b8fe4f5c
+# %% ../../nbs/00_core/07_csv_text.ipynb #0e8a1e76
 @patch
 def quoted_cell(self: RowScanner, row: TextRow, start: int):
     "Read a cell that opens a quote at `start`; returns the match of what ends it."
@@ -190,7 +190,7 @@ def quoted_cell(self: RowScanner, row: TextRow, start: int):
         )
     return end
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #f37fd29e
+# %% ../../nbs/00_core/07_csv_text.ipynb #fc949029
 _SHAPES = (  # what the texts of a column have in common, the narrowest first
     re.compile(r'[-+]?\d+([.,]\d+)?'),  # numbers
     re.compile(r'.*\.[A-Za-z]\w{0,4}', re.S),  # names of files
@@ -206,7 +206,7 @@ def column_shape(cells: list):
             return shape
     return None
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #1ed125ab
+# %% ../../nbs/00_core/07_csv_text.ipynb #59469766
 def table_shapes(rows: list, n: int) -> list:
     "Find the shape of each of `n` columns, by the cells that lie in one line."
     columns = [[] for _ in range(n)]
@@ -216,7 +216,7 @@ def table_shapes(rows: list, n: int) -> list:
                 column.append(cell)
     return [column_shape(column) for column in columns]
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #edb2d469
+# %% ../../nbs/00_core/07_csv_text.ipynb #c5587498
 def fits_shapes(cells: list, shapes: list) -> bool:
     "Tell whether cells could stand in columns of these shapes, and fill one of them."
     pairs = [(c, s) for c, s in zip(cells, shapes) if c]
@@ -224,7 +224,7 @@ def fits_shapes(cells: list, shapes: list) -> bool:
     shaped = any(shapes)
     return fits and any(s is not None or not shaped for _, s in pairs)
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #572bcf17
+# %% ../../nbs/00_core/07_csv_text.ipynb #3d05e6b4
 def looks_like_row(line: str, separator: str, shapes: list) -> bool:
     "Tell whether a line could be a row of its own."
     ways = [[c.strip(' "') for c in line.split(separator)]]
@@ -236,7 +236,7 @@ def looks_like_row(line: str, separator: str, shapes: list) -> bool:
     sizes = range(2 if n > 1 else 1, len(line) + 2) if named else [n]
     return any(len(w) in sizes and fits_shapes(w, shapes) for w in ways)
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #2503c516
+# %% ../../nbs/00_core/07_csv_text.ipynb #b2f845fd
 def opens_like_row(line: str, place: int, separator: str, shapes: list) -> bool:
     "Tell whether a line that opens a quote in cell `place` could be a whole row."
     rest = len(shapes) - place - 1  # cells after the one that opens the quote
@@ -245,7 +245,7 @@ def opens_like_row(line: str, place: int, separator: str, shapes: list) -> bool:
         return True
     return len(cells) > place + rest and fits_shapes(cells[-rest:], shapes[-rest:])
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #f50847c8
+# %% ../../nbs/00_core/07_csv_text.ipynb #3905f170
 def swallowed_line(row: TextRow, lines: list, separator: str, shapes: list) -> int:
     "Find a line inside a cell that is a row of its own; 0: none is."
     place, first, last = row.long
@@ -257,25 +257,25 @@ def swallowed_line(row: TextRow, lines: list, separator: str, shapes: list) -> i
             return number
     return 0
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #09056323
+# %% ../../nbs/00_core/07_csv_text.ipynb #3abb4364
 def check_long_cells(rows: list, text: str, separator: str, n: int, path):
     "Raise `BadFile` where a cell over several lines has swallowed rows."
     if not any(row.long for row in rows):
         return
     shapes, lines = table_shapes(rows, n), _LINE_END.split(text)
-    strays = [row.line for row in rows if row.stray]
+    stray = max((row.line for row in rows if row.stray), default=0)
     for row in (r for r in rows if r.long):
         why = ''
         _, first, last = row.long
         if inside := swallowed_line(row, lines, separator, shapes):
             why = f'line {inside} in it reads as a row of its own'
-        elif lone := [line for line in strays if line >= last]:
-            why = f'line {lone[0]} holds a quote without a partner'
+        elif stray >= last:
+            why = f'line {stray} holds a quote without a partner'
         if why:
             reason = f'line {first} opens a quote that line {last} closes, and {why}'
             raise BadFile(path, f'{reason}; close the quote in line {first}.')
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #6342a060
+# %% ../../nbs/00_core/07_csv_text.ipynb #af43b9bb
 _SAYS = re.compile(r'\ufeff?"?sep=([^\r\n])"?[ ,;\t]*(\r\n|\r|\n|\Z)', re.I)
 
 
@@ -286,7 +286,7 @@ def column_names(cells: list) -> list:
         names.pop()
     return names
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #03aa224f
+# %% ../../nbs/00_core/07_csv_text.ipynb #45d0cd6e
 def first_rows(text: str, separator: str, n: int) -> list:
     "Read up to `n` rows that are not blank; fewer where a quote is not closed."
     rows = []
@@ -299,7 +299,7 @@ def first_rows(text: str, separator: str, n: int) -> list:
         pass
     return rows
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #c1cfa442
+# %% ../../nbs/00_core/07_csv_text.ipynb #44a5a2aa
 def choose_separator(
     text: str,
     columns,  # names of columns, in lower case
@@ -318,7 +318,7 @@ def choose_separator(
 
     return max(',;\t', key=score)
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #94c86f8f
+# %% ../../nbs/00_core/07_csv_text.ipynb #443580d3
 @dataclass
 class TextTable:
     "A table as text: what is used, what is not, and what is worth knowing."
@@ -329,7 +329,7 @@ class TextTable:
     faults: list = field(default_factory=list)  # (lines, why that row is not used)
     notes: list = field(default_factory=list)  # sentences on rows that are used
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #67bc7cf1
+# %% ../../nbs/00_core/07_csv_text.ipynb #c2dc1c97
 def name_lines(lines: list, last: int = 0) -> str:
     "Name the first five of some lines, or those from one line to the `last`."
     if last > lines[0]:
@@ -338,20 +338,21 @@ def name_lines(lines: list, last: int = 0) -> str:
     more = f' and {len(lines) - 5} more' if len(lines) > 5 else ''
     return f'line{"s" if len(lines) > 1 else ""} {shown}{more}'
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #8af8940a
+# %% ../../nbs/00_core/07_csv_text.ipynb #9bbf582b
 def row_fault(row: TextRow, n: int, separator: str) -> str:
     "Say why a row cannot be used; '' where it can."
     if any('\0' in c for c in row.cells):
         return 'a zero byte stands in it; the file is damaged there.'
-    if row.long and len(row.cells) < n:
-        return f'{len(row.cells)} cells where the table has {n}, and a quote over several lines.'
+    if (row.long or row.stray) and len(row.cells) < n:
+        what = 'over several lines' if row.long else 'without a partner'
+        return f'{len(row.cells)} cells where the table has {n}, and a quote {what}.'
     if any(row.cells[n:]):
         mark = {',': 'a comma', ';': 'a semicolon', '\t': 'a tab'}.get(separator)
         mark = mark or repr(separator)
         return f'more cells than columns; put quotes around a text that holds {mark}.'
     return ''
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #974fc3a5
+# %% ../../nbs/00_core/07_csv_text.ipynb #ea588d8e
 def sort_rows(table: TextTable, rows: list, separator: str):
     "Divide rows into those that are used and those that are not."
     n, short, stray = len(table.columns), [], []
@@ -370,13 +371,13 @@ def sort_rows(table: TextTable, rows: list, separator: str):
         what = 'a quote without a partner; it was taken as part of the text.'
         table.notes.append(f'{name_lines(stray)}: {what}')
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #66b88034
+# %% ../../nbs/00_core/07_csv_text.ipynb #d6545a4a
 def said_separator(text: str) -> tuple:
     "Read Excel's line `sep=;`: the separator ('': none is said), and the text with that line blank."
     said = _SAYS.match(text)
     return (said[1], said[2] + text[said.end() :]) if said else ('', text)
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #067bfc99
+# %% ../../nbs/00_core/07_csv_text.ipynb #6d848154
 def read_columns(path, columns) -> list:
     "Read the names of a table's columns in lower case. Raises `BadFile` where it is no text."
     columns = [c.lower() for c in columns]
@@ -385,7 +386,7 @@ def read_columns(path, columns) -> list:
     rows = first_rows(text, separator, 1)
     return column_names(rows[0].cells) if rows else []
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #9d829ddf
+# %% ../../nbs/00_core/07_csv_text.ipynb #cb19f901
 def read_text_table(
     path,
     columns,  # names of columns looked for; without `header`, of all its columns
