@@ -3462,6 +3462,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'wavbrivl/report/tables.py'),
                                         'wavbrivl.report.tables.retrieval_table': ( '14_report/tables.html#retrieval_table',
                                                                                     'wavbrivl/report/tables.py'),
+                                        'wavbrivl.report.tables.row_notes': ( '14_report/tables.html#row_notes',
+                                                                              'wavbrivl/report/tables.py'),
                                         'wavbrivl.report.tables.row_of': ('14_report/tables.html#row_of', 'wavbrivl/report/tables.py'),
                                         'wavbrivl.report.tables.save_table': ( '14_report/tables.html#save_table',
                                                                                'wavbrivl/report/tables.py'),
