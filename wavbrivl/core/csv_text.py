@@ -158,13 +158,15 @@ class RowScanner:
                 row.last, self.line = self.line, self.line + 1
                 return row
 
-    def plain_cell(self, row: TextRow):
-        "Read a cell without quotes around it; returns the match of what ends it."
-        end = self.stop.search(self.text, self.at)
-        cell = self.text[self.at : end.start()]
-        row.cells.append(cell.strip())
-        row.stray |= cell.count('"') % 2 == 1
-        return end
+# %% ../../nbs/00_core/07_csv_text.ipynb #dd7cd257
+@patch
+def plain_cell(self: RowScanner, row: TextRow):
+    "Read a cell without quotes around it; returns the match of what ends it."
+    end = self.stop.search(self.text, self.at)
+    cell = self.text[self.at : end.start()]
+    row.cells.append(cell.strip())
+    row.stray |= cell.count('"') % 2 == 1
+    return end
 
 # %% ../../nbs/00_core/07_csv_text.ipynb #0e8a1e76
 @patch
