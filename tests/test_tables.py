@@ -233,6 +233,9 @@ def test_shared_case():
         ('audio,label\na.wav,дружок\n'.encode('cp1251'), 'line 2 is not UTF-8;'),
         ('audio,label\na.wav,é'.encode()[:-1], 'line 2 ends in the middle'),
         ('audio,label\na.wav,é'.encode('utf-16')[:-1], 'UTF-16'),
+        (b'PK\x03\x04\x14\0\6\0', 'a workbook'),
+        (b'PAR1\x15\4', 'Parquet'),
+        (b'\x1f\x8b\x08\0', 'gzip'),
     ],
 )
 def test_other_encodings(tmp_path, data, says):
