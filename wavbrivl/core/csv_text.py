@@ -81,7 +81,13 @@ def encoding_reason(data: bytes, encoding: str, error: UnicodeDecodeError) -> st
     looks = f' but looks like {guess}' if guess else ''
     return f'line {line} is not UTF-8{looks}; {_SAVE}'
 
-# %% ../../nbs/00_core/07_csv_text.ipynb #5c49af38
+# %% ../../nbs/00_core/07_csv_text.ipynb #3080d037
+_FORMATS = {  # first bytes of what is given for a CSV
+    b'PK\x03\x04': 'a workbook (xlsx, ods) or a zip',
+    b'\xd0\xcf\x11\xe0': 'an Excel workbook',
+    b'PAR1': 'Parquet',
+    b'\x1f\x8b': 'gzip',
+}
 _LINE_END = re.compile('\r\n|\r|\n')
 
 
@@ -93,6 +99,8 @@ def decode_table(path) -> str:
         raise BadFile(path, 'the file does not exist.') from None
     except OSError as e:
         raise BadFile(path, f'cannot be read ({e.strerror}).') from None
+    if kind := next((k for b, k in _FORMATS.items() if data.startswith(b)), None):
+        raise BadFile(path, f'is {kind}, not a table of text; {_SAVE}')
     encoding = next((e for mark, e in _MARKS if data.startswith(mark)), 'utf-8')
     try:
         text = data.decode(encoding)
