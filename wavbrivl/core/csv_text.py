@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_japanese', 'is_chinese', 'is_western', 'guess_encoding', 'encoding_reason', 'decode_table', 'TextRow',
            'closing_quote', 'RowScanner', 'column_shape', 'table_shapes', 'fits_shapes', 'looks_like_row',
-           'opens_like_row', 'swallowed_line', 'check_long_cells', 'column_names', 'first_rows', 'choose_separator',
+           'opens_like_row', 'swallowed_line', 'check_long_cells', 'column_names', 'peek_rows', 'choose_separator',
            'TextTable', 'name_lines', 'row_fault', 'sort_rows', 'said_separator', 'read_columns', 'read_text_table']
 
 # %% ../../nbs/00_core/07_csv_text.ipynb #45a9aeea
@@ -297,7 +297,7 @@ def column_names(cells: list) -> list:
     return names
 
 # %% ../../nbs/00_core/07_csv_text.ipynb #45d0cd6e
-def first_rows(text: str, separator: str, n: int) -> list:
+def peek_rows(text: str, separator: str, n: int) -> list:
     "Read up to `n` rows that are not blank; fewer where a quote is not closed."
     rows = []
     try:
@@ -318,7 +318,7 @@ def choose_separator(
     "Choose the comma, semicolon or tab under which a text is most of a table."
 
     def score(separator):
-        rows = first_rows(text, separator, 1 if header else 50)
+        rows = peek_rows(text, separator, 1 if header else 50)
         if not header:
             return sum(len(row.cells) == len(columns) for row in rows), 0, 0
         if not rows:
@@ -393,7 +393,7 @@ def read_columns(path, columns) -> list:
     columns = [c.lower() for c in columns]
     separator, text = said_separator(decode_table(path))
     separator = separator or choose_separator(text, columns, True)
-    rows = first_rows(text, separator, 1)
+    rows = peek_rows(text, separator, 1)
     return column_names(rows[0].cells) if rows else []
 
 # %% ../../nbs/00_core/07_csv_text.ipynb #cb19f901
