@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'READERS', 'FOLEY_FIELDS', 'Record', 'Rejected', 'reader', 'records', 'source_path', 'source_folder',
-           'takes_article', 'class_caption', 'foley_record', 'foley']
+           'takes_article', 'class_caption', 'compose', 'foley_record', 'foley']
 
 # %% ../../nbs/03_data/01_manifest.ipynb #c83b2ccb
 import difflib
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -134,6 +135,11 @@ def class_caption(
     if not words or not takes_article(words):
         return words
     return f'{"an" if words[0].lower() in "aeiou" else "a"} {words}'
+
+# %% ../../nbs/03_data/01_manifest.ipynb #1bf165da
+def compose(text: str) -> str:
+    "Write accented letters as one character each (Unicode's form NFC), so that equal texts are equal."
+    return text if text.isascii() else unicodedata.normalize('NFC', text)
 
 # %% ../../nbs/03_data/01_manifest.ipynb #d2cb3218
 FOLEY_FIELDS = 'captions gloss label labels events tokens attributes'.split()

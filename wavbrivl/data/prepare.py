@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DISK_FULL', 'write_clips', 'dead_process', 'decode_clips', 'check_replaceable', 'atomic_folder', 'hash_record',
-           'RecordFilter', 'compose', 'label_key', 'similar_labels', 'similar_classes', 'find_leaks', 'split_labels',
+           'RecordFilter', 'label_key', 'similar_labels', 'similar_classes', 'find_leaks', 'split_labels',
            'find_unseen_labels', 'count_splits', 'count_labels', 'summarise', 'relative_name', 'write_rejected',
            'decode_records', 'check_rows', 'unseen_classes', 'write_corpus']
 
@@ -27,7 +27,14 @@ from pathlib import Path
 from ..core.files import BadFile, BadInput, atomic_write, write_json
 from ..core.params import CorpusParams
 from ..core.config import find_root
-from .manifest import Record, Rejected, SPLITS, records, source_path
+from wavbrivl.data.manifest import (
+    Record,
+    Rejected,
+    SPLITS,
+    compose,
+    records,
+    source_path,
+)
 from .published_sets import stratify
 from wavbrivl.data.clips import (
     assign_splits,
@@ -171,11 +178,6 @@ def is_new(self: RecordFilter, r: Record) -> bool:
     return False
 
 # %% ../../nbs/03_data/06_prepare.ipynb #8f5e6c6a
-def compose(text: str) -> str:
-    "Write accented letters as one character each (Unicode's form NFC)."
-    return text if text.isascii() else unicodedata.normalize('NFC', text)
-
-
 @patch
 def spell(self: RecordFilter, items):
     "Yield the items with the accents of labels and captions in one spelling; remember those that came in several."

@@ -24,6 +24,7 @@ from wavbrivl.data.manifest import (
     Record,
     Rejected,
     class_caption,
+    compose,
     reader,
     source_folder,
 )
@@ -212,8 +213,7 @@ _NOT_GIVEN = (None, '', -1)
 def same_value(a, b) -> bool:
     "Tell whether two values are equal; the two spellings of an accent are one text."
     texts = isinstance(a, str) and isinstance(b, str)
-    nfc = unicodedata.normalize
-    return nfc('NFC', a) == nfc('NFC', b) if texts else a == b
+    return compose(a) == compose(b) if texts else a == b
 
 
 def check_same(old: Record, new: Record):
