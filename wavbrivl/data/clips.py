@@ -23,8 +23,8 @@ from ..core.params import CorpusParams
 from ..core.runtime import derive_seed
 from ..media.sound import SAMPLE_RATE, load_audio
 from ..media.pictures import read_frames, load_picture, crop_square
+from ..media.kinds import kind_of
 from .manifest import Record, Rejected
-from .tables import FILMS
 
 # %% ../../nbs/03_data/05_clips.ipynb #682276c1
 def fold_split(
@@ -104,7 +104,7 @@ def open_pictures(
     if callable(item):
         item = item()
     if isinstance(item, (str, Path)):
-        if Path(item).suffix.lower() in FILMS:
+        if kind_of(item) in ('film', 'sound'):
             return read_frames(item, params.frames, params.max_seconds)
         return [load_picture(item)]
     if not hasattr(item, 'convert'):
