@@ -403,6 +403,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'wavbrivl.app.commands.index_of_files': ( '16_app/commands.html#index_of_files',
                                                                                  'wavbrivl/app/commands.py'),
                                        'wavbrivl.app.commands.item_kind': ('16_app/commands.html#item_kind', 'wavbrivl/app/commands.py'),
+                                       'wavbrivl.app.commands.length_line': ( '16_app/commands.html#length_line',
+                                                                              'wavbrivl/app/commands.py'),
                                        'wavbrivl.app.commands.list_folders': ( '16_app/commands.html#list_folders',
                                                                                'wavbrivl/app/commands.py'),
                                        'wavbrivl.app.commands.name_column': ( '16_app/commands.html#name_column',

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SOUNDS_OF', 'MAX_NAMED', 'NAME_COLUMNS', 'LABELS', 'SOUND_COLUMNS', 'PICTURE_COLUMNS', 'CLASS_COLUMNS',
            'list_folders', 'expand', 'open_model', 'printable', 'to_printed_json', 'emit', 'report_rejected',
-           'cmd_params', 'first_rows', 'count_others', 'print_embedded', 'embedded_line', 'report_embedded',
-           'cmd_embed', 'name_column', 'read_names', 'split_names', 'given_names', 'class_row', 'class_line',
-           'cmd_classify', 'cmd_gloss', 'cmd_rank', 'item_kind', 'index_of_files', 'index_line', 'cmd_index',
-           'hits_line', 'query_rows', 'hits_wanted', 'cmd_search', 'columns', 'cmd_pair', 'cmd_import', 'onnx_line',
-           'cmd_export']
+           'cmd_params', 'first_rows', 'count_others', 'print_embedded', 'length_line', 'embedded_line',
+           'report_embedded', 'cmd_embed', 'name_column', 'read_names', 'split_names', 'given_names', 'class_row',
+           'class_line', 'cmd_classify', 'cmd_gloss', 'cmd_rank', 'item_kind', 'index_of_files', 'index_line',
+           'cmd_index', 'hits_line', 'query_rows', 'hits_wanted', 'cmd_search', 'columns', 'cmd_pair', 'cmd_import',
+           'onnx_line', 'cmd_export']
 
 # %% ../../nbs/16_app/06_commands.ipynb #2402b96c
 import csv
@@ -63,7 +63,7 @@ def open_model(a):
 
     return WavBriVL.from_pretrained(a.model, a.device, a.precision)
 
-# %% ../../nbs/16_app/06_commands.ipynb #71ece9b8
+# %% ../../nbs/16_app/06_commands.ipynb #f2252be6
 def printable(text) -> str:
     "Escape what would break a line or cannot be printed: control characters, bytes that are no UTF-8."
     escape = lambda m: m[0].encode('unicode_escape').decode()
@@ -136,9 +136,12 @@ def print_embedded(a, out, did):
         emit(a, [did], lambda r: embedded_line(out, r))
     else:
         rows = pq.read_table(out, columns=['file', 'embedding']).to_pylist()
-        for r in rows:
-            r['numbers'] = len(r['embedding'])
-        emit(a, rows, lambda r: f'{printable(r["file"])}  {r["numbers"]} numbers')
+        emit(a, rows, length_line)
+
+
+def length_line(r: dict) -> str:
+    "A file and the length of its embedding in one line."
+    return f'{printable(r["file"])}  {len(r["embedding"])} numbers'
 
 # %% ../../nbs/16_app/06_commands.ipynb #eb263f4a
 def embedded_line(out, did: dict) -> str:
@@ -173,7 +176,7 @@ def cmd_embed(a):
         print_embedded(a, out, did)
         return report_embedded(a, out, did)
 
-# %% ../../nbs/16_app/06_commands.ipynb #791cb729
+# %% ../../nbs/16_app/06_commands.ipynb #4d08cda8
 NAME_COLUMNS = ('label', 'class', 'category', 'display_name', 'name')
 
 
@@ -197,7 +200,7 @@ def read_names(path) -> list:
             return name_column(list(csv.reader(f, skipinitialspace=True)), path)
         return [line.strip().strip('"') for line in f]
 
-# %% ../../nbs/16_app/06_commands.ipynb #3b4297f0
+# %% ../../nbs/16_app/06_commands.ipynb #affe985f
 def split_names(text: str) -> list:
     "Read `--labels`: a file of names, or names separated by commas."
     if os.path.isfile(text):
@@ -325,7 +328,7 @@ def query_rows(a, model, embedded) -> tuple:  # which queries could be read, the
         rows = sum_queries([rows, *(model.embed_text(t) for t in a.plus)])
     return good, rows
 
-# %% ../../nbs/16_app/06_commands.ipynb #584b8cfd
+# %% ../../nbs/16_app/06_commands.ipynb #39857646
 def hits_wanted(a, index) -> int:
     "How many rows to find for each query: `--top`, else ten or all there are."
     if a.top is not None:

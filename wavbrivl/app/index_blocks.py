@@ -18,6 +18,7 @@ from pathlib import Path
 
 # %% ../../nbs/16_app/03_index_blocks.ipynb #cf6d40ad
 from ..core.files import BadFile, BadInput, write_json
+from .bulk_parts import format_name
 
 # %% ../../nbs/16_app/03_index_blocks.ipynb #ccdf0c2f
 # kind of item -> the model's method
@@ -84,7 +85,8 @@ def item_blocks(
             kinds = [kind] * len(part)
             rows = embed_items(model, part, kinds)
             reasons = {r['index']: r['reason'] for r in model.rejected}
-            yield name_table(part, kinds), rows, reasons
+            written = [format_name(n) for n in part]
+            yield name_table(written, kinds), rows, reasons
 
 # %% ../../nbs/16_app/03_index_blocks.ipynb #0fd85df8
 def stack_lists(

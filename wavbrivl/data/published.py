@@ -109,14 +109,16 @@ def folder_place(folder: Path, file: Path) -> str:
 
 def media_files(
     folder: Path,
-) -> (
-    tuple
-):  # sorted (`folder_place`, file); a `BadFile` for each folder that cannot be listed
+    bad=None,  # a list that takes a `BadFile` for each folder that cannot be listed
+) -> list:  # sorted (`folder_place`, file)
     "List every sound, film and picture; links are followed, hidden files are left out."
-    found = list(walk_files(folder))
-    bad = [f for f in found if isinstance(f, BadFile)]
-    files = [Path(f) for f in found if isinstance(f, str)]
-    return sorted((folder_place(folder, f), f) for f in files), bad
+    files = []
+    for found in walk_files(folder):
+        if isinstance(found, str):
+            files.append(Path(found))
+        elif bad is not None:
+            bad.append(found)
+    return sorted((folder_place(folder, f), f) for f in files)
 
 # %% ../../nbs/03_data/03_published.ipynb #3ac3c84a
 def normalise_name(p) -> str:
@@ -152,7 +154,8 @@ class Published:
                 f'which reader {params.reader!r} needs; '
                 f'give the folder of {facts.name} that holds {facts.holds}.'
             )
-        self.media, bad = media_files(self.folder)
+        bad = []
+        self.media = media_files(self.folder, bad)
         self.clips = {}  # clip -> `Record`
         self.missing = {}  # clip -> its file as the table writes it, split
         self.clip_of = {}  # file -> clip
