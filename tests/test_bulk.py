@@ -6,6 +6,7 @@ See nbs/16_app/02_bulk.ipynb.
 import json, multiprocessing, os, resource, signal, struct, tarfile, time
 from pathlib import Path
 
+import mixed_files
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -356,8 +357,16 @@ def test_killed_at_random_moments(lab, tmp_path):
     same(lab, out, 'fine')
 
 
+def test_every_kind_of_file_through_kills(model, tmp_path):
+    "Each file is a row that is right, or named; `python tests/mixed_files.py 2000` does it with many."
+    model.save_pretrained(tmp_path / 'model')
+    made = mixed_files.killed_and_whole(tmp_path, PROCESSES, 36, 3, 8)
+    assert mixed_files.differing(tmp_path) == []
+    assert mixed_files.check_table(made, tmp_path / 'whole.parquet', model) == []
+
+
 def test_killed_at_every_delicate_moment(lab, tmp_path):
-    "Before each file is put in its place: the note of whose the work is, some parts, the list of bad files, the notes, the table."
+    "Before each file is put in its place: whose the work is, some parts, the bad files, the notes, the table."
     out, parts = tmp_path / 't/out.parquet', -(-90 // 8)
     for k in (0, 1, 3, 2, parts - 5, 0, 0, 1, 2):
         p = started(lab, out, kill_at=k)

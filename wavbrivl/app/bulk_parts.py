@@ -433,8 +433,5 @@ def read_part(path, part_hash: str) -> Written | None:
         return None
     if found.metadata.get(b'sounds') != part_hash.encode():
         return None
-    rejected, noted = (
-        [tuple(row) for row in json.loads(found.metadata.get(k, b'[]'))]
-        for k in (b'rejected', b'noted')
-    )
-    return Written(found.num_rows, rejected, noted)
+    texts = [found.metadata.get(k, b'[]') for k in (b'rejected', b'noted')]
+    return Written(found.num_rows, *map(json.loads, texts))

@@ -6,7 +6,7 @@
 __all__ = ['SOUNDS_OF', 'MAX_NAMED', 'NAME_COLUMNS', 'LABELS', 'SOUND_COLUMNS', 'PICTURE_COLUMNS', 'CLASS_COLUMNS',
            'list_folders', 'expand', 'open_model', 'printable', 'to_printed_json', 'emit', 'report_rejected',
            'cmd_params', 'first_rows', 'count_others', 'print_embedded', 'length_line', 'embedded_line',
-           'report_embedded', 'cmd_embed', 'name_column', 'read_names', 'split_names', 'given_names', 'class_row',
+           'report_embedded', 'cmd_embed', 'name_column', 'read_label_file', 'split_names', 'given_names', 'class_row',
            'class_line', 'cmd_classify', 'cmd_gloss', 'cmd_rank', 'item_kind', 'index_of_files', 'index_line',
            'cmd_index', 'hits_line', 'query_rows', 'hits_wanted', 'cmd_search', 'columns', 'cmd_pair', 'cmd_import',
            'onnx_line', 'cmd_export']
@@ -63,7 +63,7 @@ def open_model(a):
 
     return WavBriVL.from_pretrained(a.model, a.device, a.precision)
 
-# %% ../../nbs/16_app/06_commands.ipynb #f2252be6
+# %% ../../nbs/16_app/06_commands.ipynb #b8cfeee0
 def printable(text) -> str:
     "Escape what would break a line or cannot be printed: control characters, bytes that are no UTF-8."
     escape = lambda m: m[0].encode('unicode_escape').decode()
@@ -176,7 +176,7 @@ def cmd_embed(a):
         print_embedded(a, out, did)
         return report_embedded(a, out, did)
 
-# %% ../../nbs/16_app/06_commands.ipynb #4d08cda8
+# %% ../../nbs/16_app/06_commands.ipynb #3fccc431
 NAME_COLUMNS = ('label', 'class', 'category', 'display_name', 'name')
 
 
@@ -193,18 +193,18 @@ def name_column(rows: list, path) -> list:
     )
 
 
-def read_names(path) -> list:
+def read_label_file(path) -> list:
     "Read class names from a file: a CSV, or one name a line. Raises `BadFile`."
     with open_csv(Path(path)) as f:
         if path.lower().endswith('.csv'):
             return name_column(list(csv.reader(f, skipinitialspace=True)), path)
         return [line.strip().strip('"') for line in f]
 
-# %% ../../nbs/16_app/06_commands.ipynb #affe985f
+# %% ../../nbs/16_app/06_commands.ipynb #8b7f89e0
 def split_names(text: str) -> list:
     "Read `--labels`: a file of names, or names separated by commas."
     if os.path.isfile(text):
-        return read_names(text)
+        return read_label_file(text)
     return next(csv.reader([text], skipinitialspace=True), [])
 
 
@@ -328,7 +328,7 @@ def query_rows(a, model, embedded) -> tuple:  # which queries could be read, the
         rows = sum_queries([rows, *(model.embed_text(t) for t in a.plus)])
     return good, rows
 
-# %% ../../nbs/16_app/06_commands.ipynb #39857646
+# %% ../../nbs/16_app/06_commands.ipynb #ff68831b
 def hits_wanted(a, index) -> int:
     "How many rows to find for each query: `--top`, else ten or all there are."
     if a.top is not None:
