@@ -15,7 +15,6 @@ from wavbrivl.media.sound import (
     SAMPLE_RATE,
     load_audio,
     probe_audio,
-    promised_samples,
     window_weights,
     windows,
 )
@@ -222,7 +221,7 @@ def test_a_promise_costs_no_memory(tmp_path):
         bytearray((tmp_path / 'x.wav').read_bytes()[:1024]),
         bytearray((tmp_path / 'x.flac').read_bytes()),
     )
-    wav[40:44] = struct.pack('<I', 2**32 - 2)
+    wav[40:44] = struct.pack('<I', 2**30)
     flac[21] |= 15
     flac[22:26] = b'\xff' * 4
     (tmp_path / 'x.wav').write_bytes(wav)
@@ -241,10 +240,7 @@ def test_unfinished_header(tmp_path):
     for size in (0, 2**32 - 1):
         data[40:44] = struct.pack('<I', size)
         (tmp_path / 'x.wav').write_bytes(data)
-        assert (
-            promised_samples(tmp_path / 'x.wav') is None
-            and abs(len(load_audio(tmp_path / 'x.wav')) - 16000) < 100
-        )
+        assert len(load_audio(tmp_path / 'x.wav')) == 16000
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from wavbrivl.data.prepare import write_corpus
 from wavbrivl.data.corpus import Corpus
 from wavbrivl.pipeline.lab import Lab
 from wavbrivl.pipeline.training import prepare_corpus
-from wavbrivl.media.sound import sniff_content, load_audio, probe_audio
+from wavbrivl.media.containers import sniff_content
+from wavbrivl.media.sound import load_audio, probe_audio
 from wavbrivl.media.pictures import load_picture
 from wavbrivl.data.shards import Member, pack_corpus, read_shards
 from wavbrivl.training.image_text import load_pictures

@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 # %% ../../nbs/16_app/01_bulk_parts.ipynb #68cd6adf
 from ..core.files import BadFile, BadInput, atomic_write, gather_notes
-from ..media.sound import MEMBER, SAMPLE_RATE, stream_audio, windows
+from ..media.containers import MEMBER
+from ..media.sound import SAMPLE_RATE, stream_audio, windows
 from ..media.kinds import is_passed_over, is_wanted, walk_files
 from ..data.shards import read_shards
 from ..audio.tower import stitch_frames

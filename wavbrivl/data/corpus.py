@@ -17,7 +17,7 @@ from pathlib import Path
 # %% ../../nbs/03_data/07_corpus.ipynb #96ab67a3
 from ..core.files import BadFile, BadInput, read_json, atomic_write
 from ..core.runtime import named_rng
-from ..media.sound import sniff_content
+from ..media.containers import sniff_content
 from ..media.pictures import load_picture
 from .manifest import SPLITS, class_caption
 

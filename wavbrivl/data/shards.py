@@ -18,7 +18,7 @@ from typing import NamedTuple
 # %% ../../nbs/03_data/08_shards.ipynb #4ea9c0d2
 from ..core.files import BadFile, BadInput
 from ..core.runtime import named_rng
-from ..media.sound import sniff_content, check_file
+from ..media.containers import check_file, sniff_content
 from .manifest import SPLITS
 from .clips import file_name, write_manifest
 from .prepare import atomic_folder
