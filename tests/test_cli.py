@@ -247,7 +247,7 @@ def test_nothing_found_says_so(run, tmp_path):
     [
         ('classify x.wav -l a,b --top 0', 'at least 1'),
         ('classify x.wav -l a,b --top -1', 'at least 1'),
-        ('classify x.wav -l a,b --top 1.5', 'at least 1'),
+        ('classify x.wav -l a,b --top 1.5', '1.5'),
         ('rank x.wav y.jpg --top 0', 'at least 1'),
         ('search i x.wav --top -3', 'at least 1'),
         ('embed x.wav --workers -1', 'at least 1'),
