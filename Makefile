@@ -1,7 +1,10 @@
 # Every target sets up what it needs: Python 3.11 to 3.13, git and make are enough.
+# Paths are relative, and scripts are given to the environment's Python by name: the folder may be called anything.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV   ?= $(CURDIR)/.venv
-RUN    := PATH="$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)" TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore
+VENV   ?= .venv
+SET    := TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore
+RUN    := venv=$$(cd '$(VENV)' && pwd) && export PATH="$$venv/bin:$$PATH" PYTHONPATH="$$PWD" $(SET) && python
+WHY    := case "$$PWD" in *'$$'*) echo 'pip builds nothing below a folder with a $$ in its name; give VENV=/another/place' >&2;; esac
 STAGE  ?=
 DEVICE ?= cpu
 # spinning threads cost a factor of four when anything else runs
@@ -12,35 +15,39 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 setup: $(VENV)/.ready
 $(VENV)/.ready: constraints.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,captions,peers,search,onnx,test]'
+	$(PYTHON) -m venv '$(VENV)'
+	'$(VENV)/bin/python' -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[lab,captions,peers,search,onnx,test]' || { $(WHY); exit 1; }
+	@printf '#!/bin/sh\nexec python -m papermill "$$@"\n' > '$(VENV)/bin/papermill'   # dvc.yaml calls it by name
 	@touch $@
 
 repro: setup            ## rebuild every table and figure that the present params.yaml asks for
-	$(RUN) dvc repro $(STAGE)
+	$(RUN) -m dvc repro $(STAGE)
 
 test: setup             ## run the chapters and the tests
-	$(RUN) nbdev_test --n_workers 2
-	$(RUN) pytest -q
+	$(RUN) "$$venv/bin/nbdev_test" --n_workers 2
+	$(RUN) -m pytest -q
 
 smoke: setup            ## the whole pipeline, tiny, in a clean clone
 	rm -rf build/smoke && git clone -q . build/smoke
-	cd build/smoke && export $(RUN) PYTHONPATH="$(CURDIR)/build/smoke" && \
-	  wavbrivl params --preset presets/smoke.yaml --write && dvc repro -q && dvc metrics show && \
-	  dvc status -q && echo "smoke: the pipeline ran and is up to date"
+	$(RUN) --version && cd build/smoke && export PYTHONPATH="$$PWD" && \
+	  python "$$venv/bin/wavbrivl" params --preset presets/smoke.yaml --write && \
+	  python -m dvc repro -q && python -m dvc metrics show && python -m dvc status -q && \
+	  echo "smoke: the pipeline ran and is up to date"
 
 bench: setup            ## speed against what one would use instead, side by side; DEVICE=cuda: on a GPU
-	for b in wavlm image_tower stored_targets bulk retrieval alignment; do $(RUN) python benchmarks/$$b.py --device $(DEVICE) || exit 1; done
-	$(RUN) python benchmarks/table.py
+	for b in wavlm image_tower stored_targets bulk retrieval alignment; do $(RUN) benchmarks/$$b.py --device $(DEVICE) || exit 1; done
+	$(RUN) benchmarks/table.py
 
 lab: setup              ## open the notebooks
-	$(RUN) jupyter lab nbs
+	$(RUN) -m jupyterlab nbs
 
 export: setup           ## notebooks -> library, and clean
-	$(RUN) nbdev_export && $(RUN) nbdev_clean
+	$(RUN) "$$venv/bin/nbdev_export" && python "$$venv/bin/nbdev_clean"
+	@touch '$(VENV)/.ready'   # nbdev writes pyproject.toml anew, with the same content
 
 map: setup              ## the map of chapters, the links between them, the drawing of the wings; prints the measures
-	$(RUN) python tests/house.py --write
+	$(RUN) tests/house.py --write
 
 clean:                  ## forget results, keep the environment
 	rm -rf build checkpoints models

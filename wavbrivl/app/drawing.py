@@ -12,12 +12,13 @@ from pathlib import Path
 
 # %% ../../nbs/16_app/07_drawing.ipynb #cafbc7ed
 from ..core.files import BadInput, atomic_write
+from ..media.kinds import kind_by_ending
 from wavbrivl.app.commands import (
-    PICTURE_ENDINGS,
-    SOUND_ENDINGS,
+    SOUNDS_OF,
     emit,
     expand,
     open_model,
+    printable,
     report_rejected,
 )
 
@@ -50,7 +51,7 @@ def name_files(
 # %% ../../nbs/16_app/07_drawing.ipynb #a1632296
 def check_paths(out: Path, things, ending: str, film: bool, text: bool):
     "Refuse what cannot be written to `out`. Raises `BadInput`."
-    if ending in (SOUND_ENDINGS | PICTURE_ENDINGS) - {'.png', '.gif', '.mp4'}:
+    if kind_by_ending(f'x{ending}') and ending not in ('.png', '.gif', '.mp4'):
         raise BadInput(
             f'{out}: a picture ends in .png, a film in .gif or .mp4; several of them go to a folder.'
         )
@@ -171,14 +172,15 @@ def check_drawing(a, film: bool):
 # %% ../../nbs/16_app/07_drawing.ipynb #42cae0f0
 def drawing_line(r: dict) -> str:
     "A picture, its cosine and its source in one line."
-    return f'{r["picture"]}  {r["cosine"]:+.4f}  {r.get("text", r.get("file"))}'
+    source = printable(r.get('text', r.get('file')))
+    return f'{printable(r["picture"])}  {r["cosine"]:+.4f}  {source}'
 
 # %% ../../nbs/16_app/07_drawing.ipynb #388ae77a
 def cmd_generate(a):
     "Make pictures or films."
     from wavbrivl.api.painter import Painter
 
-    things = a.things if a.text else expand(a.things, SOUND_ENDINGS)
+    things, rejected = (a.things, []) if a.text else expand(a.things, SOUNDS_OF)
     if not 1 <= a.scale <= 32:
         raise BadInput(f'--scale {a.scale}; it must lie between 1 and 32.')
     paths, film = choose_paths(things, a.out, a.film, a.text)
@@ -187,11 +189,9 @@ def cmd_generate(a):
     painter = Painter.load(a.painter, a.device)
     make = draw_films if film else draw_stills
     rows = []
-    rejected = []
     for i in range(0, len(things), SOUNDS_AT_ONCE):
         part = slice(i, i + SOUNDS_AT_ONCE)
         rows += make(a, model, painter, things[part], paths[part])
         rejected += model.rejected
     emit(a, rows, drawing_line)
-    model.rejected = rejected
-    return report_rejected(model, len(rows))
+    return report_rejected(rejected, len(rows))

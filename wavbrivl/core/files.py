@@ -14,6 +14,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 import time
 import warnings
 import yaml
@@ -51,25 +52,28 @@ class FileNote(UserWarning):
         super().__init__(f'{path}: {text}')
 
 
+_GATHERED = threading.local()  # notes: the list of `gather_notes` in this thread
+
+
 def note_file(path, text: str):
-    "Warn that a file is used in spite of a fault."
-    warnings.warn(FileNote(path, text), stacklevel=3)
+    "Warn that a file is used in spite of a fault, or add the note to those being gathered."
+    note = FileNote(path, text)
+    gathered = getattr(_GATHERED, 'notes', None)
+    if gathered is None:
+        warnings.warn(note, stacklevel=3)
+    else:
+        gathered.append(note)
 
 # %% ../../nbs/00_core/01_files.ipynb #0b67c089
 @contextmanager
 def gather_notes():  # yields a list of `FileNote`, filled while files are read
-    "Gather the notes on files; other warnings are shown as ever."
-    notes, others = [], []
+    "Gather the notes that this thread makes on files; they are not shown then."
+    before = getattr(_GATHERED, 'notes', None)
+    _GATHERED.notes = notes = []
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always', FileNote)
-            yield notes
+        yield notes
     finally:
-        for w in caught:
-            is_note = isinstance(w.message, FileNote)
-            (notes if is_note else others).append(w.message if is_note else w)
-        for w in others:
-            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+        _GATHERED.notes = before
 
 # %% ../../nbs/00_core/01_files.ipynb #98765c25
 WRITE_ERRORS = (
