@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['EVENT_SLACK', 'fold_split', 'move_share', 'assign_splits', 'write_sound', 'take_evenly', 'open_pictures',
            'open_all_pictures', 'write_frame', 'read_sound', 'try_call', 'passed_end', 'clip_events', 'file_or',
-           'store_sound', 'write_clip', 'manifest_row', 'manifest_schema', 'write_manifest', 'file_name']
+           'store_sound', 'decode_clip', 'used_files', 'write_clip', 'manifest_row', 'manifest_schema',
+           'write_manifest', 'file_name']
 
 # %% ../../nbs/03_data/05_clips.ipynb #505e0d7d
 import hashlib
@@ -18,12 +19,13 @@ from dataclasses import fields
 from pathlib import Path
 
 # %% ../../nbs/03_data/05_clips.ipynb #7208450e
-from ..core.files import BadFile, atomic_write
+from ..core.files import BadFile, atomic_write, gather_notes
 from ..core.params import CorpusParams
 from ..core.runtime import derive_seed
 from ..media.sound import SAMPLE_RATE, load_audio
-from ..media.pictures import read_frames, load_picture, crop_square
+from ..media.pictures import crop_square, prepare_picture
 from ..media.kinds import kind_of
+from ..media.films import read_frames
 from .manifest import Record, Rejected
 
 # %% ../../nbs/03_data/05_clips.ipynb #682276c1
@@ -95,21 +97,19 @@ def take_evenly(items, n: int) -> list:
 
 # %% ../../nbs/03_data/05_clips.ipynb #be6820fc
 def open_pictures(
-    item,  # file, video, function, array or PIL picture
+    item,  # film, function, or what `prepare_picture` takes
     params: CorpusParams,
-) -> list:  # PIL pictures
+) -> list:  # PIL pictures, square
     "Open the pictures of one entry of a record. Raises `BadFile`."
-    from PIL import Image
-
     if callable(item):
         item = item()
-    if isinstance(item, (str, Path)):
-        if kind_of(item) in ('film', 'sound'):
-            return read_frames(item, params.frames, params.max_seconds)
-        return [load_picture(item)]
-    if not hasattr(item, 'convert'):
-        item = Image.fromarray(np.asarray(item, np.uint8))
-    return [item.convert('RGB')]
+    crop = None
+    if isinstance(item, (str, Path)) and kind_of(item) in ('film', 'sound'):
+        found = read_frames(item, params.frames, params.max_seconds)
+        crop = params.crop_size
+    else:
+        found = [prepare_picture(item)]
+    return [crop_square(p, crop, params.image_size) for p in found]
 
 # %% ../../nbs/03_data/05_clips.ipynb #bc9c57e0
 def open_all_pictures(r: Record, params: CorpusParams) -> tuple:
@@ -124,10 +124,9 @@ def open_all_pictures(r: Record, params: CorpusParams) -> tuple:
     return pictures, bad
 
 # %% ../../nbs/03_data/05_clips.ipynb #b6fcbd58
-def write_frame(picture, path: Path, params: CorpusParams) -> str:
-    "Store the middle square of a picture as JPEG; return a fingerprint of the file."
-    square = crop_square(picture, params.crop_size, params.image_size)
-    square.save(path, quality=90)
+def write_frame(picture, path: Path) -> str:
+    "Store a picture as JPEG; return a fingerprint of the file."
+    picture.save(path, quality=90)
     return hashlib.sha1(path.read_bytes()).hexdigest()
 
 # %% ../../nbs/03_data/05_clips.ipynb #e27ffadf
@@ -202,7 +201,7 @@ def store_sound(
     return dict(audio=audio, seconds=seconds, events=events), [fingerprint], past
 
 # %% ../../nbs/03_data/05_clips.ipynb #989052e0
-def write_clip(
+def decode_clip(
     r: Record,
     name: str,  # safe file name without suffix
     params: CorpusParams,
@@ -214,11 +213,30 @@ def write_clip(
     bad, frames = bad + lost, []
     for k, picture in enumerate(take_evenly(pictures, params.frames)):
         frames.append(f'frames/{name}-{k}.jpg')
-        prints.append(write_frame(picture, out / frames[-1], params))
+        prints.append(write_frame(picture, out / frames[-1]))
     if sound['audio'] or frames:
         return dict(manifest_row(r), **sound, frames=frames), prints, bad
     empty = Rejected(r.clip, '', 'neither a sound nor a picture is given.')
     return None, [], bad or [empty]
+
+# %% ../../nbs/03_data/05_clips.ipynb #df2012c0
+def used_files(r: Record, notes: list, bad: list) -> list:  # of `Rejected`
+    "Report the files of a clip that are used in spite of a fault."
+    lost = {b.file for b in bad}
+    used = [n for n in notes if n.path not in lost]
+    return [Rejected(r.clip, n.path, f'this file was used: {n.text}') for n in used]
+
+
+def write_clip(
+    r: Record,
+    name: str,  # safe file name without suffix
+    params: CorpusParams,
+    out: Path,  # the corpus folder
+) -> tuple:  # manifest row (None: nothing left), fingerprints, list of `Rejected`
+    "Decode a clip and store it; report what was refused, and what was used in spite of a fault."
+    with gather_notes() as notes:
+        row, prints, bad = decode_clip(r, name, params, out)
+    return row, prints, bad + used_files(r, notes if row else [], bad)
 
 # %% ../../nbs/03_data/05_clips.ipynb #0c16e587
 def manifest_row(r: Record) -> dict:
