@@ -228,7 +228,7 @@ PICTURES = [
     Kind('JPEG 2000', 'jp2', lambda: picture('JPEG2000'), READ),
     Kind('TIFF', 'tif', lambda: picture('TIFF'), READ),
     Kind('TIFF, float 0..1', 'tif', lambda: array_picture(ramp('f4', 1)), READ),
-    Kind('TIFF, 32 bit', 'tif', lambda: array_picture(ramp('i4', 2**31 - 1)), READ),
+    Kind('TIFF, 32 bit', 'tif', lambda: array_picture(ramp('i4', 2**31 - 1)), NOTE),
     Kind('BMP', 'bmp', lambda: picture('BMP'), READ),
     Kind('PPM', 'ppm', lambda: picture('PPM'), READ),
     Kind('HEIC', 'heic', lambda: box(b'heic'), REFUSED),
