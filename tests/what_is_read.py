@@ -10,6 +10,7 @@ import struct
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections import namedtuple
 from pathlib import Path
 
@@ -201,7 +202,9 @@ def animation():
 def huge():
     "A PNG that says it has 10,000 million pixels."
     data = picture('PNG')
-    return data[:16] + struct.pack('>II', 100_000, 100_000) + data[24:]
+    head = b'IHDR' + struct.pack('>II', 100_000, 100_000) + data[24:29]
+    check = struct.pack('>I', zlib.crc32(head))
+    return data[:12] + head + check + data[33:]
 
 
 def box(brand):
