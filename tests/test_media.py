@@ -222,7 +222,7 @@ def test_a_promise_costs_no_memory(tmp_path):
         bytearray((tmp_path / 'x.wav').read_bytes()[:1024]),
         bytearray((tmp_path / 'x.flac').read_bytes()),
     )
-    wav[40:44] = struct.pack('<I', 2**30)
+    wav[40:44] = struct.pack('<I', 2**32 - 2)
     flac[21] |= 15
     flac[22:26] = b'\xff' * 4
     (tmp_path / 'x.wav').write_bytes(wav)

@@ -300,7 +300,7 @@ def patched(data, *patches):
     return bytes(data)
 
 
-U32 = (0, 2**32 - 1, 2**32 - 37, 2**32 - 45, 2**32 - 2, 0x7FFFF000, 0x7FFFF024)
+U32 = (0, 2**32 - 1, 2**32 - 37, 2**32 - 45, 0x7FFFF000, 0x7FFFF024)
 U32 += (0x7FFFFFFF, 0x7FFFFFFF - 36, 2**31)
 U64 = (0, 2**64 - 1, 2**63 - 1, 2**32 - 1)
 

@@ -9,7 +9,7 @@ __all__ = ['SPECIAL', 'MEMBER', 'FOREIGN', 'FAMILIES', 'INITIAL', 'BEGINNINGS', 
            'find_samples', 'find_data_chunk', 'is_promise', 'find_pattern', 'find_links', 'page_length', 'tag_length',
            'find_songs', 'info_frame', 'skip_lead', 'Part', 'measure_part', 'find_next', 'find_parts']
 
-# %% ../../nbs/01_media/01_containers.ipynb #f2b4eec8
+# %% ../../nbs/01_media/01_containers.ipynb #e41356e2
 import io
 import math
 import os
@@ -22,10 +22,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../../nbs/01_media/01_containers.ipynb #99812a46
+# %% ../../nbs/01_media/01_containers.ipynb #d99a9180
 from ..core.files import BadFile, BadInput
 
-# %% ../../nbs/01_media/01_containers.ipynb #4f75867e
+# %% ../../nbs/01_media/01_containers.ipynb #823b9e77
 SPECIAL = {
     stat.S_IFDIR: 'a folder',
     stat.S_IFIFO: 'a pipe',
@@ -34,7 +34,7 @@ SPECIAL = {
     stat.S_IFBLK: 'a device',
 }  # what a name may stand for
 
-# %% ../../nbs/01_media/01_containers.ipynb #5f7e7ef1
+# %% ../../nbs/01_media/01_containers.ipynb #e1e4e68b
 def find_status(path: Path) -> os.stat_result:
     "Ask the system about a name. Raises `BadFile`."
     try:
@@ -48,7 +48,7 @@ def find_status(path: Path) -> os.stat_result:
         reason = f'it cannot be reached ({e.strerror}).'
     raise BadFile(path, reason)
 
-# %% ../../nbs/01_media/01_containers.ipynb #b823f9ae
+# %% ../../nbs/01_media/01_containers.ipynb #e6f456ce
 def check_file(
     path,  # of a file
 ) -> Path:
@@ -64,10 +64,10 @@ def check_file(
         raise BadFile(path, 'there is no permission to read it; change it with chmod.')
     return path
 
-# %% ../../nbs/01_media/01_containers.ipynb #05e19636
+# %% ../../nbs/01_media/01_containers.ipynb #ebcaf6a1
 MEMBER = re.compile(r'(.+\.tar)@(\d+)\+(\d+)::.+', re.S)  # TAR@OFFSET+SIZE::NAME
 
-# %% ../../nbs/01_media/01_containers.ipynb #3af5234f
+# %% ../../nbs/01_media/01_containers.ipynb #f98cca88
 def sniff_content(
     path,  # of a file, or of a member of a tar
 ):  # the path, or the member's bytes in memory
@@ -85,7 +85,7 @@ def sniff_content(
         raise BadFile(path, 'it is empty (0 bytes).')
     return io.BytesIO(data)
 
-# %% ../../nbs/01_media/01_containers.ipynb #282ca98b
+# %% ../../nbs/01_media/01_containers.ipynb #f2bad652
 class ByteRange(io.RawIOBase):
     "The bytes `start` to `stop` of an open file, with patches (place, bytes) laid over them."
 
@@ -123,7 +123,7 @@ def overlay(buffer, at: int, n: int, place: int, new: bytes):
     if first < last:
         buffer[first - at : last - at] = new[first - place : last - place]
 
-# %% ../../nbs/01_media/01_containers.ipynb #a4396431
+# %% ../../nbs/01_media/01_containers.ipynb #7e96222b
 def name_source(source) -> str:
     "Name a path, bytes or a file object in messages."
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -132,7 +132,7 @@ def name_source(source) -> str:
         return str(getattr(source, 'name', 'file object'))
     return os.fsdecode(source)
 
-# %% ../../nbs/01_media/01_containers.ipynb #dfcdffe3
+# %% ../../nbs/01_media/01_containers.ipynb #132e5b85
 @contextmanager
 def open_object(file):  # yields a binary file that seeks
     "Read from a file object and put it back where it stood. Raises `BadInput` for text."
@@ -149,7 +149,7 @@ def open_object(file):  # yields a binary file that seeks
             shutil.copyfileobj(file, copy)
             yield copy
 
-# %% ../../nbs/01_media/01_containers.ipynb #4e78b340
+# %% ../../nbs/01_media/01_containers.ipynb #3ec6cf42
 def open_source(
     source,  # path, bytes or file object
 ):  # context manager: a binary file that seeks
@@ -164,7 +164,7 @@ def open_source(
     found = sniff_content(source)
     return open(found, 'rb', buffering=0) if isinstance(found, Path) else found
 
-# %% ../../nbs/01_media/01_containers.ipynb #35a6e070
+# %% ../../nbs/01_media/01_containers.ipynb #213f5f49
 FOREIGN = {
     rb'PK\x03\x04': 'a zip archive',
     rb'Rar!\x1a\x07': 'a RAR archive',
@@ -190,7 +190,7 @@ FOREIGN = {
     rb'(\xef\xbb\xbf)?\s*<(\?xml|[a-z]+ xmlns|rss|smil)': 'XML',
 }  # first bytes: what they belong to
 
-# %% ../../nbs/01_media/01_containers.ipynb #d258a1c3
+# %% ../../nbs/01_media/01_containers.ipynb #10030c0f
 def sniff_foreign(
     head: bytes,  # the first 512 bytes
 ) -> str:  # '' for what may be a sound
@@ -209,7 +209,7 @@ def sniff_text(head: bytes) -> str:
         return 'text'
     return '' if re.search(rb'[\x00-\x08\x0e-\x1a\x7f]', head) else 'text'
 
-# %% ../../nbs/01_media/01_containers.ipynb #41e2023c
+# %% ../../nbs/01_media/01_containers.ipynb #6b48a07f
 @dataclass
 class Family:
     "How a container of plain samples writes its chunks."
@@ -229,7 +229,7 @@ FAMILIES = (
     Family(rb'riff\x2e\x91\xcf\x11', 40, '<16sQ', b'data', True, 8),
 )
 
-# %% ../../nbs/01_media/01_containers.ipynb #1735c1fc
+# %% ../../nbs/01_media/01_containers.ipynb #99c90269
 @dataclass
 class Samples:
     "Where the samples of a container lie."
@@ -239,7 +239,7 @@ class Samples:
     size_at: int  # place of that number
     size_as: str  # and its struct
 
-# %% ../../nbs/01_media/01_containers.ipynb #46e5fba1
+# %% ../../nbs/01_media/01_containers.ipynb #1a3053a0
 def read_at(file, place: int, n: int) -> bytes:
     "Read bytes from a place."
     file.seek(place)
@@ -255,7 +255,7 @@ def iterate_chunks(file, family: Family, start: int):
         yield name, size, at + n
         at += n + -(-max(0, size) // family.step) * family.step
 
-# %% ../../nbs/01_media/01_containers.ipynb #6acabea5
+# %% ../../nbs/01_media/01_containers.ipynb #bcdd8a22
 def find_samples(
     file,
     start: int,  # where the container begins
@@ -270,7 +270,7 @@ def find_samples(
             return find_data_chunk(file, family, start)
     return None
 
-# %% ../../nbs/01_media/01_containers.ipynb #ca1567a8
+# %% ../../nbs/01_media/01_containers.ipynb #c16f64aa
 def find_data_chunk(file, family: Family, start: int) -> Samples | None:
     "Find the chunk with the samples; in RF64 its size stands in an earlier chunk."
     width, long_at = family.head[0] + family.head[-1], None
@@ -286,16 +286,16 @@ def find_data_chunk(file, family: Family, start: int) -> Samples | None:
         return Samples(body, size, size_at, width)
     return None
 
-# %% ../../nbs/01_media/01_containers.ipynb #6dbe13b8
+# %% ../../nbs/01_media/01_containers.ipynb #63b5069e
 def is_promise(
     size: int,  # as a header gives it
 ) -> bool:
     "Tell a size from what stands there when the length was not known."
     below_signed = 2**31 - 2**13 <= size <= 2**31 + 2**8
-    below_unsigned = 2**32 - 2**13 <= size <= 2**32
+    below_unsigned = 2**32 - 2**13 <= size <= 2**32 - 8 or size in (2**32 - 1, 2**32)
     return 0 < size < 2**62 and not below_signed and not below_unsigned
 
-# %% ../../nbs/01_media/01_containers.ipynb #e402395d
+# %% ../../nbs/01_media/01_containers.ipynb #656b1782
 INITIAL = bytes(
     b for b in range(256) if b & 8
 )  # WavPack's flag for the first block of several
@@ -319,7 +319,7 @@ BEGINNINGS = {
 ANY_BEGINNING = b'|'.join(BEGINNINGS.values())
 STRIDE = 1 << 20  # bytes that are searched at once
 
-# %% ../../nbs/01_media/01_containers.ipynb #cfc27c02
+# %% ../../nbs/01_media/01_containers.ipynb #ac8dc46c
 def find_pattern(
     file,
     pattern: bytes,  # regular expression; matches 64 bytes at most
@@ -335,7 +335,7 @@ def find_pattern(
                 yield at + m.start()
         at += STRIDE
 
-# %% ../../nbs/01_media/01_containers.ipynb #4039a37d
+# %% ../../nbs/01_media/01_containers.ipynb #ce5a3621
 def find_links(file, start: int, stop: int):
     "Yield where links of a chained Ogg file begin."
     after = -1  # end of the last first page
@@ -351,7 +351,7 @@ def page_length(head: bytes) -> int:
     table = head[27 : 27 + head[26]] if len(head) > 26 else b''
     return 27 + len(table) + sum(table)
 
-# %% ../../nbs/01_media/01_containers.ipynb #2e665184
+# %% ../../nbs/01_media/01_containers.ipynb #8972616b
 MP3_INFO = rb'(Xing|Info)\0\0\0[\x01-\x0f]'
 MP3_HEAD = rb'\xff[\xe2-\xe7\xf2-\xf7\xfa-\xfd].{2}'
 
@@ -380,7 +380,7 @@ def info_frame(file, at: int) -> int | None:
             return at - back
     return None
 
-# %% ../../nbs/01_media/01_containers.ipynb #841b3821
+# %% ../../nbs/01_media/01_containers.ipynb #761ac34b
 def skip_lead(file, start: int, stop: int) -> int:
     "Find what stands behind tags and zeros; `stop` where there is nothing else."
     at = start
@@ -395,7 +395,7 @@ def skip_lead(file, start: int, stop: int) -> int:
             at = next(find_pattern(file, rb'[^\0]', at, stop), stop)
     return stop
 
-# %% ../../nbs/01_media/01_containers.ipynb #5263acee
+# %% ../../nbs/01_media/01_containers.ipynb #33948a61
 @dataclass
 class Part:
     "One sound of a file: a stretch that is decoded alone."
@@ -423,7 +423,7 @@ def measure_part(file, start: int, stop: int, size: int) -> Part:
     section = ByteRange(file, start, stop, patches)
     return Part(section, is_whole and not patches, True, share)
 
-# %% ../../nbs/01_media/01_containers.ipynb #cd5e367f
+# %% ../../nbs/01_media/01_containers.ipynb #f98505ff
 def find_next(file, start: int, stop: int) -> int:
     "Find where the next sound begins; `stop` where there is none."
     head = read_at(file, start, 16)
@@ -440,7 +440,7 @@ def find_next(file, start: int, stop: int) -> int:
         return stop
     return next(find_pattern(file, BEGINNINGS[key], start + 8, stop), stop)
 
-# %% ../../nbs/01_media/01_containers.ipynb #079762dc
+# %% ../../nbs/01_media/01_containers.ipynb #62cae4c3
 def find_parts(
     file,  # open, binary
     reach: float = math.inf,  # bytes: look no further than this for the next sound

@@ -9,7 +9,7 @@ __all__ = ['CONTAINERS', 'UNREADABLE', 'HEADED', 'MIN_READABLE', 'SLACK', 'ASF_P
            'check_rate', 'soundfile_blocks', 'trim_end', 'av_blocks', 'check_density', 'open_soundfile', 'part_blocks',
            'open_sound', 'note_unread', 'decode_blocks']
 
-# %% ../../nbs/01_media/02_decoding.ipynb #7bb84bdf
+# %% ../../nbs/01_media/02_decoding.ipynb #d8589983
 import io
 import math
 import numpy as np
@@ -21,7 +21,7 @@ from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# %% ../../nbs/01_media/02_decoding.ipynb #f7a57294
+# %% ../../nbs/01_media/02_decoding.ipynb #c32d01c6
 from ..core.files import BadFile, note_file
 from wavbrivl.media.containers import (
     Part,
@@ -33,20 +33,20 @@ from wavbrivl.media.containers import (
     read_at,
 )
 
-# %% ../../nbs/01_media/02_decoding.ipynb #c44ceb4c
+# %% ../../nbs/01_media/02_decoding.ipynb #10b3a94c
 class Sequential(sf.SoundFile):
     "A sound file that is read from its beginning to its end, and never moved."
 
     def seekable(self):
         return False
 
-# %% ../../nbs/01_media/02_decoding.ipynb #fc0942a6
+# %% ../../nbs/01_media/02_decoding.ipynb #d9358bed
 CONTAINERS = (
     'aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dss,dts,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,'
     'mp3,mpc,mpc8,mpeg,mpegts,ogg,tak,tta,w64,wav,wv'
 )
 
-# %% ../../nbs/01_media/02_decoding.ipynb #c648ef15
+# %% ../../nbs/01_media/02_decoding.ipynb #d8187626
 @contextmanager
 def open_media(
     source,  # path, bytes or file object
@@ -67,7 +67,7 @@ def open_media(
 
 UNREADABLE = 'neither libsndfile nor ffmpeg can read it: it is damaged, or not a media file whatever its name says.'
 
-# %% ../../nbs/01_media/02_decoding.ipynb #b47b4ce8
+# %% ../../nbs/01_media/02_decoding.ipynb #d1277f5c
 def first_track(tracks, path, what: str, stream: str):
     "Return the first track. Raises `BadFile` when there is none, or none that ffmpeg can decode."
     if not tracks:
@@ -92,7 +92,7 @@ def sound_track(container, name):
         note_file(name, f'{text} ({language or "no language given"}) is used.')
     return track
 
-# %% ../../nbs/01_media/02_decoding.ipynb #a72a7c8c
+# %% ../../nbs/01_media/02_decoding.ipynb #dfcbd8b9
 @dataclass
 class Damage:
     "What could not be decoded of a track."
@@ -124,7 +124,7 @@ class Damage:
         self.gaps += gap if gap > 0.05 else 0
         self.end = start + frame.samples / frame.sample_rate
 
-# %% ../../nbs/01_media/02_decoding.ipynb #ef346c3a
+# %% ../../nbs/01_media/02_decoding.ipynb #05e4c125
 def decode_frames(container, track, damage=None):
     "Yield the frames of one track; damaged packets are left out, and counted in a `Damage`."
     import av
@@ -143,7 +143,7 @@ def decode_frames(container, track, damage=None):
             if damage:
                 damage.add_loss(packet)
 
-# %% ../../nbs/01_media/02_decoding.ipynb #1169115a
+# %% ../../nbs/01_media/02_decoding.ipynb #eab65736
 _CENTRE = {
     np.dtype(np.uint8): (128, 128),
     np.dtype(np.int8): (0, 2**7),
@@ -151,7 +151,7 @@ _CENTRE = {
     np.dtype(np.int32): (0, 2**31),
 }  # zero, full scale
 
-# %% ../../nbs/01_media/02_decoding.ipynb #81dba8f3
+# %% ../../nbs/01_media/02_decoding.ipynb #d5d5f438
 def to_floats(a: np.ndarray) -> np.ndarray:
     "Scale integer samples by the full scale of their type. Raises `BadFile` for a type without one."
     if a.dtype.kind == 'f':
@@ -166,7 +166,7 @@ def to_floats(a: np.ndarray) -> np.ndarray:
     zero, full = _CENTRE[kind]
     return (a.astype(np.float64) - zero) / full
 
-# %% ../../nbs/01_media/02_decoding.ipynb #f317653f
+# %% ../../nbs/01_media/02_decoding.ipynb #86743ed2
 def frame_samples(frame) -> np.ndarray:  # [n, channels] float32
     "Return the samples of an ffmpeg frame, whichever way it lays them out."
     a = frame.to_ndarray()
@@ -174,12 +174,12 @@ def frame_samples(frame) -> np.ndarray:  # [n, channels] float32
         a = a.reshape(-1, frame.layout.nb_channels).T
     return to_floats(a).astype(np.float32).T
 
-# %% ../../nbs/01_media/02_decoding.ipynb #5fb3fae9
+# %% ../../nbs/01_media/02_decoding.ipynb #cdee1f6d
 HEADED = 'flac mov,mp4,m4a,3gp,3g2,mj2 matroska,webm tta wv ape aiff au caf w64 dsf mpc8 tak'.split()
 MIN_READABLE = 0.5  # share of a file that must be readable
 SLACK = 0.1  # seconds: encoders fill their last frame
 
-# %% ../../nbs/01_media/02_decoding.ipynb #f8da380c
+# %% ../../nbs/01_media/02_decoding.ipynb #d2584713
 ASF_PROPERTIES = bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365')
 
 
@@ -211,7 +211,7 @@ def header_seconds(container, track, part: Part) -> float:
     alone = not container.streams.video
     return track_length(track) or (container.duration or 0) / 1e6 * alone
 
-# %% ../../nbs/01_media/02_decoding.ipynb #1f64ed08
+# %% ../../nbs/01_media/02_decoding.ipynb #21d5cffc
 @dataclass
 class Tally:
     "Seconds of a file that were promised, found, and found damaged."
@@ -237,10 +237,10 @@ class Tally:
         if missing > 0.005:
             note_file(name, text + 'what is there is used.')
 
-# %% ../../nbs/01_media/02_decoding.ipynb #784e4272
+# %% ../../nbs/01_media/02_decoding.ipynb #51ab56a1
 BLOCK = 1 << 14  # samples of each channel read at once
 
-# %% ../../nbs/01_media/02_decoding.ipynb #373aac73
+# %% ../../nbs/01_media/02_decoding.ipynb #fd05794a
 def check_rate(name, rate: float):
     "Raise `BadFile` for a rate no sound has."
     if not 1000 <= rate <= 768000:
@@ -249,7 +249,7 @@ def check_rate(name, rate: float):
         )
         raise BadFile(name, reason)
 
-# %% ../../nbs/01_media/02_decoding.ipynb #f5275090
+# %% ../../nbs/01_media/02_decoding.ipynb #6edf751d
 def soundfile_blocks(f, name, part: Part, tally: Tally):
     "Yield the rate and blocks [n, channels] of an open sound file."
     check_rate(name, f.samplerate)
@@ -264,7 +264,7 @@ def soundfile_blocks(f, name, part: Part, tally: Tally):
     promised = seconds / part.share if part.share else f.frames / f.samplerate
     tally.add_part(seconds, promised, 1.5 / f.samplerate)
 
-# %% ../../nbs/01_media/02_decoding.ipynb #2e2d5f70
+# %% ../../nbs/01_media/02_decoding.ipynb #18c741d8
 EXACT = 'mp3', 'mov,mp4,m4a,3gp,3g2,mj2'  # headers that count samples
 CHECKED = 'flac', 'wavpack'  # codings with a checksum: noise is told from sound
 HELD = 3  # frames
@@ -286,7 +286,7 @@ def trim_end(frames, seconds: float):
         before += frame.samples / frame.sample_rate
         yield frame, max(0, room) if is_filled else frame.samples
 
-# %% ../../nbs/01_media/02_decoding.ipynb #c11055c8
+# %% ../../nbs/01_media/02_decoding.ipynb #4e27cc39
 def av_blocks(name, part: Part, tally: Tally):
     "Yield the rate and blocks [n, channels] of a part, by ffmpeg."
     with open_media(part.section, name) as c:
@@ -310,7 +310,7 @@ def av_blocks(name, part: Part, tally: Tally):
     tally.lost += max(damage.packets, damage.gaps)
     tally.add_part(seconds, promised, 1.1 * longest if end else SLACK)
 
-# %% ../../nbs/01_media/02_decoding.ipynb #ca6ad87c
+# %% ../../nbs/01_media/02_decoding.ipynb #08b07352
 HEADLESS = 'mp3', 'aac', 'ac3', 'eac3', 'dts'  # formats of nothing but frames
 
 
@@ -320,7 +320,7 @@ def check_density(name, kind: str, damage: Damage):
         if damage.coded < (damage.last - damage.first) / 2:
             raise BadFile(name, UNREADABLE)
 
-# %% ../../nbs/01_media/02_decoding.ipynb #5554c252
+# %% ../../nbs/01_media/02_decoding.ipynb #0ae6d689
 BY_FFMPEG = 'MPEG_LAYER_III'  # its delays are known to ffmpeg only
 
 
@@ -340,7 +340,7 @@ def open_soundfile(part: Part) -> Sequential | None:
     f.close()
     return None
 
-# %% ../../nbs/01_media/02_decoding.ipynb #0fbc64d6
+# %% ../../nbs/01_media/02_decoding.ipynb #798df73b
 def part_blocks(name, part: Part, tally: Tally):
     "Yield the rate and blocks [n, channels] of a part, by the library that reads it right."
     f = open_soundfile(part) if part.is_plain else None
@@ -359,7 +359,7 @@ def part_blocks(name, part: Part, tally: Tally):
         yield first
         yield from blocks
 
-# %% ../../nbs/01_media/02_decoding.ipynb #d935b1c4
+# %% ../../nbs/01_media/02_decoding.ipynb #f3cbd09a
 NO_SOUND = 'this is {}, not a sound, whatever its name says.'
 
 
@@ -382,9 +382,12 @@ def open_sound(
     except BadFile as e:
         if e.reason != UNREADABLE or not (what := sniff_text(head)):
             raise
-        raise BadFile(name, NO_SOUND.format(what)) from None
+        reason = (
+            f'this is {what}, not a sound; neither libsndfile nor ffmpeg can read it.'
+        )
+        raise BadFile(name, reason) from None
 
-# %% ../../nbs/01_media/02_decoding.ipynb #b8bea480
+# %% ../../nbs/01_media/02_decoding.ipynb #6a2ffd75
 def note_unread(name, unread: list, found: float):
     "Note the parts (part, error) that could not be read; raise the first error where there is nothing else."
     for part, error in unread:
@@ -396,7 +399,7 @@ def note_unread(name, unread: list, found: float):
                 name, f'{size} bytes from byte {start} on are no sound; left out.'
             )
 
-# %% ../../nbs/01_media/02_decoding.ipynb #fa7ae55f
+# %% ../../nbs/01_media/02_decoding.ipynb #f9f84853
 def decode_blocks(
     source,  # path, bytes or file object
     reach: float = math.inf,  # bytes to look ahead for a sound behind a sound

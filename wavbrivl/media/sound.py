@@ -36,11 +36,11 @@ from wavbrivl.media.decoding import (
 # %% ../../nbs/01_media/03_sound.ipynb #0fab785f
 SAMPLE_RATE = 16000  # Hz: the rate of WavLM's training data
 
-# %% ../../nbs/01_media/03_sound.ipynb #5189bfd4
+# %% ../../nbs/01_media/03_sound.ipynb #278db69f
 HEAD_SECONDS = 10  # s of sound by which the channel is chosen
 CANCELLED = 0.1  # share of the power of independent channels; less is cancellation
 
-# %% ../../nbs/01_media/03_sound.ipynb #36ef74e3
+# %% ../../nbs/01_media/03_sound.ipynb #b3803ab9
 def measure_channels(
     x,  # [n, channels]
 ) -> np.ndarray:  # [channels + 1]: energy of each channel, and of their sum
@@ -68,7 +68,7 @@ def choose_channel(
     note_file(name, text)
     return best
 
-# %% ../../nbs/01_media/03_sound.ipynb #89c67aa0
+# %% ../../nbs/01_media/03_sound.ipynb #3687bb5b
 def gather_head(
     first,  # block [n, channels] with the first sound
     blocks,  # iterator over the others
@@ -82,7 +82,7 @@ def gather_head(
         n += len(x)
     return head
 
-# %% ../../nbs/01_media/03_sound.ipynb #be12995f
+# %% ../../nbs/01_media/03_sound.ipynb #4a76a15e
 def merge_channels(
     name,  # for notes
     blocks,  # of samples [n, channels]
@@ -104,7 +104,7 @@ def merge_channels(
     best = choose_channel(x[lead : lead + samples], name)
     yield from average_channels(name, itertools.chain(head, blocks), best, samples)
 
-# %% ../../nbs/01_media/03_sound.ipynb #7ac4c55f
+# %% ../../nbs/01_media/03_sound.ipynb #eedf259c
 def average_channels(name, blocks, best, samples: int):
     "Yield the mean of the channels, or the one that is chosen; note where the mean fades later on."
     n, energies, faded = 0, 0, False
@@ -187,7 +187,7 @@ def channel_axis(shape: tuple) -> int:
         )
     return int(np.argmin(shape)) if few != many else 0
 
-# %% ../../nbs/01_media/03_sound.ipynb #e7488dcd
+# %% ../../nbs/01_media/03_sound.ipynb #e002cc1e
 def to_array(
     sound,  # array, tensor, or list of numbers
 ) -> np.ndarray:  # of a type that says its full scale
@@ -222,7 +222,7 @@ def to_mono(
     blocks = merge_channels('array', [a], math.inf)
     return np.concatenate([*blocks, a[:0, 0]]).astype(np.float32)
 
-# %% ../../nbs/01_media/03_sound.ipynb #b1834c58
+# %% ../../nbs/01_media/03_sound.ipynb #b624c1c3
 def is_number(x) -> bool:
     "Tell a single number from an array of one."
     no_axes = getattr(x, 'ndim', None) == 0  # of an array or tensor
@@ -234,7 +234,7 @@ def is_file(source) -> bool:
     kinds = str, os.PathLike, bytes, bytearray, memoryview
     return isinstance(source, kinds) or hasattr(source, 'read')
 
-# %% ../../nbs/01_media/03_sound.ipynb #10567298
+# %% ../../nbs/01_media/03_sound.ipynb #06983e6f
 def unpack_dict(sound: dict) -> tuple:  # samples, rate or None
     "Take apart a dictionary with a sound. Raises `BadInput`."
     for key in ('array', 'raw', 'waveform'):
@@ -248,7 +248,7 @@ def unpack_dict(sound: dict) -> tuple:  # samples, rate or None
         "give 'array' and 'sampling_rate', or 'bytes', or 'path'."
     )
 
-# %% ../../nbs/01_media/03_sound.ipynb #394d442e
+# %% ../../nbs/01_media/03_sound.ipynb #4f315085
 def unpack_sound(source) -> tuple:  # samples, rate or None
     "Take apart what holds a sound and perhaps its rate. Raises `BadInput`."
     if isinstance(source, dict):
@@ -284,7 +284,7 @@ def load_array(array, sample_rate, limit) -> np.ndarray:
         )
     return resample(x, sample_rate)
 
-# %% ../../nbs/01_media/03_sound.ipynb #5f0568e8
+# %% ../../nbs/01_media/03_sound.ipynb #d29db9c3
 def sample_limit(rate: float, max_seconds: float) -> int:
     "Count the samples of `max_seconds` and of the filter's tail."
     return math.ceil(min(max_seconds, 1e6) * rate + rate / 10)
@@ -300,14 +300,14 @@ def take_seconds(blocks, max_seconds: float):
             return
         seconds += len(x) / rate
 
-# %% ../../nbs/01_media/03_sound.ipynb #9b78c97b
+# %% ../../nbs/01_media/03_sound.ipynb #c218eed6
 def one_channel_blocks(name, blocks):
     "Yield (rate, block [n]) for (rate, block [n, channels])."
     for (rate, _), group in itertools.groupby(blocks, lambda b: (b[0], b[1].shape[1])):
         for x in merge_channels(name, (block for _, block in group), rate):
             yield rate, x
 
-# %% ../../nbs/01_media/03_sound.ipynb #65b75312
+# %% ../../nbs/01_media/03_sound.ipynb #6d3d5e46
 REACH = 1 << 22  # bytes that a second of sound takes at most
 
 
@@ -366,7 +366,7 @@ def probe_track(name, part) -> dict:
             format=f'{c.format.name} {track.codec_context.name}',
         )
 
-# %% ../../nbs/01_media/03_sound.ipynb #eee55abe
+# %% ../../nbs/01_media/03_sound.ipynb #ca6b2a9c
 RATE_BITS = dict(
     mp3=(0x18, 0x0C), aac=(0, 0x3C)
 )  # of the second and third byte of a frame
@@ -398,7 +398,7 @@ def known_seconds(container, track, part) -> float | None:
     is_kept = promised and -0.03 < counted - promised < 0.25  # delays are counted, too
     return promised if is_kept else counted or None
 
-# %% ../../nbs/01_media/03_sound.ipynb #a54af3e5
+# %% ../../nbs/01_media/03_sound.ipynb #271b68bc
 def probe_part(name, part) -> dict:
     "Describe one part of a file, by the library that would read it. Raises `BadFile`."
     f = open_soundfile(part) if part.is_plain else None
