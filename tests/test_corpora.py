@@ -222,7 +222,7 @@ def test_nothing_good(tmp_path):
         ('a,b\n1,2\n', 'column named audio'),
         ('', 'nothing'),
         ('audio,label,audio\nx.wav,1,y.wav\n', 'more than one'),
-        ('"audio', 'Nothing'),
+        ('"audio', 'line 1 opens a quote'),
     ],
 )
 def test_bad_tables(tmp_path, text, says):

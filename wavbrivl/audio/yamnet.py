@@ -6,7 +6,6 @@
 __all__ = ['cut_overlapping_windows', 'open_tflite', 'YAMNet']
 
 # %% ../../nbs/05_audio/06_yamnet.ipynb #b6996b8a
-import csv
 import math
 import numpy as np
 import warnings
@@ -15,6 +14,7 @@ from pathlib import Path
 
 # %% ../../nbs/05_audio/06_yamnet.ipynb #63b09594
 from ..core.files import BadFile, BadInput
+from ..core.csv_text import read_text_table
 
 # %% ../../nbs/05_audio/06_yamnet.ipynb #a1fd6221
 def cut_overlapping_windows(
@@ -158,10 +158,10 @@ def embed(self: YAMNet, clips) -> np.ndarray:
 def names(self: YAMNet) -> list:
     "The class of each score. Raises `BadFile` when the class map is not beside the model."
     path = self.path.with_name('yamnet_class_map.csv')
-    try:
-        rows = csv.DictReader(path.read_text().splitlines())
-    except FileNotFoundError:
-        raise BadFile(
-            path, 'the file does not exist; the class map belongs beside the model.'
-        ) from None
-    return [r['display_name'] for r in rows]
+    if not path.exists():
+        reason = 'the file does not exist; the class map belongs beside the model.'
+        raise BadFile(path, reason)
+    table = read_text_table(path, ['display_name'])
+    if 'display_name' not in table.columns:
+        raise BadFile(path, 'has no column display_name; copy the file again.')
+    return [row['display_name'] for _, row in table.rows]

@@ -6,7 +6,8 @@
 __all__ = ['EXPERIMENTS', 'NAME_GROUPS', 'RENAMED_GROUPS', 'find_root', 'merge_config', 'list_keys', 'find_nearest_key',
            'describe_allowed', 'shorten', 'explain_validation_error', 'list_renamed_keys', 'iterate_keys',
            'check_spelling', 'check_groups', 'read_config_file', 'list_experiments', 'read_config_layers',
-           'check_encoders', 'check_experiments', 'load_params', 'list_runs', 'write_preset', 'describe_params']
+           'check_encoders', 'check_experiments', 'check_corpora', 'load_params', 'list_runs', 'write_preset',
+           'describe_params']
 
 # %% ../../nbs/00_core/04_config.ipynb #4cf72814
 import difflib
@@ -313,6 +314,16 @@ def _with_run(config: dict, run: str, where: str) -> dict:
     pictures = (config.get('pictures') or {}).get(run)
     return merge_config(merge_config(settings, runs[run]), pictures)
 
+# %% ../../nbs/00_core/04_config.ipynb #85e318de
+def check_corpora(params: Params, where: str):
+    "Raises `BadInput` where the corpus that is trained on is also named for evaluation: both would go by one name."
+    name = params.corpus.reader
+    if getattr(params.datasets, name, None) is not None:
+        raise BadInput(
+            f'{where}: corpus.reader and datasets both name {name}; '
+            f'set datasets.{name} to null, the corpus itself is evaluated anyway.'
+        )
+
 # %% ../../nbs/00_core/04_config.ipynb #c0e5c6e1
 def load_params(
     run: str | None = None,  # name of a run or variant; None: the config as it stands
@@ -328,9 +339,11 @@ def load_params(
         settings = _with_run(config, run, where)
         where = f'{where}, run {run}'
     try:
-        return Params.model_validate(merge_config(Params().model_dump(), settings))
+        params = Params.model_validate(merge_config(Params().model_dump(), settings))
     except ValidationError as e:
         raise BadInput(explain_validation_error(e, where)) from None
+    check_corpora(params, where)
+    return params
 
 # %% ../../nbs/00_core/04_config.ipynb #1b6bfa0d
 def list_runs(root=None, kind: str = 'runs') -> list[str]:

@@ -220,12 +220,29 @@ def _check_yaml_events(text: str, path):
                 f'nested deeper than {MAX_YAML_DEPTH} levels in line {line}; nothing in the lab is.',
             )
 
+# %% ../../nbs/00_core/01_files.ipynb #85f6728d
+def _check_yaml_keys(node, path):
+    "Raises `BadFile` for a key that stands twice in one mapping."
+    seen = {}
+    for part in getattr(node, 'value', ()) if node and node.id != 'scalar' else ():
+        key, value = part if isinstance(part, tuple) else (None, part)
+        if isinstance(key, yaml.ScalarNode):
+            line = key.start_mark.line + 1
+            if first := seen.get(key.value):
+                reason = (
+                    f'{key.value} stands twice, in lines {first} and {line}; keep one.'
+                )
+                raise BadFile(path, reason)
+            seen[key.value] = line
+        _check_yaml_keys(value, path)
+
 # %% ../../nbs/00_core/01_files.ipynb #f4dd6c3d
 def read_yaml(path):
     "Read YAML (or JSON) that holds plain values. Raises `BadFile`."
     try:
         text = Path(path).read_text(encoding='utf-8')
         _check_yaml_events(text, path)
+        _check_yaml_keys(yaml.compose(text, yaml.SafeLoader), path)
         return yaml.safe_load(text)
     except BadFile:
         raise

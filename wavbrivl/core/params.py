@@ -180,9 +180,7 @@ class AudioParams(Section):
     block_heads: Count = 4  # its attention heads
     width: Count = 64  # channels of the first stage of Wav2CLIP's ResNet-18
     embed: Count = 512  # dimensions of the embedding for downstream tasks
-    level: bool = (
-        False  # add the level in dB as a feature: WavLM hardly responds to gain
-    )
+    level: bool = False  # add the level in dB as a feature
     dropout: Share = 0.1
     checkpoint: str | None = None  # released WavLM weights
     freeze_conv: bool = False  # keep the convolutions as they are in training
@@ -213,9 +211,7 @@ class TrainParams(Section):
 
     # contrastive with MoCo's queues or within the batch, regression, or a classifier
     loss: Literal['moco', 'infonce', 'cosine', 'l2', 'labels'] = 'moco'
-    init: Literal['scratch', 'wavlm'] = (
-        'wavlm'  # wavlm: start from that stage's weights
-    )
+    init: Literal['scratch', 'wavlm'] = 'wavlm'  # wavlm: from that stage's weights
     seeds: list[int] = [0, 1]  # one model for each
     window: Seconds = 2.0  # training crop, and the window at inference, s
     queue: Count = 512  # negatives in MoCo's queue
@@ -223,9 +219,7 @@ class TrainParams(Section):
     temperature: Temperature = 0.1  # of the contrastive loss
     queue_start: Share = 0.9  # fraction of the steps before the queue is used
     gain_db: Annotated[float, Field(ge=0, le=60)] = 6.0  # largest random gain, +- dB
-    mismatch: Share = (
-        0.1  # fraction of training sounds paired with another clip's frames
-    )
+    mismatch: Share = 0.1  # of training sounds paired with another clip's frames
     optim: OptimParams = {'epochs': 14, 'batch': 32, 'lr': 0.001}
     renamed: ClassVar[dict] = {'warm_start': 'queue_start'}
 
@@ -253,9 +247,7 @@ class EvaluateParams(Section):
         'detection',
         'captioning',
     ]
-    head_seeds: Count = (
-        1  # seeds with heads for detection and captioning, the slow tasks
-    )
+    head_seeds: Count = 1  # seeds with the slow heads: detection, captioning
     templates: str = 'bare'  # prompts around a class: bare, sound, scene, clip, chinese
     probe_seeds: Count = 3  # seeds of the linear probe
     batch: Count = 64  # clips at once
@@ -302,17 +294,13 @@ class LossWeights(Section):
 class AlignmentParams(GlossModelParams):
     "How gloss is aligned with sound (DS-Net) and how well it fits (Result Filter)."
 
-    gloss: Literal['none', 'content', 'aslg', 'corpus'] = (
-        'content'  # style of the gloss
-    )
+    gloss: Literal['none', 'content', 'aslg', 'corpus'] = 'content'  # style
     beam: Count = 4  # width of the gloss decoder's beam search
     swap_fraction: Share = 0.3  # of aligned frames replaced by their gloss token
     ds_net: bool = True
     result_filter: bool = True
     gumbel: NonNegative = 0.0  # scale of Gumbel noise on the scores of the chosen path
-    skip_fraction: Share = (
-        0.2  # of gloss tokens, the costliest under DTW: to be skipped
-    )
+    skip_fraction: Share = 0.2  # of gloss tokens, the costliest: to be skipped
     literal: bool = False  # eq. 5 exactly as printed
     sp: Literal['index', 'mask'] = 'index'  # form of eq. 6
     self_paced: bool = False  # easy pairs first
@@ -338,9 +326,7 @@ class SelectParams(Section):
 class LanguageParams(AlignmentParams):
     "Sound and words in one transformer, gloss as the bridge (BGTAI)."
 
-    encoder: str = (
-        'wavlm'  # an entry under `encoders:`; a frozen WavLM gives the frames
-    )
+    encoder: str = 'wavlm'  # an entry under `encoders:`; its frames are the input
     window: Seconds = 3.0  # at inference, and of the stored frames, s
     crop_seconds: Seconds | None = None  # of sound in training; None: the window
     words: bool = True  # train on captions too

@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['DISK_FULL', 'write_clips', 'dead_process', 'decode_clips', 'check_replaceable', 'atomic_folder', 'hash_record',
-           'RecordFilter', 'find_leaks', 'split_labels', 'find_unseen_labels', 'count_splits', 'count_labels',
-           'summarise', 'relative_name', 'write_rejected', 'decode_records', 'check_rows', 'unseen_classes',
-           'write_corpus']
+           'RecordFilter', 'label_key', 'similar_labels', 'similar_classes', 'find_leaks', 'split_labels',
+           'find_unseen_labels', 'count_splits', 'count_labels', 'summarise', 'relative_name', 'write_rejected',
+           'decode_records', 'check_rows', 'unseen_classes', 'write_corpus']
 
 # %% ../../nbs/03_data/06_prepare.ipynb #79b2a5ea
 import csv
 import errno
 import hashlib
 import os
+import re
 import shutil
+import unicodedata
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import fields
 from fastcore.basics import patch
@@ -24,7 +27,14 @@ from pathlib import Path
 from ..core.files import BadFile, BadInput, atomic_write, write_json
 from ..core.params import CorpusParams
 from ..core.config import find_root
-from .manifest import Record, Rejected, SPLITS, records
+from wavbrivl.data.manifest import (
+    Record,
+    Rejected,
+    SPLITS,
+    compose,
+    records,
+    source_path,
+)
 from .published_sets import stratify
 from wavbrivl.data.clips import (
     assign_splits,
@@ -137,6 +147,7 @@ class RecordFilter:
         self.names = set()  # file names in use
         self.rejected = []
         self.unused = 0  # clips of folds that no split uses
+        self.spelt = {}  # label -> the spellings of its accents that occur
 
     def __call__(self, items):
         "Yield the arguments of `write_clip` for each good record."
@@ -165,6 +176,54 @@ def is_new(self: RecordFilter, r: Record) -> bool:
         )
         self.rejected.append(Rejected(r.clip, str(r.audio or ''), reason))
     return False
+
+# %% ../../nbs/03_data/06_prepare.ipynb #8f5e6c6a
+@patch
+def spell(self: RecordFilter, items):
+    "Yield the items with the accents of labels and captions in one spelling; remember those that came in several."
+    for r in items:
+        if isinstance(r, Record):
+            for label in filter(None, {r.label, *r.labels}):
+                self.spelt.setdefault(compose(label), set()).add(label)
+            r.label = compose(r.label)
+            r.labels = list(dict.fromkeys(compose(l) for l in r.labels))
+            r.captions = [compose(c) for c in r.captions]
+            r.events = [e | dict(label=compose(e['label'])) for e in r.events]
+        yield r
+
+# %% ../../nbs/03_data/06_prepare.ipynb #d257a9da
+def label_key(label: str) -> str:
+    "Reduce a label to what is left without case, blanks, underscores and dots at its end."
+    plain = unicodedata.normalize('NFKC', label).casefold()
+    return ' '.join(re.split(r'[\s_]+', plain)).strip(' .')
+
+
+def similar_labels(rows: list) -> list:
+    "List the groups of labels that differ in case, blanks, underscores or dots only."
+    groups = {}
+    for label in sorted({l for r in rows for l in r['labels']}):
+        groups.setdefault(label_key(label), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
+
+# %% ../../nbs/03_data/06_prepare.ipynb #2c45cf37
+def similar_classes(rows: list, spelt: dict) -> list:
+    "Report labels that are nearly the same, and labels whose two spellings were taken as one."
+    counts = Counter(l for r in rows for l in r['labels'])
+    found = []
+    for group in similar_labels(rows):
+        named = ', '.join(f'{l!r} ({counts[l]} clips)' for l in group)
+        differ = (
+            'differ in case, blanks or dots only and were taken for different classes'
+        )
+        reason = (
+            f'kept, but the labels {named} {differ}; write them alike if they are one.'
+        )
+        found.append(Rejected('', '', reason))
+    for label, ways in spelt.items():
+        if len(ways) > 1:
+            reason = f'kept; the label {label!r} comes in two spellings of its accents, which were taken as one.'
+            found.append(Rejected('', '', reason))
+    return found
 
 # %% ../../nbs/03_data/06_prepare.ipynb #55a82179
 def find_leaks(
@@ -228,6 +287,7 @@ def summarise(
         lost=len(gate.names) - len(rows),
         unused=gate.unused,
         unseen_labels=find_unseen_labels(rows),
+        similar_labels=similar_labels(rows),
         leaks=find_leaks(rows, prints),
         params=params.model_dump(),
         print=hashlib.sha1(repr(files).encode()).hexdigest(),
@@ -243,7 +303,8 @@ def relative_name(file, base: Path) -> str:
 def write_rejected(rejected: list, path, base) -> list:
     "Write the table of what was refused; files are named relative to the corpus."
     rows = sorted({(r.clip, relative_name(r.file, base), r.reason) for r in rejected})
-    with atomic_write(path) as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
+    text = dict(newline='', encoding='utf-8', errors='backslashreplace')
+    with atomic_write(path) as tmp, open(tmp, 'w', **text) as f:
         table = csv.writer(f, lineterminator='\n')
         table.writerows([('clip', 'file', 'reason'), *rows])
     return rows
@@ -253,7 +314,7 @@ def decode_records(
     params: CorpusParams, root: Path, gate: RecordFilter, workers: int
 ) -> tuple:  # manifest rows, fingerprints of each, list of `Rejected`
     "Decode every clip of the corpus into the gate's folder."
-    items = records(params, root)
+    items = gate.spell(records(params, root))
     if params.max_clips:
         items = stratify(items, params.max_clips, params.seed)
     tasks, done = gate(items), []
@@ -292,7 +353,7 @@ def write_corpus(
     "Read, decode, check, split and store a corpus. Raises `BadInput` when nothing is left."
     out, root = Path(out), Path(root) if root else find_root()
     workers = workers or min(8, os.cpu_count() or 1)
-    base = root / params.source
+    base = source_path(params, root)
     with atomic_folder(out) as part:
         for d in ('audio', 'frames'):
             (part / d).mkdir()
@@ -301,6 +362,7 @@ def write_corpus(
         check_rows(rows, rejected, params.source)
         assign_splits(rows, params, params.test_fraction)
         rejected = rejected + unseen_classes(rows)
+        rejected += similar_classes(rows, gate.spelt)
         base = base if base.is_dir() else base.parent
         rejected = write_rejected(rejected, part / 'rejected.csv', base)
         summary = summarise(rows, prints, rejected, gate, params)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'Dataset', 'folder_place', 'media_files', 'normalise_name', 'name_stem', 'Published', 'is_playable',
-           'check_columns', 'event_times', 'of_kind', 'count_unused']
+           'check_columns', 'event_times', 'of_kind', 'largest_of', 'by_number', 'count_unused', 'count_notes']
 
 # %% ../../nbs/03_data/03_published.ipynb #e5c5c853
-import csv
+import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from pathlib import Path
 
 # %% ../../nbs/03_data/03_published.ipynb #d5e12463
 from ..core.files import BadFile, BadInput
+from ..core.csv_text import read_text_table
 from ..core.params import CorpusParams
 from ..media.kinds import is_wanted, kind_by_ending, kind_of, walk_files
 from .manifest import Record, Rejected, source_folder
@@ -23,10 +24,13 @@ from wavbrivl.data.tables import (
     Refusal,
     add_class_caption,
     fold_number,
+    has_table,
     merge_records,
-    open_csv,
+    moved_table,
     split_name,
     relative_path,
+    table_faults,
+    table_files,
 )
 
 # %% ../../nbs/03_data/03_published.ipynb #8bdd0cc4
@@ -144,11 +148,14 @@ class Published:
         facts: Dataset,
         *tables,  # patterns; one at least must be there, else `BadInput`
         inner='',  # a folder that holds everything, inside or instead of the one given
+        columns='',  # those of the table, if there is but one: it is known by them
     ):
         folder = source_folder(params, root)
         self.folder = folder / inner if (folder / inner).is_dir() else folder
         self.facts = facts
-        if not any(any(self.folder.glob(t)) for t in tables):
+        self.tables = table_files(self.folder)
+        self.columns = columns.split()
+        if not has_table(self.folder, self.tables, tables, self.columns):
             raise BadInput(
                 f'{self.folder} holds no {" or ".join(t for t in tables if t[0] != "*")}, '
                 f'which reader {params.reader!r} needs; '
@@ -160,6 +167,9 @@ class Published:
         self.missing = {}  # clip -> its file as the table writes it, split
         self.clip_of = {}  # file -> clip
         self.listed = []  # what `files` returned
+        self.numbers = {}  # of each of these, `by_number`
+        self.restored = []  # names that had lost their zeros
+        self.doubles = []  # files that were preferred to others of the same name
         self.rejected = [Rejected('', f.path, f.reason) for f in bad]
 
 # %% ../../nbs/03_data/03_published.ipynb #60bc3408
@@ -178,6 +188,7 @@ def is_playable(files: list) -> bool:
 def files(
     self: Published,
     *places,  # ends of the folders that clips lie in; none: anywhere
+    anywhere=False,  # where the places hold nothing, does all that lies below count?
 ) -> dict:  # bare name -> its files
     "List the sounds and films, with the pictures of the same names."
     found = {}
@@ -186,13 +197,15 @@ def files(
         if f'/{at}'.endswith(ends):
             found.setdefault(normalise_name(f), []).append(f)
     playable = {name: group for name, group in found.items() if is_playable(group)}
+    if anywhere and not playable and places:
+        return self.files()
     self.listed.append(playable)
     return playable
 
 # %% ../../nbs/03_data/03_published.ipynb #578c78c7
 def check_columns(path: Path, names: list, needed: list):
     "Raise `BadFile` when a table has not the columns a reader needs."
-    if lost := [c for c in needed if c not in names]:
+    if lost := [c for c in needed if c.lower() not in names]:
         raise BadFile(
             path,
             f'has no column {", ".join(lost)}; it has {", ".join(names) or "nothing"}.',
@@ -200,11 +213,14 @@ def check_columns(path: Path, names: list, needed: list):
 
 # %% ../../nbs/03_data/03_published.ipynb #1a138224
 @patch
-def find_table(self: Published, paths) -> Path | None:
-    "Find the first of the paths that is there; report it when none is."
+def find_table(self: Published, paths, columns: list, header: bool) -> Path | None:
+    "Find the first of the paths that is there, or the table elsewhere; report it when none is."
     for p in paths:
         if (self.folder / p).is_file():
             return self.folder / p
+    names = [Path(p).name for p in paths]
+    if moved := moved_table(self.tables, names, columns, header, bool(self.columns)):
+        return moved
     self.refuse('', paths[0], 'the table is not there; what it says is left out.')
 
 # %% ../../nbs/03_data/03_published.ipynb #c7ccba81
@@ -213,24 +229,19 @@ def rows(
     self: Published,
     paths,  # where the table may be; the first that is there is read
     columns: str,  # that it must have, with spaces between them
-    sep: str = ',',
     header: bool = True,  # False: the first line is a row, and `columns` names its cells
 ):  # iterator of {column: text}; a cell that is not there is ''
     "Read the rows of a table. Raises `BadFile` where it is none."
-    path = self.find_table([paths] if isinstance(paths, str) else paths)
+    needed, paths = columns.split(), [paths] if isinstance(paths, str) else paths
+    path = self.find_table(paths, needed, header)
     if path is None:
         return
-    with open_csv(path) as f:
-        lines = csv.reader(f, delimiter=sep)
-        names = [c.strip() for c in next(lines, [])] if header else columns.split()
-        check_columns(path, names, columns.split())
-        for cells in lines:
-            cells = [c.strip() for c in cells]
-            if any(cells[len(names) :]):
-                reason = 'more cells than columns; put quotes around a text that holds a comma.'
-                self.refuse('', str(path), f'line {lines.line_num}: {reason}')
-            elif any(cells):
-                yield dict(zip(names, cells + [''] * len(names)))
+    table = read_text_table(path, needed, header)
+    check_columns(path, table.columns, needed)
+    self.rejected += table_faults(table)
+    spelt = {c.lower(): c for c in needed}
+    for _, row in table.rows:
+        yield {spelt.get(c, c): text for c, text in row.items()}
 
 # %% ../../nbs/03_data/03_published.ipynb #ff901c40
 def event_times(onset: str, offset: str) -> tuple:
@@ -287,6 +298,12 @@ def of_kind(files: list, kind: str) -> list:
     "Choose the sounds, films or pictures."
     return [f for f in files if kind_of(f) == kind]
 
+
+def largest_of(files: list) -> Path:
+    "Choose the first file, or the largest of those that differ from it by their folder only."
+    same = [f for f in files if f.name == files[0].name]
+    return max(same, key=lambda f: f.stat().st_size) if len(same) > 1 else same[0]
+
 # %% ../../nbs/03_data/03_published.ipynb #25378fe0
 @patch
 def record(
@@ -304,9 +321,13 @@ def record(
     full = self.check_captions(clip, captions)
     labels = self.check_labels(clip, labels, events)
     films = of_kind(group, 'film')
+    sounds = of_kind(group, 'sound') + films
+    audio = largest_of(sounds or group)
+    if sum(f.name == audio.name for f in sounds) > 1:
+        self.doubles.append(audio)
     return Record(
         clip,
-        (of_kind(group, 'sound') + films + group)[0],
+        audio,
         of_kind(group, 'picture') or films[:1],
         full,
         label=(labels or [''])[0],
@@ -342,6 +363,31 @@ def merge(self: Published, clip: str, new: Record):
             f'a row puts it into {here} and an earlier one into {earlier}; the earlier one counts.'
         )
 
+# %% ../../nbs/03_data/03_published.ipynb #1079c611
+def by_number(files: dict) -> dict:
+    "Map numbers to the one name of a file that is this number in digits."
+    names = {}
+    for name in files:
+        if re.fullmatch(r'[0-9]{1,18}', name):
+            names.setdefault(int(name), []).append(name)
+    return {number: same[0] for number, same in names.items() if len(same) == 1}
+
+# %% ../../nbs/03_data/03_published.ipynb #1f18de64
+@patch
+def find_group(self: Published, names: list, files: dict):
+    "Find the files of a clip by one of its names; None: there are none."
+    for name in names:
+        if name in files:
+            return files[name]
+    if id(files) not in self.numbers:
+        self.numbers[id(files)] = by_number(files)
+    for name in names:
+        number = re.fullmatch(r'([0-9]{1,18})(\.0)?', name)
+        if number and (found := self.numbers[id(files)].get(int(number[1]))):
+            self.restored.append(f'{name} for {found}')
+            return files[found]
+    return None
+
 # %% ../../nbs/03_data/03_published.ipynb #b129db30
 @patch
 def add(
@@ -355,7 +401,7 @@ def add(
     first = names if isinstance(names, str) else ''
     try:
         names = [name_stem(names)] if isinstance(names, str) else list(names)
-        group = next((files[k] for k in names if k in files), None)
+        group = self.find_group(names, files)
         if group is None:
             lost = first or names[0], columns.get('split', '')
             self.missing.setdefault(clip, lost)
@@ -387,14 +433,31 @@ def count_unused(files: list) -> Rejected:
     reason = f'{n} named by no table and not used; the first is {files[0].name}.'
     return Rejected('', str(files[0]), reason)
 
+# %% ../../nbs/03_data/03_published.ipynb #e867ecf3
+def count_notes(restored: list, doubles: list):
+    "Report the names that had lost their zeros, and the files preferred to others of the same name."
+    if restored:
+        n = f'{len(restored)} name{"s" if len(restored) > 1 else ""}'
+        reason = f'{n} of files had become numbers in the table, as {restored[0]}; the files were found by number.'
+        yield Rejected('', '', reason)
+    if doubles:
+        n = f'{len(doubles)} clip{"s have" if len(doubles) > 1 else " has"}'
+        first = f'{doubles[0].parent.name}/{doubles[0].name}'
+        reason = (
+            f'{n} several files of the same name; the largest was taken, as {first}.'
+        )
+        yield Rejected('', str(doubles[0]), reason)
+
 # %% ../../nbs/03_data/03_published.ipynb #8f727856
 @patch
 def __iter__(self: Published):
     "Yield single faults, then the counted ones, then the clips."
     yield from self.rejected
+    yield from count_notes(self.restored, self.doubles)
     if self.missing:
         yield self.count_missing()
-    firsts = [group[0] for files in self.listed for group in files.values()]
+    groups = [group for files in self.listed for group in files.values()]
+    firsts = list(dict.fromkeys(group[0] for group in groups))
     if unused := [f for f in firsts if f not in self.clip_of]:
         yield count_unused(unused)
     for r in self.clips.values():

@@ -20,6 +20,7 @@ from pathlib import Path
 from ..core.files import BadInput, read_json, atomic_write, write_json
 from ..core.params import CorpusParams
 from ..core.runtime import is_main_process, log
+from ..data.manifest import source_path
 from ..data.published import DATASETS
 from ..data.prepare import write_corpus
 from ..data.corpus import Corpus
@@ -103,7 +104,7 @@ def dataset_fingerprint(lab: Lab, name: str) -> str:
     "What a prepared data set depends on: its parameters, its files, BriVL's weights."
     p = dataset_params(lab, name)
     weights = file_hash(require_output('brivl', lab.build / 'brivl/model.safetensors'))
-    return fingerprint(p.model_dump(), list_files(lab.root / p.source), weights)
+    return fingerprint(p.model_dump(), list_files(source_path(p, lab.root)), weights)
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #06a49d14
 def update_dataset(lab: Lab, name: str, current: str):

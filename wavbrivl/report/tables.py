@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['TASK_NAMES', 'METRIC_NAMES', 'PICTURE_KINDS', 'DISPLAY_NAMES', 'CELL_COLUMNS', 'SMALLER_IS_BETTER',
            'RETRIEVAL_DIGITS', 'SELECTION_COLUMNS', 'column_title', 'row_of', 'chance_range', 'make_our_columns',
-           'describe_column', 'describe_fact', 'table_rows', 'compare_with_paper', 'flatten_table', 'smaller_is_better',
-           'leading_numbers', 'bold_best', 'markdown_row', 'to_markdown', 'save_table', 'show_table', 'format_dataset',
-           'dataset_table', 'retrieval_rows', 'retrieval_table', 'selection_table', 'caption_table']
+           'describe_column', 'describe_fact', 'table_rows', 'row_notes', 'compare_with_paper', 'flatten_table',
+           'smaller_is_better', 'leading_numbers', 'bold_best', 'markdown_row', 'to_markdown', 'save_table',
+           'show_table', 'format_dataset', 'dataset_table', 'retrieval_rows', 'retrieval_table', 'selection_table',
+           'caption_table']
 
 # %% ../../nbs/14_report/03_tables.ipynb #3d6f5bcb
 import pandas as pd
@@ -188,6 +189,16 @@ def table_rows(
         )
     return found
 
+# %% ../../nbs/14_report/03_tables.ipynb #8e9360d4
+def row_notes(
+    rows: dict,  # run -> row
+) -> list:  # at most one note
+    "Say which run fills which printed row, where their names differ."
+    other = [
+        f'{row} is `{run}`' for run, row in rows.items() if run.lower() != row.lower()
+    ]
+    return [f'Runs of ours: {", ".join(other)}.'] if other else []
+
 # %% ../../nbs/14_report/03_tables.ipynb #84a04d95
 def compare_with_paper(
     summary: dict,
@@ -212,7 +223,7 @@ def compare_with_paper(
     out = out.fillna('').rename_axis(theirs.index.name)
     faults = [f'{title}: {f}' for f in PRINTED_FAULTS.get((paper, table), [])]
     out.attrs['systems'] = True
-    out.attrs['notes'] = notes + [NOT_RUN_NOTE] + faults
+    out.attrs['notes'] = notes + row_notes(rows) + [NOT_RUN_NOTE] + faults
     return out
 
 # %% ../../nbs/14_report/03_tables.ipynb #8b3f1dbd
