@@ -24,7 +24,7 @@ from pathlib import Path
 from ..core.files import BadFile, BadInput
 from ..core.config import describe_params, load_params, write_preset
 from ..media.kinds import kind_of, walk_files
-from ..data.tables import open_csv
+from ..core.csv_text import RowScanner, decode_table, text_lines
 
 # %% ../../nbs/16_app/06_commands.ipynb #2d27a0d9
 SOUNDS_OF = ('sound', 'film')  # kinds of files that commands listen to
@@ -194,10 +194,12 @@ def name_column(rows: list, path) -> list:
 
 def read_label_file(path) -> list:
     "Read class names from a file: a CSV, or one name a line. Raises `BadFile`."
-    with open_csv(Path(path)) as f:
-        if path.lower().endswith('.csv'):
-            return name_column(list(csv.reader(f, skipinitialspace=True)), path)
-        return [line.strip().strip('"') for line in f]
+    text = decode_table(path)
+    if path.lower().endswith('.csv'):
+        rows = [r.cells for r in RowScanner(text, ',', path) if any(r.cells)]
+        return name_column(rows, path)
+    lines = (line.strip() for line in text_lines(text))
+    return [line.strip('"') for line in lines if line]
 
 # %% ../../nbs/16_app/06_commands.ipynb #8b7f89e0
 def split_names(text: str) -> list:

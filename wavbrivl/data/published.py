@@ -321,9 +321,9 @@ def record(
     full = self.check_captions(clip, captions)
     labels = self.check_labels(clip, labels, events)
     films = of_kind(group, 'film')
-    sounds = of_kind(group, 'sound') + films + group
-    audio = largest_of(sounds)
-    if sum(f.name == audio.name for f in set(sounds)) > 1:
+    sounds = of_kind(group, 'sound') + films
+    audio = largest_of(sounds or group)
+    if sum(f.name == audio.name for f in sounds) > 1:
         self.doubles.append(audio)
     return Record(
         clip,
