@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 # %% ../../nbs/03_data/02_tables.ipynb #b86ff3c0
 from ..core.files import BadFile
 from ..core.config import shorten
-from ..media.kinds import is_wanted
 from ..core.csv_text import TextTable, read_columns, read_text_table
+from ..media.kinds import is_wanted
 from wavbrivl.data.manifest import (
     Record,
     Rejected,
