@@ -501,6 +501,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'wavbrivl.app.index.faiss_index': ('16_app/index.html#faiss_index', 'wavbrivl/app/index.py'),
                                     'wavbrivl.app.index.faiss_nearest': ('16_app/index.html#faiss_nearest', 'wavbrivl/app/index.py'),
                                     'wavbrivl.app.index.index_files': ('16_app/index.html#index_files', 'wavbrivl/app/index.py'),
+                                    'wavbrivl.app.index.is_index_description': ( '16_app/index.html#is_index_description',
+                                                                                 'wavbrivl/app/index.py'),
                                     'wavbrivl.app.index.map_rows': ('16_app/index.html#map_rows', 'wavbrivl/app/index.py'),
                                     'wavbrivl.app.index.new_faiss_index': ('16_app/index.html#new_faiss_index', 'wavbrivl/app/index.py'),
                                     'wavbrivl.app.index.read_facts': ('16_app/index.html#read_facts', 'wavbrivl/app/index.py'),
