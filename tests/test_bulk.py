@@ -206,7 +206,7 @@ def test_bad_files_are_set_aside_with_reasons(lab):
         '0030x.wav': 'folder',
         '0040x.wav': 'cut short',
         '0050x.wav': 'promised',
-        '0060x.mp3': 'not exist',
+        '0060x.mp3': 'leads nowhere',
     }.items():
         assert word in reason[name]
     assert len(bad) == 6, 'the link that leads back is passed over'

@@ -93,7 +93,7 @@ def messy(folder):
     data = (folder / 'good.wav').read_bytes()
     (folder / 'cut.wav').write_bytes(data[: len(data) // 5])
     (folder / 'huge.wav').write_bytes(
-        data[:40] + struct.pack('<I', 2**31) + data[44:900]
+        data[:40] + struct.pack('<I', 10**9) + data[44:900]
     )
     picture().save(folder / 'p.jpg')
     picture().convert('CMYK').save(folder / 'cmyk.jpg')

@@ -271,7 +271,7 @@ HELD = 3  # frames
 
 
 def trim_end(frames, seconds: float):
-    "Yield (frame, samples to keep): all but what the last frames have more than `seconds`."
+    "Yield (frame, samples to keep): all but what the last frames have more than `seconds`; 0: all."
     held, before = deque(), 0.0
     for frame in frames:
         held.append(frame)
@@ -280,7 +280,7 @@ def trim_end(frames, seconds: float):
             before += first.samples / first.sample_rate
             yield first, first.samples
     there = before + sum(f.samples / f.sample_rate for f in held)
-    is_filled = 0 < there - seconds < SLACK
+    is_filled = 0 < seconds < there < seconds + SLACK
     for frame in held:
         room = round((seconds - before) * frame.sample_rate)
         before += frame.samples / frame.sample_rate
