@@ -6,7 +6,7 @@
 __all__ = ['FILMS']
 
 # %% ../../nbs/01_media/04_kinds.ipynb #acbd4489
-from pathlib import Path
+#| export
 
 # %% ../../nbs/01_media/04_kinds.ipynb #7d5a73bd
 FILMS = '.mp4 .webm .mov .mkv .avi .m4v .mpg .mpeg .3gp .ogv'.split()
