@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['FBANK_HOP', 'FBANK_LENGTH', 'ENCODER_KINDS', 'LORA_TARGETS', 'ReleasedEncoder', 'WaveformEncoder',
            'SpectrogramEncoder', 'PatchEncoder', 'MelEncoder', 'make_config', 'read_extractor', 'check_extractor',
-           'read_model_weights', 'load_encoder', 'describe_encoder', 'build_encoder', 'transformer_layers', 'add_lora',
-           'choose_trained', 'merge_lora', 'find_encoder', 'with_encoder_sizes', 'EncoderTower', 'finish_training',
-           'make_encoder']
+           'load_encoder', 'describe_encoder', 'build_encoder', 'transformer_layers', 'add_lora', 'choose_trained',
+           'merge_lora', 'find_encoder', 'with_encoder_sizes', 'EncoderTower', 'finish_training', 'make_encoder']
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #ff76098e
+# %% ../../nbs/05_audio/07_encoders.ipynb #8f0ddb02
 import json
 import math
 import torch
@@ -18,15 +17,15 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from pathlib import Path
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #0a60ba67
+# %% ../../nbs/05_audio/07_encoders.ipynb #f22d6478
 from ..core.files import BadFile, BadInput, read_json
-from ..core.hub import check_no_code, find_model, find_safetensors
+from ..core.hub import check_no_code, find_model, load_weights, on_one_line
 from ..core.params import AudioParams
 from ..media.sound import SAMPLE_RATE
 from .wavlm import WavLM, conv_frames, normalise_waveform
 from .tower import AudioTower, embed_clips, embed_frames
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #dcf7124a
+# %% ../../nbs/05_audio/07_encoders.ipynb #263f9570
 class ReleasedEncoder(nn.Module):
     """An audio encoder of `transformers` with its preparation of sounds.
 
@@ -46,32 +45,44 @@ class ReleasedEncoder(nn.Module):
         self.model = model
         self.extractor = extractor
 
-    def forward(
-        self,
-        wave,  # [N, n] samples at 16 kHz, zero-padded
-        lengths=None,  # [N] real samples
-    ):  # layers: list of L+1 tensors [N, T, H]; padding: [N, T] bool or None
-        "All hidden states, the input of the first layer first. Raises `BadInput`."
-        self.check_length(wave.shape[1])
-        wave = F.pad(wave, (0, max(0, self.shortest - wave.shape[1])))
-        samples = _count_samples(wave, lengths)
-        inputs = self.prepare(wave, samples)
-        hidden = self.model(**inputs, output_hidden_states=True).hidden_states
-        t = int(self.count_frames(torch.tensor(wave.shape[1])))
-        layers = [self.by_time(h)[:, :t] for h in hidden]
-        if lengths is None:
-            return layers, None
-        frame = torch.arange(t, device=wave.device)
-        return layers, frame >= self.count_frames(samples)[:, None]
+# %% ../../nbs/05_audio/07_encoders.ipynb #a8e392a1
+@patch
+def forward(
+    self: ReleasedEncoder,
+    wave,  # [N, n] samples at 16 kHz, zero-padded
+    lengths=None,  # [N] real samples
+):  # layers: list of L+1 tensors [N, T, H]; padding: [N, T] bool or None
+    "All hidden states, the input of the first layer first. Raises `BadInput`."
+    self.check_length(wave.shape[1])
+    wave = F.pad(wave, (0, max(0, self.shortest - wave.shape[1])))
+    samples = _count_samples(wave, lengths)
+    inputs = self.prepare(wave, samples)
+    hidden = self.model(**inputs, output_hidden_states=True).hidden_states
+    t = int(self.count_frames(torch.tensor(wave.shape[1])))
+    layers = [self.by_time(h)[:, :t] for h in hidden]
+    if lengths is None:
+        return layers, None
+    frame = torch.arange(t, device=wave.device)
+    return layers, frame >= self.count_frames(samples)[:, None]
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #2653e76a
+# %% ../../nbs/05_audio/07_encoders.ipynb #3966c7df
+@patch
+def train(self: ReleasedEncoder, mode: bool = True):
+    "Training mode, or not; batch norms keep their statistics."
+    nn.Module.train(self, mode)
+    for module in self.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval()
+    return self
+
+# %% ../../nbs/05_audio/07_encoders.ipynb #fd59d373
 def _count_samples(wave, lengths) -> torch.Tensor:
     "[N] real samples of zero-padded waves, on their device."
     if lengths is None:
         lengths = torch.full((len(wave),), wave.shape[1])
     return torch.as_tensor(lengths).to(wave.device)
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #8f29ff41
+# %% ../../nbs/05_audio/07_encoders.ipynb #1aa3aeac
 @patch
 def check_length(
     self: ReleasedEncoder,
@@ -86,7 +97,7 @@ def check_length(
             '(language.window) shorter; longer sounds are heard in several windows.'
         )
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #7b04e855
+# %% ../../nbs/05_audio/07_encoders.ipynb #4b96e9ac
 class WaveformEncoder(ReleasedEncoder):
     "WavLM, HuBERT, Wav2Vec2 and their kin: seven convolutions over samples, then a transformer."
 
@@ -120,7 +131,7 @@ class WaveformEncoder(ReleasedEncoder):
         "[N, T, H] as it is."
         return hidden
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #4081634c
+# %% ../../nbs/05_audio/07_encoders.ipynb #f7c448cf
 class SpectrogramEncoder(ReleasedEncoder):
     "An encoder whose extractor makes a spectrogram of fixed width."
 
@@ -135,7 +146,7 @@ class SpectrogramEncoder(ReleasedEncoder):
             )
         return {k: v.to(wave.device) for k, v in made.items()}
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #1e8bac93
+# %% ../../nbs/05_audio/07_encoders.ipynb #6dc370d2
 FBANK_HOP = 160  # samples from frame to frame of a Kaldi filter bank at 16 kHz
 FBANK_LENGTH = 400  # samples of one frame
 
@@ -169,7 +180,7 @@ class PatchEncoder(SpectrogramEncoder):
         "Patches [N, 2 + F T, H] -> their mean over frequency [N, T, H]."
         return hidden[:, 2:].unflatten(1, (self.rows, self.columns)).mean(1)
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #94d9363b
+# %% ../../nbs/05_audio/07_encoders.ipynb #b03fe4ec
 def _check_width(extractor: tuple, model: tuple):
     "Raise `BadInput` where bins and frames of extractor and model differ."
     if extractor != model:
@@ -178,7 +189,7 @@ def _check_width(extractor: tuple, model: tuple):
             f'the model takes {model[0]} by {model[1]}; they do not belong together.'
         )
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #372a7e35
+# %% ../../nbs/05_audio/07_encoders.ipynb #9819cdda
 class MelEncoder(SpectrogramEncoder):
     "The encoder of Whisper: a log-mel spectrogram of 30 s, two convolutions, a transformer."
 
@@ -202,7 +213,7 @@ class MelEncoder(SpectrogramEncoder):
         "[N, T, H] as it is."
         return hidden
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #4d9ad1c7
+# %% ../../nbs/05_audio/07_encoders.ipynb #6baeab7d
 ENCODER_KINDS = {
     'wavlm': WaveformEncoder,
     'hubert': WaveformEncoder,
@@ -234,12 +245,10 @@ def make_config(
     try:
         return _still(AutoConfig.for_model(**kept))
     except Exception as e:
-        reason = (
-            f'not the configuration of {kind} ({type(e).__name__}: {str(e)[:200]}).'
-        )
+        reason = f'not the configuration of {kind} ({on_one_line(e)}).'
         raise BadFile(path, reason) from None
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #2f24836a
+# %% ../../nbs/05_audio/07_encoders.ipynb #b666b729
 def _still(config):
     "The configuration without layers dropped or input hidden at random."
     for name in ('layerdrop', 'encoder_layerdrop'):
@@ -248,7 +257,7 @@ def _still(config):
     config.apply_spec_augment = False
     return config
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #faa039ee
+# %% ../../nbs/05_audio/07_encoders.ipynb #64f8df17
 def read_extractor(folder: Path, name: str):
     "The feature extractor beside a model. Raises `BadFile`."
     import transformers
@@ -259,12 +268,12 @@ def read_extractor(folder: Path, name: str):
             folder, local_files_only=True
         )
     except Exception as e:
-        said = str(e).splitlines()[0][:200]
+        said = on_one_line(e)
         reason = f'no {name} can be made from it ({said}); fetch the whole model.'
         raise BadFile(path, reason) from None
     return check_extractor(made, path)
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #4780f8ca
+# %% ../../nbs/05_audio/07_encoders.ipynb #b6338c67
 def check_extractor(
     extractor,  # a feature extractor of `transformers`
     path,  # for the message
@@ -281,33 +290,7 @@ def check_extractor(
             raise BadFile(path, f'{name} is {value}; fetch or copy the model again.')
     return extractor
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #0ed30edb
-def read_model_weights(
-    folder: Path,
-    config,  # of `transformers`
-    part: str,  # of the model that is used; '': all
-) -> nn.Module:  # the part, float32
-    "A model of `transformers` with all the weights of that part. Raises `BadFile`."
-    from transformers import AutoModel
-
-    path = find_safetensors(folder)[0]
-    options = dict(config=config, dtype=torch.float32, use_safetensors=True)
-    closed = dict(local_files_only=True, trust_remote_code=False)
-    try:
-        model, report = AutoModel.from_pretrained(
-            folder, output_loading_info=True, **options, **closed
-        )
-    except Exception as e:
-        said = f'{type(e).__name__}: {str(e).splitlines()[0][:200]}'
-        raise BadFile(path, f'its weights do not fit config.json ({said}).') from None
-    lost = [k for k in sorted(report['missing_keys']) if k.startswith(part)]
-    lost = [k for k in lost if k != 'masked_spec_embed']
-    if lost:
-        names = ', '.join(lost[:4])
-        raise BadFile(path, f'lacks weights of the encoder: {names}; fetch it again.')
-    return model.get_submodule(part)
-
-# %% ../../nbs/05_audio/07_encoders.ipynb #ae71afb6
+# %% ../../nbs/05_audio/07_encoders.ipynb #4dd9f629
 def load_encoder(
     name,  # a folder, or `owner/name` on the hub
     revision: str | None = None,
@@ -319,10 +302,10 @@ def load_encoder(
     config = make_config(read_json(path), path)
     kind = ENCODER_KINDS[config.model_type]
     extractor = read_extractor(folder, kind.extractor_class)
-    model = read_model_weights(folder, config, kind.part)
+    model = load_weights(folder, config, kind.part, unused=('masked_spec_embed',))
     return _joined(model, extractor, path)
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #332a4121
+# %% ../../nbs/05_audio/07_encoders.ipynb #187a413e
 def _joined(
     model: nn.Module,
     extractor,
@@ -336,14 +319,14 @@ def _joined(
     except BadInput as e:
         raise BadFile(path, str(e)) from None
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #6f9c1e60
+# %% ../../nbs/05_audio/07_encoders.ipynb #6312c9f1
 def describe_encoder(encoder: ReleasedEncoder) -> dict:
     "What it takes to build an encoder again, without its weights."
     config = json.loads(encoder.model.config.to_json_string())
     extractor = json.loads(encoder.extractor.to_json_string())
     return dict(config=config, extractor=extractor)
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #f8051691
+# %% ../../nbs/05_audio/07_encoders.ipynb #e724038c
 def build_encoder(
     description: dict,  # as from `describe_encoder`
     path='config.json',  # for the message
@@ -360,22 +343,25 @@ def build_encoder(
     model = WhisperEncoder(config) if kind is MelEncoder else whole(config)
     return _joined(model, check_extractor(extractor, path), path)
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #f61507df
+# %% ../../nbs/05_audio/07_encoders.ipynb #a0f04d2d
 def transformer_layers(model: nn.Module) -> nn.ModuleList:
     "The layers of an encoder of `transformers`, first to last."
     return getattr(model, 'encoder', model).layers
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #c788fa4a
+# %% ../../nbs/05_audio/07_encoders.ipynb #51f6c7b9
 def _freeze_unused(model: nn.Module):
     "Take out of training what no hidden state passes through."
-    for name in ('layernorm', 'adapter'):
-        if isinstance(getattr(model, name, None), nn.Module):
-            getattr(model, name).requires_grad_(False)
-    stable = getattr(model.config, 'do_stable_layer_norm', False)
-    if stable or model.config.model_type == 'wav2vec2-conformer':
-        model.encoder.layer_norm.requires_grad_(False)
+    c, names = model.config, ['layernorm', 'adapter']
+    conformer = c.model_type == 'wav2vec2-conformer'
+    if conformer or getattr(c, 'do_stable_layer_norm', False):
+        names.append('encoder.layer_norm')
+    if conformer and c.position_embeddings_type is not None:
+        names.append('encoder.pos_conv_embed')
+    for name, part in model.named_modules():
+        if name in names:
+            part.requires_grad_(False)
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #a3cc535f
+# %% ../../nbs/05_audio/07_encoders.ipynb #1e27d04e
 LORA_TARGETS = {
     'wavlm': ['intermediate_dense', 'output_dense'],
     'wav2vec2-conformer': ['linear_q', 'linear_v'],
@@ -395,7 +381,7 @@ def add_lora(model: nn.Module, rank: int):
     found = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
     inject_adapter_in_model(found, model)
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #6820ea4c
+# %% ../../nbs/05_audio/07_encoders.ipynb #83c947e8
 def choose_trained(encoder: ReleasedEncoder, p: AudioParams):
     "Say which weights of an encoder learn. Raises `BadInput`."
     model = encoder.model
@@ -410,7 +396,7 @@ def choose_trained(encoder: ReleasedEncoder, p: AudioParams):
         model.feature_extractor.requires_grad_(False)
     _freeze_unused(model)
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #84f0fc7c
+# %% ../../nbs/05_audio/07_encoders.ipynb #cf794707
 def merge_lora(model: nn.Module):
     "Add LoRA's matrices to the weights beside them and take them out, in place."
     layers = dict(model.named_modules())
@@ -419,7 +405,7 @@ def merge_lora(model: nn.Module):
             layer.merge()
             model.set_submodule(name, layer.base_layer)
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #59f39d9c
+# %% ../../nbs/05_audio/07_encoders.ipynb #fe362548
 def find_encoder(p: AudioParams) -> ReleasedEncoder:
     "The encoder of a section: built from its description, or opened by its name. Raises `BadInput`."
     if p.encoder is not None:
@@ -431,7 +417,7 @@ def find_encoder(p: AudioParams) -> ReleasedEncoder:
         )
     return load_encoder(p.checkpoint, p.revision)
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #c856222c
+# %% ../../nbs/05_audio/07_encoders.ipynb #e7a3b3ff
 def with_encoder_sizes(p: AudioParams, encoder: ReleasedEncoder) -> AudioParams:
     "The section with the sizes and the description of an encoder. Raises `BadInput`."
     c = encoder.model.config
@@ -443,12 +429,12 @@ def with_encoder_sizes(p: AudioParams, encoder: ReleasedEncoder) -> AudioParams:
         hidden=c.hidden_size,
         layers=c.num_hidden_layers,
         heads=c.num_attention_heads,
-        ffn=c.intermediate_size,
+        ffn=getattr(c, 'encoder_ffn_dim', None) or c.intermediate_size,
         encoder=describe_encoder(encoder),
     )
     return p.model_copy(update=sizes)
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #044f72ea
+# %% ../../nbs/05_audio/07_encoders.ipynb #d27361ff
 class EncoderTower(AudioTower):
     "A released encoder, weighted layer sum, self-attention, mean, MLP."
 
@@ -477,7 +463,7 @@ class EncoderTower(AudioTower):
         "[N, n] -> frame embeddings s [N, T, H] after the self-attention block, real [N, T] bool."
         return self.attend(*self.encoder(wave, lengths))
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #53d550e2
+# %% ../../nbs/05_audio/07_encoders.ipynb #0111d908
 def finish_training(tower: nn.Module) -> nn.Module:
     "The tower to be stored: on the CPU, in eval mode, LoRA folded into its weights."
     tower = tower.cpu().eval()
@@ -486,7 +472,7 @@ def finish_training(tower: nn.Module) -> nn.Module:
         tower.params = tower.params.model_copy(update=dict(trainable='frozen'))
     return tower
 
-# %% ../../nbs/05_audio/07_encoders.ipynb #e6d50a5d
+# %% ../../nbs/05_audio/07_encoders.ipynb #2ae01372
 def make_encoder(audio: AudioParams) -> nn.Module:
     "The encoder of a section without a head: `WavLM`, or a released one. Raises `BadInput`."
     return find_encoder(audio) if audio.kind == 'transformers' else WavLM(audio)

@@ -163,7 +163,7 @@ class TargetsParams(Section):
 # %% ../../nbs/00_core/02_params.ipynb #b782a3be
 ENCODER_FIELDS = 'revision', 'trainable', 'late_layers', 'lora_rank', 'encoder'
 
-
+# %% ../../nbs/00_core/02_params.ipynb #27c39817
 class AudioParams(Section):
     "The audio tower: WavLM (`conv_dim` to `max_distance`), a released encoder or a ResNet-18 (`width`), and a head."
 
@@ -190,9 +190,8 @@ class AudioParams(Section):
     checkpoint: str | None = None
     freeze_conv: bool = False  # keep the convolutions as they are in training
     normalize: bool = False  # waveforms to mean 0, deviation 1, as WavLM large expects
-    # of kind transformers alone:
-    revision: str | None = None  # of the checkpoint on the hub; None: main
-    # what of the encoder learns
+    revision: str | None = None  # of a checkpoint on the hub; None: main
+    # of kind transformers: what of the encoder learns
     trainable: Literal['frozen', 'late', 'lora', 'whole'] = 'whole'
     late_layers: Count = 2  # of late: how many
     lora_rank: Count = 8  # of lora
@@ -200,11 +199,9 @@ class AudioParams(Section):
 
     @model_serializer(mode='wrap')
     def _leave_out_unused(self, dump):
-        "The other kinds are described, and compared, without the fields of a released encoder."
-        found = dump(self)
-        if self.kind == 'transformers':
-            return found
-        return {k: v for k, v in found.items() if k not in ENCODER_FIELDS}
+        "The other kinds are stored, and compared, without the fields of a released encoder."
+        unused = () if self.kind == 'transformers' else ENCODER_FIELDS
+        return {k: v for k, v in dump(self).items() if k not in unused}
 
 # %% ../../nbs/00_core/02_params.ipynb #ebf8a1ad
 class WavlmParams(Section):
