@@ -12,6 +12,9 @@ import transformers as hf
 from wavbrivl.core.files import BadFile, BadInput
 from wavbrivl.core.hub import find_model
 from wavbrivl.core.params import AudioParams
+from wavbrivl.core.picture_params import Params
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.image_text.config import BrivlConfig
 from wavbrivl.audio.encoders import (
     EncoderTower,
     describe_encoder,
@@ -22,6 +25,10 @@ from wavbrivl.audio.encoders import (
 from wavbrivl.audio.frames import FrozenEncoder
 from wavbrivl.audio.tower import AudioTower, compile_for_inference, embed_clips
 from wavbrivl.audio.tower import embed_frames
+from wavbrivl.training.audio import train_wavlm
+from wavbrivl.api.onnx_export import export_onnx
+from wavbrivl.api.pictures import WavBriVL
+from wavbrivl.pipeline.gloss import open_wavlm
 
 RATE = 16_000
 SIZES = dict(
@@ -469,3 +476,62 @@ def test_our_wavlm_and_the_librarys_hear_the_same(norm, tmp_path):
         (got, padding), (want, _) = encoder(cut, end), ours.wavlm(cut, end)
     real = ~padding
     assert gap([h[real] for h in got], [h[real] for h in want]) < 1e-5
+
+
+def test_stage_leaves_the_encoder_as_it_is(folder, tmp_path):
+    params = Params(audio=section(folder('hubert-base')).model_dump())
+    history = train_wavlm(params, None, tmp_path / 'wavlm', tmp_path / 'state')
+    assert not len(history)
+    weights, sizes = open_wavlm(tmp_path / 'wavlm', params.audio)
+    tower = make_tower(folder('hubert-base'))
+    assert sizes == tower.params
+    released = tower.encoder.state_dict()
+    assert weights.keys() == released.keys()
+    assert all(torch.equal(weights[k], released[k]) for k in released)
+
+
+@pytest.fixture(scope='module')
+def model(folder):
+    text = dict(vocab=8, hidden=16, layers=1, heads=2, ffn=16, max_length=4)
+    brivl = BriVL(BrivlConfig(image_size=32, text=text))
+    section = AudioParams(kind='transformers', checkpoint=str(folder('hubert-base')))
+    return WavBriVL(EncoderTower(section, brivl.dim, WINDOW), brivl, None)
+
+
+def test_model_folder(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    again = WavBriVL.from_pretrained(tmp_path, 'cpu')
+    clip = sounds()[0]
+    assert np.array_equal(again.embed_audio(clip, RATE), model.embed_audio(clip, RATE))
+    assert again.fingerprint == model.fingerprint
+    assert (
+        'hubert (hubert-base), 3 layers of 32' in (tmp_path / 'README.md').read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(config=dict(model_type='clap')),
+        dict(config=dict(model_type='hubert', hidden_size=10**6)),
+        dict(extractor=dict(sampling_rate=8000)),
+        dict(extractor=dict(feature_size=10**9)),
+        dict(config=None),
+    ],
+    ids=str,
+)
+def test_spoilt_description_in_a_model_folder(change, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    path = tmp_path / 'config.json'
+    config = json.loads(path.read_text())
+    config['audio']['encoder'] |= change
+    path.write_text(json.dumps(config))
+    with pytest.raises(BadFile) as caught:
+        WavBriVL.from_pretrained(tmp_path, 'cpu')
+    assert '\n' not in str(caught.value)
+
+
+def test_no_onnx(model, tmp_path):
+    pytest.importorskip('onnx')
+    with pytest.raises(BadInput, match='released encoder .hubert.'):
+        export_onnx(model, tmp_path, ['audio'])
