@@ -91,6 +91,9 @@ def describe_audio(audio: AudioTower) -> str:
     p = audio.params
     if p.kind == 'wavlm':
         encoder = f'WavLM, {p.layers} layers of {p.hidden}'
+    elif p.kind == 'transformers':
+        kind, name = p.encoder['config']['model_type'], Path(str(p.checkpoint)).name
+        encoder = f'{kind} ({name}), {p.layers} layers of {p.hidden}'
     else:
         encoder = f'ResNet-18, width {p.width}'
     return f'{encoder}; windows of {audio.window:g} s'

@@ -107,9 +107,15 @@ def as_module(tower, forward):
 
 # %% ../../nbs/12_api/07_onnx_export.ipynb #d41283b3
 def audio_graph(tower):
-    "Give what an audio tower computes, as a module."
+    "Give what an audio tower computes, as a module. Raises `BadInput` for a released encoder."
+    from wavbrivl.audio.encoders import EncoderTower
     from wavbrivl.audio.wav2clip import Wav2CLIPTower
 
+    if isinstance(tower, EncoderTower):
+        kind = tower.encoder.model.config.model_type
+        raise BadInput(
+            f'The audio part holds a released encoder ({kind}), which is not written as ONNX; leave it out with parts.'
+        )
     tower = freeze_tower(tower)
     if isinstance(tower, Wav2CLIPTower):
         tower.frames = functools.partial(masked_frames, tower)

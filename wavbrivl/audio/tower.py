@@ -67,19 +67,24 @@ class AudioTower(nn.Module):
         window: float = 2.0,  # seconds a window at inference
     ):
         super().__init__()
-        self.params, self.dim, self.window = params, dim, window
-        p = params
-        self.wavlm = WavLM(p)
-        self.layer_weights = nn.Parameter(torch.zeros(p.layers + 1))
-        self.block = _attention_with_dropout(p)
-        self.centre = nn.BatchNorm1d(p.hidden, affine=False)
-        self.to_embedding = nn.Linear(p.hidden, p.embed)
-        self.to_joint = nn.Linear(p.embed, dim)
-        self.level = level_branch(p.embed) if p.level else None
+        self.wavlm = WavLM(params)
+        self.add_head(params, dim, window)
 
     def forward(self, wave, lengths=None):
         "[N, n] -> [N, dim], unit norm."
         return self.joint(self.embed(wave, lengths))
+
+# %% ../../nbs/05_audio/03_tower.ipynb #80717661
+@patch
+def add_head(self: AudioTower, p: AudioParams, dim: int, window: float):
+    "What stands above the encoder, and what a tower says about itself."
+    self.params, self.dim, self.window = p, dim, window
+    self.layer_weights = nn.Parameter(torch.zeros(p.layers + 1))
+    self.block = _attention_with_dropout(p)
+    self.centre = nn.BatchNorm1d(p.hidden, affine=False)
+    self.to_embedding = nn.Linear(p.hidden, p.embed)
+    self.to_joint = nn.Linear(p.embed, dim)
+    self.level = level_branch(p.embed) if p.level else None
 
 # %% ../../nbs/05_audio/03_tower.ipynb #cb838a8d
 def _attention_with_dropout(p: AudioParams) -> nn.TransformerEncoder:
@@ -98,7 +103,16 @@ def frames(
     lengths=None,  # [N] real samples
 ):  # frame embeddings s [N, T, H], real [N, T] bool
     "Frame embeddings after the self-attention block."
-    layers, padding = self.wavlm(wave, lengths)
+    return self.attend(*self.wavlm(wave, lengths))
+
+
+@patch
+def attend(
+    self: AudioTower,
+    layers,  # hidden states of the encoder, L+1 of [N, T, H]
+    padding,  # [N, T] bool, or None
+):  # frame embeddings s [N, T, H], real [N, T] bool
+    "The weighted sum of hidden states, and the self-attention block over it."
     w = torch.softmax(self.layer_weights, 0)
     x = sum(w[i] * h for i, h in enumerate(layers))
     x = self.block(x, src_key_padding_mask=padding)

@@ -374,7 +374,7 @@ def _inline(value) -> str:
 def _yaml_lines(values: dict, defaults: dict, indent: str = '') -> Iterator[str]:
     "YAML, one setting a line; a comment names the default where it differs."
     for name, value in values.items():
-        default = defaults[name]
+        default = defaults.get(name, value)
         if isinstance(value, dict):
             yield f'{indent}{name}:'
             yield from _yaml_lines(value, default, indent + '  ')

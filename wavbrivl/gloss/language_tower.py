@@ -94,11 +94,9 @@ class LanguageTower(nn.Module):
         self.language = language
         self.dim = dim
         self.window = language.window
-        self.frame_hop = 0.02 * language.pool  # seconds from frame to frame
-        self.first_frame = 0.0125 + 0.01 * (
-            language.pool - 1
-        )  # middle of frame 0, seconds
         self.front = FrozenEncoder(audio, language.pool)
+        self.frame_hop = self.front.frame_hop  # seconds from frame to frame
+        self.first_frame = self.front.first_frame  # seconds to the middle of frame 0
         self.vocab = word_vocabulary(words)
         self._add_inputs()
         self._add_encoder()

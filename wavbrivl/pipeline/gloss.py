@@ -64,11 +64,12 @@ def find_wavlm_folder(folder) -> Path:
     return folder
 
 # %% ../../nbs/15_pipeline/05_gloss.ipynb #06d4195a
-IN_MODEL = 'audio.wavlm.'  # how the names of WavLM's weights begin in a trained model
+# how the names of an encoder's weights begin in a trained model
+IN_MODEL = dict(wavlm='audio.wavlm.', transformers='audio.encoder.')
 
 
 def open_wavlm(folder, audio) -> tuple:
-    "The WavLM inside a folder: (weights, sizes). Raises `BadInput` where there is none."
+    "The WavLM, or released encoder, inside a folder: (weights, sizes). Raises `BadInput` where there is none."
     folder = find_wavlm_folder(folder)
     weights = read_tensors(folder / 'model.safetensors')
     config = read_json(folder / 'config.json')
@@ -76,13 +77,14 @@ def open_wavlm(folder, audio) -> tuple:
         as_released = audio.model_copy(update=dict(checkpoint='released'))
         sizes = with_wavlm_sizes(as_released, folder)
         return weights, sizes.model_copy(update=dict(checkpoint=None))
+    kind = config['audio']['kind']
+    prefix = IN_MODEL.get(kind, 'none')
     inside = {
-        name.removeprefix(IN_MODEL): w
+        name.removeprefix(prefix): w
         for name, w in weights.items()
-        if name.startswith(IN_MODEL)
+        if name.startswith(prefix)
     }
     if not inside:
-        kind = config['audio']['kind']
         raise BadInput(
             f'{folder}: the audio tower is of kind {kind} and holds no WavLM; name another run under `encoders:`.'
         )
@@ -117,9 +119,9 @@ def store_frames(lab: Lab, name: str) -> dict:
 
 # %% ../../nbs/15_pipeline/05_gloss.ipynb #cb915445
 def wavlm_sizes(lab: Lab) -> AudioParams:
-    "The sizes of the WavLM that the stage wavlm left."
-    released = lab.params.audio.model_copy(update=dict(checkpoint='released'))
-    return with_wavlm_sizes(released, require_output('wavlm', lab.build / 'wavlm'))
+    "The sizes of the WavLM, or released encoder, that the stage wavlm left."
+    folder = require_output('wavlm', lab.build / 'wavlm')
+    return open_wavlm(folder, lab.params.audio)[1]
 
 # %% ../../nbs/15_pipeline/05_gloss.ipynb #d91e984b
 def pretrain_gloss_style(lab: Lab, style: str) -> pd.DataFrame | None:

@@ -165,10 +165,14 @@ def pretrain_brivl(lab: Lab) -> pd.DataFrame:
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #9a7b45f1
 def pretrain_wavlm(lab: Lab) -> pd.DataFrame:
-    "Stage wavlm: masked prediction on sound alone, or the released weights. Returns the history."
+    "Stage wavlm: masked prediction on sound alone, or the released weights as they are. Returns the history."
     folder = lab.build / 'wavlm'
     if not lab.params.audio.checkpoint and launch_stage(lab, 'wavlm'):
         return pd.read_csv(folder / 'history.csv')
+    if lab.params.audio.kind == 'transformers':
+        log(
+            'audio.kind is transformers: no objective of WavLM is trained; the encoder is taken as released.'
+        )
     return train_wavlm(lab.params, lab.corpus, folder, lab.checkpoints / 'wavlm')
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #152ccbba

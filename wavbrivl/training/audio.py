@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WAVLM_SIZES', 'AUDIO_ENCODERS', 'Recordings', 'random_gain', 'to_tensors', 'real_mask', 'WavlmTask', 'train_wavlm',
-           'save_wavlm', 'sound_and_picture', 'AudioImageTask', 'with_wavlm_sizes', 'make_audio_encoder',
-           'initial_audio_encoder', 'train_audio', 'label_loss', 'LabelTask', 'train_classifier']
+           'save_encoder', 'save_wavlm', 'sound_and_picture', 'AudioImageTask', 'with_wavlm_sizes',
+           'make_audio_encoder', 'initial_audio_encoder', 'train_audio', 'label_loss', 'LabelTask', 'train_classifier']
 
 # %% ../../nbs/08_training/06_audio.ipynb #11f1f926
 import numpy as np
@@ -36,6 +36,12 @@ from wavbrivl.audio.pretraining import (
     assign_units,
 )
 from ..audio.wav2clip import Wav2CLIPTower
+from wavbrivl.audio.encoders import (
+    EncoderTower,
+    find_encoder,
+    finish_training,
+    with_encoder_sizes,
+)
 from ..metrics.classification import accuracy_at, mean_average_precision
 from ..metrics.retrieval import rank_targets
 from wavbrivl.training.losses import (
@@ -170,6 +176,8 @@ def train_wavlm(
     state,  # folder of the resumable state
 ) -> pd.DataFrame:  # history
     "WavLM's own objective on the corpus's training sounds, or the released weights."
+    if params.audio.kind == 'transformers':
+        return save_encoder(params.audio, out)
     if params.audio.checkpoint:
         return save_wavlm(*load_wavlm(params.audio.checkpoint), out)
     t = corpus.split('train')
@@ -184,6 +192,17 @@ def train_wavlm(
         return history
     save_wavlm(task.model.wavlm, None, out, history)
     shutil.rmtree(state, ignore_errors=True)
+    return history
+
+# %% ../../nbs/08_training/06_audio.ipynb #e82a5572
+def save_encoder(audio: AudioParams, out) -> pd.DataFrame:
+    "Write the released encoder that `audio` names, untouched; its history is empty. Raises `BadInput`."
+    encoder = find_encoder(audio)
+    sizes = with_encoder_sizes(audio, encoder)
+    weights = {f'audio.encoder.{k}': v for k, v in encoder.state_dict().items()}
+    write_model(out, dict(audio=sizes.model_dump()), weights)
+    history = pd.DataFrame(columns=['epoch', 'loss', 'seconds'])
+    save_history(history, out)
     return history
 
 # %% ../../nbs/08_training/06_audio.ipynb #ab341c89
@@ -294,11 +313,13 @@ def with_wavlm_sizes(audio: AudioParams, wavlm) -> AudioParams:
     return audio.model_copy(update=made)
 
 # %% ../../nbs/08_training/06_audio.ipynb #faf4a459
-AUDIO_ENCODERS = dict(wavlm=AudioTower, wav2clip=Wav2CLIPTower)
+AUDIO_ENCODERS = dict(
+    wavlm=AudioTower, wav2clip=Wav2CLIPTower, transformers=EncoderTower
+)
 
 
 def make_audio_encoder(audio: AudioParams, dim: int, window: float):
-    "The tower that `audio.kind` names, with fresh weights."
+    "The tower that `audio.kind` names, with fresh weights but for those of a released encoder."
     return AUDIO_ENCODERS[audio.kind](audio, dim, window)
 
 # %% ../../nbs/08_training/06_audio.ipynb #17cc2360
@@ -307,7 +328,7 @@ def initial_audio_encoder(
 ) -> AudioTower:
     "An audio tower: fresh, or from the WavLM in folder `wavlm`. Raises `BadInput` for a kind that holds none."
     audio = params.audio
-    warm = params.train.init == 'wavlm'
+    warm = params.train.init == 'wavlm' and audio.kind != 'transformers'
     if warm and audio.kind != 'wavlm':
         raise BadInput(
             f'audio.kind {audio.kind} holds no WavLM to begin from; set train.init: scratch for this run.'
@@ -342,7 +363,7 @@ def train_audio(
         begin,
     )
     history = Trainer(task, p.optim, seed, state, make_engine(params), facts).run()
-    return task.tower.cpu().eval(), history.assign(seed=seed)
+    return finish_training(task.tower), history.assign(seed=seed)
 
 # %% ../../nbs/08_training/06_audio.ipynb #7c3eb8f1
 def label_loss(logits, y) -> torch.Tensor:
@@ -435,4 +456,5 @@ def train_classifier(
     settings = p.model_dump(exclude={'seeds', 'optim'}), params.audio.model_dump()
     facts = (*settings, *facts)
     history = Trainer(task, p.optim, seed, state, make_engine(params), facts).run()
+    finish_training(task.tower)
     return task.cpu().eval(), history.assign(seed=seed)
