@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 setup: $(VENV)/.ready
 $(VENV)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,captions,peers,search,onnx,test]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,captions,peers,search,onnx,open_clip,siglip,test]'
 	@touch $@
 
 repro: setup            ## rebuild every table and figure that the present params.yaml asks for

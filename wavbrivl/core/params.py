@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Share', 'Count', 'WholeNumber', 'NonNegative', 'Positive', 'Seconds', 'Temperature', 'ConvWidths', 'TaskName',
            'Section', 'FoleyParams', 'CorpusParams', 'DatasetsParams', 'OptimParams', 'TextParams', 'BrivlParams',
-           'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams', 'BaselinesParams', 'HeadParams',
-           'EvaluateParams', 'ReportParams', 'GlossModelParams', 'LossWeights', 'AlignmentParams', 'SelectParams',
-           'LanguageParams']
+           'TeacherParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams', 'BaselinesParams',
+           'HeadParams', 'EvaluateParams', 'ReportParams', 'GlossModelParams', 'LossWeights', 'AlignmentParams',
+           'SelectParams', 'LanguageParams']
 
 # %% ../../nbs/00_core/02_params.ipynb #e81ca27f
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -152,6 +152,16 @@ class BrivlParams(Section):
         'cnn_pace': 'backbone_lr_multiplier',
         'warm_start': 'queue_start',
     }
+
+# %% ../../nbs/00_core/02_params.ipynb #3e4e6894
+class TeacherParams(Section):
+    "The frozen image-text model that teaches: the lab's BriVL, or a released one by its name."
+
+    # brivl; transformers: CLIP, SigLIP, Chinese-CLIP, AltCLIP; open_clip: OpenCLIP's layout
+    kind: Literal['brivl', 'transformers', 'open_clip'] = 'brivl'
+    # a folder, or owner/name in the hub's cache here; None: what the stage brivl makes
+    checkpoint: str | None = None
+    revision: str | None = None  # commit, branch or tag on the hub; None: main
 
 # %% ../../nbs/00_core/02_params.ipynb #0d94e71c
 class TargetsParams(Section):
