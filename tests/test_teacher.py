@@ -13,11 +13,17 @@ from safetensors.torch import load_file, save_file
 
 from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import BrivlParams, TeacherParams
+from wavbrivl.core.picture_params import GuidanceParams, VqganParams
+from wavbrivl.decoders.vqgan import VQGAN
+from wavbrivl.generation.guidance import search_pictures
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.clip import load_teacher, open_teacher
 from wavbrivl.image_text.inputs import prepare_pixels, tokenize, train_tokenizer
 from wavbrivl.image_text.teacher import as_teacher
+from wavbrivl.pipeline.lab import small_lab
+from wavbrivl.pipeline.training import prepare_corpus, pretrain_brivl, store_targets
 from wavbrivl.training.targets import embed_pictures, embed_texts
+from wavbrivl.training.vqgan import Perceptual
 
 FAMILIES = list(tiny.SAVERS)
 TEXTS = [
@@ -476,3 +482,35 @@ def test_targets_of_a_released_teacher(folders, family):
     assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
     assert (views[0] * seen).sum(-1).min() > 0
     assert embed_pictures(teacher, batch[:0]).shape == (0, teacher.dim)
+
+
+def test_guidance_by_a_released_teacher(folders):
+    teacher = open_teacher(line(folders / 'clip'))
+    torch.manual_seed(0)
+    vqgan = VQGAN(VqganParams(size=32, ch=8)).eval()
+    wanted = embed_texts(teacher, None, ['a dog barks', 'rain'])
+    short = GuidanceParams(steps=12, prior_interval=0, cutouts=4)
+    found = search_pictures(vqgan, teacher, wanted, short)
+    score = (embed_pictures(teacher, found.pictures) * wanted).sum(-1)
+    begun = search_pictures(
+        vqgan, teacher, wanted, short.model_copy(update=dict(steps=1))
+    )
+    before = (embed_pictures(teacher, begun.pictures) * wanted).sum(-1)
+    assert (score > before).all()
+
+
+def test_the_lab_with_a_released_teacher(folders, tmp_path):
+    teacher = dict(kind='transformers', checkpoint=str(folders / 'clip'))
+    foley = dict(train=6, valid=2, test=2)
+    lab = small_lab(tmp_path, teacher=teacher, corpus=dict(foley=foley))
+    prepare_corpus(lab, workers=1)
+    assert not len(pretrain_brivl(lab))
+    names = {p.name for p in (lab.build / 'brivl').iterdir()}
+    assert names == {'teacher.json', 'history.csv'}
+    store_targets(lab)
+    captions = [text for row in lab.corpus.table.captions for text in row]
+    expected = embed_texts(open_teacher(line(folders / 'clip')), None, captions)
+    assert torch.allclose(lab.targets.captions, expected, **CLOSE)
+    assert lab.targets.dim == 24
+    with pytest.raises(BadInput, match='set vqgan.perceptual: 0'):
+        Perceptual(lab.brivl[0])
