@@ -60,14 +60,23 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    "An empty hub cache, and no way out."
+    "An empty hub cache, and a network that nobody may ask."
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub'))
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
+    asked = []
 
-    def no_way_out(*_):
-        raise AssertionError('the network was asked for')
+    def refuse(self, address):
+        asked.append(address)
+        raise OSError('there is no network here')
 
-    monkeypatch.setattr(socket.socket, 'connect', no_way_out)
-    return tmp_path / 'hub'
+    def look_up(*address, **_):
+        asked.append(address)
+        raise OSError('there are no names here')
+
+    monkeypatch.setattr(socket.socket, 'connect', refuse)
+    monkeypatch.setattr(socket, 'getaddrinfo', look_up)
+    yield tmp_path / 'hub'
+    assert not asked
 
 
 def line(checkpoint, kind='transformers', revision=None):
@@ -149,6 +158,45 @@ def test_scores_are_the_model_s_own(folders):
     theirs = torch.sigmoid(cosines * np.exp(2.0) - 3.0)
     assert torch.allclose(teacher.probabilities(cosines), theirs, **CLOSE)
     assert 'sigmoid' in teacher.describe()['scores']
+
+
+def age_files(folder, processor, **settings):
+    "The files of 2021: sides as bare numbers, a vocabulary and its merges, no tokenizer.json."
+    colours = dict(image_mean=tiny.PREPROCESS['mean'], image_std=tiny.PREPROCESS['std'])
+    steps = dict(do_resize=True, do_normalize=True, do_center_crop=True, resample=3)
+    sides = dict(size=32, crop_size=32, feature_extractor_type=processor)
+    whole = json.loads((folder / 'tokenizer.json').read_text())['model']
+    (folder / 'processor_config.json').unlink()
+    (folder / 'tokenizer.json').unlink()
+    path = folder / 'preprocessor_config.json'
+    path.write_text(json.dumps(colours | steps | sides))
+    (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
+    return whole
+
+
+def test_the_layout_of_2021(folders, tmp_path):
+    folder = copied(folders, tmp_path)
+    whole = age_files(folder, 'CLIPFeatureExtractor', model_max_length=16)
+    (folder / 'vocab.json').write_text(json.dumps(whole['vocab']))
+    merges = [' '.join(m) if isinstance(m, list) else m for m in whole['merges']]
+    (folder / 'merges.txt').write_text('\n'.join(['#version: 0.2', *merges, '']))
+    now, old = open_teacher(line(folders / 'clip')), open_teacher(line(folder))
+    with torch.no_grad():
+        for name, given in dict(encode_image=PICTURES, encode_text=TEXTS).items():
+            a, b = getattr(now, name)(given), getattr(old, name)(given)
+            assert torch.allclose(a, b, **CLOSE), name
+
+
+def test_chinese_clip_of_2022(folders, tmp_path):
+    folder = copied(folders, tmp_path, 'chinese_clip')
+    settings = dict(tokenizer_class='BertTokenizer', model_max_length=20)
+    whole = age_files(folder, 'ChineseCLIPFeatureExtractor', **settings)
+    (folder / 'vocab.txt').write_text('\n'.join(whole['vocab']))
+    _, seen, read = library_rows(folders / 'chinese_clip')
+    with torch.no_grad():
+        old = open_teacher(line(folder))
+        assert torch.allclose(old.encode_image(PICTURES), unit(seen), **CLOSE)
+        assert torch.allclose(old.encode_text(TEXTS), unit(read), **CLOSE)
 
 
 @pytest.mark.parametrize('family', ['clip', 'siglip', 'chinese_clip'])
