@@ -422,6 +422,29 @@ def test_siglip_in_open_clip_s_layout(open_clip, tmp_path, cache):
     assert teacher.bias == -10 and 'sigmoid' in teacher.describe()['scores']
 
 
+def test_open_clip_with_a_text_tower_of_the_hub(open_clip, tmp_path, cache):
+    words = tiny.bert_tokenizer()
+    sizes = tiny.TOWER | dict(vocab_size=len(words), max_position_embeddings=20)
+    hf.BertConfig(**sizes).save_pretrained(tmp_path / 'bert')
+    words.save_pretrained(tmp_path / 'bert')
+    text = dict(hf_model_name=str(tmp_path / 'bert'), hf_tokenizer_name='some/bert')
+    text |= dict(
+        hf_model_pretrained=False, context_length=16, hf_pooler_type='mean_pooler'
+    )
+    tiny.save_open_clip(tmp_path / 'model', text_cfg=text, custom_text=True)
+    words.save_pretrained(tmp_path / 'model')
+    seen, read = open_clip_rows(open_clip, tmp_path / 'model')
+    path = tmp_path / 'model/open_clip_config.json'
+    whole = json.loads(path.read_text())
+    whole['model_cfg']['text_cfg']['hf_model_name'] = 'some/bert'
+    path.write_text(json.dumps(whole))
+    tiny.put_into_cache(tmp_path / 'bert', cache, 'some/bert')
+    teacher = open_teacher(line(tmp_path / 'model', 'open_clip'))
+    with torch.no_grad():
+        assert torch.allclose(teacher.encode_image(PICTURES), unit(seen), **CLOSE)
+        assert torch.allclose(teacher.encode_text(TEXTS), unit(read), **CLOSE)
+
+
 def test_open_clip_fetches_nothing(open_clip, tmp_path, cache):
     tiny.save_open_clip(tmp_path / 'model')
     path = tmp_path / 'model/open_clip_config.json'
