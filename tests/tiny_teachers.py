@@ -78,6 +78,7 @@ def unigram_tokenizer(length=16, **special):
 
 
 def save_clip(folder):
+    torch.manual_seed(0)
     words = clip_tokenizer()
     ends = dict(bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id)
     sizes = dict(vocab_size=len(words), max_position_embeddings=16)
@@ -89,6 +90,7 @@ def save_clip(folder):
 
 
 def save_siglip(folder):
+    torch.manual_seed(0)
     words = unigram_tokenizer(model_input_names=['input_ids'])
     sizes = dict(vocab_size=len(words), max_position_embeddings=16)
     config = hf.SiglipConfig(text_config=TOWER | sizes, vision_config=VISION)
@@ -101,6 +103,7 @@ def save_siglip(folder):
 
 
 def save_chinese_clip(folder):
+    torch.manual_seed(0)
     words = bert_tokenizer()
     sizes = dict(vocab_size=len(words), max_position_embeddings=20)
     config = hf.ChineseCLIPConfig(
@@ -112,6 +115,7 @@ def save_chinese_clip(folder):
 
 
 def save_altclip(folder):
+    torch.manual_seed(0)
     words = unigram_tokenizer(14)
     special = dict(pad_token_id=0, bos_token_id=2, eos_token_id=1)
     sizes = dict(vocab_size=len(words), max_position_embeddings=20, project_dim=24)
@@ -123,6 +127,7 @@ def save_altclip(folder):
 
 
 def save_siglip2(folder):
+    torch.manual_seed(0)
     words = unigram_tokenizer(64, model_input_names=['input_ids'])
     sizes = dict(vocab_size=len(words), max_position_embeddings=64)
     vision = TOWER | dict(num_patches=16, patch_size=8)
@@ -133,9 +138,7 @@ def save_siglip2(folder):
 
 
 def save_all(folder, model, processor):
-    "All the files of a released model; its logit scale is away from where it began."
-    torch.manual_seed(0)
-    model.init_weights()
+    "All the files of a released model."
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
