@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from wavbrivl.image_text.teacher import as_teacher
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import normalise_imagenet
 from wavbrivl.core.files import BadInput
@@ -196,16 +197,8 @@ def test_peak_is_bounded_by_the_chunk(models, wanted):
     hook = brivl.image.register_forward_pre_hook(
         lambda m, args: seen.append(len(args[0]))
     )
-    quick = type(
-        'B',
-        (),
-        dict(
-            config=brivl.config,
-            dim=brivl.dim,
-            encode_image=brivl.encode_image,
-            for_inference=lambda self: self,
-        ),
-    )()
+    quick = as_teacher(brivl)
+    quick.for_inference = lambda: quick  # the hook stays on its tower
     search_pictures(
         codec, quick, wanted.repeat(3, 1), QUICK.model_copy(update=dict(steps=1))
     )

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['Share', 'Count', 'WholeNumber', 'NonNegative', 'Positive', 'Seconds', 'Temperature', 'ConvWidths', 'TaskName',
-           'ENCODER_FIELDS', 'Section', 'FoleyParams', 'CorpusParams', 'DatasetsParams', 'OptimParams', 'TextParams',
-           'BrivlParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams', 'BaselinesParams', 'HeadParams',
-           'EvaluateParams', 'ReportParams', 'GlossModelParams', 'LossWeights', 'AlignmentParams', 'SelectParams',
-           'LanguageParams']
+           'Section', 'FoleyParams', 'CorpusParams', 'DatasetsParams', 'OptimParams', 'TextParams', 'BrivlParams',
+           'TeacherParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams', 'BaselinesParams',
+           'HeadParams', 'EvaluateParams', 'ReportParams', 'GlossModelParams', 'LossWeights', 'AlignmentParams',
+           'SelectParams', 'LanguageParams']
 
 # %% ../../nbs/00_core/02_params.ipynb #e81ca27f
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing import Annotated, ClassVar, Literal
 
 # %% ../../nbs/00_core/02_params.ipynb #ca512f08
@@ -153,6 +153,16 @@ class BrivlParams(Section):
         'warm_start': 'queue_start',
     }
 
+# %% ../../nbs/00_core/02_params.ipynb #3e4e6894
+class TeacherParams(Section):
+    "The frozen image-text model that teaches: the lab's BriVL, or a released one by its name."
+
+    # brivl; transformers: CLIP, SigLIP, Chinese-CLIP, AltCLIP; open_clip: OpenCLIP's layout
+    kind: Literal['brivl', 'transformers', 'open_clip'] = 'brivl'
+    # a folder, or owner/name in the hub's cache here; None: what the stage brivl makes
+    checkpoint: str | None = None
+    revision: str | None = None  # commit, branch or tag on the hub; None: main
+
 # %% ../../nbs/00_core/02_params.ipynb #0d94e71c
 class TargetsParams(Section):
     "Embeddings of the frozen image and text towers, computed once for all runs."
@@ -161,14 +171,10 @@ class TargetsParams(Section):
     batch: Count = 128  # pictures at once
 
 # %% ../../nbs/00_core/02_params.ipynb #b782a3be
-ENCODER_FIELDS = 'revision', 'trainable', 'late_layers', 'lora_rank', 'encoder'
-
-# %% ../../nbs/00_core/02_params.ipynb #27c39817
 class AudioParams(Section):
-    "The audio tower: WavLM (`conv_dim` to `max_distance`), a released encoder or a ResNet-18 (`width`), and a head."
+    "The audio tower: WavLM (`conv_dim` to `max_distance`) or a ResNet-18 (`width`), and a head."
 
-    # wavlm: ours; wav2clip: a baseline; transformers: the encoder that checkpoint names
-    kind: Literal['wavlm', 'wav2clip', 'transformers'] = 'wavlm'
+    kind: Literal['wavlm', 'wav2clip'] = 'wavlm'
     # channels of the seven convolutions, 16 kHz to 50 frames a second
     conv_dim: ConvWidths = [32, 32, 64, 64, 64, 64, 64]
     conv_norm: Literal['group', 'layer'] = 'group'  # normalisation of the convolutions
@@ -186,22 +192,9 @@ class AudioParams(Section):
     embed: Count = 512  # dimensions of the embedding for downstream tasks
     level: bool = False  # add the level in dB as a feature
     dropout: Share = 0.1
-    # released WavLM weights; of kind transformers: a folder, or a name on the hub
-    checkpoint: str | None = None
+    checkpoint: str | None = None  # released WavLM weights
     freeze_conv: bool = False  # keep the convolutions as they are in training
     normalize: bool = False  # waveforms to mean 0, deviation 1, as WavLM large expects
-    revision: str | None = None  # of a checkpoint on the hub; None: main
-    # of kind transformers: what of the encoder learns
-    trainable: Literal['frozen', 'late', 'lora', 'whole'] = 'whole'
-    late_layers: Count = 2  # of late: how many
-    lora_rank: Count = 8  # of lora
-    encoder: dict | None = None  # written into a model folder: how to build the encoder
-
-    @model_serializer(mode='wrap')
-    def _leave_out_unused(self, dump):
-        "The other kinds are stored, and compared, without the fields of a released encoder."
-        unused = () if self.kind == 'transformers' else ENCODER_FIELDS
-        return {k: v for k, v in dump(self).items() if k not in unused}
 
 # %% ../../nbs/00_core/02_params.ipynb #ebf8a1ad
 class WavlmParams(Section):
@@ -228,8 +221,7 @@ class TrainParams(Section):
 
     # contrastive with MoCo's queues or within the batch, regression, or a classifier
     loss: Literal['moco', 'infonce', 'cosine', 'l2', 'labels'] = 'moco'
-    # wavlm: from that stage's weights; an audio.kind of transformers brings its own
-    init: Literal['scratch', 'wavlm'] = 'wavlm'
+    init: Literal['scratch', 'wavlm'] = 'wavlm'  # wavlm: from that stage's weights
     seeds: list[int] = [0, 1]  # one model for each
     window: Seconds = 2.0  # training crop, and the window at inference, s
     queue: Count = 512  # negatives in MoCo's queue

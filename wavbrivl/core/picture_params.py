@@ -27,6 +27,7 @@ from wavbrivl.core.params import (
     Section,
     Share,
     TargetsParams,
+    TeacherParams,
     TrainParams,
     WavlmParams,
     WholeNumber,
@@ -180,6 +181,7 @@ class Params(Section):
     corpus: CorpusParams = CorpusParams()
     brivl: BrivlParams = BrivlParams()
     datasets: DatasetsParams = DatasetsParams()
+    teacher: TeacherParams = TeacherParams()
     targets: TargetsParams = TargetsParams()
     audio: AudioParams = AudioParams()
     wavlm: WavlmParams = WavlmParams()

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 
 # %% ../../nbs/11_generation/01_cutouts.ipynb #526709a7
 from ..core.files import BadInput
-from ..image_text.brivl import BriVL
+from ..image_text.teacher import Teacher, as_teacher
 from wavbrivl.image_text.inputs import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
-    normalise_imagenet,
     adjust_saturation,
     to_unit_range,
 )
@@ -261,35 +260,35 @@ def decode_straight_through(vqgan, z: torch.Tensor) -> tuple:
 
 # %% ../../nbs/11_generation/01_cutouts.ipynb #34f9a7f9
 def uncut_score(
-    brivl: BriVL,
+    teacher: Teacher,  # or a `BriVL`
     pictures: torch.Tensor,  # [N, 3, S, S] uint8, of any side
     wanted: torch.Tensor,  # [N, D] of length 1
 ) -> torch.Tensor:  # [N] -1 .. 1
     "Cosine of the uncut picture with what was wanted."
-    pixels = normalise_imagenet(to_unit_range(pictures, brivl.config.image_size))
+    teacher = as_teacher(teacher)
     with torch.no_grad():
-        return (brivl.encode_image(pixels) * wanted).sum(-1)
+        seen = teacher.encode_image(teacher.prepare(pictures))
+        return (seen * wanted).sum(-1)
 
 # %% ../../nbs/11_generation/01_cutouts.ipynb #e49d0e09
 def guidance_gradient(
-    brivl: BriVL,
+    teacher: Teacher,  # or a `BriVL`
     pictures: torch.Tensor,  # [N, 3, S, S] 0 .. 1
     wanted: torch.Tensor,  # [N, D] of length 1
     cuts: CutoutTable,  # of N * n cutouts, picture by picture
     chunk: int,  # cutouts in the tower at once
 ) -> tuple:  # loss [N], its gradient with respect to the pictures [N, 3, S, S]
     "Mean distance of a picture's cutouts from what was wanted; memory is bounded by `chunk`."
-    n = len(cuts) // len(pictures)
+    teacher, n = as_teacher(teacher), len(cuts) // len(pictures)
     leaf = pictures.detach().requires_grad_()
-    uncut = pool_to_size(leaf, brivl.config.image_size)
+    uncut = pool_to_size(leaf, teacher.size)
     base = uncut.detach().requires_grad_()
     loss = wanted.new_zeros(len(wanted))
     gradient = torch.zeros_like(uncut)
     for at in torch.arange(len(cuts)).split(chunk):
         owner = (at // n).to(base.device)
-        seen = brivl.encode_image(
-            normalise_imagenet(apply_cutouts(base[owner], cuts[at]))
-        )
+        cut = apply_cutouts(base[owner], cuts[at])
+        seen = teacher.encode_image(teacher.preprocessing.normalise(cut))
         part = spherical_distance(seen, wanted[owner]) / n
         gradient += torch.autograd.grad(part.sum(), base)[0]
         loss.index_add_(0, owner, part.detach())

@@ -20,7 +20,7 @@ from pathlib import Path
 from ..core.files import BadInput, atomic_write
 from ..core.picture_params import GuidanceParams
 from ..core.runtime import derive_seed, is_interactive
-from ..image_text.brivl import BriVL
+from ..image_text.teacher import Teacher
 from ..image_text.inputs import to_unit_range
 from ..metrics.retrieval import unit_rows
 from wavbrivl.generation.cutouts import (
@@ -40,7 +40,7 @@ def unit_targets(
     x = torch.as_tensor(wanted).detach().float()
     if x.ndim != 2 or x.shape[1] != dim:
         raise BadInput(
-            f'wanted must be [N, {dim}], the joint space of this BriVL; it is {list(x.shape)}.'
+            f'wanted must be [N, {dim}], the joint space of this teacher; it is {list(x.shape)}.'
         )
     wrong = {'is not finite': ~x.isfinite().all(1)}
     wrong['is all zeros'] = ~(x != 0).any(1)
@@ -108,7 +108,7 @@ class GuidedSearch:
     def __init__(
         self,
         vqgan,
-        brivl: BriVL,
+        brivl: Teacher,  # or a `BriVL`
         wanted,
         params: GuidanceParams,
         start=None,
@@ -263,7 +263,7 @@ def step(self: GuidedSearch, number: int):
 # %% ../../nbs/11_generation/02_guidance.ipynb #3683d7a6
 def search_pictures(
     vqgan,  # `VQGAN`
-    brivl: BriVL,
+    brivl: Teacher,  # or a `BriVL`
     wanted,  # [N, D] embeddings of sounds (or texts, or pictures)
     params: GuidanceParams,
     start=None,  # uint8 [N, 3, H, W] for start 'picture' and 'retrieved'; or codes [N, h, w]
@@ -292,7 +292,7 @@ def search_pictures(
 # %% ../../nbs/11_generation/02_guidance.ipynb #f027452a
 def guide_windows(
     vqgan,
-    brivl: BriVL,
+    brivl: Teacher,  # or a `BriVL`
     wanted,  # [W, D] one embedding per window of a long sound, in order
     params: GuidanceParams,
     share: float = 0.4,  # of the steps, for every window after the first

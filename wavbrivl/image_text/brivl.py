@@ -227,13 +227,13 @@ def encode_image(
     "Embed pictures."
     return F.normalize(self.image(pixels, boxes, lengths), dim=-1)
 
-# %% ../../nbs/04_image_text/04_brivl.ipynb #860b6bba
+# %% ../../nbs/04_image_text/04_brivl.ipynb #fbf6ab07
 @patch
-def encode_text(
+def text_features(
     self: BriVL,
     ids: torch.Tensor,  # [N, L] token numbers
     lengths,  # [N] tokens that count, special ones included
-) -> torch.Tensor:  # [N, D] of length 1
+) -> torch.Tensor:  # [N, D], not yet of length 1
     "Embed captions; padding in `ids` makes no difference. Raises `BadInput`."
     if self.text is None:
         raise BadInput(
@@ -245,8 +245,17 @@ def encode_text(
             f'token number {ids.max()} is outside the vocabulary of {t.vocab}; '
             'use the tokenizer this model was trained with.'
         )
-    z = self.text(pad_ids(ids, lengths, t.max_length), lengths)
-    return F.normalize(z, dim=-1)
+    return self.text(pad_ids(ids, lengths, t.max_length), lengths)
+
+# %% ../../nbs/04_image_text/04_brivl.ipynb #860b6bba
+@patch
+def encode_text(
+    self: BriVL,
+    ids: torch.Tensor,  # [N, L] token numbers
+    lengths,  # [N] tokens that count, special ones included
+) -> torch.Tensor:  # [N, D] of length 1
+    "Embed captions, as `text_features` does."
+    return F.normalize(self.text_features(ids, lengths), dim=-1)
 
 # %% ../../nbs/04_image_text/04_brivl.ipynb #8e427c3a
 @patch

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['prepare_corpus', 'store_targets', 'caption_similarity', 'list_files', 'file_hash', 'dataset_params',
            'dataset_fingerprint', 'update_dataset', 'dataset_row', 'prepare_datasets', 'prepared_datasets',
-           'pretrain_brivl', 'pretrain_wavlm', 'training_facts', 'fit_classifier', 'save_classifier', 'train_seed',
-           'train_run']
+           'store_teacher', 'pretrain_brivl', 'pretrain_wavlm', 'training_facts', 'fit_classifier', 'save_classifier',
+           'train_seed', 'train_run']
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #f79f9770
 import hashlib
@@ -18,14 +18,14 @@ from pathlib import Path
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #1c49682d
 from ..core.files import BadInput, read_json, atomic_write, write_json
-from ..core.params import CorpusParams
+from ..core.params import CorpusParams, TeacherParams
 from ..core.runtime import is_main_process, log
-from ..data.manifest import source_path
 from ..data.published import DATASETS
 from ..data.prepare import write_corpus
 from ..data.corpus import Corpus
 from ..data.shards import pack_corpus
-from ..training.loop import fingerprint
+from ..image_text.clip import open_teacher
+from ..training.loop import fingerprint, save_history
 from ..training.image_text import train_brivl
 from ..training.targets import make_targets
 from ..training.audio import train_audio, train_classifier, train_wavlm
@@ -101,10 +101,12 @@ def dataset_params(lab: Lab, name: str) -> CorpusParams:
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #52d7cd09
 def dataset_fingerprint(lab: Lab, name: str) -> str:
-    "What a prepared data set depends on: its parameters, its files, BriVL's weights."
-    p = dataset_params(lab, name)
-    weights = file_hash(require_output('brivl', lab.build / 'brivl/model.safetensors'))
-    return fingerprint(p.model_dump(), list_files(source_path(p, lab.root)), weights)
+    "What a prepared data set depends on: its parameters, its files, the teacher's weights."
+    p, folder = dataset_params(lab, name), lab.build / 'brivl'
+    named = folder / 'teacher.json'  # it holds their hash
+    own = folder / 'model.safetensors'
+    weights = file_hash(require_output('brivl', named if named.exists() else own))
+    return fingerprint(p.model_dump(), list_files(lab.root / p.source), weights)
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #06a49d14
 def update_dataset(lab: Lab, name: str, current: str):
@@ -155,24 +157,31 @@ def prepared_datasets(lab: Lab) -> list[tuple[str, Corpus]]:
     names = [row['dataset'] for row in read_json(found) if row['clips']]
     return [(name, Corpus(lab.build / 'datasets' / name)) for name in names]
 
+# %% ../../nbs/15_pipeline/03_training.ipynb #f1a297cb
+def store_teacher(params: TeacherParams, folder: Path) -> pd.DataFrame:
+    "The teacher of `params` by its name; nothing is trained. Returns an empty history."
+    open_teacher(params).save(folder, weights=False)
+    history = pd.DataFrame(columns=['epoch', 'loss', 'seconds', 'score'])
+    save_history(history, folder)
+    return history
+
 # %% ../../nbs/15_pipeline/03_training.ipynb #5a233f91
 def pretrain_brivl(lab: Lab) -> pd.DataFrame:
-    "Stage brivl: pre-train the image-text model, or load the released one. Returns the history."
+    "Stage brivl: pre-train the image-text model, or take a released one. Returns the history."
     folder = lab.build / 'brivl'
+    if lab.params.teacher.checkpoint or lab.params.teacher.kind != 'brivl':
+        return store_teacher(lab.params.teacher, folder)
+    (folder / 'teacher.json').unlink(missing_ok=True)
     if not lab.params.brivl.checkpoint and launch_stage(lab, 'brivl'):
         return pd.read_csv(folder / 'history.csv')
     return train_brivl(lab.params, lab.corpus, folder, lab.checkpoints / 'brivl')
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #9a7b45f1
 def pretrain_wavlm(lab: Lab) -> pd.DataFrame:
-    "Stage wavlm: masked prediction on sound alone, or the released weights as they are. Returns the history."
+    "Stage wavlm: masked prediction on sound alone, or the released weights. Returns the history."
     folder = lab.build / 'wavlm'
     if not lab.params.audio.checkpoint and launch_stage(lab, 'wavlm'):
         return pd.read_csv(folder / 'history.csv')
-    if lab.params.audio.kind == 'transformers':
-        log(
-            'audio.kind is transformers: no objective of WavLM is trained; the encoder is taken as released.'
-        )
     return train_wavlm(lab.params, lab.corpus, folder, lab.checkpoints / 'wavlm')
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #152ccbba
@@ -190,8 +199,7 @@ def training_facts(lab: Lab, seed: int, loss: str, history: pd.DataFrame) -> dic
         loss=loss,
         templates=lab.params.evaluate.templates,
         picture=c.image_size,
-        crop=None,  # photographs are scaled as a whole
-        film_crop=c.crop_size,
+        crop=c.crop_size,
         labels=lab.corpus.labels,
         licence='; '.join(sorted(set(t.licence) - {''})),
         metrics=metrics,

@@ -16,8 +16,7 @@ from ..core.files import BadInput, read_tensors, atomic_write
 from ..core.picture_params import Params
 from ..core.runtime import log, derive_seed, pick_device
 from ..data.corpus import Corpus
-from ..image_text.brivl import BriVL
-from ..image_text.inputs import tokenize
+from ..image_text.teacher import Teacher, as_teacher
 from .losses import rank_and_world
 from .processes import share_of_rows
 from wavbrivl.training.image_text import (
@@ -25,7 +24,7 @@ from wavbrivl.training.image_text import (
     flatten_column,
     load_pictures,
     draw_member,
-    make_views,
+    draw_views,
 )
 
 # %% ../../nbs/08_training/05_targets.ipynb #97cd175e
@@ -38,7 +37,7 @@ def _view_generator(seed: int, view: int, first: int):
 # %% ../../nbs/08_training/05_targets.ipynb #5637be7e
 @torch.inference_mode()
 def embed_pictures(
-    brivl: BriVL,
+    teacher: Teacher,  # or a `BriVL`
     pictures,  # uint8 [N, 3, S, S]
     batch: int = 128,
     view: int = 0,  # 0 is the plain picture, others are augmented
@@ -46,24 +45,27 @@ def embed_pictures(
     first: int = 0,  # number of the first picture, where these are a part
 ) -> torch.Tensor:  # [N, D] unit norm
     "Image embeddings of one view of each picture."
-    device, size = next(brivl.parameters()).device, brivl.config.image_size
-    out = []
+    teacher, out = as_teacher(teacher), []
     for i in range(0, len(pictures), batch):
         draw = _view_generator(seed, view, first + i)
-        x = make_views(pictures[i : i + batch], size, draw)
-        out.append(brivl.encode_image(x.to(device)).float().cpu())
-    return torch.cat(out) if out else torch.zeros(0, brivl.dim)
+        x = teacher.prepare(draw_views(pictures[i : i + batch], draw))
+        out.append(teacher.encode_image(x).float().cpu())
+    return torch.cat(out) if out else torch.zeros(0, teacher.dim)
 
 # %% ../../nbs/08_training/05_targets.ipynb #20e5f5df
 @torch.inference_mode()
-def embed_texts(brivl: BriVL, tokenizer, texts, batch: int = 256) -> torch.Tensor:
-    "Sentences -> [N, D] unit norm."
-    device, longest = next(brivl.parameters()).device, brivl.config.text.max_length
-    out = []
+def embed_texts(
+    teacher: Teacher,  # or a `BriVL`
+    tokenizer,  # of a `BriVL`; a teacher has its own
+    texts,  # sentences
+    batch: int = 256,
+) -> torch.Tensor:  # [N, D] unit norm
+    "Text embeddings of sentences."
+    teacher, out = as_teacher(teacher, tokenizer), []
     for i in range(0, len(texts), batch):
-        ids, lengths = tokenize(tokenizer, list(texts[i : i + batch]), longest)
-        out.append(brivl.encode_text(ids.to(device), lengths.to(device)).float().cpu())
-    return torch.cat(out) if out else torch.zeros(0, brivl.dim)
+        z = teacher.encode_text(list(texts[i : i + batch]))
+        out.append(z.float().cpu())
+    return torch.cat(out) if out else torch.zeros(0, teacher.dim)
 
 # %% ../../nbs/08_training/05_targets.ipynb #73ace9a7
 BATCHES_IN_MEMORY = 32  # batches of pictures held in memory at once
@@ -97,17 +99,17 @@ def join_shares(mine: dict, out) -> dict | None:
     return out
 
 # %% ../../nbs/08_training/05_targets.ipynb #6d469716
-def _embed_frames(params: Params, corpus: Corpus, brivl: BriVL, paths, views: int):
+def _embed_frames(params: Params, corpus: Corpus, teacher: Teacher, paths, views: int):
     "This process's share of the frames, in all views: [n, views, D]."
     batch, seed = params.targets.batch, params.brivl.seed
     own = share_in_batches(len(paths), batch)
-    out = [torch.zeros(0, views, brivl.dim)]
+    out = [torch.zeros(0, views, teacher.dim)]
     for i in range(own.start, own.stop, BATCHES_IN_MEMORY * batch):
         pictures = load_pictures(
             corpus, paths[i : min(i + BATCHES_IN_MEMORY * batch, own.stop)]
         )
         rows = [
-            embed_pictures(brivl, pictures, batch, v, seed, i) for v in range(views)
+            embed_pictures(teacher, pictures, batch, v, seed, i) for v in range(views)
         ]
         out.append(torch.stack(rows, 1))
     return torch.cat(out)
@@ -116,21 +118,21 @@ def _embed_frames(params: Params, corpus: Corpus, brivl: BriVL, paths, views: in
 def make_targets(
     params: Params,
     corpus: Corpus,
-    brivl: BriVL,
-    tokenizer,
+    teacher: Teacher,  # or a `BriVL`
+    tokenizer,  # of a `BriVL`
     out,  # folder of targets.safetensors; rows in the manifest's order
     views: int | None = None,  # default `targets.views`
 ):
     "Embed all frames (in views) and captions of the corpus and store them."
     from safetensors.torch import save_file
 
-    brivl.to(pick_device(params.device)).eval()
+    teacher.to(pick_device(params.device)).eval()
     views = views or params.targets.views
     paths, _ = flatten_column(corpus.table, 'frames')
     captions, _ = flatten_column(corpus.table, 'captions')
-    frames = _embed_frames(params, corpus, brivl, paths, views)
+    frames = _embed_frames(params, corpus, teacher, paths, views)
     own = captions[share_in_batches(len(captions), 256)]
-    texts = embed_texts(brivl, tokenizer, own, 256)
+    texts = embed_texts(teacher, tokenizer, own, 256)
     made = join_shares(dict(frames=frames, captions=texts), out)
     if made is None:
         return

@@ -34,21 +34,28 @@ def unit_gap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     gap = F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)
     return gap.square().sum(1).mean()
 
+# %% ../../nbs/08_training/07_vqgan.ipynb #16eda1ca
+def _network_name(model) -> str:
+    "What the network of an image tower is called, for a message."
+    return getattr(getattr(model, 'config', None), 'cnn', type(model).__name__)
+
 # %% ../../nbs/08_training/07_vqgan.ipynb #7a15a9fd
 class Perceptual:
     "Distance in the frozen image tower's feature maps. Raises `BadInput` for a backbone without stages."
 
     def __init__(
         self,
-        brivl: BriVL,
+        brivl: BriVL,  # or a `Teacher`, which has no such maps
         stages: int = 3,  # first so many of the backbone
     ):
-        if not hasattr(brivl.image.backbone, 'forward_intermediates'):
+        model = getattr(brivl, 'model', brivl)
+        backbone = getattr(getattr(model, 'image', None), 'backbone', None)
+        if not hasattr(backbone, 'forward_intermediates'):
             raise BadInput(
-                f'{brivl.config.cnn} gives no maps of its stages; '
+                f'{_network_name(model)} gives no maps of its stages; '
                 'set vqgan.perceptual: 0 or choose another brivl.cnn.'
             )
-        self.tower = brivl.image.backbone.eval().requires_grad_(False)
+        self.tower = backbone.eval().requires_grad_(False)
         self.stages = list(range(stages))
 
     def __call__(
