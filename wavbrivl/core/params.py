@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['Share', 'Count', 'WholeNumber', 'NonNegative', 'Positive', 'Seconds', 'Temperature', 'ConvWidths', 'TaskName',
-           'Section', 'FoleyParams', 'CorpusParams', 'DatasetsParams', 'OptimParams', 'TextParams', 'BrivlParams',
-           'TeacherParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams', 'BaselinesParams',
-           'HeadParams', 'EvaluateParams', 'ReportParams', 'GlossModelParams', 'LossWeights', 'AlignmentParams',
-           'SelectParams', 'LanguageParams']
+           'ENCODER_FIELDS', 'Section', 'FoleyParams', 'CorpusParams', 'DatasetsParams', 'OptimParams', 'TextParams',
+           'BrivlParams', 'TeacherParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams',
+           'BaselinesParams', 'HeadParams', 'EvaluateParams', 'ReportParams', 'GlossModelParams', 'LossWeights',
+           'AlignmentParams', 'SelectParams', 'LanguageParams']
 
 # %% ../../nbs/00_core/02_params.ipynb #e81ca27f
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 from typing import Annotated, ClassVar, Literal
 
 # %% ../../nbs/00_core/02_params.ipynb #ca512f08
@@ -171,10 +171,14 @@ class TargetsParams(Section):
     batch: Count = 128  # pictures at once
 
 # %% ../../nbs/00_core/02_params.ipynb #b782a3be
-class AudioParams(Section):
-    "The audio tower: WavLM (`conv_dim` to `max_distance`) or a ResNet-18 (`width`), and a head."
+ENCODER_FIELDS = 'revision', 'trainable', 'late_layers', 'lora_rank', 'encoder'
 
-    kind: Literal['wavlm', 'wav2clip'] = 'wavlm'
+# %% ../../nbs/00_core/02_params.ipynb #27c39817
+class AudioParams(Section):
+    "The audio tower: WavLM (`conv_dim` to `max_distance`), a released encoder or a ResNet-18 (`width`), and a head."
+
+    # wavlm: ours; wav2clip: a baseline; transformers: the encoder that checkpoint names
+    kind: Literal['wavlm', 'wav2clip', 'transformers'] = 'wavlm'
     # channels of the seven convolutions, 16 kHz to 50 frames a second
     conv_dim: ConvWidths = [32, 32, 64, 64, 64, 64, 64]
     conv_norm: Literal['group', 'layer'] = 'group'  # normalisation of the convolutions
@@ -192,9 +196,22 @@ class AudioParams(Section):
     embed: Count = 512  # dimensions of the embedding for downstream tasks
     level: bool = False  # add the level in dB as a feature
     dropout: Share = 0.1
-    checkpoint: str | None = None  # released WavLM weights
+    # released WavLM weights; of kind transformers: a folder, or a name on the hub
+    checkpoint: str | None = None
     freeze_conv: bool = False  # keep the convolutions as they are in training
     normalize: bool = False  # waveforms to mean 0, deviation 1, as WavLM large expects
+    revision: str | None = None  # of a checkpoint on the hub; None: main
+    # of kind transformers: what of the encoder learns
+    trainable: Literal['frozen', 'late', 'lora', 'whole'] = 'whole'
+    late_layers: Count = 2  # of late: how many
+    lora_rank: Count = 8  # of lora
+    encoder: dict | None = None  # written into a model folder: how to build the encoder
+
+    @model_serializer(mode='wrap')
+    def _leave_out_unused(self, dump):
+        "The other kinds are stored, and compared, without the fields of a released encoder."
+        unused = () if self.kind == 'transformers' else ENCODER_FIELDS
+        return {k: v for k, v in dump(self).items() if k not in unused}
 
 # %% ../../nbs/00_core/02_params.ipynb #ebf8a1ad
 class WavlmParams(Section):
@@ -221,7 +238,8 @@ class TrainParams(Section):
 
     # contrastive with MoCo's queues or within the batch, regression, or a classifier
     loss: Literal['moco', 'infonce', 'cosine', 'l2', 'labels'] = 'moco'
-    init: Literal['scratch', 'wavlm'] = 'wavlm'  # wavlm: from that stage's weights
+    # wavlm: from that stage's weights; an audio.kind of transformers brings its own
+    init: Literal['scratch', 'wavlm'] = 'wavlm'
     seeds: list[int] = [0, 1]  # one model for each
     window: Seconds = 2.0  # training crop, and the window at inference, s
     queue: Count = 512  # negatives in MoCo's queue

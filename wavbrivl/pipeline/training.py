@@ -20,6 +20,7 @@ from pathlib import Path
 from ..core.files import BadInput, read_json, atomic_write, write_json
 from ..core.params import CorpusParams, TeacherParams
 from ..core.runtime import is_main_process, log
+from ..data.manifest import source_path
 from ..data.published import DATASETS
 from ..data.prepare import write_corpus
 from ..data.corpus import Corpus
@@ -106,7 +107,7 @@ def dataset_fingerprint(lab: Lab, name: str) -> str:
     named = folder / 'teacher.json'  # it holds their hash
     own = folder / 'model.safetensors'
     weights = file_hash(require_output('brivl', named if named.exists() else own))
-    return fingerprint(p.model_dump(), list_files(lab.root / p.source), weights)
+    return fingerprint(p.model_dump(), list_files(source_path(p, lab.root)), weights)
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #06a49d14
 def update_dataset(lab: Lab, name: str, current: str):
@@ -178,10 +179,14 @@ def pretrain_brivl(lab: Lab) -> pd.DataFrame:
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #9a7b45f1
 def pretrain_wavlm(lab: Lab) -> pd.DataFrame:
-    "Stage wavlm: masked prediction on sound alone, or the released weights. Returns the history."
+    "Stage wavlm: masked prediction on sound alone, or the released weights as they are. Returns the history."
     folder = lab.build / 'wavlm'
     if not lab.params.audio.checkpoint and launch_stage(lab, 'wavlm'):
         return pd.read_csv(folder / 'history.csv')
+    if lab.params.audio.kind == 'transformers':
+        log(
+            'audio.kind is transformers: no objective of WavLM is trained; the encoder is taken as released.'
+        )
     return train_wavlm(lab.params, lab.corpus, folder, lab.checkpoints / 'wavlm')
 
 # %% ../../nbs/15_pipeline/03_training.ipynb #152ccbba
@@ -199,7 +204,8 @@ def training_facts(lab: Lab, seed: int, loss: str, history: pd.DataFrame) -> dic
         loss=loss,
         templates=lab.params.evaluate.templates,
         picture=c.image_size,
-        crop=c.crop_size,
+        crop=None,  # photographs are scaled as a whole
+        film_crop=c.crop_size,
         labels=lab.corpus.labels,
         licence='; '.join(sorted(set(t.licence) - {''})),
         metrics=metrics,
