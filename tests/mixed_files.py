@@ -9,6 +9,7 @@ import multiprocessing
 import sys
 import tarfile
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,8 @@ MISNAMED = {
     'flac.jpg': ('.jpg', 'flac'),
     'm4a.bin': ('.bin', 'm4a'),
 }
+# least cosine where the encoder shifts a sound and the file does not say so
+FAITHFUL = {'.wma': 0.8, '.mpg': 0.85, '.mp2': 0.85}
 PICTURES = dict(jpg='JPEG', png='PNG', gif='GIF', bmp='BMP', tif='TIFF', webp='WEBP')
 PICTURES |= dict(ppm='PPM', avif='AVIF', jp2='JPEG2000')
 
@@ -107,7 +110,10 @@ def encode(
         fifo = av.AudioFifo()
         for f in (*make.resample(frame), *make.resample(None)):
             fifo.write(f)
+        at = 0  # without times, players do not skip the coder's delay
         while f := fifo.read(size or 1024, partial=True):
+            f.pts, f.time_base = at, Fraction(1, rate)
+            at += f.samples
             c.mux(track.encode(f))
         c.mux(track.encode(None))
     return data.getvalue()
@@ -228,7 +234,8 @@ def check_row(file: str, x: np.ndarray, row, model) -> list:
     if abs(row.seconds - len(x) / RATE) > 0.15:  # encoders fill up their last frame
         faults.append(f'{file}: {row.seconds:.2f} s instead of {len(x) / RATE:.2f} s')
     wanted = model.embed_audio([x], RATE)[0]
-    if (cosine := float(row.embedding @ wanted)) < 0.9:
+    least = FAITHFUL.get(Path(file).suffix, 0.97)
+    if (cosine := float(row.embedding @ wanted)) < least:
         faults.append(f'{file}: cosine {cosine:.3f}')
     return faults
 

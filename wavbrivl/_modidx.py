@@ -3109,6 +3109,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'wavbrivl/media/decoding.py'),
                                          'wavbrivl.media.decoding.header_seconds': ( '01_media/decoding.html#header_seconds',
                                                                                      'wavbrivl/media/decoding.py'),
+                                         'wavbrivl.media.decoding.is_misread': ( '01_media/decoding.html#is_misread',
+                                                                                 'wavbrivl/media/decoding.py'),
                                          'wavbrivl.media.decoding.note_unread': ( '01_media/decoding.html#note_unread',
                                                                                   'wavbrivl/media/decoding.py'),
                                          'wavbrivl.media.decoding.open_media': ( '01_media/decoding.html#open_media',

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONTAINERS', 'UNREADABLE', 'HEADED', 'MIN_READABLE', 'SLACK', 'ASF_PROPERTIES', 'BLOCK', 'EXACT', 'CHECKED', 'HELD',
-           'HEADLESS', 'BY_FFMPEG', 'NO_SOUND', 'Sequential', 'open_media', 'first_track', 'sound_track', 'Damage',
-           'decode_frames', 'to_floats', 'frame_samples', 'track_length', 'asf_seconds', 'header_seconds', 'Tally',
-           'check_rate', 'soundfile_blocks', 'trim_end', 'av_blocks', 'check_density', 'open_soundfile', 'part_blocks',
-           'open_sound', 'note_unread', 'decode_blocks']
+           'MOST_AAC_CHANNELS', 'HEADLESS', 'BY_FFMPEG', 'NO_SOUND', 'Sequential', 'open_media', 'first_track',
+           'sound_track', 'Damage', 'decode_frames', 'to_floats', 'frame_samples', 'track_length', 'asf_seconds',
+           'header_seconds', 'Tally', 'check_rate', 'soundfile_blocks', 'trim_end', 'is_misread', 'av_blocks',
+           'check_density', 'open_soundfile', 'part_blocks', 'open_sound', 'note_unread', 'decode_blocks']
 
 # %% ../../nbs/01_media/02_decoding.ipynb #d8589983
 import io
@@ -286,6 +286,14 @@ def trim_end(frames, seconds: float):
         before += frame.samples / frame.sample_rate
         yield frame, max(0, room) if is_filled else frame.samples
 
+# %% ../../nbs/01_media/02_decoding.ipynb #895ec8d4
+MOST_AAC_CHANNELS = 8  # 7.1
+
+
+def is_misread(frame, codec: str) -> bool:
+    "Tell a frame that ffmpeg made of a damaged AAC packet."
+    return codec.startswith('aac') and frame.layout.nb_channels > MOST_AAC_CHANNELS
+
 # %% ../../nbs/01_media/02_decoding.ipynb #4e27cc39
 def av_blocks(name, part: Part, tally: Tally):
     "Yield the rate and blocks [n, channels] of a part, by ffmpeg."
@@ -298,6 +306,8 @@ def av_blocks(name, part: Part, tally: Tally):
         end, longest = promised if c.format.name in EXACT else 0, 0.0
         for frame, n in trim_end(decode_frames(c, track, damage), end):
             check_rate(name, frame.sample_rate)
+            if is_misread(frame, track.codec_context.name):
+                continue
             damage.add_frame(frame)
             x = frame_samples(frame)[:n]
             seconds += len(x) / frame.sample_rate
