@@ -65,7 +65,7 @@ MISNAMED = {
     'm4a.bin': ('.bin', 'm4a'),
 }
 # least cosine where the encoder shifts a sound and the file does not say so
-FAITHFUL = {'.wma': 0.8, '.mpg': 0.85, '.mp2': 0.85}
+FAITHFUL = dict.fromkeys('.wma .mpg .mp2 .ac3 .aac'.split(), 0.8) | {'.opus': 0.9}
 PICTURES = dict(jpg='JPEG', png='PNG', gif='GIF', bmp='BMP', tif='TIFF', webp='WEBP')
 PICTURES |= dict(ppm='PPM', avif='AVIF', jp2='JPEG2000')
 
