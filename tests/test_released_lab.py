@@ -209,7 +209,7 @@ def test_whole_pictures_upright(model, tmp_path):
     alone = [model.embed_image(p)[0] for p in (wide, upright)]
     assert np.allclose(alone, seen, **CLOSE)
     assert model.embed_image([]).shape == (0, model.dim)
-    strip = np.zeros((1, 30_000, 3), np.uint8)
+    strip = Image.new('L', (30_000, 1))  # enlarged as a whole it would fill the memory
     assert np.isfinite(model.embed_image(strip)).all()
 
 
@@ -240,8 +240,6 @@ def test_what_is_said_of_texts(model):
         model.embed_text(['a dog ж'])
     said = [str(w.message) for w in caught if w.category is TextNote]
     assert [s.endswith(': ж.') for s in said] == [True] * (kind != 'clip')
-    with pytest.raises(BadInput, match='one name to this model'):
-        model.classify(noise, ['dog', 'dog '.rjust(6) + '\t'], RATE)
 
 
 # ---- the folder

@@ -134,13 +134,13 @@ def note_cut(cut: list, total: int):
     used = f'of {s.text[:30]!r}... it used the first {read} of {there} {unit}.'
     warnings.warn(TextNote(f'{text}; {used}'), stacklevel=3)
 
-# %% ../../nbs/04_image_text/06_words.ipynb #2ce37d50
+# %% ../../nbs/04_image_text/06_words.ipynb #886fe989
 def token_numbers(teacher, text: str) -> tuple:  # of the tokens read
     "Numbers of a text's tokens, by a released model's own tokenizer."
     rows = teacher.tokenize([text]).inputs.values()
     return tuple(next(iter(rows))[0].tolist())
 
-# %% ../../nbs/04_image_text/06_words.ipynb #28af8384
+# %% ../../nbs/04_image_text/06_words.ipynb #1cf7c640
 def read_released(
     teacher,  # a released `Teacher`
     text: str,
@@ -151,13 +151,13 @@ def read_released(
     inner = getattr(teacher.tokenizer, 'tokenizer', teacher.tokenizer)
     blank = getattr(inner, 'unk_token_id', None)
     pieces = token_numbers(teacher, text)
-    real = set(pieces) - set(token_numbers(teacher, ''))
+    real = set(pieces) - {*token_numbers(teacher, ''), *token_numbers(teacher, ' ')}
     words = text.split() if real else []
     unknown = []
     if blank in real:
         unknown = [w for w in words if blank in token_numbers(teacher, w)]
     counts = length, length + cut
     sentence = Sentence(text, pieces, words, unknown, [], len(words), counts)
-    if real <= {blank}:
+    if not words or real <= {blank}:
         refuse_unread(sentence)
     return sentence
