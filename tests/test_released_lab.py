@@ -16,10 +16,13 @@ from PIL import Image, ImageOps
 from tiny import SMALL
 
 from wavbrivl.api.onnx_export import export_onnx
+from wavbrivl.api.painter import Painter
 from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.core.config import merge_config
 from wavbrivl.core.files import BadFile, BadInput, read_json
 from wavbrivl.core.params import BrivlParams, TeacherParams
+from wavbrivl.core.picture_params import GuidanceParams, VqganParams
+from wavbrivl.decoders.vqgan import VQGAN
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.clip import open_teacher
 from wavbrivl.image_text.inputs import train_tokenizer
@@ -224,6 +227,15 @@ def test_scores_are_the_teachers(model):
     if model.teacher.bias is not None:
         want = 1 / (1 + np.exp(-z - model.teacher.bias))
     assert np.allclose([found[n] for n in names], want, **CLOSE)
+
+
+def test_a_picture_for_a_sound(model):
+    torch.manual_seed(0)
+    painter = Painter(VQGAN(VqganParams(size=32, ch=8)).eval())
+    short = GuidanceParams(steps=3, prior_interval=0, cutouts=2)
+    (made,) = model.generate(noise, painter, RATE, kind='bare', guide=short)
+    cosine = model.embed_image(made)[0] @ model.embed_audio(noise, RATE)[0]
+    assert abs(cosine - made.info['cosine']) < 1e-5
 
 
 def test_what_is_said_of_texts(model):
