@@ -138,7 +138,7 @@ def test_the_whole_lab(lab, folder, cache, tmp_path):
     scores = model.classify(sound, names)
     assert abs(sum(p for _, p in scores) - 1) < 1e-5
     cosines = model.embed_text(names) @ model.embed_audio(sound)[0]
-    best = torch.softmax(torch.from_numpy(cosines) * model.teacher.scale, 0)
+    best = torch.softmax(torch.from_numpy(cosines) * model.brivl.scale, 0)
     said = dict(model.classify(sound, names, templates='bare'))
     assert np.allclose([said[n] for n in names], best, **CLOSE)
     ranked = model.rank(sound, pictures)
@@ -185,7 +185,7 @@ def test_a_model_with_any_teacher(model, tmp_path):
     fast = again.for_inference('fp32')
     assert again.fingerprint == model.fingerprint == fast.fingerprint
     texts = ['a dog barks', 'rain falls']
-    rows = model.teacher.encode_text(texts).detach().numpy()
+    rows = model.brivl.encode_text(texts).detach().numpy()
     assert np.allclose(model.embed_text(texts), rows, **CLOSE)
     for other in (again, fast):
         assert np.allclose(other.embed_text(texts), rows, **CLOSE)
@@ -203,7 +203,7 @@ def test_whole_pictures_upright(model, tmp_path):
     wide.save(tmp_path / 'turned.png', exif=turned)
     upright = ImageOps.exif_transpose(Image.open(tmp_path / 'turned.png'))
     assert upright.size == (40, 90)
-    seen = model.teacher.encode_image([wide, upright]).detach().numpy()
+    seen = model.brivl.encode_image([wide, upright]).detach().numpy()
     (tmp_path / 'text.png').write_text('no picture')
     given = [wide, tmp_path / 'text.png', tmp_path / 'turned.png']
     with pytest.warns(UserWarning, match='text.png'):
@@ -222,10 +222,10 @@ def test_scores_are_the_teachers(model):
         warnings.simplefilter('ignore', TextNote)
         found = dict(model.classify(noise, names, RATE, templates='bare'))
         texts = model.embed_text(names)
-    z = texts @ model.embed_audio(noise, RATE)[0] * model.teacher.scale
+    z = texts @ model.embed_audio(noise, RATE)[0] * model.brivl.scale
     want = np.exp(z) / np.exp(z).sum()
-    if model.teacher.bias is not None:
-        want = 1 / (1 + np.exp(-z - model.teacher.bias))
+    if model.brivl.bias is not None:
+        want = 1 / (1 + np.exp(-z - model.brivl.bias))
     assert np.allclose([found[n] for n in names], want, **CLOSE)
 
 
@@ -239,7 +239,7 @@ def test_a_picture_for_a_sound(model):
 
 
 def test_what_is_said_of_texts(model):
-    kind, longest = model.teacher.model.config.model_type, model.teacher.longest
+    kind, longest = model.brivl.model.config.model_type, model.brivl.longest
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         rows = model.embed_text(['a dog', 'a dog barks ' * 40, '  '])

@@ -26,7 +26,7 @@ from ..core.picture_params import Params
 from ..core.config import shorten, explain_validation_error
 from ..image_text.config import check_config
 from ..image_text.brivl import BriVL, describe_differences
-from ..image_text.teacher import Teacher, as_teacher, image_text_parts
+from ..image_text.teacher import Teacher, image_text_parts
 from ..image_text.clip import keep_teacher, kept_teacher
 from ..audio.tower import AudioTower
 from ..training.audio import make_audio_encoder
@@ -53,6 +53,7 @@ class WavBriVL(nn.Module):
         self.audio = audio
         self.brivl = brivl
         self.tokenizer = tokenizer
+        self.released = isinstance(brivl, Teacher)  # another model than BriVL taught
         self.info = dict(info or {})
         self.dim = brivl.dim  # of the joint space
         self.rejected = []  # what the last call could not read
@@ -63,16 +64,6 @@ class WavBriVL(nn.Module):
     @property
     def device(self):
         return next(self.parameters()).device
-
-    @property
-    def teacher(self) -> Teacher:
-        "The image-text model, whichever it is."
-        return as_teacher(self.brivl, self.tokenizer)
-
-    @property
-    def released(self) -> bool:
-        "Is the image-text model another than BriVL?"
-        return isinstance(self.brivl, Teacher)
 
 # %% ../../nbs/12_api/02_folder.ipynb #0cd89f5b
 def check_dimensions(audio: int, brivl: int):
@@ -110,10 +101,10 @@ def describe_image_text(model: WavBriVL) -> dict:
         config = model.brivl.config
         seen = f'{config.cnn}, {config.image_size} px'
         return {'image tower': seen, 'text tower': describe_text(model.brivl)}
-    rows, name = model.teacher.describe(), str(model.teacher.source.get('name'))
+    rows, name = model.brivl.describe(), str(model.brivl.source.get('name'))
     if not HUB_NAME.fullmatch(name):
         rows['teacher'] = rows['teacher'].replace(name, Path(name).name)
-    read = f'{model.teacher.kind}, {model.teacher.longest} tokens'
+    read = f'{model.brivl.kind}, {model.brivl.longest} tokens'
     return rows | {'text tower': read}
 
 # %% ../../nbs/12_api/02_folder.ipynb #26a10b23
@@ -151,7 +142,7 @@ def base_models(model: WavBriVL) -> list[str]:
     "Names on the hub of what a model with a released teacher was made from."
     if not model.released:
         return []
-    names = [model.teacher.source.get('name')]
+    names = [model.brivl.source.get('name')]
     if model.audio.params.kind == 'transformers':
         names.append(model.audio.params.checkpoint)
     return [n for n in names if HUB_NAME.fullmatch(str(n))]
@@ -290,7 +281,7 @@ def save_pretrained(
     if tokenizer is not None:
         texts['tokenizer.json'] = tokenizer.to_str()
     if self.released:
-        kept = keep_teacher(self.teacher, folder, teacher_weights)
+        kept = keep_teacher(self.brivl, folder, teacher_weights)
     weights = {k: v.clone() for k, v in own_weights(self).items()}
     write_model(folder, describe_model(self, *kept), weights, texts)
     remove_left_over(folder, kept[1], tokenizer is not None)

@@ -30,7 +30,7 @@ from wavbrivl.image_text.words import (
     read_sentence,
     refuse_unread,
 )
-from ..image_text.teacher import Teacher, hash_tensors
+from ..image_text.teacher import Teacher, as_teacher, hash_tensors
 from ..audio.tower import embed_clips, compile_for_inference
 from ..decoders.text import tokenize_ptb
 from ..metrics.classification import class_embeddings
@@ -60,7 +60,7 @@ def fingerprint_settings(model: WavBriVL) -> dict:
     "Give the settings beside the weights that an embedding depends on."
     if model.released:
         heard = dict(audio=model.audio.params.model_dump(), window=model.audio.window)
-        return heard | dict(teacher=model.teacher.fingerprint)
+        return heard | dict(teacher=model.brivl.fingerprint)
     tokenizer = model.tokenizer
     return dict(
         audio=model.audio.params.model_dump(),
@@ -164,14 +164,17 @@ def stack_pixels(pictures: list, side: int) -> torch.Tensor:
         return torch.zeros(0, 3, side, side, dtype=torch.uint8)
     return torch.from_numpy(np.stack(pictures)).movedim(-1, 1)
 
-# %% ../../nbs/12_api/03_model.ipynb #defdd82b
+# %% ../../nbs/12_api/03_model.ipynb #ed3a10ed
 def join_prepared(
     parts: list,  # what `Teacher.prepare` made of one picture each
 ):  # what `Teacher.encode_image` takes
     "Join prepared pictures to a batch."
     if not hasattr(parts[0], 'keys'):
         return torch.cat(parts)
-    return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+    joined = {}
+    for k in parts[0]:
+        joined[k] = torch.cat([p[k] for p in parts])
+    return joined
 
 
 def cut_strip(picture, longest: int = 32):
@@ -181,7 +184,7 @@ def cut_strip(picture, longest: int = 32):
     x, y = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((x, y, x + width, y + height))
 
-# %% ../../nbs/12_api/03_model.ipynb #c99d860b
+# %% ../../nbs/12_api/03_model.ipynb #1a50fca0
 @torch.inference_mode()
 def embed_whole(
     teacher: Teacher,  # a released one
@@ -213,7 +216,7 @@ def embed_image(
     """
     items = as_list(pictures, 'picture')
     if self.released:
-        rows, where, self.rejected = embed_whole(self.teacher, items, batch)
+        rows, where, self.rejected = embed_whole(self.brivl, items, batch)
         return align_rows(rows, where, len(items))
     side = self.info.get('picture', self.brivl.config.image_size)
     crop = self.info.get('crop')
@@ -234,7 +237,7 @@ def read_texts(
             'This model has no text tower; it was saved without a tokenizer.'
         )
     if model.released:
-        read = partial(read_released, model.teacher)
+        read = partial(read_released, model.brivl)
     else:
         longest = model.brivl.config.text.max_length
         read = partial(read_sentence, model.tokenizer, max_length=longest)
@@ -323,7 +326,7 @@ def classify(
     names = check_names(names)
     known = known_names(self, names)
     rows, one = embed_asked(self, sound, sample_rate)
-    teacher = self.teacher
+    teacher = as_teacher(self.brivl, self.tokenizer)
     embed = lambda sentences: embed_texts(teacher, None, sentences)
     classes = class_embeddings(embed, [names[i] for i in known], templates)
 

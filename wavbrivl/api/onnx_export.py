@@ -316,11 +316,13 @@ def check_packages():
             f"Writing ONNX needs the package {e.name}; install it with: pip install 'wavbrivl[onnx]'"
         ) from None
 
-# %% ../../nbs/12_api/07_onnx_export.ipynb #1a194976
+# %% ../../nbs/12_api/07_onnx_export.ipynb #59d68aaa
 def check_brivl(model):
     "Raise `BadInput` where another image-text model than BriVL taught."
-    if model.released:
-        name = model.teacher.source.get('name')
+    from wavbrivl.image_text.teacher import Teacher
+
+    if isinstance(model.brivl, Teacher):
+        name = model.brivl.source.get('name')
         raise BadInput(
             f'This model learnt from {name}; ONNX graphs are written for BriVL only: '
             'embed with `WavBriVL` itself.'
