@@ -164,7 +164,7 @@ def stack_pixels(pictures: list, side: int) -> torch.Tensor:
         return torch.zeros(0, 3, side, side, dtype=torch.uint8)
     return torch.from_numpy(np.stack(pictures)).movedim(-1, 1)
 
-# %% ../../nbs/12_api/03_model.ipynb #ed3a10ed
+# %% ../../nbs/12_api/03_model.ipynb #a5ba5420
 def join_prepared(
     parts: list,  # what `Teacher.prepare` made of one picture each
 ):  # what `Teacher.encode_image` takes
@@ -184,7 +184,7 @@ def cut_strip(picture, longest: int = 32):
     x, y = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((x, y, x + width, y + height))
 
-# %% ../../nbs/12_api/03_model.ipynb #1a50fca0
+# %% ../../nbs/12_api/03_model.ipynb #28c33735
 @torch.inference_mode()
 def embed_whole(
     teacher: Teacher,  # a released one
