@@ -20,7 +20,7 @@ from pathlib import Path
 from ..core.files import BadFile, BadInput, gather_notes, note_file
 from ..media.sound import channel_axis, is_file
 from ..media.pictures import crop_square, prepare_picture
-from ..image_text.words import note_words, read_sentence
+from ..image_text.words import note_words
 
 # %% ../../nbs/12_api/01_inputs.ipynb #3781322f
 def unwrap(x, what: str):
@@ -290,18 +290,16 @@ def check_strings(items: list):
 
 # %% ../../nbs/12_api/01_inputs.ipynb #48da8555
 def load_sentences(
-    tokenizer,  # of the text tower
+    read,  # text -> `Sentence`; raises `BadFile`
     sentences,  # one or many
-    max_length: int,  # tokens that the tower reads
     what: str = 'sentence',
 ) -> tuple:  # `Sentence`s, their positions, rejected: index, file, reason
     "Find out what a model reads of sentences; warns of what it does not. Raises `BadInput`."
     items = as_list(sentences, 'sentence')
     check_strings(items)
-    load = lambda text: read_sentence(tokenizer, text, max_length)
-    read, where, rejected = load_each(items, load, what)
-    note_words(read)
-    return read, where, rejected
+    found, where, rejected = load_each(items, read, what)
+    note_words(found)
+    return found, where, rejected
 
 # %% ../../nbs/12_api/01_inputs.ipynb #133dc204
 def plain_name(name: str) -> str:

@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'AXES', 'ONNX_FORMAT', 'freeze_tower', 'exportable_attention', 'masked_frames', 'run_audio', 'run_image',
            'run_text', 'as_module', 'audio_graph', 'has_text', 'part_graph', 'example_size', 'example_inputs',
            'picture_side', 'trace_graph', 'graph_error', 'write_graph', 'import_runtime', 'open_session', 'model_facts',
-           'choose_parts', 'check_packages', 'export_part', 'export_onnx']
+           'choose_parts', 'check_packages', 'check_brivl', 'export_part', 'export_onnx']
 
 # %% ../../nbs/12_api/07_onnx_export.ipynb #6539623b
 import copy
@@ -316,6 +316,18 @@ def check_packages():
             f"Writing ONNX needs the package {e.name}; install it with: pip install 'wavbrivl[onnx]'"
         ) from None
 
+# %% ../../nbs/12_api/07_onnx_export.ipynb #59d68aaa
+def check_brivl(model):
+    "Raise `BadInput` where another image-text model than BriVL taught."
+    from wavbrivl.image_text.teacher import Teacher
+
+    if isinstance(model.brivl, Teacher):
+        name = model.brivl.source.get('name')
+        raise BadInput(
+            f'This model learnt from {name}; ONNX graphs are written for BriVL only: '
+            'embed with `WavBriVL` itself.'
+        )
+
 # %% ../../nbs/12_api/07_onnx_export.ipynb #530da291
 def export_part(model, part: str, folder: Path, facts: dict) -> dict:
     "Write the graph of one part: its row of `export_onnx`. Raises `BadInput` naming the part."
@@ -341,6 +353,7 @@ def export_onnx(
     parts=None,  # of audio, image, text; None: all it has
 ) -> list[dict]:  # part, file, bytes, error: of `write_graph`, on noise
     "Write a model as ONNX graphs, config.json and tokenizer.json. Raises `BadInput` naming the part."
+    check_brivl(model)
     folder = Path(folder)
     facts = model_facts(model)
     parts = choose_parts(model, parts)

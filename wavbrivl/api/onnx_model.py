@@ -10,11 +10,13 @@ __all__ = ['OnnxModel', 'read_onnx_config', 'check_same_model', 'read_exported_t
 import json
 import numpy as np
 from fastcore.basics import patch
+from functools import partial
 from pathlib import Path
 
 # %% ../../nbs/12_api/08_onnx_model.ipynb #48480fcc
 from ..core.files import BadFile, BadInput, read_json
 from ..media.sound import SAMPLE_RATE, load_audio, window_weights, windows
+from ..image_text.words import read_sentence
 from wavbrivl.api.inputs import (
     align_rows,
     as_list,
@@ -209,9 +211,9 @@ def embed_text(
     if 'text' not in self.sessions:  # raises
         self.run('text', 'joint')
     items = as_list(sentences, 'sentence')
-    longest = self.config['max_length']
-    read, where, self.rejected = load_sentences(self.tokenizer, items, longest)
-    rows = self.tokenize([s.text for s in read])
+    read = partial(read_sentence, self.tokenizer, max_length=self.config['max_length'])
+    found, where, self.rejected = load_sentences(read, items)
+    rows = self.tokenize([s.text for s in found])
     out = [np.zeros((0, self.config['dim']), np.float32)]
     for k in range(0, len(rows), batch):
         ids, lengths = pad_tokens(rows[k : k + batch])

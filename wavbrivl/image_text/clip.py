@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['FILTERS', 'OPENERS', 'read_preprocessing', 'longest_sentence', 'TransformersTeacher', 'read_scale', 'joint_width',
            'cut_patches', 'pooled', 'open_transformers', 'check_vocabulary', 'check_transformers', 'read_transformers',
-           'OpenClipTeacher', 'read_open_clip', 'open_openclip', 'local_towers', 'open_teacher', 'load_teacher']
+           'OpenClipTeacher', 'read_open_clip', 'open_openclip', 'local_towers', 'open_teacher', 'load_teacher',
+           'teacher_place', 'keep_teacher', 'kept_teacher']
 
 # %% ../../nbs/04_image_text/08_clip.ipynb #7e1640f7
 import importlib.util
 import inspect
 import math
 import numpy as np
+import re
 import torch
 from fastcore.basics import patch
 from pathlib import Path
@@ -434,7 +436,8 @@ def load_teacher(
 ) -> Teacher:
     "The teacher that was saved, weights and all, or by its name. Raises `BadFile`, `BadInput`."
     path = Path(folder) / 'teacher.json'
-    facts = read_json(path)
+    found = read_json(path)
+    facts = found if isinstance(found, dict) else {}
     name, revision = facts.get('name'), facts.get('revision')
     if facts.get('kind') not in OPENERS:
         raise BadFile(path, f'kind must be one of {", ".join(OPENERS)}.')
@@ -448,3 +451,45 @@ def load_teacher(
         )
     teacher.source |= dict(name=name, revision=revision)
     return teacher
+
+# %% ../../nbs/04_image_text/08_clip.ipynb #18e3a056
+def teacher_place(
+    folder: Path,  # of a model
+    fingerprint,  # of its teacher
+) -> Path:
+    "Where a model keeps its teacher. Raises `BadFile`."
+    if not re.fullmatch('[0-9a-f]{64}', str(fingerprint)):
+        path = folder / 'config.json'
+        raise BadFile(path, 'teacher.fingerprint is no SHA-256; copy the folder again.')
+    return folder / f'teacher-{fingerprint[:12]}'
+
+# %% ../../nbs/04_image_text/08_clip.ipynb #27ad55cf
+def keep_teacher(
+    teacher: Teacher,
+    folder: Path,  # of a model
+    weights: bool = True,  # False: only the name and revision to open it by
+) -> tuple:  # what teacher.json holds; the names of the files
+    "Save a teacher below a model's folder. Raises `BadFile`, `BadInput`."
+    files = teacher.source.get('files', [])
+    if weights and not files:
+        raise BadInput(
+            'This teacher was not opened from files, so they cannot be saved; '
+            'open it with `open_teacher`.'
+        )
+    place = teacher_place(folder, teacher.fingerprint)
+    teacher.save(place, weights)
+    names = [p.name for p in files if weights]
+    kept = [f'{place.name}/{n}' for n in ['teacher.json', *names]]
+    return read_json(place / 'teacher.json'), kept
+
+# %% ../../nbs/04_image_text/08_clip.ipynb #fa3f18e2
+def kept_teacher(
+    folder: Path,  # of a model
+    facts: dict,  # what its config.json says of the teacher
+) -> Teacher:
+    "Open the teacher that a model keeps. Raises `BadFile`, `BadInput`."
+    place = teacher_place(folder, facts.get('fingerprint'))
+    path = place / 'teacher.json'
+    if facts.get('kind') == 'brivl' or read_json(path) != facts:
+        raise BadFile(path, 'is not what config.json names; copy the folder again.')
+    return load_teacher(place)

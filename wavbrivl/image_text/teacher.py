@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['TEXT_FILES', 'Preprocessing', 'Tokens', 'as_sentences', 'Teacher', 'as_bytes', 'hash_tensors', 'BrivlTeacher',
-           'as_teacher', 'describe_source', 'open_brivl']
+           'as_teacher', 'image_text_parts', 'describe_source', 'open_brivl']
 
 # %% ../../nbs/04_image_text/07_teacher.ipynb #08fdfe82
 import copy
 import hashlib
 import json
+import shutil
 import torch
 import torch.nn.functional as F
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from torch import nn
 
 # %% ../../nbs/04_image_text/07_teacher.ipynb #b410b43a
-from ..core.files import BadInput, atomic_write, write_json
+from ..core.files import BadFile, BadInput, atomic_write, write_json
 from ..core.hub import find_model, find_safetensors
 from ..core.runtime import pick_precision
 from .brivl import BriVL
@@ -284,11 +285,15 @@ def save(
     folder,  # made if need be
     weights: bool = True,  # False: only the name and revision to open it by
 ):
-    "Write `teacher.json` and, with `weights`, the files the teacher was opened from."
+    "Write `teacher.json` and, with `weights`, the files the teacher was opened from. Raises `BadFile`."
     facts = {k: self.source.get(k) for k in ('name', 'revision')}
-    for path in self.source.get('files', []) if weights else []:
+    files = self.source.get('files', []) if weights else []
+    for path in files:
+        if not path.is_file():
+            raise BadFile(path, 'the teacher was opened from it; put it back to save.')
+    for path in files:
         with atomic_write(Path(folder) / path.name) as tmp:
-            tmp.write_bytes(path.read_bytes())
+            shutil.copyfile(path, tmp)
     facts |= dict(kind=self.kind, weights=weights, fingerprint=self.fingerprint)
     write_json(facts, Path(folder) / 'teacher.json')
 
@@ -381,6 +386,16 @@ def as_teacher(
 ) -> Teacher:
     "Any image-text model as a `Teacher`."
     return model if isinstance(model, Teacher) else BrivlTeacher(model, tokenizer)
+
+# %% ../../nbs/04_image_text/07_teacher.ipynb #c121265b
+def image_text_parts(
+    model,  # a `BriVL`, or a `Teacher`
+    tokenizer,  # of a `BriVL`
+) -> tuple:  # `BriVL` or another teacher, its tokenizer
+    "What a model that learnt from it holds."
+    if isinstance(model, BrivlTeacher):
+        return model.model, model.tokenizer if tokenizer is None else tokenizer
+    return model, model.tokenizer if isinstance(model, Teacher) else tokenizer
 
 # %% ../../nbs/04_image_text/07_teacher.ipynb #dc1e9868
 TEXT_FILES = '*.json', '*.txt', '*.model', '*.jinja'

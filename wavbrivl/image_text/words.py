@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Sentence', 'group_pieces', 'is_spelt', 'add_word', 'name_words', 'refuse_unread', 'read_sentence', 'TextNote',
-           'note_words', 'note_cut']
+           'note_words', 'note_cut', 'token_numbers', 'read_released']
 
 # %% ../../nbs/04_image_text/06_words.ipynb #88d2cdcb
 import warnings
@@ -24,6 +24,14 @@ class Sentence:
     unknown: list  # words that the tokenizer has no piece for
     spelt: list  # words that it knows by their letters only
     read: int  # words within the limit of tokens
+    tokens: tuple | None = None  # read, in all; a released tokenizer counts these
+
+    @property
+    def reach(self) -> tuple:  # how much is read, how much there is, of what
+        "How far the sentence is read."
+        if self.tokens:
+            return *self.tokens, 'tokens'
+        return self.read, len(self.words), 'words'
 
 # %% ../../nbs/04_image_text/06_words.ipynb #d2509177
 def group_pieces(encoding) -> list:
@@ -113,7 +121,7 @@ def note_words(sentences: list):
             n = sum(bool(getattr(s, field)) for s in sentences)
             which = f'{n} of {len(sentences)} texts {what}'
             warnings.warn(TextNote(f'{which}: {name_words(found)}.'), stacklevel=2)
-    note_cut([s for s in sentences if s.read < len(s.words)], len(sentences))
+    note_cut([s for s in sentences if s.reach[0] < s.reach[1]], len(sentences))
 
 # %% ../../nbs/04_image_text/06_words.ipynb #c26fa566
 def note_cut(cut: list, total: int):
@@ -122,5 +130,34 @@ def note_cut(cut: list, total: int):
         return
     s = cut[0]
     text = f'{len(cut)} of {total} texts cannot be read to the end'
-    used = f'of {s.text[:30]!r}... it used the first {s.read} of {len(s.words)} words.'
+    read, there, unit = s.reach
+    used = f'of {s.text[:30]!r}... it used the first {read} of {there} {unit}.'
     warnings.warn(TextNote(f'{text}; {used}'), stacklevel=3)
+
+# %% ../../nbs/04_image_text/06_words.ipynb #886fe989
+def token_numbers(teacher, text: str) -> tuple:  # of the tokens read
+    "Numbers of a text's tokens, by a released model's own tokenizer."
+    rows = teacher.tokenize([text]).inputs.values()
+    return tuple(next(iter(rows))[0].tolist())
+
+# %% ../../nbs/04_image_text/06_words.ipynb #1cf7c640
+def read_released(
+    teacher,  # a released `Teacher`
+    text: str,
+) -> Sentence:
+    "Find out what a released model reads of a text. Raises `BadFile` where that is nothing."
+    made = teacher.tokenize([text])
+    length, cut = int(made.lengths[0]), int(made.cut[0])
+    inner = getattr(teacher.tokenizer, 'tokenizer', teacher.tokenizer)
+    blank = getattr(inner, 'unk_token_id', None)
+    pieces = token_numbers(teacher, text)
+    real = set(pieces) - {*token_numbers(teacher, ''), *token_numbers(teacher, ' ')}
+    words = text.split() if real else []
+    unknown = []
+    if blank in real:
+        unknown = [w for w in words if blank in token_numbers(teacher, w)]
+    counts = length, length + cut
+    sentence = Sentence(text, pieces, words, unknown, [], len(words), counts)
+    if not words or real <= {blank}:
+        refuse_unread(sentence)
+    return sentence

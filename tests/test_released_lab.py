@@ -1,0 +1,374 @@
+"The lab with a released teacher and a released encoder, both by their names, and the model that comes of it."
+
+import json
+import shutil
+import socket
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_teachers as tiny
+import torch
+import transformers as hf
+import yaml
+from PIL import Image, ImageOps
+from tiny import SMALL
+
+from wavbrivl.api.onnx_export import export_onnx
+from wavbrivl.api.painter import Painter
+from wavbrivl.api.pictures import WavBriVL
+from wavbrivl.core.config import merge_config
+from wavbrivl.core.files import BadFile, BadInput, read_json
+from wavbrivl.core.params import BrivlParams, TeacherParams
+from wavbrivl.core.picture_params import GuidanceParams, VqganParams
+from wavbrivl.decoders.vqgan import VQGAN
+from wavbrivl.image_text.brivl import BriVL
+from wavbrivl.image_text.clip import open_teacher
+from wavbrivl.image_text.inputs import train_tokenizer
+from wavbrivl.image_text.teacher import as_teacher
+from wavbrivl.image_text.words import TextNote
+from wavbrivl.pipeline.evaluation import evaluate_run
+from wavbrivl.pipeline.lab import Lab
+from wavbrivl.pipeline.training import (
+    prepare_corpus,
+    prepare_datasets,
+    pretrain_brivl,
+    pretrain_wavlm,
+    store_targets,
+    train_run,
+)
+from wavbrivl.training.audio import make_audio_encoder
+
+ROOT = Path(__file__).parents[1]
+RATE = 16_000
+CLIP = 'openai/clip-vit-base-patch32'
+HUBERT = 'facebook/hubert-base-ls960'
+CLOSE = dict(atol=1e-5, rtol=0)
+TINY = dict(
+    device='cpu',
+    precision='fp32',
+    corpus=dict(
+        reader='foley',
+        source='wavbrivl/foley',
+        max_clips=None,
+        frames=2,
+        image_size=48,
+        foley=dict(train=16, valid=6, test=8, min_seconds=0.6, max_seconds=1.0),
+    ),
+    targets=dict(views=1, batch=16),
+    audio=dict(checkpoint=HUBERT, embed=32),
+    train=dict(window=1.0, seeds=[0], queue=32, optim=dict(epochs=2, batch=8)),
+    evaluate=dict(tasks=['zero_shot', 'probe', 'retrieval'], probe_seeds=1, batch=8),
+)
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+noise = np.random.default_rng(0).standard_normal(9_000).astype(np.float32) / 9
+
+
+def save_hubert(folder):
+    "A tiny HuBERT and its feature extractor, as they are released."
+    torch.manual_seed(1)
+    sizes = dict(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48
+    )
+    convolutions = dict(conv_dim=[8] * 7, num_conv_pos_embeddings=16)
+    config = hf.HubertConfig(num_conv_pos_embedding_groups=4, **sizes, **convolutions)
+    hf.HubertModel(config).save_pretrained(folder)
+    hf.Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder)
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    "A hub cache with both models, and no way out of this machine."
+    root = tmp_path_factory.mktemp('hub')
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(root / 'hub'))
+        for save, name in ((tiny.save_clip, CLIP), (save_hubert, HUBERT)):
+            save(root / 'made')
+            tiny.put_into_cache(root / 'made', root / 'hub', name)
+            shutil.rmtree(root / 'made')
+
+        def refuse(*address, **_):
+            raise OSError('there is no network here')
+
+        patched.setattr(socket.socket, 'connect', refuse)
+        patched.setattr(socket, 'getaddrinfo', refuse)
+        yield root / 'hub'
+
+
+@pytest.fixture(scope='module')
+def lab(cache, tmp_path_factory):
+    "The lab of presets/clip.yaml at a tiny size, trained and evaluated."
+    root = tmp_path_factory.mktemp('lab')
+    preset = yaml.safe_load((ROOT / 'presets/clip.yaml').read_text())
+    config = merge_config(preset, TINY)
+    (root / 'params.yaml').write_text(yaml.safe_dump(config))
+    (root / 'data').symlink_to(root / 'build/corpus')
+    lab = Lab('wavbrivl', root)
+    prepare_corpus(lab, workers=1)
+    assert not len(pretrain_brivl(lab)), 'nothing is trained'
+    store_targets(lab)
+    assert not len(pretrain_wavlm(lab))
+    prepare_datasets(lab)
+    history = train_run(lab)
+    assert len(history) == 2 and history.loss.notna().all()
+    (lab.metrics,) = evaluate_run(lab)
+    return lab
+
+
+@pytest.fixture(scope='module')
+def folder(lab):
+    return lab.model_folder(0)
+
+
+def test_the_whole_lab(lab, folder, cache, tmp_path):
+    tasks = lab.metrics['tasks']
+    assert {'audio_to_image', 'audio_to_text', 'zero_shot', 'probe'} <= tasks.keys()
+    assert 0 <= tasks['zero_shot']['top1']['mean'] <= 1
+    assert read_json(lab.build / 'brivl/teacher.json')['name'] == CLIP
+    card = (folder / 'README.md').read_text()
+    assert f'| teacher | {CLIP}, revision {tiny.COMMIT} |' in card
+    made_from = yaml.safe_load(card.split('---')[1])['base_model']
+    assert made_from == [CLIP, HUBERT]
+    model = WavBriVL.from_pretrained(folder, 'cpu')
+    sound = next((lab.build / 'corpus/audio').glob('*'))
+    pictures = sorted((lab.build / 'corpus').rglob('*.jpg'))[:3]
+    names = ['dog', 'rain', 'siren']
+    scores = model.classify(sound, names)
+    assert abs(sum(p for _, p in scores) - 1) < 1e-5
+    cosines = model.embed_text(names) @ model.embed_audio(sound)[0]
+    best = torch.softmax(torch.from_numpy(cosines) * model.brivl.scale, 0)
+    said = dict(model.classify(sound, names, templates='bare'))
+    assert np.allclose([said[n] for n in names], best, **CLOSE)
+    ranked = model.rank(sound, pictures)
+    shutil.move(cache, tmp_path / 'hub')  # another machine has no such cache
+    shutil.copytree(folder, tmp_path / 'copy')
+    again = WavBriVL.from_pretrained(tmp_path / 'copy', 'cpu')
+    again.save_pretrained(tmp_path / 'third')
+    third = WavBriVL.from_pretrained(tmp_path / 'third', 'cpu')
+    shutil.move(tmp_path / 'hub', cache)
+    for other in (again, third):
+        assert other.fingerprint == model.fingerprint
+        assert other.classify(sound, names) == scores
+        assert other.rank(sound, pictures) == ranked
+    assert (tmp_path / 'third/README.md').read_text() == card
+    files = [p.relative_to(folder) for p in folder.rglob('*') if p.is_file()]
+    for name in files:
+        same = (tmp_path / 'third' / name).read_bytes()
+        assert same == (folder / name).read_bytes(), name
+
+
+# ---- a model with each kind of teacher
+
+
+def saved_teacher(folder, kind='clip'):
+    tiny.SAVERS[kind](folder)
+    return open_teacher(TeacherParams(kind='transformers', checkpoint=str(folder)))
+
+
+def model_of(teacher, **info):
+    torch.manual_seed(0)
+    tower = make_audio_encoder(SMALL, teacher.dim, 1.0)
+    return WavBriVL(tower, teacher, None, info)
+
+
+@pytest.fixture(scope='module', params=['clip', 'siglip', 'siglip2', 'chinese_clip'])
+def model(request, tmp_path_factory):
+    home = tmp_path_factory.mktemp('teacher')
+    return model_of(saved_teacher(home / request.param, request.param), run='tiny')
+
+
+def test_a_model_with_any_teacher(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    again = WavBriVL.from_pretrained(tmp_path, 'cpu')
+    fast = again.for_inference('fp32')
+    assert again.fingerprint == model.fingerprint == fast.fingerprint
+    texts = ['a dog barks', 'rain falls']
+    rows = model.brivl.encode_text(texts).detach().numpy()
+    assert np.allclose(model.embed_text(texts), rows, **CLOSE)
+    for other in (again, fast):
+        assert np.allclose(other.embed_text(texts), rows, **CLOSE)
+        heard = other.embed_audio(noise, RATE)
+        assert np.allclose(heard, model.embed_audio(noise, RATE), **CLOSE)
+    with pytest.raises(BadInput, match='copy for inference'):
+        fast.save_pretrained(tmp_path)
+
+
+def test_whole_pictures_upright(model, tmp_path):
+    rng = np.random.default_rng(0)
+    wide = Image.fromarray(rng.integers(0, 256, (40, 90, 3), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    wide.save(tmp_path / 'turned.png', exif=turned)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / 'turned.png'))
+    assert upright.size == (40, 90)
+    seen = model.brivl.encode_image([wide, upright]).detach().numpy()
+    (tmp_path / 'text.png').write_text('no picture')
+    given = [wide, tmp_path / 'text.png', tmp_path / 'turned.png']
+    with pytest.warns(UserWarning, match='text.png'):
+        rows = model.embed_image(given)
+    assert np.isnan(rows[1]).all() and np.allclose(rows[[0, 2]], seen, **CLOSE)
+    alone = [model.embed_image(p)[0] for p in (wide, upright)]
+    assert np.allclose(alone, seen, **CLOSE)
+    assert model.embed_image([]).shape == (0, model.dim)
+    strip = Image.new('L', (30_000, 1))  # enlarged as a whole it would fill the memory
+    assert np.isfinite(model.embed_image(strip)).all()
+
+
+def test_scores_are_the_teachers(model):
+    names = ['dog', 'cat', 'sun']
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', TextNote)
+        found = dict(model.classify(noise, names, RATE, templates='bare'))
+        texts = model.embed_text(names)
+    z = texts @ model.embed_audio(noise, RATE)[0] * model.brivl.scale
+    want = np.exp(z) / np.exp(z).sum()
+    if model.brivl.bias is not None:
+        want = 1 / (1 + np.exp(-z - model.brivl.bias))
+    assert np.allclose([found[n] for n in names], want, **CLOSE)
+
+
+def test_a_picture_for_a_sound(model):
+    torch.manual_seed(0)
+    painter = Painter(VQGAN(VqganParams(size=32, ch=8)).eval())
+    short = GuidanceParams(steps=3, prior_interval=0, cutouts=2)
+    (made,) = model.generate(noise, painter, RATE, kind='bare', guide=short)
+    cosine = model.embed_image(made)[0] @ model.embed_audio(noise, RATE)[0]
+    assert abs(cosine - made.info['cosine']) < 1e-5
+
+
+def test_what_is_said_of_texts(model):
+    kind, longest = model.brivl.model.config.model_type, model.brivl.longest
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        rows = model.embed_text(['a dog', 'a dog barks ' * 40, '  '])
+    said = [str(w.message) for w in caught if w.category is TextNote]
+    assert len(said) == 1 and f'used the first {longest} of' in said[0]
+    assert said[0].endswith('tokens.') and np.isfinite(rows[:2]).all()
+    assert np.isnan(rows[2]).all() and 'no word' in model.rejected[0]['reason']
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        model.embed_text(['a dog ж'])
+    said = [str(w.message) for w in caught if w.category is TextNote]
+    assert [s.endswith(': ж.') for s in said] == [True] * (kind != 'clip')
+
+
+# ---- the folder
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return model_of(saved_teacher(tmp_path / 'clip'), run='tiny')
+
+
+def test_only_the_name_of_the_teacher(cache, tmp_path):
+    teacher = open_teacher(TeacherParams(kind='transformers', checkpoint=CLIP))
+    model_of(teacher).save_pretrained(tmp_path / 'named', teacher_weights=False)
+    kept = read_json(tmp_path / 'named/config.json')
+    assert kept['teacher']['revision'] == tiny.COMMIT and kept['format'] == 4
+    assert len(list((tmp_path / 'named').rglob('*.safetensors'))) == 1
+    WavBriVL.from_pretrained(tmp_path / 'named', 'cpu')
+    shutil.move(cache, tmp_path / 'hub')
+    with pytest.raises(BadInput, match=f'hf download {CLIP} --revision'):
+        WavBriVL.from_pretrained(tmp_path / 'named', 'cpu')
+    shutil.move(tmp_path / 'hub', cache)
+
+
+def test_saving_over_another_model(clip, tmp_path):
+    tokenizer = train_tokenizer(tiny.TEXTS, 80)
+    brivl = BriVL(BrivlParams(text=dict(vocab=80)))
+    tower = make_audio_encoder(SMALL, brivl.dim, 1.0)
+    plain = WavBriVL(tower, brivl, tokenizer)
+    plain.save_pretrained(tmp_path / 'm')
+    clip.save_pretrained(tmp_path / 'm')
+    assert not (tmp_path / 'm/tokenizer.json').exists()
+    other = model_of(saved_teacher(tmp_path / 'siglip', 'siglip'))
+    other.save_pretrained(tmp_path / 'm')
+    assert len(list((tmp_path / 'm').glob('teacher-*'))) == 1
+    again = WavBriVL.from_pretrained(tmp_path / 'm', 'cpu')
+    assert again.fingerprint == other.fingerprint
+    again.save_pretrained(tmp_path / 'm')  # onto the files it was opened from
+    WavBriVL.from_pretrained(tmp_path / 'm', 'cpu')
+    plain.save_pretrained(tmp_path / 'm')
+    assert not list((tmp_path / 'm').glob('teacher-*'))
+    assert read_json(tmp_path / 'm/config.json')['format'] == 3
+
+
+def test_brivl_opened_as_a_teacher_is_brivl(tmp_path):
+    tokenizer = train_tokenizer(tiny.TEXTS, 80)
+    brivl = BriVL(BrivlParams(text=dict(vocab=80)))
+    tower = make_audio_encoder(SMALL, brivl.dim, 1.0)
+    one = WavBriVL(tower, brivl, tokenizer)
+    two = WavBriVL(tower, as_teacher(brivl, tokenizer), None)
+    assert one.fingerprint == two.fingerprint and not two.released
+    for model, name in ((one, 'one'), (two, 'two')):
+        model.save_pretrained(tmp_path / name)
+    for file in (tmp_path / 'one').iterdir():
+        assert file.read_bytes() == (tmp_path / 'two' / file.name).read_bytes()
+
+
+def lose_weights(at):
+    next(at.glob('teacher-*/model.safetensors')).unlink()
+
+
+def exchange_name(at):
+    path = next(at.glob('teacher-*/teacher.json'))
+    path.write_text(json.dumps(read_json(path) | dict(name='another/name')))
+
+
+def change_config(at, **fields):
+    config = read_json(at / 'config.json')
+    config['teacher'] |= fields
+    (at / 'config.json').write_text(json.dumps(config))
+
+
+def exchange_weights(at):
+    from safetensors.torch import load_file, save_file
+
+    path = next(at.glob('teacher-*/model.safetensors'))
+    weights = load_file(path)
+    name = next(k for k in weights if k.endswith('weight'))
+    weights[name] = weights[name] + 1
+    save_file(weights, path, dict(format='pt'))
+
+
+SPOILT = {
+    'weights': (lose_weights, 'the file does not exist'),
+    'name': (exchange_name, 'is not what config.json names'),
+    'way out': (
+        lambda at: change_config(at, fingerprint='../../../../etc'),
+        'is no SHA-256',
+    ),
+    'kind': (lambda at: change_config(at, kind='brivl'), 'is not what config.json'),
+    'numbers': (exchange_weights, 'has other weights or words now'),
+    'list': (
+        lambda at: next(at.glob('teacher-*/teacher.json')).write_text('[]'),
+        'is not what config.json names',
+    ),
+}
+
+
+@pytest.mark.parametrize('fault', SPOILT)
+def test_refused_with_a_sentence(fault, clip, tmp_path):
+    spoil, words = SPOILT[fault]
+    clip.save_pretrained(tmp_path / 'm')
+    spoil(tmp_path / 'm')
+    with pytest.raises(BadInput, match=words) as caught:
+        WavBriVL.from_pretrained(tmp_path / 'm', 'cpu')
+    assert '\n' not in str(caught.value)
+
+
+def test_a_teacher_whose_files_are_gone(clip, tmp_path):
+    shutil.rmtree(tmp_path / 'clip')
+    with pytest.raises(BadFile, match='put it back to save'):
+        clip.save_pretrained(tmp_path / 'm')
+    assert not (tmp_path / 'm/config.json').exists()
+
+
+def test_other_dimensions_and_no_onnx(clip, tmp_path):
+    tower = make_audio_encoder(SMALL, clip.dim + 1, 1.0)
+    with pytest.raises(BadInput, match='25 dimensions, the image-text model in 24'):
+        WavBriVL(tower, clip.brivl, None)
+    with pytest.raises(BadInput, match='for BriVL only'):
+        export_onnx(clip, tmp_path / 'onnx')
