@@ -579,7 +579,7 @@ def test_pictures_from_sound(root, model):
     )
     found = study_edits(lab)
     frame, rhos = found['wavbrivl']
-    with_level, _ = found['wavbrivl, level told']
+    with_level, _ = found['wavbrivl, level given']
     assert list(found) == list(read_studies(lab)) and set(with_level.measure) <= {
         m for m in frame.measure if m.startswith('drawn_')
     }
