@@ -223,16 +223,16 @@ def given_names(a) -> list:
 
 # %% ../../nbs/16_app/06_commands.ipynb #d30ef9e9
 def class_row(a, model, file: str, names: list) -> dict:
-    "Classify one sound: the best `--top` names with their probabilities."
+    "Classify one sound: the best `--top` names with their probabilities; None where the model knows no word."
     ranked = model.classify(file, names, templates=a.templates)[: a.top]
-    known = [(n, p) for n, p in ranked if p is not None]
-    classes = [dict(label=n, probability=round(p, 4)) for n, p in known]
+    classes = [dict(label=n, probability=p and round(p, 4)) for n, p in ranked]
     return dict(file=file, classes=classes)
 
 
 def class_line(r: dict) -> str:
     "A file and its best names in one line."
-    names = (f'{c["label"]} {c["probability"]:.2f}' for c in r['classes'])
+    known = [c for c in r['classes'] if c['probability'] is not None]
+    names = (f'{c["label"]} {c["probability"]:.2f}' for c in known)
     return f'{printable(r["file"])}  ' + '  '.join(names)
 
 # %% ../../nbs/16_app/06_commands.ipynb #b833d058

@@ -71,7 +71,7 @@ def map_rows(path: Path) -> np.ndarray:  # [N, D] memory map
     "Map the rows. Raises `BadFile`."
     try:
         return np.load(path, mmap_mode='c')
-    except (OSError, ValueError, EOFError) as e:
+    except Exception as e:  # numpy reads the head as Python and raises anything
         damage = f'missing, cut off or damaged ({e})'
         raise BadFile(path, f'{damage}; {REMEDY}') from None
 
