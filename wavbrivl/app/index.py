@@ -82,8 +82,10 @@ def read_names(path: Path):  # pyarrow table
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as e:
+        names = pq.read_table(path)
+        names.validate(full=True)
+        return names.select(names.column_names)  # names that are no UTF-8 raise
+    except (OSError, pa.ArrowException, UnicodeError) as e:
         damage = f'missing, cut off or damaged ({e})'
         raise BadFile(path, f'{damage}; {REMEDY}') from None
 
