@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sound_writers import by_ffmpeg, by_soundfile
 from wavbrivl.core.files import BadInput
 
 FINDINGS = Path(__file__).parent / 'fuzz'
@@ -43,49 +44,19 @@ def tone(rate=8000, seconds=0.3):
     return (0.3 * np.sin(2 * np.pi * 440 * t)).astype(np.float32)
 
 
-def sound_file(kind, subtype=None, rate=8000, channels=1):
-    "A sound as libsndfile writes it."
-    import soundfile as sf
-
-    out = io.BytesIO()
-    x = np.stack([tone(rate)] * channels, 1)
-    sf.write(out, x, rate, subtype, format=kind)
-    return out.getvalue()
-
-
-def ffmpeg_file(container, codec, rate=16000):
-    "A sound as ffmpeg writes it."
-    import av
-
-    out = io.BytesIO()
-    with av.open(out, 'w', format=container) as c:
-        track = c.add_stream(codec, rate=rate)
-        track.layout, track.bit_rate = 'mono', 32000
-        track.codec_context.open()
-        frame = av.AudioFrame.from_ndarray(tone(rate)[None], 'fltp', 'mono')
-        frame.rate = rate
-        size = track.codec_context.frame_size or 1024
-        fit = av.AudioResampler(
-            format=track.format, layout='mono', rate=rate, frame_size=size
-        )
-        for f in [*fit.resample(frame), *fit.resample(None)]:
-            c.mux(track.encode(f))
-        c.mux(track.encode(None))
-    return out.getvalue()
-
-
 def sound_seeds():
     for kind in 'WAV FLAC AIFF AU CAF W64 RF64'.split():
-        yield sound_file(kind)
-    for kind, subtype, rate in (
-        ('WAV', 'FLOAT', 8000),
-        ('WAV', 'IMA_ADPCM', 8000),
-        ('WAV', 'ULAW', 8000),
-        ('OGG', 'VORBIS', 8000),
-        ('OGG', 'OPUS', 16000),
-        ('MP3', 'MPEG_LAYER_III', 16000),
+        yield by_soundfile(tone(), 8000, None, kind)
+    stereo = np.stack([tone(16000)] * 2, 1)
+    for kind, subtype in (
+        ('WAV', 'FLOAT'),
+        ('WAV', 'IMA_ADPCM'),
+        ('WAV', 'ULAW'),
+        ('OGG', 'VORBIS'),
+        ('OGG', 'OPUS'),
+        ('MP3', 'MPEG_LAYER_III'),
     ):
-        yield sound_file(kind, subtype, rate, channels=2)
+        yield by_soundfile(stereo, 16000, subtype, kind)
     for container, codec in (
         ('adts', 'aac'),
         ('mp4', 'aac'),
@@ -94,7 +65,7 @@ def sound_seeds():
         ('mp3', 'libmp3lame'),
         ('mov', 'alac'),
     ):
-        yield ffmpeg_file(container, codec)
+        yield by_ffmpeg(tone(48000)[:, None], 48000, codec, container)
 
 
 def picture_seeds():

@@ -9,13 +9,13 @@ import multiprocessing
 import sys
 import tarfile
 import time
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile as sf
 from PIL import Image
+
+from sound_writers import by_ffmpeg, by_soundfile
 
 RATE = 16_000
 # name of a file -> (ending, what libsndfile is told)
@@ -35,24 +35,24 @@ SNDFILE = {
     'au': ('.au', dict(format='AU')),
     'caf': ('.caf', dict(format='CAF')),
 }
-# name of a file -> (ending, ffmpeg's container, codec, sample format)
+# name of a file -> (ending, ffmpeg's container, codec)
 FFMPEG = {
-    'm4a': ('.m4a', 'mp4', 'aac', 'fltp'),
-    'aac': ('.aac', 'adts', 'aac', 'fltp'),
-    'mka': ('.mka', 'matroska', 'libopus', 'flt'),
-    'wma': ('.wma', 'asf', 'wmav2', 'fltp'),
-    'wv': ('.wv', 'wv', 'wavpack', 's16p'),
-    'tta': ('.tta', 'tta', 'tta', 's16'),
-    'ac3': ('.ac3', 'ac3', 'ac3', 'fltp'),
+    'm4a': ('.m4a', 'mp4', 'aac'),
+    'aac': ('.aac', 'adts', 'aac'),
+    'mka': ('.mka', 'matroska', 'libopus'),
+    'wma': ('.wma', 'asf', 'wmav2'),
+    'wv': ('.wv', 'wv', 'wavpack'),
+    'tta': ('.tta', 'tta', 'tta'),
+    'ac3': ('.ac3', 'ac3', 'ac3'),
 }
 FILMS = {
-    'mp4': ('.mp4', 'mp4', 'aac', 'fltp'),
-    'm4v': ('.m4v', 'mp4', 'aac', 'fltp'),
-    'mov': ('.mov', 'mov', 'aac', 'fltp'),
-    'mkv': ('.mkv', 'matroska', 'aac', 'fltp'),
-    'avi': ('.avi', 'avi', 'pcm_s16le', 's16'),
-    'mpg': ('.mpg', 'mpeg', 'mp2', 's16'),
-    '3gp': ('.3gp', '3gp', 'aac', 'fltp'),
+    'mp4': ('.mp4', 'mp4', 'aac'),
+    'm4v': ('.m4v', 'mp4', 'aac'),
+    'mov': ('.mov', 'mov', 'aac'),
+    'mkv': ('.mkv', 'matroska', 'aac'),
+    'avi': ('.avi', 'avi', 'pcm_s16le'),
+    'mpg': ('.mpg', 'mpeg', 'mp2'),
+    '3gp': ('.3gp', '3gp', 'aac'),
 }
 # a wrong ending, or none: name -> (ending, the file it is)
 MISNAMED = {
@@ -77,58 +77,16 @@ def tone(i: int) -> np.ndarray:  # [n] float32
     return (0.3 * np.sin(2 * np.pi * hz / RATE * np.arange(n))).astype(np.float32)
 
 
-def add_film(container):
-    "Add a small moving picture to a container; return the track."
-    codec = 'mpeg1video' if container.format.name == 'mpeg' else 'mpeg4'
-    track = container.add_stream(codec, rate=25)
-    track.width, track.height, track.pix_fmt = 64, 48, 'yuv420p'
-    return track
-
-
-def encode(
-    x: np.ndarray, container: str, codec: str, sample_format: str, film=False
-) -> bytes:
-    "Encode a sound with ffmpeg, with a film if asked."
-    import av
-
-    data = io.BytesIO()
-    rate = 48_000 if codec in ('libopus', 'ac3', 'mp2', 'wmav2') else RATE
-    with av.open(data, 'w', format=container) as c:
-        pictures = add_film(c) if film else None
-        track = c.add_stream(codec, rate=rate, layout='mono')
-        track.bit_rate = 128_000
-        if pictures:
-            for k in range(max(1, len(x) * 25 // RATE)):
-                frame = av.VideoFrame(64, 48, 'yuv420p')
-                frame.pts = k
-                c.mux(pictures.encode(frame))
-            c.mux(pictures.encode(None))
-        make = av.AudioResampler(format=sample_format, layout='mono', rate=rate)
-        frame = av.AudioFrame.from_ndarray(x[None], format='fltp', layout='mono')
-        frame.sample_rate, frame.pts = RATE, 0
-        size = track.codec_context.frame_size
-        fifo = av.AudioFifo()
-        for f in (*make.resample(frame), *make.resample(None)):
-            fifo.write(f)
-        at = 0  # without times, players do not skip the coder's delay
-        while f := fifo.read(size or 1024, partial=True):
-            f.pts, f.time_base = at, Fraction(1, rate)
-            at += f.samples
-            c.mux(track.encode(f))
-        c.mux(track.encode(None))
-    return data.getvalue()
-
-
 def sound_bytes(kind: str, x: np.ndarray) -> bytes:
     "The bytes of a file of a kind."
     if kind in MISNAMED:
         return sound_bytes(MISNAMED[kind][1], x)
     if kind in SNDFILE:
-        data = io.BytesIO()
-        sf.write(data, x, RATE, **SNDFILE[kind][1])
-        return data.getvalue()
-    _, *how = FFMPEG.get(kind) or FILMS[kind]
-    return encode(x, *how, film=kind in FILMS)
+        how = SNDFILE[kind][1]
+        return by_soundfile(x, RATE, how.get('subtype'), how['format'])
+    _, container, codec = FFMPEG.get(kind) or FILMS[kind]
+    coded = 48_000 if codec in ('libopus', 'ac3', 'mp2', 'wmav2') else RATE
+    return by_ffmpeg(x[:, None], RATE, codec, container, coded, kind in FILMS)
 
 
 def picture_bytes(kind: str, i: int) -> bytes:

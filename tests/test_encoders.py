@@ -394,11 +394,11 @@ SPOILT = {
     ),
     'kind': (
         lambda at: edit(at / 'config.json', model_type='clap'),
-        "model_type is 'clap'; an ear is one of wavlm, hubert",
+        "model_type is 'clap'; it must be one of wavlm, hubert",
     ),
     'rate': (
         lambda at: edit(at / 'preprocessor_config.json', sampling_rate=48000),
-        'hears sounds of 48000 Hz',
+        'takes sounds of 48000 Hz',
     ),
     'size': (lambda at: edit(at / 'config.json', hidden_size=64), 'do not fit'),
     'missing': (

@@ -60,6 +60,18 @@ def test_ruff(command):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+def test_modules_import_what_they_use():
+    "A name that only a demo uses is imported in a demo cell."
+    only = '--isolated --select F401 --exclude __init__.py wavbrivl'.split()
+    done = subprocess.run(
+        [str(_bin() / 'ruff'), 'check', *only],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 def test_the_page_is_readable():
     found = house.measures()
     limits = {

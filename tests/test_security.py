@@ -741,13 +741,12 @@ from pathlib import Path
 from wavbrivl.core.files import BadFile
 from wavbrivl.media.sound import load_audio, probe_audio
 from wavbrivl.media.pictures import load_picture
-from wavbrivl.media.films import has_audio
 import soxr, PIL.Image, PIL.ImageOps, av
 PIL.Image.init(); good = [f(Path(sys.argv[1])/'good'/n) for f, n in ((load_picture, 'x.png'), (load_audio, 'x.wav'))]
 before = peak()
 for f in sorted(Path(sys.argv[1]).iterdir()):
     if f.is_dir(): continue
-    for opens in (load_picture,) if sys.argv[2] == 'picture' else (load_audio, probe_audio, has_audio):
+    for opens in (load_picture,) if sys.argv[2] == 'picture' else (load_audio, probe_audio):
         try: said = f'{opens(f)}'[:60]
         except BadFile as e: said = 'refused: ' + e.reason
         print('=' + f.name + ' ' + opens.__name__ + '\t' + said.replace('\t', ' ').replace('\n', ' '))

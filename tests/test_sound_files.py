@@ -4,7 +4,6 @@ import gzip
 import io
 import os
 import struct
-import tempfile
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -15,12 +14,12 @@ import pytest
 import soundfile as sf
 import soxr
 
+from sound_writers import by_ffmpeg, by_soundfile
 from wavbrivl.core.files import BadFile, BadInput, gather_notes
 from wavbrivl.media import decoding
 from wavbrivl.media.sound import load_audio, probe_audio, stream_audio
 
 CASES = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'cases'
-LAYOUTS = {1: 'mono', 2: 'stereo', 6: '5.1'}
 
 
 def sweep(rate, seconds, channels=1, low=200, high=900):
@@ -29,35 +28,6 @@ def sweep(rate, seconds, channels=1, low=200, high=900):
     tone = np.sin(2 * np.pi * (low * t + (high - low) * t**2 / (2 * seconds)))
     tone *= 0.2 + 0.2 * np.sin(2 * np.pi * 3 * t)
     return np.stack([tone / (1 + c / 2) for c in range(channels)], 1).astype('f4')
-
-
-def by_ffmpeg(x, rate, codec, container, **options):
-    "The bytes of x [n, channels], encoded."
-    out, layout = tempfile.NamedTemporaryFile(), LAYOUTS[x.shape[1]]
-    with av.open(out.name, 'w', format=container, options=options.pop('mux', {})) as c:
-        track = c.add_stream(codec, rate=rate, layout=layout, options=options)
-        if 'global_quality' not in options:
-            track.bit_rate = 128000
-        plane = np.ascontiguousarray(x.T)
-        frame = av.AudioFrame.from_ndarray(plane, 'fltp', layout)
-        frame.sample_rate, frame.pts = rate, 0
-        best = track.codec_context.codec.audio_formats or [None]
-        name = best[0].name if best[0] else 's16'
-        track.codec_context.format = name
-        turn = av.AudioResampler(name, layout, rate)
-        for f in (*turn.resample(frame), *turn.resample(None)):
-            for packet in track.encode(f):
-                c.mux(packet)
-        for packet in track.encode(None):
-            c.mux(packet)
-    with out:
-        return Path(out.name).read_bytes()
-
-
-def by_soundfile(x, rate, subtype, container):
-    out = io.BytesIO()
-    sf.write(out, x, rate, subtype, format=container)
-    return out.getvalue()
 
 
 def heard(data, **k):

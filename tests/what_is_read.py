@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzzing import ffmpeg_file
+from sound_writers import by_ffmpeg, by_soundfile
 from wavbrivl.core.files import BadInput, gather_notes
 
 PAGE = Path(__file__).parents[1] / 'nbs/guides/formats.ipynb'
@@ -36,11 +36,7 @@ def chirp(rate=16000, seconds=2.0):
 
 
 def wav(x=None, rate=16000, subtype=None):
-    import soundfile as sf
-
-    out = io.BytesIO()
-    sf.write(out, chirp(rate) if x is None else x, rate, subtype, format='WAV')
-    return out.getvalue()
+    return by_soundfile(chirp(rate) if x is None else x, rate, subtype, 'WAV')
 
 
 def with_size(data, size):
@@ -68,12 +64,12 @@ def total_zero():
     return bytes(data)
 
 
-def encoded(kind, subtype=None, rate=16000):
-    import soundfile as sf
+def encoded(kind, subtype=None):
+    return by_soundfile(chirp(), 16000, subtype, kind)
 
-    out = io.BytesIO()
-    sf.write(out, chirp(rate), rate, subtype, format=kind)
-    return out.getvalue()
+
+def coded(codec, container, rate=48000):
+    return by_ffmpeg(chirp(rate)[:, None], rate, codec, container)
 
 
 def flac():
@@ -105,7 +101,7 @@ def archive():
 
 
 def two_rates():
-    return ffmpeg_file('adts', 'aac', 16000) + ffmpeg_file('adts', 'aac', 32000)
+    return coded('aac', 'adts', 16000) + coded('aac', 'adts', 32000)
 
 
 def silent_film():
@@ -143,14 +139,14 @@ SOUNDS = [
     Kind('Ogg Vorbis', 'ogg', ogg, READ),
     Kind('two Ogg joined', 'ogg', lambda: ogg() + ogg(), READ),
     Kind('Opus', 'opus', lambda: encoded('OGG', 'OPUS'), READ),
-    Kind('AAC', 'aac', lambda: ffmpeg_file('adts', 'aac'), READ),
-    Kind('M4A, ALAC', 'm4a', lambda: ffmpeg_file('mov', 'alac'), READ),
-    Kind('WMA', 'wma', lambda: ffmpeg_file('asf', 'wmav2'), READ),
+    Kind('AAC', 'aac', lambda: coded('aac', 'adts'), READ),
+    Kind('M4A, ALAC', 'm4a', lambda: coded('alac', 'mov'), READ),
+    Kind('WMA', 'wma', lambda: coded('wmav2', 'asf'), READ),
     Kind('AAC, its rate changes', 'aac', two_rates, READ),
     Kind('two WAV joined', 'wav', lambda: wav() + wav(), READ),
     Kind('two FLAC joined', 'flac', lambda: flac() + flac(), READ),
-    Kind('AC-3', 'ac3', lambda: ffmpeg_file('ac3', 'ac3', 48000), READ),
-    Kind('sound of a film', 'mkv', lambda: ffmpeg_file('matroska', 'libopus'), READ),
+    Kind('AC-3', 'ac3', lambda: coded('ac3', 'ac3', 48000), READ),
+    Kind('sound of a film', 'mkv', lambda: coded('libopus', 'matroska'), READ),
     Kind('channels that cancel out', 'wav', lambda: stereo(-1), NOTE),
     Kind('WAV, its last fifth missing', 'wav', lambda: cut(wav, 0.8), NOTE),
     Kind('WAV, most of it missing', 'wav', lambda: cut(wav, 0.3), REFUSED),

@@ -33,24 +33,14 @@ from wavbrivl.decoders.vqgan import VQGAN
 from wavbrivl.generation.guidance import write_film
 from wavbrivl.generation.judge import Evaluator
 from wavbrivl.image_text.brivl import BriVL
+from tiny import SMALL
 from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.training.loop import save_state
 from wavbrivl.training.targets import make_targets
 
 NAMES = 'model painter vqgan diffusion brivl judge state corpus targets png gif mp4 json'.split()
 TEXT = dict(hidden=32, layers=1, heads=2, ffn=32)
-AUDIO = dict(
-    conv_dim=[8] * 7,
-    hidden=32,
-    layers=1,
-    heads=2,
-    ffn=32,
-    embed=32,
-    pos_kernel=8,
-    pos_groups=2,
-    block_heads=2,
-    buckets=16,
-)
+AUDIO = SMALL.model_dump(exclude_unset=True)
 CODEC = dict(size=16, ch=16, ch_mult=[1, 2], attention=[], channels=16, codes=32)
 
 

@@ -3163,7 +3163,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'wavbrivl.media.films.frame_picture': ( '01_media/films.html#frame_picture',
                                                                               'wavbrivl/media/films.py'),
                                       'wavbrivl.media.films.frames_at': ('01_media/films.html#frames_at', 'wavbrivl/media/films.py'),
-                                      'wavbrivl.media.films.has_audio': ('01_media/films.html#has_audio', 'wavbrivl/media/films.py'),
                                       'wavbrivl.media.films.hlg_light': ('01_media/films.html#hlg_light', 'wavbrivl/media/films.py'),
                                       'wavbrivl.media.films.jump': ('01_media/films.html#jump', 'wavbrivl/media/films.py'),
                                       'wavbrivl.media.films.packet_seconds': ( '01_media/films.html#packet_seconds',

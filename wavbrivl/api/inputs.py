@@ -14,7 +14,6 @@ import os
 import unicodedata
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 
 # %% ../../nbs/12_api/01_inputs.ipynb #e287b7cc
 from ..core.files import BadFile, BadInput, gather_notes, note_file

@@ -15,7 +15,6 @@ import os
 import torch
 from fastcore.basics import patch
 from functools import partial
-from pathlib import Path
 
 # %% ../../nbs/12_api/03_model.ipynb #59e6f83f
 from ..core.files import BadFile, BadInput, read_json, read_tensors

@@ -23,7 +23,7 @@ from ..core.hub import check_no_code, find_model, load_weights, on_one_line
 from ..core.params import AudioParams
 from ..media.sound import SAMPLE_RATE
 from .wavlm import WavLM, conv_frames, normalise_waveform
-from .tower import AudioTower, embed_clips, embed_frames
+from .tower import AudioTower
 
 # %% ../../nbs/05_audio/07_encoders.ipynb #263f9570
 class ReleasedEncoder(nn.Module):
@@ -239,7 +239,7 @@ def make_config(
     kind = found.get('model_type') if isinstance(found, dict) else None
     if kind not in ENCODER_KINDS:
         known = ', '.join(ENCODER_KINDS)
-        raise BadFile(path, f'its model_type is {kind!r}; an ear is one of {known}.')
+        raise BadFile(path, f'its model_type is {kind!r}; it must be one of {known}.')
     kept = {k: v for k, v in found.items() if k not in _NOT_OURS}
     kept = {k: v for k, v in kept.items() if 'attn_implementation' not in k}
     try:
@@ -282,7 +282,7 @@ def check_extractor(
     rate = extractor.sampling_rate
     if rate != SAMPLE_RATE:
         raise BadFile(
-            path, f'hears sounds of {rate} Hz; an ear here hears {SAMPLE_RATE} Hz.'
+            path, f'takes sounds of {rate} Hz; an encoder here takes {SAMPLE_RATE} Hz.'
         )
     numbers = {k: v for k, v in vars(extractor).items() if isinstance(v, int)}
     for name, value in numbers.items():

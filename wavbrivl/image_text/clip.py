@@ -12,7 +12,6 @@ __all__ = ['FILTERS', 'OPENERS', 'read_preprocessing', 'longest_sentence', 'Tran
 import importlib.util
 import inspect
 import math
-import numpy as np
 import re
 import torch
 from fastcore.basics import patch

@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['PQ', 'HLG', 'BT2020', 'WHITE', 'TO_SRGB', 'CLEAR_DECODERS', 'SEEK_GAP', 'END_SLACK', 'video_track', 'track_start',
-           'packet_seconds', 'track_seconds', 'has_audio', 'square_size', 'pq_light', 'hlg_light', 'standard_range',
-           'frame_picture', 'film_frames', 'jump', 'frames_at', 'spaced_frames', 'read_frames']
+           'packet_seconds', 'track_seconds', 'square_size', 'pq_light', 'hlg_light', 'standard_range', 'frame_picture',
+           'film_frames', 'jump', 'frames_at', 'spaced_frames', 'read_frames']
 
 # %% ../../nbs/01_media/08_films.ipynb #94007193
 import math
 import numpy as np
-import soundfile as sf
 from contextlib import suppress
-from pathlib import Path
 
 # %% ../../nbs/01_media/08_films.ipynb #23362f35
 from ..core.files import BadFile, note_file
@@ -60,16 +58,6 @@ def track_seconds(container, track, path) -> float:
     if track.duration:
         return float(track.duration * track.time_base)
     return (container.duration or 0) / 1e6 or packet_seconds(path)
-
-# %% ../../nbs/01_media/08_films.ipynb #3654f574
-def has_audio(path) -> bool:
-    "Tell whether there is a sound track. Raises `BadFile` for what is no media file."
-    try:
-        return sf.info(check_file(path)).frames > 0
-    except (sf.LibsndfileError, TypeError):
-        pass
-    with open_media(Path(path)) as c:
-        return bool(c.streams.audio)
 
 # %% ../../nbs/01_media/08_films.ipynb #4ce454ca
 def square_size(track, width: int, height: int) -> tuple:  # width, height

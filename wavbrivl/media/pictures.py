@@ -328,7 +328,8 @@ def rescue_picture(data: bytes, name, error) -> tuple:  # PIL picture, text of t
         )
     kept = keep_rows(picture, there)
     kept.tag_v2 = getattr(picture, 'tag_v2', {})
-    text = f'it is damaged; {share:.0%} of its pixels can be read. Copy the file again.'
+    part = f'{share:.0%}' if share < 0.995 else 'nearly all'
+    text = f'it is damaged; {part} of its pixels can be read. Copy the file again.'
     return kept, text
 
 # %% ../../nbs/01_media/06_pictures.ipynb #07fb732a
