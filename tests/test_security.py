@@ -807,7 +807,7 @@ def test_sounds_that_promise_too_much(tmp_path):
     lay(tmp_path, made, '.wav')
     said = in_little_memory(OPENS, tmp_path, 'sound')
     assert (
-        len(said) == 3 * len(made)
+        len(said) == 2 * len(made)
         and [
             k
             for k, v in said.items()
