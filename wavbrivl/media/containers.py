@@ -187,7 +187,7 @@ FOREIGN = {
     rb'\x93NUMPY': 'a numpy array',
     rb'MThd': 'a MIDI file: notes, not sound',
     rb'version https://git-lfs': 'a pointer to a file that Git LFS keeps; run git lfs pull',
-    rb'\s*#EXTM3U|\s*\[playlist\]': 'a list of names of sounds',
+    rb'\s*#EXTM3U|\s*\[playlist\]': 'a playlist',
     rb'(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|script)': (
         'a web page, perhaps saved in place of a download'
     ),
