@@ -19,6 +19,7 @@ from wavbrivl.core.files import BadFile, BadInput, read_json, read_tensors, read
 from wavbrivl.core.params import AudioParams, BrivlParams, CorpusParams
 from wavbrivl.core.picture_params import DiffusionParams, VqganParams
 from wavbrivl.core.config import load_params
+from wavbrivl.core.hub import find_safetensors
 from wavbrivl.data.prepare import write_corpus
 from wavbrivl.data.corpus import Corpus
 from wavbrivl.decoders.diffusion import LatentDiffusion
@@ -875,3 +876,17 @@ def test_a_film_of_too_many_pixels(tmp_path):
         )
     except BadFile as e:
         assert 'million' in str(e) or 'no picture' in str(e)
+
+
+@pytest.mark.parametrize(
+    'index',
+    [[], {}, {'weight_map': [1]}, {'weight_map': {'w': 3}}, '../x.safetensors', '/x'],
+    ids=str,
+)
+def test_the_parts_of_released_weights_stay_in_their_folder(tmp_path, index):
+    path = tmp_path / 'model.safetensors.index.json'
+    if isinstance(index, str):
+        index = {'weight_map': {'w': index}}
+    path.write_text(json.dumps(index))
+    with pytest.raises(BadFile, match='does not name files of this folder'):
+        find_safetensors(tmp_path)

@@ -73,13 +73,21 @@ def check_no_code(folder: Path):
 PICKLES = '.bin', '.pt', '.pth', '.ckpt', '.pkl', '.msgpack', '.h5'
 
 
+def _is_file_name(part) -> bool:
+    "Tell the name of a file of a folder from a way out of it."
+    return isinstance(part, str) and Path(part).name == part
+
+
 def _safetensors_parts(folder: Path, name: str) -> list:
     "Names of the files that `name`, or the index beside it, stands for."
     index = folder / f'{name}.index.json'
     if (folder / name).is_file() or not index.is_file():
         return [name]
-    parts = set(read_json(index).get('weight_map', {}).values())
-    return sorted(parts) or [name]
+    found = read_json(index)
+    parts = found.get('weight_map') if isinstance(found, dict) else None
+    if not isinstance(parts, dict) or not all(map(_is_file_name, parts.values())):
+        raise BadFile(index, 'does not name files of this folder; fetch it again.')
+    return sorted(set(parts.values())) or [name]
 
 # %% ../../nbs/00_core/08_hub.ipynb #b73dbef3
 def find_safetensors(
