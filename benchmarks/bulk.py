@@ -20,7 +20,7 @@ import torch
 from side_by_side import begin, in_turn, options, record, similar
 from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.image_text.brivl import BriVL
-from wavbrivl.app.bulk import embed_files
+from wavbrivl.search.bulk import embed_files
 from wavbrivl.core.params import AudioParams, BrivlParams
 from wavbrivl.core.runtime import named_rng
 from wavbrivl.media.sound import SAMPLE_RATE, load_audio

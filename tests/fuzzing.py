@@ -116,7 +116,7 @@ def tiny_model():
 def tiny_index():
     "A folder with an index of three sentences."
     from wavbrivl.api.pictures import WavBriVL
-    from wavbrivl.app.index import index_files
+    from wavbrivl.search.index import index_files
 
     folder = place() / 'index'
     model = WavBriVL.from_pretrained(tiny_model(), 'cpu')
@@ -185,7 +185,7 @@ def open_model(folder):
 
 
 def search_index(folder):
-    from wavbrivl.app.index import Index
+    from wavbrivl.search.index import Index
 
     index = Index.open(folder)
     scores, rows = index.search(np.ones((1, index.dim), np.float32), 2)
@@ -275,7 +275,7 @@ def fuzz(target, seconds, keep):
     import atheris
 
     with atheris.instrument_imports(include=['wavbrivl', 'PIL', 'soundfile', 'csv']):
-        import wavbrivl.app.index  # noqa: F401
+        import wavbrivl.search.index  # noqa: F401
         import wavbrivl.data.corpus  # noqa: F401
         import wavbrivl.media.pictures  # noqa: F401
     corpus = keep / f'corpus-{target}'

@@ -202,7 +202,7 @@ def embed_here(model, folder, out, part: int):
     "Embed a folder with a model's folder, on one thread."
     import torch
     from wavbrivl.api.pictures import WavBriVL
-    from wavbrivl.app.bulk import embed_files
+    from wavbrivl.search.bulk import embed_files
 
     torch.set_num_threads(1)
     opened = WavBriVL.from_pretrained(model, 'cpu')

@@ -1,6 +1,6 @@
 """A table of embeddings through bad files, kills, full disks and several processes; memory that stays.
 
-See nbs/16_app/02_bulk.ipynb.
+See nbs/20_search/02_bulk.ipynb.
 """
 
 import json, multiprocessing, os, resource, signal, struct, tarfile, time
@@ -16,8 +16,8 @@ import torch
 
 from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.image_text.brivl import BriVL
-from wavbrivl.app.bulk_parts import find_sounds, cut_windows_ahead
-from wavbrivl.app.bulk import embed_files
+from wavbrivl.search.bulk_parts import find_sounds, cut_windows_ahead
+from wavbrivl.search.bulk import embed_files
 from wavbrivl.app.cli import main
 from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import AudioParams, BrivlParams
@@ -40,7 +40,7 @@ SMALL = AudioParams(
 PROCESSES = multiprocessing.get_context('forkserver')
 PROCESSES.set_forkserver_preload(
     [
-        'wavbrivl.app.bulk',
+        'wavbrivl.search.bulk',
         'wavbrivl.app.cli',
         'pandas',
         'pytest',
@@ -609,7 +609,7 @@ def test_progress_is_a_line_a_minute_where_nobody_watches(
     lab, model, tmp_path, monkeypatch, capsys
 ):
     clock = iter(np.arange(0, 10_000, 10.0))
-    import wavbrivl.app.bulk as bulk
+    import wavbrivl.search.bulk as bulk
 
     monkeypatch.setattr(bulk.time, 'time', lambda: float(next(clock)))
     embed_files(model, lab / 'sounds', tmp_path / 'o.parquet', part=8)

@@ -18,7 +18,7 @@ from tiny import SMALL
 from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.app import commands
 from wavbrivl.app.cli import main
-from wavbrivl.app.index import Index
+from wavbrivl.search.index import Index
 from wavbrivl.audio.tower import AudioTower
 from wavbrivl.core.files import BadFile, note_file
 from wavbrivl.core.params import BrivlParams
@@ -355,7 +355,7 @@ def test_notes_are_lines(run, lab, tmp_path, monkeypatch):
 
 
 def test_notes_of_a_table_lie_beside_it(run, lab, tmp_path, monkeypatch):
-    from wavbrivl.app import bulk_parts
+    from wavbrivl.search import bulk_parts
 
     stream = bulk_parts.stream_audio
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wavbrivl.image_text.teacher import as_teacher
+from wavbrivl.teachers.teacher import as_teacher
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import normalise_imagenet
 from wavbrivl.core.files import BadInput

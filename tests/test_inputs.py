@@ -23,8 +23,8 @@ from wavbrivl.api.onnx_model import OnnxModel
 from wavbrivl.api.painter import Painter
 from wavbrivl.api.pictures import one_item
 from wavbrivl.api.released import import_released
-from wavbrivl.app.index import index_files
-from wavbrivl.app.index_blocks import embed_items
+from wavbrivl.search.index import index_files
+from wavbrivl.search.index_blocks import embed_items
 from wavbrivl.core.files import BadFile, BadInput
 from wavbrivl.core.params import BrivlParams
 from wavbrivl.core.picture_params import DiffusionParams, VqganParams

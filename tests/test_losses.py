@@ -229,7 +229,7 @@ def test_two_processes_share_one_queue(tmp_path):
 
 
 def test_the_table_of_equations_names_what_is_there():
-    book = Path(__file__).parents[1] / 'nbs/08_training/01_losses.ipynb'
+    book = Path(__file__).parents[1] / 'nbs/09_training/01_losses.ipynb'
     cells = json.loads(book.read_text(encoding='utf-8'))['cells']
     head = ''.join(cells[0]['source'])
     rows = re.findall(r'^\|.*\| `([\w.]+)` \| (`.+`) \|$', head, re.M)

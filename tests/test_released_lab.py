@@ -24,9 +24,9 @@ from wavbrivl.core.params import BrivlParams, TeacherParams
 from wavbrivl.core.picture_params import GuidanceParams, VqganParams
 from wavbrivl.decoders.vqgan import VQGAN
 from wavbrivl.image_text.brivl import BriVL
-from wavbrivl.image_text.clip import open_teacher
+from wavbrivl.teachers.clip import open_teacher
 from wavbrivl.image_text.inputs import train_tokenizer
-from wavbrivl.image_text.teacher import as_teacher
+from wavbrivl.teachers.teacher import as_teacher
 from wavbrivl.image_text.words import TextNote
 from wavbrivl.pipeline.evaluation import evaluate_run
 from wavbrivl.pipeline.lab import Lab

@@ -19,9 +19,9 @@ from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.app.cli import main
 from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import BrivlParams
-from wavbrivl.app.index_blocks import embed_items, search_blocks
-from wavbrivl.app.index import Index, sum_queries, build_index, index_files
-from wavbrivl.app.search_sheet import check_sheet, search_sheet
+from wavbrivl.search.index_blocks import embed_items, search_blocks
+from wavbrivl.search.index import Index, sum_queries, build_index, index_files
+from wavbrivl.search.search_sheet import check_sheet, search_sheet
 from wavbrivl.audio.tower import AudioTower
 
 RATE, DIM = 16_000, 24
@@ -393,7 +393,7 @@ def test_a_build_cut_off_leaves_what_was_there(tmp_path, monkeypatch):
         table(tmp_path / 'new.parquet', unit(9000, seed=5)),
     )
     build_index(old, tmp_path / 'index')
-    from wavbrivl.app import index
+    from wavbrivl.search import index
 
     blocks = index.table_blocks
 

@@ -1,4 +1,4 @@
-"The survey in a real browser, the files that come back, and the counts. See nbs/13_survey/."
+"The survey in a real browser, the files that come back, and the counts. See nbs/16_survey/."
 
 import copy, json, math, re, shutil
 from pathlib import Path

@@ -17,9 +17,9 @@ from wavbrivl.core.picture_params import GuidanceParams, VqganParams
 from wavbrivl.decoders.vqgan import VQGAN
 from wavbrivl.generation.guidance import search_pictures
 from wavbrivl.image_text.brivl import BriVL
-from wavbrivl.image_text.clip import load_teacher, open_teacher
+from wavbrivl.teachers.clip import load_teacher, open_teacher
 from wavbrivl.image_text.inputs import prepare_pixels, tokenize, train_tokenizer
-from wavbrivl.image_text.teacher import as_teacher
+from wavbrivl.teachers.teacher import as_teacher
 from wavbrivl.pipeline.lab import small_lab
 from wavbrivl.pipeline.training import prepare_corpus, pretrain_brivl, store_targets
 from wavbrivl.training.targets import embed_pictures, embed_texts
@@ -462,7 +462,7 @@ def test_open_clip_fetches_nothing(open_clip, tmp_path, cache):
 
 
 def test_open_clip_without_its_package(monkeypatch, tmp_path):
-    found = 'wavbrivl.image_text.clip.importlib.util.find_spec'
+    found = 'wavbrivl.teachers.clip.importlib.util.find_spec'
     monkeypatch.setattr(found, lambda name: None)
     with pytest.raises(BadInput, match=r"pip install 'wavbrivl\[open_clip\]'"):
         open_teacher(line(tmp_path, 'open_clip'))
@@ -516,7 +516,7 @@ def test_siglip_without_sentencepiece(folders, tmp_path, monkeypatch):
     folder = copied(folders, tmp_path, 'siglip')
     path = folder / 'tokenizer_config.json'
     path.write_text(json.dumps(dict(tokenizer_class='SiglipTokenizer')))
-    found = 'wavbrivl.image_text.clip.importlib.util.find_spec'
+    found = 'wavbrivl.teachers.clip.importlib.util.find_spec'
     monkeypatch.setattr(found, lambda name: None)
     with pytest.raises(BadInput, match=r"pip install 'wavbrivl\[siglip\]'"):
         open_teacher(line(folder))
