@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['best_scores', 'describe_loss', 'training_story', 'draw_run', 'draw_runs', 'name_runs', 'check_history',
-           'training_figure', 'describe_best_run', 'describe_lead', 'draw_chance', 'metric_label', 'chosen_runs',
-           'runs_figure', 'task_rows', 'draw_task', 'leader_story', 'tasks_figure', 'class_indices', 'confusion_shares',
-           'confusion_story', 'draw_shares', 'confusion_figure']
+           'training_figure', 'describe_best_run', 'describe_lead', 'draw_chance', 'draw_means', 'metric_label',
+           'chosen_runs', 'runs_figure', 'task_rows', 'draw_task', 'leader_story', 'tasks_figure', 'class_indices',
+           'confusion_shares', 'confusion_story', 'draw_shares', 'confusion_figure']
 
 # %% ../../nbs/17_report/05_figures.ipynb #7f82915d
 import numpy as np
@@ -24,6 +24,7 @@ def best_scores(
     score: str,
 ) -> pd.DataFrame:  # by run: mean and std over seeds of the best score, and its epoch
     "Summarise the best score of every seed by run, the best run first."
+    history = history.reset_index(drop=True)  # files put together repeat their indices
     best = history.loc[history.groupby(['run', 'seed'])[score].idxmax()]
     by_run = best.groupby('run').agg(
         mean=(score, 'mean'),
@@ -51,16 +52,16 @@ def training_story(
     score: str | None,  # its column; None: there is only a loss
     label: str,  # what the score is
 ) -> str:
-    "Say what the curves show: the best run, the second, the last."
+    "Say what the curves show: the best score of each run, the best run first."
     if score is None:
         return describe_loss(history)
     runs = best_scores(history, score)
     best = runs.iloc[0]
     story = f'{runs.index[0]} reaches a {label} of {format_mean(best)} (epoch {best.epoch:.0f})'
-    if len(runs) > 1:
-        story += f', {runs.index[1]} {format_mean(runs.iloc[1])}'
-    if len(runs) > 2:
-        story += f', {runs.index[-1]} {format_mean(runs.iloc[-1])}'
+    rest = [f'{run} {format_mean(r)}' for run, r in runs[1:].iterrows()]
+    if len(rest) > 6:
+        rest = [rest[0], f'{len(rest) - 2} runs between', rest[-1]]
+    story = ', '.join([story, *rest])
     return story
 
 # %% ../../nbs/17_report/05_figures.ipynb #0a39e0a4
@@ -173,6 +174,21 @@ def draw_chance(ax, t: pd.DataFrame):
         fontsize=8,
     )
 
+# %% ../../nbs/17_report/05_figures.ipynb #eb890696
+def draw_means(ax, t: pd.DataFrame):
+    "Draw mean and spread of each row; a colour a supervision, named where there are several."
+    found = t.get('supervision', pd.Series('', t.index)).fillna('not recorded')
+    kinds = list(dict.fromkeys(found))
+    style = dict(fmt='o', ms=5, elinewidth=1.5, capsize=2.5)
+    for kind, colour in zip(kinds, palette(len(kinds) + 1)[::-1]):
+        rows = t[found == kind]
+        spread = rows['std'].fillna(0)
+        ax.errorbar(
+            rows['mean'], rows.index, xerr=spread, color=colour, label=kind, **style
+        )
+    if len(kinds) > 1:
+        ax.legend(loc='upper left', bbox_to_anchor=(0, -0.12), fontsize=7.5)
+
 # %% ../../nbs/17_report/05_figures.ipynb #653778bf
 def metric_label(
     t: pd.DataFrame,  # rows of `metrics_frame`
@@ -215,9 +231,7 @@ def runs_figure(
 
     t = chosen_runs(summary, corpus, task, metric, runs)
     fig, ax = plt.subplots(figsize=(6, 0.9 + 0.28 * len(t)), layout='constrained')
-    blue = palette(1)[0]
-    style = dict(fmt='o', ms=5, elinewidth=1.5, capsize=2.5, color=blue, ecolor=blue)
-    ax.errorbar(t['mean'], t.index, xerr=t['std'].fillna(0), **style)
+    draw_means(ax, t)
     draw_chance(ax, t)
     ax.set_yticks(t.index, [f'{r.run}  (n={r.n:.0f})' for r in t.itertuples()])
     ax.invert_yaxis()
