@@ -26,7 +26,7 @@ repro: setup            ## rebuild every table and figure that the present param
 
 test: setup             ## run the chapters and the tests
 	$(RUN) "$$venv/bin/nbdev_test" --n_workers 2
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n 2 --dist loadfile
 
 smoke: setup            ## the whole pipeline, tiny, in a clean clone
 	rm -rf build/smoke && git clone -q . build/smoke

@@ -1,7 +1,12 @@
 "What several test files share."
 
+import os
+
 import pytest
 import torch
+
+if 'PYTEST_XDIST_WORKER' in os.environ:  # two processes share the cores
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope='module')
