@@ -57,7 +57,10 @@ def test_setup_stays_inside(checkout):
 def test_targets_find_their_programs(checkout):
     make(checkout, 'setup')
     for target, said in dict(
-        test=['.venv/bin/nbdev_test --n_workers 2', '-m pytest -q'],
+        test=[
+            '.venv/bin/nbdev_test --n_workers 2',
+            '-m pytest -q -n 2 --dist loadfile',
+        ],
         repro=['-m dvc repro'],
         export=['.venv/bin/nbdev_export', '.venv/bin/nbdev_clean'],
         map=['tests/house.py --write'],
