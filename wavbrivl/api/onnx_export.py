@@ -271,7 +271,7 @@ ONNX_FORMAT = 2
 # %% ../../nbs/13_api/07_onnx_export.ipynb #78407a9a
 def model_facts(model) -> dict:
     "Give what a caller without torch has to know of a `WavBriVL`."
-    from wavbrivl.image_text.inputs import IMAGENET_MEAN, IMAGENET_STD
+    from wavbrivl.image_text.config import IMAGENET_MEAN, IMAGENET_STD
 
     config = model.brivl.config
     return dict(

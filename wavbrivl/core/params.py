@@ -123,6 +123,13 @@ class TextParams(Section):
     heads: Count = 4  # attention heads
     ffn: Count = 256  # width of the feed-forward layers
     max_length: Count = 24  # tokens of a sentence
+    # a BERT to begin from: a folder, a hub name, or minilm; its sizes replace those above
+    checkpoint: str | None = None
+
+    @model_serializer(mode='wrap')
+    def _leave_out_unused(self, dump):
+        "Without a BERT to begin from, stored and compared as if the field were not there."
+        return {k: v for k, v in dump(self).items() if k != 'checkpoint' or v}
 
 # %% ../../nbs/00_core/02_params.ipynb #eb1c66a0
 class BrivlParams(Section):
@@ -132,6 +139,8 @@ class BrivlParams(Section):
     preset: str | None = None  # their architecture: brivl-baai or brivl-nmi
     tokenizer: str | None = None  # folder or hub name of their tokenizer
     cnn: str = 'test_efficientnet'  # any timm model
+    # what it begins from: a file, a folder, a hub name, or efficientnet-lite0
+    cnn_weights: str | None = None
     output_stride: Annotated[int, Field(ge=1, le=32)] = 16  # px for each patch
     image_size: Count = 64  # side of the input picture, px
     image_layers: Count = 1  # of the self-attention block over the patches
@@ -153,15 +162,24 @@ class BrivlParams(Section):
         'warm_start': 'queue_start',
     }
 
+    @model_serializer(mode='wrap')
+    def _leave_out_unused(self, dump):
+        "Without pretrained weights, stored and compared as if there were no fields for them."
+        return {k: v for k, v in dump(self).items() if v is not None or k[:4] != 'cnn_'}
+
 # %% ../../nbs/00_core/02_params.ipynb #3e4e6894
 class TeacherParams(Section):
     "The frozen image-text model that teaches: the lab's BriVL, or a released one by its name."
 
-    # brivl; transformers: CLIP, SigLIP, Chinese-CLIP, AltCLIP; open_clip: OpenCLIP's layout
-    kind: Literal['brivl', 'transformers', 'open_clip'] = 'brivl'
-    # a folder, or owner/name in the hub's cache here; None: what the stage brivl makes
+    # brivl; transformers: CLIP, SigLIP, Chinese-CLIP, AltCLIP; open_clip: OpenCLIP's
+    # layout; conse: a classifier of pictures and an encoder of sentences
+    kind: Literal['brivl', 'transformers', 'open_clip', 'conse'] = 'brivl'
+    # a folder, or owner/name in the hub's cache here; None: what the stage brivl makes;
+    # of conse: two, with ' + ' between them, such as efficientnet-lite0 + minilm
     checkpoint: str | None = None
     revision: str | None = None  # commit, branch or tag on the hub; None: main
+    temperature: Temperature = 1.0  # of conse: divides the scores of the classes
+    top_k: Count = 10  # of conse: classes whose sentences are mixed
 
 # %% ../../nbs/00_core/02_params.ipynb #0d94e71c
 class TargetsParams(Section):
