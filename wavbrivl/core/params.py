@@ -195,8 +195,9 @@ ENCODER_FIELDS = 'revision', 'trainable', 'late_layers', 'lora_rank', 'encoder'
 class AudioParams(Section):
     "The audio tower: WavLM (`conv_dim` to `max_distance`), a released encoder or a ResNet-18 (`width`), and a head."
 
-    # wavlm: ours; wav2clip: a baseline; transformers: the encoder that checkpoint names
-    kind: Literal['wavlm', 'wav2clip', 'transformers'] = 'wavlm'
+    # wavlm: ours; wav2clip: a baseline; transformers: the encoder that checkpoint names;
+    # cnn: the first stages of a CNN of pictures, over a mel spectrogram
+    kind: Literal['wavlm', 'wav2clip', 'transformers', 'cnn'] = 'wavlm'
     # channels of the seven convolutions, 16 kHz to 50 frames a second
     conv_dim: ConvWidths = [32, 32, 64, 64, 64, 64, 64]
     conv_norm: Literal['group', 'layer'] = 'group'  # normalisation of the convolutions
@@ -214,12 +215,13 @@ class AudioParams(Section):
     embed: Count = 512  # dimensions of the embedding for downstream tasks
     level: bool = False  # add the level in dB as a feature
     dropout: Share = 0.1
-    # released WavLM weights; of kind transformers: a folder, or a name on the hub
+    # released WavLM weights; of kind transformers: a folder, or a name on the hub; of
+    # kind cnn: efficientnet-lite0, or a folder or name on the hub in timm's layout
     checkpoint: str | None = None
     freeze_conv: bool = False  # keep the convolutions as they are in training
     normalize: bool = False  # waveforms to mean 0, deviation 1, as WavLM large expects
     revision: str | None = None  # of a checkpoint on the hub; None: main
-    # of kind transformers: what of the encoder learns
+    # of kinds transformers and cnn: what of the encoder learns; a cnn: frozen or whole
     trainable: Literal['frozen', 'late', 'lora', 'whole'] = 'whole'
     late_layers: Count = 2  # of late: how many
     lora_rank: Count = 8  # of lora
@@ -228,7 +230,8 @@ class AudioParams(Section):
     @model_serializer(mode='wrap')
     def _leave_out_unused(self, dump):
         "The other kinds are stored, and compared, without the fields of a released encoder."
-        unused = () if self.kind == 'transformers' else ENCODER_FIELDS
+        released = self.kind in ('transformers', 'cnn')
+        unused = () if released else ENCODER_FIELDS
         return {k: v for k, v in dump(self).items() if k not in unused}
 
 # %% ../../nbs/00_core/02_params.ipynb #ebf8a1ad

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAVLM_SIZES', 'AUDIO_ENCODERS', 'Recordings', 'random_gain', 'to_tensors', 'real_mask', 'WavlmTask', 'train_wavlm',
-           'save_encoder', 'save_wavlm', 'sound_and_picture', 'AudioImageTask', 'with_wavlm_sizes',
+           'save_encoder', 'save_early_stages', 'save_wavlm', 'sound_and_picture', 'AudioImageTask', 'with_wavlm_sizes',
            'make_audio_encoder', 'initial_audio_encoder', 'train_audio', 'label_loss', 'LabelTask', 'train_classifier']
 
 # %% ../../nbs/09_training/06_audio.ipynb #11f1f926
@@ -36,6 +36,7 @@ from wavbrivl.audio.pretraining import (
     assign_units,
 )
 from ..audio.wav2clip import Wav2CLIPTower
+from ..audio.cnn import CnnTower, load_early_stages
 from wavbrivl.audio.encoders import (
     EncoderTower,
     find_encoder,
@@ -178,6 +179,8 @@ def train_wavlm(
     "WavLM's own objective on the corpus's training sounds, or the released weights."
     if params.audio.kind == 'transformers':
         return save_encoder(params.audio, out)
+    if params.audio.kind == 'cnn':
+        return save_early_stages(params.audio, out)
     if params.audio.checkpoint:
         return save_wavlm(*load_wavlm(params.audio.checkpoint), out)
     t = corpus.split('train')
@@ -200,6 +203,17 @@ def save_encoder(audio: AudioParams, out) -> pd.DataFrame:
     encoder = find_encoder(audio)
     sizes = with_encoder_sizes(audio, encoder)
     weights = {f'audio.encoder.{k}': v for k, v in encoder.state_dict().items()}
+    write_model(out, dict(audio=sizes.model_dump()), weights)
+    history = pd.DataFrame(columns=['epoch', 'loss', 'seconds'])
+    save_history(history, out)
+    return history
+
+# %% ../../nbs/09_training/06_audio.ipynb #e5e9de08
+def save_early_stages(audio: AudioParams, out) -> pd.DataFrame:
+    "Write the first stages of the CNN that `audio` names, untouched; its history is empty. Raises `BadInput`."
+    cnn, about = load_early_stages(audio)
+    sizes = audio.model_copy(update=dict(encoder=about))
+    weights = {f'audio.cnn.{k}': v for k, v in cnn.state_dict().items()}
     write_model(out, dict(audio=sizes.model_dump()), weights)
     history = pd.DataFrame(columns=['epoch', 'loss', 'seconds'])
     save_history(history, out)
@@ -314,7 +328,10 @@ def with_wavlm_sizes(audio: AudioParams, wavlm) -> AudioParams:
 
 # %% ../../nbs/09_training/06_audio.ipynb #faf4a459
 AUDIO_ENCODERS = dict(
-    wavlm=AudioTower, wav2clip=Wav2CLIPTower, transformers=EncoderTower
+    wavlm=AudioTower,
+    wav2clip=Wav2CLIPTower,
+    transformers=EncoderTower,
+    cnn=CnnTower,
 )
 
 
@@ -328,7 +345,8 @@ def initial_audio_encoder(
 ) -> AudioTower:
     "An audio tower: fresh, or from the WavLM in folder `wavlm`. Raises `BadInput` for a kind that holds none."
     audio = params.audio
-    warm = params.train.init == 'wavlm' and audio.kind != 'transformers'
+    released = audio.kind in ('transformers', 'cnn')
+    warm = params.train.init == 'wavlm' and not released
     if warm and audio.kind != 'wavlm':
         raise BadInput(
             f'audio.kind {audio.kind} holds no WavLM to begin from; set train.init: scratch for this run.'
