@@ -4567,6 +4567,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'wavbrivl/training/audio.py'),
                                          'wavbrivl.training.audio.WavlmTask.forward': ( '09_training/audio.html#wavlmtask.forward',
                                                                                         'wavbrivl/training/audio.py'),
+                                         'wavbrivl.training.audio.draw_crop_size': ( '09_training/audio.html#draw_crop_size',
+                                                                                     'wavbrivl/training/audio.py'),
                                          'wavbrivl.training.audio.initial_audio_encoder': ( '09_training/audio.html#initial_audio_encoder',
                                                                                             'wavbrivl/training/audio.py'),
                                          'wavbrivl.training.audio.label_loss': ( '09_training/audio.html#label_loss',

@@ -133,6 +133,7 @@ class CnnTower(nn.Module):
         self.to_joint = nn.Linear(p.embed, dim)
         self.level = level_branch(p.embed) if p.level else None
         self.register_buffer('filters', mel_filters(), persistent=False)
+        self.train()
 
     def forward(self, wave, lengths=None):
         "[N, n] -> [N, dim], unit norm."

@@ -263,6 +263,8 @@ class TrainParams(Section):
     init: Literal['scratch', 'wavlm'] = 'wavlm'
     seeds: list[int] = [0, 1]  # one model for each
     window: Seconds = 2.0  # training crop, and the window at inference, s
+    # share of the window that a training crop is at least; each batch draws its own
+    shortest_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     queue: Count = 512  # negatives in MoCo's queue
     momentum: Share = 0.99  # of MoCo's EMA tower
     temperature: Temperature = 0.1  # of the contrastive loss
