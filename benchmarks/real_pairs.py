@@ -1,10 +1,11 @@
 """List ESC-50's sounds with pictures of what makes them, for presets/real.yaml.
 
-    python benchmarks/real_pairs.py ../shared/data build/esc10_pairs.csv [--classes esc10|all] [--per-clip 4] [--smallest 100]
+    python benchmarks/real_pairs.py ../shared/data build/esc10_pairs.csv
 
-The folder holds esc/ in ESC-50's layout, images/ with index.csv and sound_image_map.csv, and coco/images.csv. A class takes the
-pictures of its best grade in the map (exact before near before weak). Folds 1 to 3 train, fold 4 tests; test clips draw from pictures
-that no training clip has, where a class has two or more.
+The folder holds esc/ in ESC-50's layout, images/ with index.csv and sound_image_map.csv, and
+coco/images.csv. A class takes the pictures of its best grade in the map: exact before near
+before weak. Folds 1 to 3 train, fold 4 tests; test clips draw from pictures that no training
+clip has, where a class has two or more.
 """
 
 import argparse

@@ -4429,6 +4429,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'wavbrivl/teachers/conse.py'),
                                          'wavbrivl.teachers.conse.cnn_preprocessing': ( '05_teachers/conse.html#cnn_preprocessing',
                                                                                         'wavbrivl/teachers/conse.py'),
+                                         'wavbrivl.teachers.conse.cut_sentences': ( '05_teachers/conse.html#cut_sentences',
+                                                                                    'wavbrivl/teachers/conse.py'),
                                          'wavbrivl.teachers.conse.mean_tokens': ( '05_teachers/conse.html#mean_tokens',
                                                                                   'wavbrivl/teachers/conse.py'),
                                          'wavbrivl.teachers.conse.mix_sentences': ( '05_teachers/conse.html#mix_sentences',

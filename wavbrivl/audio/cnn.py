@@ -135,17 +135,6 @@ class CnnTower(nn.Module):
         self.register_buffer('filters', mel_filters(), persistent=False)
         self.train()
 
-    def forward(self, wave, lengths=None):
-        "[N, n] -> [N, dim], unit norm."
-        return self.joint(self.embed(wave, lengths))
-
-    def train(self, mode: bool = True):
-        "Training mode, or not; frozen stages stay out of it."
-        super().train(mode)
-        if self.params.trainable == 'frozen':
-            self.cnn.eval()
-        return self
-
 
 def _check_trainable(p: AudioParams):
     "Raise `BadInput` for a way of training that a CNN has not."
@@ -155,6 +144,21 @@ def _check_trainable(p: AudioParams):
         )
 
 # %% ../../nbs/06_audio/06_cnn.ipynb #ddde5d31
+@patch
+def forward(self: CnnTower, wave, lengths=None):
+    "[N, n] -> [N, dim], unit norm."
+    return self.joint(self.embed(wave, lengths))
+
+
+@patch
+def train(self: CnnTower, mode: bool = True):
+    "Training mode, or not; frozen stages stay out of it."
+    nn.Module.train(self, mode)
+    if self.params.trainable == 'frozen':
+        self.cnn.eval()
+    return self
+
+# %% ../../nbs/06_audio/06_cnn.ipynb #87ec8179
 @patch
 def maps(
     self: CnnTower,

@@ -215,8 +215,7 @@ class AudioParams(Section):
     embed: Count = 512  # dimensions of the embedding for downstream tasks
     level: bool = False  # add the level in dB as a feature
     dropout: Share = 0.1
-    # released WavLM weights; of kind transformers: a folder, or a name on the hub; of
-    # kind cnn: efficientnet-lite0, or a folder or name on the hub in timm's layout
+    # released weights: of WavLM, or of the encoder or CNN: a folder, or a hub name
     checkpoint: str | None = None
     freeze_conv: bool = False  # keep the convolutions as they are in training
     normalize: bool = False  # waveforms to mean 0, deviation 1, as WavLM large expects

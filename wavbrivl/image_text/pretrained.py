@@ -8,7 +8,6 @@ __all__ = ['PACKAGES', 'Package', 'find_package', 'find_part', 'PretrainedCNN', 
 
 # %% ../../nbs/04_image_text/07_pretrained.ipynb #a9a811bc
 import importlib.util
-import torch
 from dataclasses import dataclass, field
 from pathlib import Path
 from torch import nn

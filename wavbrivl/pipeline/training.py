@@ -185,7 +185,8 @@ def pretrain_wavlm(lab: Lab) -> pd.DataFrame:
         return pd.read_csv(folder / 'history.csv')
     if lab.params.audio.kind in ('transformers', 'cnn'):
         log(
-            f'audio.kind is {lab.params.audio.kind}: no objective of WavLM is trained; the encoder is taken as released.'
+            f'audio.kind is {lab.params.audio.kind}: no objective of WavLM is trained; '
+            'the encoder is taken as released.'
         )
     return train_wavlm(lab.params, lab.corpus, folder, lab.checkpoints / 'wavlm')
 

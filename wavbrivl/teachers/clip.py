@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from ..core.files import BadFile, BadInput, read_json
 from ..core.hub import check_no_code, find_model, find_safetensors
 from ..core.params import TeacherParams
-from .conse import open_conse
+from .conse import cut_sentences, open_conse
 from wavbrivl.teachers.teacher import (
     Preprocessing,
     Teacher,
@@ -170,17 +170,7 @@ def image_features(
 @patch
 def tokenize(self: TransformersTeacher, sentences: list) -> Tokens:
     "The tokenizer's numbers, padded as the model was trained."
-    whole = self.tokenizer(sentences, verbose=False)['input_ids']
-    made = self.tokenizer(
-        sentences,
-        padding=self.padding,
-        truncation=True,
-        max_length=self.longest,
-        return_tensors='pt',
-    )
-    whole = torch.tensor([len(row) for row in whole])
-    lengths = whole.clamp(max=self.longest)
-    return Tokens(dict(made), lengths, whole - lengths)
+    return cut_sentences(self.tokenizer, sentences, self.longest, self.padding)
 
 
 @patch
@@ -415,12 +405,8 @@ def local_towers(config: dict, folder: Path) -> dict:
     return dict(text_cfg=text | here)
 
 # %% ../../nbs/05_teachers/03_clip.ipynb #4f17e1f8
-OPENERS = dict(
-    brivl=open_brivl,
-    transformers=open_transformers,
-    open_clip=open_openclip,
-    conse=open_conse,
-)
+OPENERS = dict(brivl=open_brivl, conse=open_conse)
+OPENERS |= dict(transformers=open_transformers, open_clip=open_openclip)
 
 
 def open_teacher(
@@ -432,8 +418,8 @@ def open_teacher(
             f'teacher.kind is {params.kind} and teacher.checkpoint is not set; give '
             'the folder of a model, or its name on the hub.'
         )
-    mixed = dict(temperature=params.temperature, top_k=params.top_k)
-    options = mixed if params.kind == 'conse' else {}
+    options = dict(temperature=params.temperature, top_k=params.top_k)
+    options = options if params.kind == 'conse' else {}
     return OPENERS[params.kind](params.checkpoint, params.revision, **options)
 
 # %% ../../nbs/05_teachers/03_clip.ipynb #ebb1b7c5
@@ -449,9 +435,9 @@ def load_teacher(
         raise BadFile(path, f'kind must be one of {", ".join(OPENERS)}.')
     at = (str(folder), None) if facts.get('weights') else (name, revision)
     try:
-        options = facts.get('options') or {}
         line = dict(kind=facts['kind'], checkpoint=at[0], revision=at[1])
-        teacher = open_teacher(TeacherParams(**line, **options))
+        line |= facts.get('options') or {}
+        teacher = open_teacher(TeacherParams(**line))
     except (TypeError, ValidationError):
         raise BadFile(path, 'names no teacher; copy the folder again.') from None
     if teacher.fingerprint != facts.get('fingerprint'):
@@ -481,8 +467,7 @@ def keep_teacher(
     weights: bool = True,  # False: only the name and revision to open it by
 ) -> tuple:  # what teacher.json holds; the names of the files
     "Save a teacher below a model's folder. Raises `BadFile`, `BadInput`."
-    files = teacher.source.get('files', [])
-    if weights and not files:
+    if weights and not teacher.source.get('files'):
         raise BadInput(
             'This teacher was not opened from files, so they cannot be saved; '
             'open it with `open_teacher`.'
