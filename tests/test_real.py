@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from wavbrivl.api.pictures import WavBriVL
-from wavbrivl.audio.cnn import CnnTower
+from wavbrivl.audio.cnn import CnnTower, mel_picture
 from wavbrivl.audio.tower import embed_clips
 from wavbrivl.core.config import merge_config
 from wavbrivl.core.files import BadFile, BadInput, read_json
@@ -45,7 +45,7 @@ from wavbrivl.pipeline.training import (
 from wavbrivl.teachers.clip import load_teacher, open_teacher
 from wavbrivl.teachers.conse import check_pooling, mix_sentences, open_conse
 from wavbrivl.training.audio import make_audio_encoder
-from wavbrivl.training.image_text import new_brivl
+from wavbrivl.training.image_text import caption_tokenizer, new_brivl
 
 ROOT = Path(__file__).parents[1]
 CLOSE = dict(atol=1e-5, rtol=0)
@@ -254,7 +254,7 @@ def test_brivl_begins_from_pretrained_parts(parts, tmp_path):
         output_stride=32,
         text=dict(checkpoint=str(parts / 'words'), max_length=12),
     )
-    model = new_brivl(p, vocab=44).eval()
+    model = new_brivl(p, vocab=64).eval()
     assert model.config.cnn_mean == (0.5,) * 3 and model.config.text.hidden == 16
     cnn, bert = save_cnn(tmp_path / 'cnn'), save_words(tmp_path / 'words')
     x = torch.rand(2, 3, 64, 64)
@@ -264,6 +264,9 @@ def test_brivl_begins_from_pretrained_parts(parts, tmp_path):
         read = model.text.tokens(ids)
         assert torch.allclose(seen, cnn.forward_features((x - 0.5) / 0.5), atol=1e-4)
         assert torch.allclose(read, bert(ids).last_hidden_state, **CLOSE)
+    words = caption_tokenizer(p, ['not read'])
+    assert words.encode('a dog').ids == tiny.bert_tokenizer()('a dog')['input_ids']
+    assert words.get_vocab_size() == len(tiny.bert_tokenizer()) and not words.padding and not words.truncation
     model.save(tmp_path / 'brivl')
     again = BriVL.load(tmp_path / 'brivl')
     assert again.config == model.config
@@ -296,8 +299,6 @@ def test_the_ear_is_the_networks_early_stages(parts, tmp_path):
     cnn = save_cnn(tmp_path / 'cnn')
     wave = torch.from_numpy(sound)[None]
     maps = tower.maps(wave)
-    from wavbrivl.audio.cnn import mel_picture
-
     x = mel_picture(wave, tower.filters)[:, None].expand(-1, 3, -1, -1)
     with torch.no_grad():
         wanted = cnn.forward_intermediates(

@@ -31,7 +31,9 @@ def mel_filters() -> torch.Tensor:  # [513, MEL_BANDS]
     "Triangles on the mel scale, from 20 Hz to 8 kHz (torchaudio's, HTK)."
     from torchaudio.functional import melscale_fbanks
 
-    return melscale_fbanks(MEL_FFT // 2 + 1, 20.0, 8000.0, MEL_BANDS, SAMPLE_RATE)
+    sizes = MEL_FFT // 2 + 1, 20.0, 8000.0, MEL_BANDS, SAMPLE_RATE
+    with torch.device('cpu'):  # also where a tower is built without memory
+        return melscale_fbanks(*sizes)
 
 # %% ../../nbs/06_audio/06_cnn.ipynb #0f6de7f6
 def mel_picture(

@@ -156,9 +156,11 @@ def in_batch_loss(self: ImageTextTask, pixels, ids, lengths, clips):
 # %% ../../nbs/09_training/04_image_text.ipynb #c190a15b
 @patch
 def rate_multiplier(self: ImageTextTask, name: str) -> float:
-    "A CNN that starts from nothing learns faster than the blocks above it."
+    "A CNN that starts from nothing learns faster than the blocks above it; what is pretrained, slower."
+    c = self._brivl[0].config
     cnn = name.startswith('moco.tower_a.backbone')
-    return self._brivl[0].config.backbone_lr_multiplier if cnn else 1.0
+    bert = name.startswith('moco.tower_b.backbone') and c.text.checkpoint
+    return c.backbone_lr_multiplier if cnn or bert else 1.0
 
 # %% ../../nbs/09_training/04_image_text.ipynb #3963fc87
 @patch
