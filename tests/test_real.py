@@ -266,7 +266,11 @@ def test_brivl_begins_from_pretrained_parts(parts, tmp_path):
         assert torch.allclose(read, bert(ids).last_hidden_state, **CLOSE)
     words = caption_tokenizer(p, ['not read'])
     assert words.encode('a dog').ids == tiny.bert_tokenizer()('a dog')['input_ids']
-    assert words.get_vocab_size() == len(tiny.bert_tokenizer()) and not words.padding and not words.truncation
+    assert (
+        words.get_vocab_size() == len(tiny.bert_tokenizer())
+        and not words.padding
+        and not words.truncation
+    )
     model.save(tmp_path / 'brivl')
     again = BriVL.load(tmp_path / 'brivl')
     assert again.config == model.config
