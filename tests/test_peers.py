@@ -20,7 +20,7 @@ from wavbrivl.audio.wav2clip import (
     log_spectrogram,
     mirror_pad,
 )
-from wavbrivl.audio.yamnet import YAMNet, cut_overlapping_windows
+from wavbrivl.tasks.yamnet import YAMNet, cut_overlapping_windows
 from wavbrivl.audio.tower import embed_clips, embed_frames
 
 torch.set_num_threads(1)

@@ -314,7 +314,7 @@ def test_a_front_end_that_is_a_pickle(copy):
 
 def test_a_tflite_file_that_is_a_pickle(tmp_path):
     pytest.importorskip('ai_edge_litert')
-    from wavbrivl.audio.yamnet import YAMNet
+    from wavbrivl.tasks.yamnet import YAMNet
 
     (tmp_path / 'yamnet.tflite').write_bytes(forms(tmp_path / 'ran')['bare'])
     with pytest.raises(BadFile, match='not a .tflite'):

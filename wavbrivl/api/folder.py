@@ -82,6 +82,8 @@ def describe_audio(audio: AudioTower) -> str:
     elif p.kind == 'transformers':
         kind, name = p.encoder['config']['model_type'], Path(str(p.checkpoint)).name
         encoder = f'{kind} ({name}), {p.layers} layers of {p.hidden}'
+    elif p.kind == 'cnn':
+        encoder = f'first stages of {p.encoder["architecture"]}, {p.trainable}'
     else:
         encoder = f'ResNet-18, width {p.width}'
     return f'{encoder}; windows of {audio.window:g} s'
@@ -143,7 +145,7 @@ def base_models(model: WavBriVL) -> list[str]:
     if not model.released:
         return []
     names = [model.brivl.source.get('name')]
-    if model.audio.params.kind == 'transformers':
+    if model.audio.params.kind in ('transformers', 'cnn'):
         names.append(model.audio.params.checkpoint)
     return [n for n in names if HUB_NAME.fullmatch(str(n))]
 

@@ -108,11 +108,13 @@ def as_module(tower, forward):
 # %% ../../nbs/13_api/07_onnx_export.ipynb #d41283b3
 def audio_graph(tower):
     "Give what an audio tower computes, as a module. Raises `BadInput` for a released encoder."
+    from wavbrivl.audio.cnn import CnnTower
     from wavbrivl.audio.encoders import EncoderTower
     from wavbrivl.audio.wav2clip import Wav2CLIPTower
 
-    if isinstance(tower, EncoderTower):
-        kind = tower.encoder.model.config.model_type
+    if isinstance(tower, (EncoderTower, CnnTower)):
+        kind = tower.params.encoder
+        kind = kind.get('architecture') or kind['config']['model_type']
         raise BadInput(
             f'The audio part holds a released encoder ({kind}), which is not written as ONNX; leave it out with parts.'
         )
@@ -271,7 +273,7 @@ ONNX_FORMAT = 2
 # %% ../../nbs/13_api/07_onnx_export.ipynb #78407a9a
 def model_facts(model) -> dict:
     "Give what a caller without torch has to know of a `WavBriVL`."
-    from wavbrivl.image_text.inputs import IMAGENET_MEAN, IMAGENET_STD
+    from wavbrivl.image_text.config import IMAGENET_MEAN, IMAGENET_STD
 
     config = model.brivl.config
     return dict(

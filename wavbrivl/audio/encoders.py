@@ -475,4 +475,9 @@ def finish_training(tower: nn.Module) -> nn.Module:
 # %% ../../nbs/06_audio/07_encoders.ipynb #2ae01372
 def make_encoder(audio: AudioParams) -> nn.Module:
     "The encoder of a section without a head: `WavLM`, or a released one. Raises `BadInput`."
+    if audio.kind in ('wav2clip', 'cnn'):
+        raise BadInput(
+            f'audio.kind is {audio.kind}, which has no hidden states of a transformer; '
+            'take wavlm or transformers for the second paper.'
+        )
     return find_encoder(audio) if audio.kind == 'transformers' else WavLM(audio)

@@ -123,6 +123,13 @@ class TextParams(Section):
     heads: Count = 4  # attention heads
     ffn: Count = 256  # width of the feed-forward layers
     max_length: Count = 24  # tokens of a sentence
+    # a BERT to begin from: a folder, a hub name, or minilm; its sizes replace those above
+    checkpoint: str | None = None
+
+    @model_serializer(mode='wrap')
+    def _leave_out_unused(self, dump):
+        "Without a BERT to begin from, stored and compared as if the field were not there."
+        return {k: v for k, v in dump(self).items() if k != 'checkpoint' or v}
 
 # %% ../../nbs/00_core/02_params.ipynb #eb1c66a0
 class BrivlParams(Section):
@@ -132,6 +139,8 @@ class BrivlParams(Section):
     preset: str | None = None  # their architecture: brivl-baai or brivl-nmi
     tokenizer: str | None = None  # folder or hub name of their tokenizer
     cnn: str = 'test_efficientnet'  # any timm model
+    # what it begins from: a file, a folder, a hub name, or efficientnet-lite0
+    cnn_weights: str | None = None
     output_stride: Annotated[int, Field(ge=1, le=32)] = 16  # px for each patch
     image_size: Count = 64  # side of the input picture, px
     image_layers: Count = 1  # of the self-attention block over the patches
@@ -153,15 +162,24 @@ class BrivlParams(Section):
         'warm_start': 'queue_start',
     }
 
+    @model_serializer(mode='wrap')
+    def _leave_out_unused(self, dump):
+        "Without pretrained weights, stored and compared as if there were no fields for them."
+        return {k: v for k, v in dump(self).items() if v is not None or k[:4] != 'cnn_'}
+
 # %% ../../nbs/00_core/02_params.ipynb #3e4e6894
 class TeacherParams(Section):
     "The frozen image-text model that teaches: the lab's BriVL, or a released one by its name."
 
-    # brivl; transformers: CLIP, SigLIP, Chinese-CLIP, AltCLIP; open_clip: OpenCLIP's layout
-    kind: Literal['brivl', 'transformers', 'open_clip'] = 'brivl'
-    # a folder, or owner/name in the hub's cache here; None: what the stage brivl makes
+    # brivl; transformers: CLIP, SigLIP, Chinese-CLIP, AltCLIP; open_clip: OpenCLIP's
+    # layout; conse: a classifier of pictures and an encoder of sentences
+    kind: Literal['brivl', 'transformers', 'open_clip', 'conse'] = 'brivl'
+    # a folder, or owner/name in the hub's cache here; None: what the stage brivl makes;
+    # of conse: two, with ' + ' between them, such as efficientnet-lite0 + minilm
     checkpoint: str | None = None
     revision: str | None = None  # commit, branch or tag on the hub; None: main
+    temperature: Temperature = 1.0  # of conse: divides the scores of the classes
+    top_k: Count = 10  # of conse: classes whose sentences are mixed
 
 # %% ../../nbs/00_core/02_params.ipynb #0d94e71c
 class TargetsParams(Section):
@@ -177,8 +195,9 @@ ENCODER_FIELDS = 'revision', 'trainable', 'late_layers', 'lora_rank', 'encoder'
 class AudioParams(Section):
     "The audio tower: WavLM (`conv_dim` to `max_distance`), a released encoder or a ResNet-18 (`width`), and a head."
 
-    # wavlm: ours; wav2clip: a baseline; transformers: the encoder that checkpoint names
-    kind: Literal['wavlm', 'wav2clip', 'transformers'] = 'wavlm'
+    # wavlm: ours; wav2clip: a baseline; transformers: the encoder that checkpoint names;
+    # cnn: the first stages of a CNN of pictures, over a mel spectrogram
+    kind: Literal['wavlm', 'wav2clip', 'transformers', 'cnn'] = 'wavlm'
     # channels of the seven convolutions, 16 kHz to 50 frames a second
     conv_dim: ConvWidths = [32, 32, 64, 64, 64, 64, 64]
     conv_norm: Literal['group', 'layer'] = 'group'  # normalisation of the convolutions
@@ -196,12 +215,12 @@ class AudioParams(Section):
     embed: Count = 512  # dimensions of the embedding for downstream tasks
     level: bool = False  # add the level in dB as a feature
     dropout: Share = 0.1
-    # released WavLM weights; of kind transformers: a folder, or a name on the hub
+    # released weights: of WavLM, or of the encoder or CNN: a folder, or a hub name
     checkpoint: str | None = None
     freeze_conv: bool = False  # keep the convolutions as they are in training
     normalize: bool = False  # waveforms to mean 0, deviation 1, as WavLM large expects
     revision: str | None = None  # of a checkpoint on the hub; None: main
-    # of kind transformers: what of the encoder learns
+    # of kinds transformers and cnn: what of the encoder learns; a cnn: frozen or whole
     trainable: Literal['frozen', 'late', 'lora', 'whole'] = 'whole'
     late_layers: Count = 2  # of late: how many
     lora_rank: Count = 8  # of lora
@@ -210,7 +229,8 @@ class AudioParams(Section):
     @model_serializer(mode='wrap')
     def _leave_out_unused(self, dump):
         "The other kinds are stored, and compared, without the fields of a released encoder."
-        unused = () if self.kind == 'transformers' else ENCODER_FIELDS
+        released = self.kind in ('transformers', 'cnn')
+        unused = () if released else ENCODER_FIELDS
         return {k: v for k, v in dump(self).items() if k not in unused}
 
 # %% ../../nbs/00_core/02_params.ipynb #ebf8a1ad
@@ -242,6 +262,8 @@ class TrainParams(Section):
     init: Literal['scratch', 'wavlm'] = 'wavlm'
     seeds: list[int] = [0, 1]  # one model for each
     window: Seconds = 2.0  # training crop, and the window at inference, s
+    # share of the window that a training crop is at least; each batch draws its own
+    shortest_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     queue: Count = 512  # negatives in MoCo's queue
     momentum: Share = 0.99  # of MoCo's EMA tower
     temperature: Temperature = 0.1  # of the contrastive loss

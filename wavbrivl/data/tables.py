@@ -6,10 +6,13 @@
 __all__ = ['COLUMNS', 'KINDS_IN_COLUMN', 'TABLES', 'own_table', 'table_faults', 'table_files', 'has_columns', 'has_table',
            'moved_table', 'Refusal', 'relative_path', 'find_spelling', 'resolve_inside', 'fold_number', 'split_name',
            'row_files', 'row_record', 'same_value', 'check_same', 'merge_records', 'name_clip', 'merge_rows',
-           'misspelt_columns', 'add_class_caption', 'empty_caption', 'folder']
+           'misspelt_columns', 'add_class_caption', 'empty_caption', 'folder', 'halve_pictures', 'draw_for_clips',
+           'write_class_pairs']
 
 # %% ../../nbs/03_data/02_tables.ipynb #63860c82
+import csv
 import difflib
+import numpy as np
 import os
 import re
 import unicodedata
@@ -17,7 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 # %% ../../nbs/03_data/02_tables.ipynb #b86ff3c0
-from ..core.files import BadFile
+from ..core.files import BadFile, atomic_write
 from ..core.config import shorten
 from ..core.csv_text import TextTable, read_columns, read_text_table
 from ..media.kinds import is_wanted
@@ -321,3 +324,43 @@ def folder(params, root):
         if 'caption' in table.columns and not r.captions:
             yield empty_caption(r, path.name)
         yield add_class_caption(r, path.stem)
+
+# %% ../../nbs/03_data/02_tables.ipynb #aa55cf3f
+def halve_pictures(paths: list) -> dict:  # split -> paths
+    "Share the pictures of a class out: every second one for test clips, all for both where there is but one."
+    paths = sorted(paths)
+    if len(paths) < 2:
+        return dict(train=paths, test=paths)
+    return dict(train=paths[::2], test=paths[1::2])
+
+
+def draw_for_clips(
+    sounds: list,  # dict(audio, label, split) each
+    pictures: dict,  # label -> paths of pictures
+    per_clip: int,
+    seed: int,
+):  # iterator of rows: audio, image, label, split
+    "Draw pictures of its class for each sound; one without pictures gets a row without."
+    rng = np.random.default_rng(seed)
+    halves = {label: halve_pictures(paths) for label, paths in pictures.items()}
+    for s in sounds:
+        part = 'test' if s['split'] == 'test' else 'train'
+        own = halves.get(s['label'], {}).get(part, [])
+        drawn = rng.permutation(len(own))[:per_clip]
+        for image in [own[i] for i in sorted(drawn)] or ['']:
+            yield s['audio'], image, s['label'], s['split']
+
+# %% ../../nbs/03_data/02_tables.ipynb #f7290fbb
+def write_class_pairs(
+    path,  # the CSV to write, for `corpus.reader: folder`
+    sounds: list,  # dict(audio, label, split) each, paths relative to `corpus.root`
+    pictures: dict,  # label -> paths of pictures, relative to the same folder
+    per_clip: int = 4,  # pictures drawn for a clip
+    seed: int = 0,
+) -> int:  # rows
+    "List sounds with pictures of what makes them, class by class. Raises `BadFile`."
+    rows = list(draw_for_clips(sounds, pictures, per_clip, seed))
+    head = ('audio', 'image', 'label', 'split')
+    with atomic_write(path) as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
+        csv.writer(f, lineterminator='\n').writerows([head, *rows])
+    return len(rows)

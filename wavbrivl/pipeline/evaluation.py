@@ -21,7 +21,7 @@ from ..core.files import read_tensors, atomic_write, write_json
 from ..core.runtime import log
 from ..data.published import DATASETS
 from ..audio.tower import embed_clips
-from ..audio.yamnet import YAMNet
+from ..tasks.yamnet import YAMNet
 from ..metrics.classification import class_embeddings, zero_shot
 from ..training.loop import fingerprint
 from ..training.targets import Targets, embed_texts

@@ -183,9 +183,10 @@ def pretrain_wavlm(lab: Lab) -> pd.DataFrame:
     folder = lab.build / 'wavlm'
     if not lab.params.audio.checkpoint and launch_stage(lab, 'wavlm'):
         return pd.read_csv(folder / 'history.csv')
-    if lab.params.audio.kind == 'transformers':
+    if lab.params.audio.kind in ('transformers', 'cnn'):
         log(
-            'audio.kind is transformers: no objective of WavLM is trained; the encoder is taken as released.'
+            f'audio.kind is {lab.params.audio.kind}: no objective of WavLM is trained; '
+            'the encoder is taken as released.'
         )
     return train_wavlm(lab.params, lab.corpus, folder, lab.checkpoints / 'wavlm')
 

@@ -23,9 +23,8 @@ from ..core.files import BadFile, BadInput, atomic_write, write_json
 from ..core.hub import find_model, find_safetensors
 from ..core.runtime import pick_precision
 from ..image_text.brivl import BriVL
+from ..image_text.config import IMAGENET_MEAN, IMAGENET_STD
 from wavbrivl.image_text.inputs import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     as_rgb,
     load_tokenizer,
     prepare_pixels,
@@ -130,8 +129,8 @@ class Teacher(nn.Module):
         preprocessing: Preprocessing,
         scale: float,  # factor of the cosines
         bias: float | None = None,  # added to them: the model scores by a sigmoid
-        source: dict
-        | None = None,  # `name` and `revision` it was opened by, its `files`
+        # `name`, `revision` and `options` it was opened by, its `files`
+        source: dict | None = None,
     ):
         super().__init__()
         self.model = model
@@ -294,6 +293,8 @@ def save(
     for path in files:
         with atomic_write(Path(folder) / path.name) as tmp:
             shutil.copyfile(path, tmp)
+    if self.source.get('options'):
+        facts['options'] = self.source['options']
     facts |= dict(kind=self.kind, weights=weights, fingerprint=self.fingerprint)
     write_json(facts, Path(folder) / 'teacher.json')
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['flatten_column', 'positions_by_owner', 'draw_member', 'load_pictures', 'draw_views', 'make_views', 'group_sizes',
-           'PictureText', 'ImageTextTask', 'new_brivl', 'image_text_task', 'train_brivl', 'store_released_brivl']
+           'PictureText', 'ImageTextTask', 'new_brivl', 'caption_tokenizer', 'image_text_task', 'train_brivl',
+           'store_released_brivl']
 
 # %% ../../nbs/09_training/04_image_text.ipynb #db29e699
 import numpy as np
@@ -20,6 +21,11 @@ from ..core.picture_params import Params
 from ..core.runtime import derive_seed
 from ..data.corpus import Corpus
 from ..image_text.brivl import BriVL
+from wavbrivl.image_text.pretrained import (
+    find_part,
+    load_pretrained,
+    pretrained_config,
+)
 from wavbrivl.image_text.inputs import (
     augment,
     load_tokenizer,
@@ -150,9 +156,11 @@ def in_batch_loss(self: ImageTextTask, pixels, ids, lengths, clips):
 # %% ../../nbs/09_training/04_image_text.ipynb #c190a15b
 @patch
 def rate_multiplier(self: ImageTextTask, name: str) -> float:
-    "A CNN that starts from nothing learns faster than the blocks above it."
+    "A CNN that starts from nothing learns faster than the blocks above it; what is pretrained, slower."
+    c = self._brivl[0].config
     cnn = name.startswith('moco.tower_a.backbone')
-    return self._brivl[0].config.backbone_lr_multiplier if cnn else 1.0
+    bert = name.startswith('moco.tower_b.backbone') and c.text.checkpoint
+    return c.backbone_lr_multiplier if cnn or bert else 1.0
 
 # %% ../../nbs/09_training/04_image_text.ipynb #3963fc87
 @patch
@@ -174,10 +182,23 @@ def score(self: ImageTextTask) -> dict:
 
 # %% ../../nbs/09_training/04_image_text.ipynb #c09f47cf
 def new_brivl(p, vocab: int) -> BriVL:
-    "A BriVL of fresh weights, for a tokenizer of `vocab` tokens."
+    "A BriVL of fresh weights but for its pretrained parts, for a tokenizer of `vocab` tokens."
     torch.manual_seed(derive_seed(p.seed, 'brivl'))
     text = p.text.model_copy(update=dict(vocab=vocab))
-    return BriVL(p.model_copy(update=dict(text=text)))
+    p = p.model_copy(update=dict(text=text))
+    brivl = BriVL(pretrained_config(p))
+    load_pretrained(brivl, p)
+    return brivl
+
+# %% ../../nbs/09_training/04_image_text.ipynb #05b6439f
+def caption_tokenizer(p, captions: list):
+    "The tokenizer of the BERT that the text tower begins from, or one trained on the captions."
+    if not p.text.checkpoint:
+        return train_tokenizer(captions, p.text.vocab)
+    found = load_tokenizer(find_part(p.text.checkpoint)).backend_tokenizer
+    found.no_padding()
+    found.no_truncation()
+    return found
 
 # %% ../../nbs/09_training/04_image_text.ipynb #939917cf
 def image_text_task(p, corpus: Corpus, tokenizer) -> ImageTextTask:
@@ -200,7 +221,7 @@ def train_brivl(
     if p.checkpoint:
         return store_released_brivl(p, out)
     captions, _ = flatten_column(corpus.split('train'), 'captions')
-    tokenizer = train_tokenizer(captions, p.text.vocab)
+    tokenizer = caption_tokenizer(p, captions)
     task = image_text_task(p, corpus, tokenizer)
     engine = make_engine(params)
     facts = (p.model_dump(), corpus.fingerprint)
