@@ -6,13 +6,13 @@
 __all__ = ['PHASES', 'OPTIMIZER_TRAFFIC', 'training_phases', 'Step', 'held_bytes', 'batch_numbers', 'try_steps', 'move_to_meta',
            'count_steps', 'measure_step', 'measure_pass']
 
-# %% ../../nbs/19_planning/03_steps.ipynb #46e3d3e1
+# %% ../../nbs/19_planning/03_steps.ipynb #8e778914
 import numpy as np
 import torch
 import torch.nn as nn
 from dataclasses import dataclass
 
-# %% ../../nbs/19_planning/03_steps.ipynb #8af7ac09
+# %% ../../nbs/19_planning/03_steps.ipynb #e7e8efd2
 from ..core.params import OptimParams
 from ..core.picture_params import Params
 from ..training.loop import Task, Trainer
@@ -20,7 +20,7 @@ from ..training.processes import OneDevice, make_engine
 from .costs import Cost, Machine, count_bytes, count_cost, fastest
 from .sample import MAX_TIMED, count_weights
 
-# %% ../../nbs/19_planning/03_steps.ipynb #9575362a
+# %% ../../nbs/19_planning/03_steps.ipynb #b90ffa10
 PHASES = 'queue_start', 'quantize_start', 'crop_until', 'disc_start'
 
 
@@ -32,7 +32,7 @@ def training_phases(
     edges = sorted(starts)
     return [(b - a, (a + b) / 2) for a, b in zip(edges, edges[1:])]
 
-# %% ../../nbs/19_planning/03_steps.ipynb #37149c5f
+# %% ../../nbs/19_planning/03_steps.ipynb #9c9e9bc1
 @dataclass(frozen=True)
 class Step:
     "What one step of a training, or one call of a network, costs on a machine."
@@ -56,7 +56,7 @@ def batch_numbers(task: Task, optim: OptimParams) -> np.ndarray:
     "The items of a batch of full size, repeated where the sample has too few."
     return np.resize(np.arange(task.items), optim.batch)
 
-# %% ../../nbs/19_planning/03_steps.ipynb #aa193f32
+# %% ../../nbs/19_planning/03_steps.ipynb #9684e5d5
 def _jump(trainer: Trainer, progress: float):
     "Set a training to a share of its steps."
     trainer.epoch = 0
@@ -78,7 +78,7 @@ def try_steps(
         seconds += share * fastest(step, 2)
     return seconds, cost
 
-# %% ../../nbs/19_planning/03_steps.ipynb #02787700
+# %% ../../nbs/19_planning/03_steps.ipynb #bcf2c08e
 def move_to_meta(task: Task):
     "The task, and the frozen networks it holds beside its own, on the device `meta`."
     for held in vars(task).values():
@@ -105,7 +105,7 @@ def count_steps(
         cost = cost + count_cost(lambda: task(**batch).backward()) * share
     return prepared, cost
 
-# %% ../../nbs/19_planning/03_steps.ipynb #5b30d2f8
+# %% ../../nbs/19_planning/03_steps.ipynb #ac21f7ff
 def measure_step(
     task: Task,
     optim: OptimParams,
@@ -130,7 +130,7 @@ def measure_step(
         seconds = prepared + machine.seconds(cost)
     return Step(seconds, cost.flops, held + cost.memory, machine.here)
 
-# %% ../../nbs/19_planning/03_steps.ipynb #55a4e730
+# %% ../../nbs/19_planning/03_steps.ipynb #bedd3119
 def measure_pass(
     network: nn.Module,
     call,  # of the inputs
@@ -138,7 +138,7 @@ def measure_pass(
     machine: Machine,
 ) -> Step:
     "What a pass of a frozen network costs: tried here where it is small, else counted on the device `meta`."
-    network.eval()
+    network.eval().requires_grad_(False)
     held = count_bytes([*network.parameters(), *network.buffers()])
     large = count_weights(network) > MAX_TIMED
     if large:
