@@ -319,6 +319,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'wavbrivl.app.commands.cmd_index': ('21_app/commands.html#cmd_index', 'wavbrivl/app/commands.py'),
                                        'wavbrivl.app.commands.cmd_pair': ('21_app/commands.html#cmd_pair', 'wavbrivl/app/commands.py'),
                                        'wavbrivl.app.commands.cmd_params': ('21_app/commands.html#cmd_params', 'wavbrivl/app/commands.py'),
+                                       'wavbrivl.app.commands.cmd_plan': ('21_app/commands.html#cmd_plan', 'wavbrivl/app/commands.py'),
                                        'wavbrivl.app.commands.cmd_rank': ('21_app/commands.html#cmd_rank', 'wavbrivl/app/commands.py'),
                                        'wavbrivl.app.commands.cmd_search': ('21_app/commands.html#cmd_search', 'wavbrivl/app/commands.py'),
                                        'wavbrivl.app.commands.count_others': ( '21_app/commands.html#count_others',
