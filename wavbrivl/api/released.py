@@ -22,7 +22,7 @@ from ..core.hub import check_weight_file, pickled_names, write_config_last
 from ..image_text.config import PRESETS
 from ..image_text.brivl import BriVL, load_exactly
 from ..image_text.inputs import load_tokenizer
-from ..teachers.pickles import import_pickle, model_files
+from ..teachers.pickles import import_pickle, rewritten_files
 from ..audio.wavlm import WavLM, wavlm_config
 from ..audio.checkpoint import load_wavlm, rename_wavlm_key
 from ..decoders.vqgan import VQGAN
@@ -385,7 +385,7 @@ def import_released(
 # %% ../../nbs/13_api/06_released.ipynb #62d77462
 def written_sizes(folder: Path, kind: str) -> dict:
     "Measure an imported folder: parameters, megabytes, and the sizes in its config.json."
-    files, config = model_files(folder)
+    files, config = rewritten_files(folder)
     shapes = []
     for path in files:
         shapes += tensor_shapes(path, kind).values()

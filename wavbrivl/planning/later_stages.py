@@ -60,7 +60,7 @@ def plan_encoder(planner: Planner, name: str) -> list:
         p.audio.model_dump(),
         lambda: measure_pass(encoder, encoder, [wave], planner.machine),
     )
-    windows = n * planner.windows_of_clip(p.language.window)
+    windows = n * planner.sample.windows_of_clip(p.language.window)
     disk = frames_bytes(planner) + 4.0 * count_weights(encoder)
     return [
         repeated(
@@ -72,10 +72,10 @@ def plan_encoder(planner: Planner, name: str) -> list:
 def frames_bytes(planner: Planner) -> float:
     "Bytes of the stored frames of all clips."
     p = planner.board
-    frames = planner.seconds_of_clip() / 0.02 / p.language.pool
+    frames = planner.sample.mean_seconds / 0.02 / p.language.pool
     return 2.0 * planner.clips.all * frames * (p.audio.layers + 1) * p.audio.hidden
 
-
+# %% ../../nbs/19_planning/07_later_stages.ipynb #f4664fa2
 def plan_gloss(planner: Planner, name=None) -> list:
     "Stage gloss: the styles side by side on a processor."
     p = planner.board
@@ -113,7 +113,7 @@ def scoring_epochs(language) -> int:
         for k in epochs
     )
 
-
+# %% ../../nbs/19_planning/07_later_stages.ipynb #cd4131a7
 def bridge_part(planner: Planner, params: Params) -> Part:
     "One seed of a variant: its steps, and the scoring of all pairs."
     language = params.language
@@ -136,7 +136,7 @@ def bridge_part(planner: Planner, params: Params) -> Part:
     )
     return times(part, 1, part.what, seconds=part.seconds + scored * each)
 
-
+# %% ../../nbs/19_planning/07_later_stages.ipynb #a420a279
 def plan_variant(planner: Planner, name: str) -> list:
     "Stages variant and encoder_variant: trained and evaluated."
     p = planner.params(name)
@@ -184,7 +184,7 @@ def plan_vqgan(planner: Planner, name=None) -> list:
         )
     ]
 
-
+# %% ../../nbs/19_planning/07_later_stages.ipynb #a00af734
 def plan_evaluator(planner: Planner, name=None) -> list:
     "Stage evaluator."
     p, items = planner.board.evaluator, planner.frames_of(planner.clips.train)
@@ -245,7 +245,7 @@ def drawn(planner: Planner, what: str, n: int, share: float = 1.0) -> Part:
         timed=sampled.timed,
     )
 
-
+# %% ../../nbs/19_planning/07_later_stages.ipynb #892f094b
 def plan_diffusion(planner: Planner, name=None) -> list:
     "Stage diffusion: trained on latents, then the test split is drawn."
     p, board = planner.board.diffusion, planner.board
@@ -290,7 +290,7 @@ def guided(planner: Planner, params: Params, sounds: int) -> Part:
         timed=False,
     )
 
-
+# %% ../../nbs/19_planning/07_later_stages.ipynb #c18c6d82
 def plan_generate(planner: Planner, name: str) -> list:
     "Stage generate of one run."
     p, tests = planner.params(name), planner.clips.test

@@ -131,19 +131,6 @@ class Planner:
 
 # %% ../../nbs/19_planning/05_planner.ipynb #7d75e1c9
 @patch
-def seconds_of_clip(self: Planner) -> float:
-    "Mean length of a clip, as of the sample."
-    return float(self.sample.corpus.table.seconds.mean())
-
-
-@patch
-def windows_of_clip(self: Planner, window: float) -> int:
-    "Windows of `window` seconds that a clip of the longest length takes."
-    longest = float(self.sample.corpus.table.seconds.max())
-    return max(1, -(-round(longest * SAMPLE_RATE) // round(window * SAMPLE_RATE)))
-
-
-@patch
 def frames_of(self: Planner, clips: int) -> int:
     "Pictures of some clips."
     return round(clips * self.sample.mean_of('frames'))
@@ -234,7 +221,7 @@ def sound_pass(self: Planner, params: Params, batch: int) -> Step:
 @patch
 def embed_seconds(self: Planner, params: Params, clips: int, batch: int) -> float:
     "Time to embed some clips."
-    windows = clips * self.windows_of_clip(params.train.window)
+    windows = clips * self.sample.windows_of_clip(params.train.window)
     return windows / batch * self.sound_pass(params, batch).seconds
 
 # %% ../../nbs/19_planning/05_planner.ipynb #cb769f49

@@ -194,7 +194,7 @@ def encoder_description(name: str, revision: str | None = None) -> dict:
     made = getattr(transformers, ENCODER_KINDS[config.model_type].extractor_class)()
     return dict(config=config.to_dict(), extractor=made.to_dict())
 
-
+# %% ../../nbs/19_planning/04_released_sizes.ipynb #3b4bf993
 def without_weights(audio: AudioParams) -> AudioParams:
     "The section with a description in place of released weights. Raises `BadInput`."
     if audio.kind != 'transformers' or audio.encoder is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 # %% ../../nbs/19_planning/02_sample.ipynb #854e9b07
 from ..core.params import BrivlParams, CorpusParams, FoleyParams
 from ..core.picture_params import Params
+from ..media.sound import SAMPLE_RATE
 from ..data.corpus import Corpus
 from ..data.prepare import write_corpus
 from ..image_text.brivl import BriVL
@@ -91,6 +92,19 @@ class Sample:
 def mean_of(self: Sample, column: str) -> float:
     "How many frames or captions a clip has, on average."
     return float(self.corpus.table[column].str.len().mean())
+
+
+@patch(as_prop=True)
+def mean_seconds(self: Sample) -> float:
+    "Mean length of a clip."
+    return float(self.corpus.table.seconds.mean())
+
+
+@patch
+def windows_of_clip(self: Sample, window: float) -> int:
+    "Windows of `window` seconds that a clip of the longest length takes."
+    longest = float(self.corpus.table.seconds.max())
+    return max(1, -(-round(longest * SAMPLE_RATE) // round(window * SAMPLE_RATE)))
 
 
 @patch

@@ -101,7 +101,7 @@ def valid_ratio(planner: Planner) -> float:
     "Validation clips of the run for each one of the sample."
     return planner.clips.valid / len(planner.sample.corpus.split('valid'))
 
-
+# %% ../../nbs/19_planning/06_stages.ipynb #07973604
 def in_turn(planner: Planner, seeds: int) -> int:
     "How many seeds run one after the other: on a processor each has a core of its own."
     if planner.machine.here:
@@ -120,7 +120,7 @@ def plan_corpus(planner: Planner, name=None) -> list:
     s, n = planner.sample, planner.clips.all
     seconds = n * s.making / s.clips / min(8, count_cores())
     foley = planner.board.corpus.reader == 'foley'
-    what = f'{n} clips of {planner.seconds_of_clip():.1f} s'
+    what = f'{n} clips of {planner.sample.mean_seconds:.1f} s'
     return [Part(what, seconds, disk=n * s.bytes_of_clips(), timed=foley)]
 
 
@@ -128,7 +128,7 @@ def picture_bytes(planner: Planner, clips: int, size: int) -> float:
     "Bytes of some clips' pictures in memory."
     return 3.0 * size**2 * planner.frames_of(clips)
 
-
+# %% ../../nbs/19_planning/06_stages.ipynb #b82c95c2
 def plan_brivl(planner: Planner, name=None) -> list:
     "Stage brivl: trained, or a released one."
     p = planner.board.brivl
@@ -190,7 +190,7 @@ def embedded(planner: Planner, frames: int, views: int, captions: int) -> list:
     )
     return [pictures, repeated(f'{captions} sentences', text, captions / 256)]
 
-
+# %% ../../nbs/19_planning/06_stages.ipynb #b4d57e5a
 def plan_targets(planner: Planner, name=None) -> list:
     "Stage targets."
     n = planner.clips.all
@@ -222,7 +222,7 @@ def plan_units(planner: Planner, task, making: float) -> Part:
     fitting = max(0.0, making - assigning) * min(clips, 500) / n
     return Part(f'units of {clips} clips', fitting + assigning * clips / n)
 
-
+# %% ../../nbs/19_planning/06_stages.ipynb #34d1fc52
 def plan_wavlm(planner: Planner, name=None) -> list:
     "Stage wavlm: trained, or a released encoder."
     p = planner.board
@@ -282,7 +282,7 @@ def plan_train(planner: Planner, name: str) -> list:
         one = times(one, 1, one.what, seconds=one.seconds + scores)
     disk = seeds * (4.0 * one.disk / 4 + planner.image_text_bytes())
     host = min(
-        2.0**31, 2.0 * SAMPLE_RATE * planner.seconds_of_clip() * planner.clips.train
+        2.0**31, 2.0 * SAMPLE_RATE * planner.sample.mean_seconds * planner.clips.train
     )
     what = f'{seeds} x {one.what}'
     return [times(one, turns, what, flops=seeds * one.flops, disk=disk, host=host)]
@@ -346,7 +346,7 @@ def head_seconds(planner: Planner, name: str, e: EvaluateParams, width: int) -> 
     scored = JAVA_SECONDS if name == 'captioning' else 0.0
     return scored + planner.clips.all / len(exam) * planner.once(name, facts, measure)
 
-
+# %% ../../nbs/19_planning/06_stages.ipynb #e7bf0304
 def heads_part(
     planner: Planner, e: EvaluateParams, tasks, width: int, seeds: int
 ) -> Part:
@@ -357,13 +357,13 @@ def heads_part(
     seconds = sum(head_seconds(planner, k, e, width) for k in asked)
     return Part(f'{n} x {" and ".join(asked) or "no heads"}', n * seconds)
 
-
+# %% ../../nbs/19_planning/06_stages.ipynb #229ca5cc
 def plan_evaluate(planner: Planner, name: str) -> list:
     "Stage evaluate of one run."
     p, n = planner.params(name), planner.clips.all
     e, seeds = p.evaluate, len(p.train.seeds)
     step = planner.sound_pass(p, e.batch)
-    windows = n * planner.windows_of_clip(p.train.window)
+    windows = n * planner.sample.windows_of_clip(p.train.window)
     if p.train.loss == 'labels':
         tested = windows * planner.clips.test / n
         return [

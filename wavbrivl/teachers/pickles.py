@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PICKLED_NAMES', 'BESIDE', 'find_pickle', 'refuse_objects', 'read_pickle', 'write_safetensors', 'copy_beside',
-           'import_pickle', 'model_files']
+           'import_pickle', 'rewritten_files']
 
 # %% ../../nbs/05_teachers/03_pickles.ipynb #a5587755
 import pickle
@@ -108,7 +108,7 @@ def import_pickle(path: Path, out: Path, config=None, tokenizer=None) -> dict:
     return dict(matched=len(places), missing=[], left_over=[], dropped={})
 
 # %% ../../nbs/05_teachers/03_pickles.ipynb #950ade1f
-def model_files(folder: Path) -> tuple:  # its safetensors files, its configuration
+def rewritten_files(folder: Path) -> tuple:  # its safetensors files, its configuration
     "What a rewritten folder holds. Raises `BadFile`."
     openclip = folder / 'open_clip_config.json'
     if openclip.is_file():
