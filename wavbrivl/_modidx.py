@@ -3737,6 +3737,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'wavbrivl/planning/stages.py'),
                                           'wavbrivl.planning.stages.random_sample_frames': ( '19_planning/stages.html#random_sample_frames',
                                                                                              'wavbrivl/planning/stages.py'),
+                                          'wavbrivl.planning.stages.reading_seconds': ( '19_planning/stages.html#reading_seconds',
+                                                                                        'wavbrivl/planning/stages.py'),
                                           'wavbrivl.planning.stages.repeated': ( '19_planning/stages.html#repeated',
                                                                                  'wavbrivl/planning/stages.py'),
                                           'wavbrivl.planning.stages.score_seconds': ( '19_planning/stages.html#score_seconds',

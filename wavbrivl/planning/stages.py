@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROBE_EPOCHS', 'HEADS', 'JAVA_SECONDS', 'Part', 'repeated', 'training_steps', 'score_seconds', 'trained',
-           'valid_ratio', 'in_turn', 'times', 'plan_corpus', 'picture_bytes', 'plan_brivl', 'view_seconds', 'embedded',
-           'plan_targets', 'plan_datasets', 'plan_units', 'plan_wavlm', 'train_facts', 'plan_train', 'probe_seconds',
-           'random_sample_frames', 'caption_sample', 'head_seconds', 'heads_part', 'plan_evaluate', 'plan_baselines']
+           'valid_ratio', 'in_turn', 'times', 'plan_corpus', 'picture_bytes', 'plan_brivl', 'view_seconds',
+           'reading_seconds', 'embedded', 'plan_targets', 'plan_datasets', 'plan_units', 'plan_wavlm', 'train_facts',
+           'plan_train', 'probe_seconds', 'random_sample_frames', 'caption_sample', 'head_seconds', 'heads_part',
+           'plan_evaluate', 'plan_baselines']
 
 # %% ../../nbs/19_planning/06_stages.ipynb #38e37dac
 import numpy as np
@@ -27,7 +28,7 @@ from wavbrivl.tasks.evaluation import (
 )
 from ..tasks.probe import train_probes
 from ..training.audio import Recordings
-from ..training.image_text import draw_views
+from ..training.image_text import draw_views, flatten_column, load_pictures
 from ..pipeline.launch import count_cores, single_thread
 from ..media.sound import SAMPLE_RATE
 from .costs import fastest
@@ -176,6 +177,14 @@ def view_seconds(planner: Planner) -> float:
     )
 
 
+def reading_seconds(planner: Planner) -> float:
+    "Time to read one picture of the corpus."
+    corpus = planner.sample.corpus
+    paths = flatten_column(corpus.table, 'frames')[0][:16]
+    measure = lambda: fastest(lambda: load_pictures(corpus, paths), 1)
+    return planner.once('reading', len(paths), measure) / len(paths)
+
+
 def embedded(planner: Planner, frames: int, views: int, captions: int) -> list:
     "Pictures in some views, and sentences, through the frozen towers."
     batch = planner.board.targets.batch
@@ -183,7 +192,7 @@ def embedded(planner: Planner, frames: int, views: int, captions: int) -> list:
     pictures = repeated(
         f'{frames} pictures in {views} views', image, frames * views / batch
     )
-    drawn = frames * (views - 1) * view_seconds(planner)
+    drawn = frames * ((views - 1) * view_seconds(planner) + reading_seconds(planner))
     size = 4.0 * planner.dim * (frames * views + captions)
     pictures = times(
         pictures, 1, pictures.what, disk=size, seconds=pictures.seconds + drawn
