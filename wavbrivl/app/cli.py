@@ -25,6 +25,7 @@ from wavbrivl.app.commands import (
     cmd_index,
     cmd_pair,
     cmd_params,
+    cmd_plan,
     cmd_rank,
     cmd_search,
     printable,
@@ -75,6 +76,7 @@ FUNCTIONS = dict(
     generate=cmd_generate,
     pair=cmd_pair,
     params=cmd_params,
+    plan=cmd_plan,
     export=cmd_export,
 ) | {'import': cmd_import}
 
