@@ -26,10 +26,10 @@ from wavbrivl.app.listening import (
     kinds_of,
     name_windows,
     open_listener,
-    open_pictures,
+    open_picture_index,
     open_recording,
     painter_beside,
-    read_names,
+    read_typed_names,
     render_examples,
 )
 from wavbrivl.audio.tower import AudioTower
@@ -142,7 +142,7 @@ def test_unknown_names_are_noted(listener, place):
 
 def test_too_many_names():
     with pytest.raises(BadInput, match='401 names'):
-        read_names(','.join(f'n{i}' for i in range(401)))
+        read_typed_names(','.join(f'n{i}' for i in range(401)))
 
 
 def test_a_timeline_has_a_window_each_quarter_and_no_name_for_silence(listener):
@@ -176,9 +176,11 @@ def test_pictures_by_folder_or_index(listener, place, tmp_path):
     index = index_pictures(
         listener.model, sorted((place / 'pictures').glob('p*.png')), tmp_path / 'i'
     )
-    assert len(open_pictures(listener.model, tmp_path / 'i', tmp_path)) == len(index)
+    assert len(open_picture_index(listener.model, tmp_path / 'i', tmp_path)) == len(
+        index
+    )
     with pytest.raises(BadInput, match='no picture'):
-        open_pictures(listener.model, tmp_path / 'nothing', tmp_path / 'j')
+        open_picture_index(listener.model, tmp_path / 'nothing', tmp_path / 'j')
     with pytest.raises(BadInput, match='wavbrivl index'):
         index_pictures(listener.model, ['x.png'] * (MAX_PICTURES + 1), tmp_path)
     torch.manual_seed(1)
@@ -186,7 +188,7 @@ def test_pictures_by_folder_or_index(listener, place, tmp_path):
     with torch.no_grad():
         other.audio.to_joint.weight.add_(1)
     with pytest.raises(BadInput, match='another model'):
-        open_pictures(other, tmp_path / 'i', tmp_path)
+        open_picture_index(other, tmp_path / 'i', tmp_path)
 
 
 def test_examples_are_sounds(tmp_path):

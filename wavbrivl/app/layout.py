@@ -151,10 +151,14 @@ NEXT = """{folder}  {files} files laid out
 def missing_tools() -> str:
     "Name what the two commands need and is not installed; '' where nothing is."
     needs = dict(lab=('dvc', 'papermill', 'nbdev'), test=('pytest', 'hypothesis'))
-    lost = {e: [n for n in names if not find_spec(n)] for e, names in needs.items()}
-    names = ', '.join(n for found in lost.values() for n in found)
-    extras = ','.join(e for e in lost if lost[e])
-    return names and f"missing for make: {names}; pip install 'wavbrivl[{extras}]'"
+    names, extras = [], []
+    for extra, modules in needs.items():
+        lost = [n for n in modules if not find_spec(n)]
+        names += lost
+        extras += [extra] * bool(lost)
+    if not names:
+        return ''
+    return f"missing for make: {', '.join(names)}; pip install 'wavbrivl[{','.join(extras)}]'"
 
 # %% ../../nbs/21_app/03_layout.ipynb #0637983d
 def cmd_init(a):

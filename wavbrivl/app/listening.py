@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MAX_SECONDS', 'SILENT_DBFS', 'MAX_NAMES', 'WINDOW_SECONDS', 'HOP_SECONDS', 'QUIET_DB', 'ROWS', 'MAX_PICTURES',
-           'EXAMPLES', 'open_recording', 'read_names', 'write_names', 'Timeline', 'name_windows', 'listening_figure',
-           'draw_names', 'index_pictures', 'open_pictures', 'small_picture', 'find_pictures', 'count_steps', 'kinds_of',
-           'draw_sound', 'render_examples', 'copy_examples', 'Listener', 'Heard', 'corpus_beside', 'painter_beside',
-           'corpus_pictures', 'open_listener']
+           'EXAMPLES', 'open_recording', 'read_typed_names', 'join_names', 'Timeline', 'name_windows',
+           'listening_figure', 'draw_names', 'index_pictures', 'open_picture_index', 'small_picture', 'find_pictures',
+           'count_steps', 'kinds_of', 'draw_for_sound', 'render_examples', 'copy_examples', 'Listener', 'Heard',
+           'corpus_beside', 'painter_beside', 'corpus_pictures', 'open_listener']
 
 # %% ../../nbs/21_app/04_listening.ipynb #37fe9b64
 import csv
@@ -22,7 +22,7 @@ from pathlib import Path
 
 # %% ../../nbs/21_app/04_listening.ipynb #3ed49b30
 from ..core.config import find_root
-from ..core.files import BadFile, BadInput, FileNote, gather_notes
+from ..core.files import BadFile, BadInput, gather_notes
 from ..core.params import FoleyParams
 from ..core.plotting import render_figure, styled
 from ..media.kinds import walk_files
@@ -68,7 +68,7 @@ def open_recording(
 MAX_NAMES = 400  # names to choose among; AudioSet has 527, VGGSound 309
 
 
-def read_names(text: str) -> list:
+def read_typed_names(text: str) -> list:
     "Read class names as they are typed. Raises `BadInput` for fewer than two, or too many."
     lines = csv.reader((text or '').splitlines(), skipinitialspace=True)
     names = [n.strip() for line in lines for n in line if n.strip()]
@@ -80,8 +80,8 @@ def read_names(text: str) -> list:
     return names
 
 
-def write_names(names: list) -> str:
-    "Write names so that `read_names` reads them."
+def join_names(names: list) -> str:
+    "Write names so that `read_typed_names` reads them."
     quoted = (f'"{n}"' if ',' in n else n for n in names)
     return ', '.join(quoted)
 
@@ -99,7 +99,7 @@ class Timeline:
     scores: np.ndarray  # [C, W] 0..1, NaN where it is silent
     hop: float  # s from window to window
 
-
+# %% ../../nbs/21_app/04_listening.ipynb #1cd7a075
 def name_windows(
     model: WavBriVL,
     x: np.ndarray,  # [n] at 16 kHz
@@ -138,7 +138,7 @@ def spans(
             found.append((first, end, self.names[k]))
     return found
 
-
+# %% ../../nbs/21_app/04_listening.ipynb #da229b88
 @patch
 def sentence(self: Timeline, seconds: float) -> str:
     "The spans as one line."
@@ -157,15 +157,16 @@ def listening_figure(x, timeline: Timeline):  # matplotlib Figure
     seconds = len(x) / SAMPLE_RATE
     strongest = np.nan_to_num(timeline.scores).max(1)
     rows = np.argsort(-strongest, kind='stable')[:ROWS]
-    layout = dict(figsize=(5, 2 + 0.24 * len(rows)), layout='constrained')
+    layout = dict(figsize=(4.2, 2.2 + 0.24 * len(rows)), layout='constrained')
     layout |= dict(height_ratios=[1.4, 0.24 * len(rows)])
     fig, (top, low) = plt.subplots(2, 1, **layout)
     draw_spectrogram(top, x, seconds)
-    top.set(ylabel='mel bands', xticklabels=[])
+    top.set(title='Spectrogram', xticklabels=[])
     draw_names(low, timeline, rows, seconds)
+    low.set_title('What sounds when')
     return fig
 
-
+# %% ../../nbs/21_app/04_listening.ipynb #0816999a
 def draw_names(ax, timeline: Timeline, rows, seconds: float):
     "Draw the rows of a timeline, dark where a name is likely."
     shade = np.nan_to_num(timeline.scores[rows])
@@ -199,7 +200,7 @@ def index_pictures(
     return index if len(index) else None
 
 
-def open_pictures(
+def open_picture_index(
     model: WavBriVL,
     place,  # a folder of pictures, or of an index
     out,  # where an index is made
@@ -275,7 +276,7 @@ def kinds_of(painter: Painter | None) -> list:
     return [k for k in DRAWN_KINDS_AT_ONCE if k in parts]
 
 # %% ../../nbs/21_app/04_listening.ipynb #6f6f92d9
-def draw_sound(
+def draw_for_sound(
     model: WavBriVL,
     painter: Painter,
     x: np.ndarray,  # [n] at 16 kHz
@@ -316,7 +317,7 @@ def render_examples(folder: Path) -> list:  # of (path, label)
         found.append((str(path), ' and '.join(scene.labels)))
     return found
 
-
+# %% ../../nbs/21_app/04_listening.ipynb #555e79b0
 def copy_examples(corpus: Corpus, folder: Path, n: int = 6) -> list:
     "Copy test clips of a corpus, one of each of its first classes: (path, label)."
     rows = interleave_classes(depicted_clips(corpus))[:n]
@@ -362,7 +363,7 @@ def name_sound(
     known = {name: p for name, p in answer if p is not None}
     return known, [name for name, p in answer if p is None]
 
-
+# %% ../../nbs/21_app/04_listening.ipynb #02ba70bd
 @patch
 def hear(
     self: Listener,
@@ -371,10 +372,10 @@ def hear(
 ) -> Heard:
     "Answer a sound. Raises `BadInput`."
     x, notes = open_recording(path)
-    scores, unknown = self.name_sound(x, read_names(typed))
+    scores, unknown = self.name_sound(x, read_typed_names(typed))
     if unknown:
         notes.append(f'this model does not know: {", ".join(unknown)}.')
-    known = sorted(scores, key=read_names(typed).index)
+    known = sorted(scores, key=read_typed_names(typed).index)
     line = name_windows(self.model, x, known) if len(known) > 1 else None
     if line is None:
         raise BadInput(
@@ -387,14 +388,14 @@ def hear(
     words = line.sentence(len(x) / SAMPLE_RATE)
     return Heard(figure, scores, words, found, notes)
 
-
+# %% ../../nbs/21_app/04_listening.ipynb #ca9e0e91
 @patch
 def draw(self: Listener, path, kind: str, candidates: int, seed: int, tell) -> tuple:
     "Draw a picture for a sound: PIL picture, cosine. Raises `BadInput`."
     if self.painter is None:
         raise BadInput('There is no painter; `dvc repro diffusion` trains one.')
     x, _ = open_recording(path)
-    return draw_sound(self.model, self.painter, x, kind, candidates, seed, tell)
+    return draw_for_sound(self.model, self.painter, x, kind, candidates, seed, tell)
 
 # %% ../../nbs/21_app/04_listening.ipynb #55098f22
 def corpus_beside(model_folder) -> Corpus | None:
@@ -422,7 +423,7 @@ def corpus_pictures(corpus: Corpus) -> dict:  # path -> class
     paths = [str(corpus.folder / frames[0]) for frames in rows.frames]
     return dict(zip(paths, rows.label))
 
-
+# %% ../../nbs/21_app/04_listening.ipynb #ca70260e
 def open_listener(
     model: WavBriVL,
     model_folder,
@@ -439,7 +440,7 @@ def open_listener(
     captions = corpus_pictures(corpus) if has_clips and not pictures else {}
     index = None
     if pictures:
-        index = open_pictures(model, pictures, folder / 'index')
+        index = open_picture_index(model, pictures, folder / 'index')
     elif captions:
         index = index_pictures(model, list(captions), folder / 'index')
     place = painter or painter_beside(model_folder)
