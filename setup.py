@@ -1,4 +1,4 @@
-"""The build step that pyproject.toml cannot say: the wheel carries a lab, copied from the top of the repository.
+"""The build step that pyproject.toml cannot say: the wheel carries a lab, packed from the top of the repository.
 
 `wavbrivl init` lays it out. wavbrivl/app/layout.csv lists its files; each stands once in git.
 """
@@ -14,7 +14,7 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 APP = HERE / 'wavbrivl/app'
-list_layout = runpy.run_path(str(APP / 'layout.py'))['list_layout']
+pack_layout = runpy.run_path(str(APP / 'layout.py'))['pack_layout']
 
 
 class BuildWithLab(build_py):
@@ -25,15 +25,10 @@ class BuildWithLab(build_py):
         if getattr(self, 'editable_mode', False):
             return  # the clone around the package has the files
         package = Path(self.build_lib) / 'wavbrivl'
-        for file in list_layout(HERE, APP / 'layout.csv'):
-            copy_file(HERE / file, package / 'layout' / file)
+        pack_layout(HERE, APP / 'layout.csv', package / 'layout.zip')
         for file in (APP / 'lab').iterdir():
-            copy_file(file, package / 'app/lab' / file.name)
-
-
-def copy_file(source, target):
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+            (package / 'app/lab').mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, package / 'app/lab' / file.name)
 
 
 # the folder build is the lab's own; what is built for a wheel goes elsewhere
