@@ -19,7 +19,6 @@ import traceback
 # %% ../../nbs/21_app/05_demo.ipynb #a86a6330
 from ..core.files import BadInput
 from .commands import given_names, open_model
-from .listening import Listener, kinds_of, open_listener, join_names
 
 # %% ../../nbs/21_app/05_demo.ipynb #b3fb6736
 def import_gradio(folder):
@@ -97,8 +96,10 @@ INTRODUCTION = (
 )
 
 
-def add_inputs(gr, listener: Listener) -> dict:
+def add_inputs(gr, listener) -> dict:
     "The left side: sound, examples, names."
+    from wavbrivl.app.listening import join_names
+
     sound = gr.Audio(
         sources=['microphone', 'upload'],
         type='filepath',
@@ -138,7 +139,7 @@ def add_answers(gr) -> list:
     return [said, label, figure, words]
 
 
-def add_pictures(gr, listener: Listener):  # the gallery
+def add_pictures(gr, listener):  # the gallery
     "The pictures that are found, or why there are none."
     there = listener.index is not None
     gr.Markdown('### Pictures nearest to the sound')
@@ -157,8 +158,10 @@ def add_kinds(gr, kinds: list) -> list:
     return [kind, candidates]
 
 # %% ../../nbs/21_app/05_demo.ipynb #9db8a259
-def add_drawing(gr, listener: Listener) -> dict:
+def add_drawing(gr, listener) -> dict:
     "The part that draws, or why there is none."
+    from wavbrivl.app.listening import kinds_of
+
     gr.Markdown('### A picture drawn for the sound')
     if not (kinds := kinds_of(listener.painter)):
         gr.Markdown(
@@ -174,7 +177,7 @@ def add_drawing(gr, listener: Listener) -> dict:
     return dict(options=options, draw=draw, made=[drawn, caption])
 
 # %% ../../nbs/21_app/05_demo.ipynb #87da97bc
-def answer_hear(listener: Listener, path, names: str) -> tuple:
+def answer_hear(listener, path, names: str) -> tuple:
     "Answers for the right side; nothing for no sound."
     if path is None:
         return '', None, None, '', None
@@ -185,7 +188,7 @@ def answer_hear(listener: Listener, path, names: str) -> tuple:
     return plain(notes), heard.names, heard.figure, plain(heard.words), heard.pictures
 
 # %% ../../nbs/21_app/05_demo.ipynb #b4dd19c1
-def answer_draw(listener: Listener, path, kind: str, candidates, tell) -> tuple:
+def answer_draw(listener, path, kind: str, candidates, tell) -> tuple:
     "A picture, enlarged, and its caption; another picture at every call."
     seed = secrets.randbelow(2**31)
     count = int(candidates)
@@ -198,7 +201,7 @@ def answer_draw(listener: Listener, path, kind: str, candidates, tell) -> tuple:
     return large, plain(f'cosine with the sound {cosine:+.2f}, seed {seed}')
 
 # %% ../../nbs/21_app/05_demo.ipynb #8c3fc7a7
-def wire(gr, listener: Listener, asked: dict, answers: list, drawing: dict):
+def wire(gr, listener, asked: dict, answers: list, drawing: dict):
     "Say what is called when."
     one = dict(concurrency_limit=1, concurrency_id='model')
 
@@ -220,7 +223,7 @@ def wire(gr, listener: Listener, asked: dict, answers: list, drawing: dict):
         drawing['draw'].click(draw, given, drawing['made'], api_name='draw', **one)
 
 # %% ../../nbs/21_app/05_demo.ipynb #9dc9b78f
-def build_page(gr, listener: Listener):  # gradio Blocks
+def build_page(gr, listener):  # gradio Blocks
     "Build the page."
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)
@@ -271,8 +274,10 @@ def open_page(gr, page, port: int, share: bool = False) -> str:  # its address
     return public or local
 
 # %% ../../nbs/21_app/05_demo.ipynb #ff905eb2
-def gather_listener(a, folder) -> Listener:
+def gather_listener(a, folder):  # a `Listener`
     "What the page needs, from the options of the command."
+    from wavbrivl.app.listening import open_listener
+
     names = given_names(a) if a.label or a.labels else []
     print('opening the model and its pictures ...', file=sys.stderr)
     model = open_model(a)
