@@ -292,7 +292,7 @@ def chromium(tmp_path_factory):
     driver.quit()
 
 
-def until(browser, condition, seconds=60.0):
+def until(browser, condition, seconds=120.0):
     from selenium.common.exceptions import StaleElementReferenceException as Stale
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -429,7 +429,7 @@ def test_twenty_at_once_and_none_is_lost(served, place):
     one = client.Client(served, verbose=False)
     sound = client.handle_file(str(place / 'tone.wav'))
     jobs = [one.submit(sound, 'dog, bell', api_name='/hear') for _ in range(20)]
-    answers = [job.result(timeout=120) for job in jobs]
+    answers = [job.result(timeout=400) for job in jobs]
     assert len(answers) == 20 and all(a[1]['label'] in ('dog', 'bell') for a in answers)
 
 
