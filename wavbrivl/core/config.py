@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'NAME_GROUPS', 'RENAMED_GROUPS', 'find_root', 'merge_config', 'list_keys', 'find_nearest_key',
            'describe_allowed', 'shorten', 'explain_validation_error', 'list_renamed_keys', 'iterate_keys',
-           'check_spelling', 'check_groups', 'read_config_file', 'list_experiments', 'read_config_layers',
-           'check_encoders', 'check_experiments', 'check_corpora', 'load_params', 'list_runs', 'write_preset',
-           'describe_params']
+           'check_spelling', 'check_groups', 'read_config_file', 'find_preset', 'list_experiments',
+           'read_config_layers', 'check_encoders', 'check_experiments', 'check_corpora', 'load_params', 'list_runs',
+           'write_preset', 'describe_params']
 
 # %% ../../nbs/00_core/04_config.ipynb #4cf72814
 import difflib
@@ -229,6 +229,22 @@ def read_config_file(path) -> dict:
             check_spelling(change or {}, f'{path}, {name} under {group}')
     return config
 
+# %% ../../nbs/00_core/04_config.ipynb #8e4be38b
+def find_preset(
+    preset,  # a file, or the name of one in the lab's folder presets
+    root=None,  # the lab's folder; default: found by walking up
+) -> Path:
+    "Find a preset by its path or its name. Raises `BadInput` naming those there are."
+    path = Path(preset)
+    if path.is_file() or path.name != str(preset) or path.suffix:
+        return path
+    folder = find_root(root) / 'presets'
+    known = {p.stem: p for p in sorted(folder.glob('*.yaml'))}
+    if path.name in known:
+        return known[path.name]
+    some = ', '.join(known) or 'none'
+    raise BadInput(f'There is no preset {preset}; {folder} holds {some}.')
+
 # %% ../../nbs/00_core/04_config.ipynb #d71b9536
 def list_experiments(config: dict) -> dict:  # name -> the keys that it changes
     "All runs and variants of a config."
@@ -240,13 +256,13 @@ def list_experiments(config: dict) -> dict:  # name -> the keys that it changes
 
 def read_config_layers(
     root=None,  # the lab's folder; default: found by walking up
-    preset=None,  # a file laid over params.yaml; its runs and variants replace those there
+    preset=None,  # a file, or its name in presets, laid over params.yaml; its runs and variants replace those there
 ) -> dict:
     "Read params.yaml as it stands, a preset laid over it. Raises `BadInput`."
     config = read_config_file(find_root(root) / 'params.yaml')
     if not preset:
         return config
-    top = read_config_file(Path(preset))
+    top = read_config_file(find_preset(preset, root))
     replaced = dict.fromkeys(_replaced(top), {})  # empty: DVC needs the key itself
     config = merge_config(config | replaced, top)
     if 'pictures' not in top:  # leave out pictures of runs that are gone
@@ -328,7 +344,7 @@ def check_corpora(params: Params, where: str):
 def load_params(
     run: str | None = None,  # name of a run or variant; None: the config as it stands
     root=None,  # the lab's folder; default: found by walking up
-    preset=None,  # a file laid over the config first
+    preset=None,  # a file, or its name in presets, laid over the config first
 ) -> Params:
     "Read params.yaml, lay the run over it, check everything. Raises `BadInput`."
     config, where = read_config_layers(root, preset), 'params.yaml'
