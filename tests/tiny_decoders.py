@@ -1,4 +1,4 @@
-"Tiny random decoders in the layouts in which Stable unCLIP, Kandinsky 2.2, Stable Diffusion and IP-Adapter are released."
+"Tiny random decoders in the layouts in which Stable unCLIP, Kandinsky 2.2 and IP-Adapter are released."
 
 import diffusers as df
 import tiny_teachers as tiny
