@@ -7,16 +7,16 @@ __all__ = ['INPUTS', 'DECODER_FILE', 'EmbeddingFacts', 'read_embedding_facts', '
            'kandinsky_inputs', 'adapter_inputs', 'given', 'ReleasedDecoder', 'embed_nothing', 'open_decoder',
            'commit_of', 'save_decoder', 'load_decoder']
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #272efef5
+# %% ../../nbs/07_decoders/08_condition.ipynb #0472d623
 import inspect
 import numpy as np
 import torch
 import torch.nn.functional as F
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #1a3bc157
+# %% ../../nbs/07_decoders/08_condition.ipynb #c92344dc
 from ..core.files import BadInput, note_file, read_json, write_json
 from ..core.hub import find_model
 from ..core.picture_params import GeneratorParams
@@ -30,7 +30,7 @@ from wavbrivl.decoders.released_decoder import (
 )
 from ..teachers.teacher import Teacher, as_teacher
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #0913415f
+# %% ../../nbs/07_decoders/08_condition.ipynb #543d1998
 @dataclass
 class EmbeddingFacts:
     "What a trained model knows of the embeddings of pictures and sounds."
@@ -43,7 +43,7 @@ class EmbeddingFacts:
         gap = None if self.gap is None else [round(x, 6) for x in self.gap.tolist()]
         return dict(norm=self.norm and round(self.norm, 6), gap=gap)
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #54914106
+# %% ../../nbs/07_decoders/08_condition.ipynb #43c4f45e
 def read_embedding_facts(info: dict, dim: int) -> EmbeddingFacts:
     "The facts in a model's `info`. Raises `BadInput` where they are of another space."
     found = info.get('embeddings') or {}
@@ -63,7 +63,7 @@ def read_embedding_facts(info: dict, dim: int) -> EmbeddingFacts:
         )
     return EmbeddingFacts(norm, gap)
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #57785b71
+# %% ../../nbs/07_decoders/08_condition.ipynb #4985fac5
 def condition_on(
     wanted: torch.Tensor,  # [N, D] length 1
     facts: EmbeddingFacts,
@@ -86,7 +86,7 @@ def condition_on(
         wanted = wanted + params.shift * facts.gap
     return F.normalize(wanted, dim=-1) * norm
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #23909d86
+# %% ../../nbs/07_decoders/08_condition.ipynb #0516dc62
 def name_generators(names) -> list:  # one on the CPU for each
     "Generators of noise, each seeded by its own name."
     made = []
@@ -96,7 +96,7 @@ def name_generators(names) -> list:  # one on the CPU for each
         made.append(torch.Generator().manual_seed(seed))
     return made
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #ea8337ac
+# %% ../../nbs/07_decoders/08_condition.ipynb #84a5947a
 def unclip_inputs(opened: ReleasedPipeline, e, p: GeneratorParams, nothing) -> dict:
     "What Stable unCLIP is called with."
     prompts = [p.prompt] * len(e)
@@ -124,7 +124,7 @@ def adapter_inputs(opened: ReleasedPipeline, e, p: GeneratorParams, nothing) -> 
 
 INPUTS = dict(unclip=unclip_inputs, kandinsky=kandinsky_inputs, adapter=adapter_inputs)
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #467d6b94
+# %% ../../nbs/07_decoders/08_condition.ipynb #1b65b5b8
 def given(params: GeneratorParams) -> dict:
     "The settings that a pipeline is called with, where they are not its own."
     named = dict(
@@ -135,7 +135,7 @@ def given(params: GeneratorParams) -> dict:
     )
     return {k: v for k, v in named.items() if v is not None}
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #82cf9c12
+# %% ../../nbs/07_decoders/08_condition.ipynb #2c7332e8
 @dataclass
 class ReleasedDecoder:
     "A released decoder that draws for the embeddings of one teacher."
@@ -144,14 +144,14 @@ class ReleasedDecoder:
     params: GeneratorParams
     facts: EmbeddingFacts
     nothing: torch.Tensor  # [D], the teacher's embedding of pixels that are all zero
-    batch: int = field(default=8, kw_only=True)  # pictures at once
+    batch: int = 8  # pictures at once
 
     @property
     def dim(self) -> int:
         "Dimensions of the joint space."
         return self.opened.dim
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #81edc6d3
+# %% ../../nbs/07_decoders/08_condition.ipynb #2468b5e6
 @patch
 @torch.inference_mode()
 def draw_batch(
@@ -173,7 +173,7 @@ def draw_batch(
     pixels = (np.asarray(made.images) * 255).round().astype(np.uint8)
     return torch.from_numpy(pixels).movedim(-1, 1).contiguous()
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #1a1ae4b1
+# %% ../../nbs/07_decoders/08_condition.ipynb #9db9e6fc
 @patch
 def draw(
     self: ReleasedDecoder,
@@ -186,6 +186,8 @@ def draw(
     "Draw pictures. Raises `BadInput` for what is no point of this space."
     wanted, names = check_wanted(wanted, self.dim, names)
     params, step = self.params, min(batch or self.batch, self.batch)
+    if self.opened.kind == 'adapter':
+        step = 1
     if guidance is not None:
         params = params.model_copy(update=dict(guidance_scale=guidance))
     e = condition_on(F.normalize(wanted.cpu(), dim=-1), self.facts, params, heard)
@@ -198,14 +200,14 @@ def draw(
         torch.cat(parts) if parts else torch.zeros(0, 3, side, side, dtype=torch.uint8)
     )
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #2de7054c
+# %% ../../nbs/07_decoders/08_condition.ipynb #77671442
 @torch.inference_mode()
 def embed_nothing(teacher: Teacher) -> torch.Tensor:  # [D]
     "The teacher's embedding of pixels that are all zero, not scaled."
     pixels = torch.zeros(1, 3, teacher.size, teacher.size, device=teacher.device)
     return teacher.image_features(pixels)[0].float().cpu()
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #32d7e26a
+# %% ../../nbs/07_decoders/08_condition.ipynb #b4142abb
 def open_decoder(
     params: GeneratorParams,
     teacher: Teacher,  # or a `BriVL`
@@ -222,7 +224,7 @@ def open_decoder(
     opened.pipe.to(device)
     return ReleasedDecoder(opened, params, facts, embed_nothing(teacher))
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #733eff51
+# %% ../../nbs/07_decoders/08_condition.ipynb #d84c8e05
 DECODER_FILE = 'generator.json'
 
 
