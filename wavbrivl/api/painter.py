@@ -158,7 +158,7 @@ def check_kind(painter: Painter, kind: str, prior: bool):
             'run `dvc repro diffusion`, or ask for another kind.'
         )
 
-# %% ../../nbs/13_api/04_painter.ipynb #dac13b38
+# %% ../../nbs/13_api/04_painter.ipynb #380cc94b
 @patch
 def open_released(self: Painter, model):
     "Open the released decoder for a model, unless it is open. Raises `BadInput`, `BadFile`."

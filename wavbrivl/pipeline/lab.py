@@ -222,7 +222,7 @@ def painter(self: Lab) -> tuple:
     vqgan = VQGAN.load(folder / 'vqgan').to(self.device)
     return vqgan, LatentDiffusion.load(folder / 'diffusion').to(self.device)
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #39e757b8
+# %% ../../nbs/18_pipeline/01_lab.ipynb #929942dc
 OWN_KINDS = ('guided', 'bare', 'diffusion', 'mosaic', 'redrawn')
 
 
@@ -241,7 +241,7 @@ def draws_itself(lab: Lab) -> bool:
         asked |= set(picture_kinds(Lab(run, lab.root)))
     return bool(asked & set(OWN_KINDS))
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #09107fcb
+# %% ../../nbs/18_pipeline/01_lab.ipynb #948f7497
 def lab_decoder(lab: Lab) -> ReleasedDecoder:
     "The released decoder under `generator`, for a run's teacher. Raises `BadInput`, `BadFile`."
     if not hasattr(lab, '_decoder'):
