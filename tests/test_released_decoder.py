@@ -365,6 +365,10 @@ SPOILT = {
         'lacks weights',
     ),
     'cut': (cut_short, 'no decoder'),
+    'encoder': (
+        lambda at: change_index(at, image_encoder=['transformers', 'CLIPVisionModel']),
+        'has no projection',
+    ),
 }
 
 
@@ -397,6 +401,25 @@ def test_adapters_that_are_refused(home, teacher, tmp_path):
     save_file({'image_proj.latents': torch.zeros(1)}, plus)
     with pytest.raises(BadFile, match='more of a picture than its embedding'):
         open_decoder(line(home, 'sd', adapter=str(plus)), teacher, FACTS)
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [dict(size=15), dict(steps=5000), dict(noise_level=1000)],
+)
+def test_settings_that_cannot_be_drawn(settings, home, teacher, wanted):
+    decoder = open_decoder(line(home, 'unclip', **settings), teacher, FACTS)
+    with pytest.raises(BadInput, match='unclip: ') as caught:
+        decoder.draw(wanted, NAMES)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('text', ['[]', '{"steps": 0}', '{"stepps": 3}', '{'])
+def test_a_painters_line_that_is_spoilt(text, tmp_path):
+    (tmp_path / 'generator.json').write_text(text)
+    with pytest.raises(BadInput, match='generator.json') as caught:
+        load_decoder(tmp_path)
+    assert '\n' not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ from wavbrivl.pipeline.pictures import (
     train_evaluators,
     train_painter,
 )
+from wavbrivl.pipeline.sources import picture_columns
+from wavbrivl.report.picture_figures import pictures_figure
 from wavbrivl.pipeline.studies import draw_manipulations, make_survey, study_edits
 from wavbrivl.pipeline.training import (
     prepare_corpus,
@@ -207,6 +209,9 @@ def test_the_lab_draws_by_a_released_decoder(painted):
     (name,) = study_edits(painted)
     assert name == 'wavbrivl'
     assert len(make_survey(painted)['trials'])
+    columns = picture_columns(painted, 3, own=True)
+    assert {'true', 'pipeline', 'ranked', 'retrieved'} == columns[0]['pictures'].keys()
+    assert pictures_figure(columns).axes
     with pytest.raises(BadInput, match='dvc repro -f vqgan diffusion'):
         painted.painter
 
@@ -243,6 +248,7 @@ def test_the_models_folder_draws(painted, folder, tmp_path, capsys):
         (['--decoder', UNCLIP, '--set', 'steps=0'], 'steps'),
         (['--decoder', UNCLIP, '--set', 'stepps=3'], 'stepps'),
         (['--decoder', UNCLIP, '--set', 'steps'], 'KEY=VALUE'),
+        (['--decoder', UNCLIP, '--set', 'steps=['], 'no YAML'),
         (['--decoder', UNCLIP, '--kind', 'mosaic'], 'no codec'),
     ):
         assert main([*line, *spoilt, '-o', str(tmp_path / 'c.png')]) != 0

@@ -174,7 +174,7 @@ def drawing_line(r: dict) -> str:
     source = printable(r.get('text', r.get('file')))
     return f'{printable(r["picture"])}  {r["cosine"]:+.4f}  {source}'
 
-# %% ../../nbs/21_app/02_drawing.ipynb #60a9c595
+# %% ../../nbs/21_app/02_drawing.ipynb #a411e364
 def read_settings(given) -> dict:  # of `GeneratorParams`
     "KEY=VALUE, each value as in params.yaml. Raises `BadInput`."
     import yaml
@@ -184,10 +184,13 @@ def read_settings(given) -> dict:  # of `GeneratorParams`
         key, sign, value = item.partition('=')
         if not sign:
             raise BadInput(f'--set {item}; give KEY=VALUE, such as shift=0.5.')
-        settings[key.strip()] = yaml.safe_load(value)
+        try:
+            settings[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadInput(f'--set {item}: the value is no YAML.') from None
     return settings
 
-# %% ../../nbs/21_app/02_drawing.ipynb #3961e21a
+# %% ../../nbs/21_app/02_drawing.ipynb #91d5cbb9
 def choose_painter(a):
     "The painter that the line asks for. Raises `BadInput`, `BadFile`."
     from pydantic import ValidationError

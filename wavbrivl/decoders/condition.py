@@ -7,7 +7,7 @@ __all__ = ['INPUTS', 'DECODER_FILE', 'EmbeddingFacts', 'read_embedding_facts', '
            'kandinsky_inputs', 'adapter_inputs', 'given', 'ReleasedDecoder', 'embed_nothing', 'open_decoder',
            'commit_of', 'save_decoder', 'load_decoder']
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #0472d623
+# %% ../../nbs/07_decoders/08_condition.ipynb #0063759a
 import inspect
 import numpy as np
 import torch
@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
+from pydantic import ValidationError
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #c92344dc
+# %% ../../nbs/07_decoders/08_condition.ipynb #37f2c5e4
 from ..core.files import BadInput, note_file, read_json, write_json
-from ..core.hub import find_model
+from ..core.config import explain_validation_error
+from ..core.hub import find_model, on_one_line
 from ..core.picture_params import GeneratorParams
 from ..core.runtime import derive_seed, pick_precision
 from .decoder_teacher import check_decoder_teacher
@@ -30,7 +32,7 @@ from wavbrivl.decoders.released_decoder import (
 )
 from ..teachers.teacher import Teacher, as_teacher
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #543d1998
+# %% ../../nbs/07_decoders/08_condition.ipynb #ff8e11be
 @dataclass
 class EmbeddingFacts:
     "What a trained model knows of the embeddings of pictures and sounds."
@@ -43,7 +45,7 @@ class EmbeddingFacts:
         gap = None if self.gap is None else [round(x, 6) for x in self.gap.tolist()]
         return dict(norm=self.norm and round(self.norm, 6), gap=gap)
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #43c4f45e
+# %% ../../nbs/07_decoders/08_condition.ipynb #424f660d
 def read_embedding_facts(info: dict, dim: int) -> EmbeddingFacts:
     "The facts in a model's `info`. Raises `BadInput` where they are of another space."
     found = info.get('embeddings') or {}
@@ -63,7 +65,7 @@ def read_embedding_facts(info: dict, dim: int) -> EmbeddingFacts:
         )
     return EmbeddingFacts(norm, gap)
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #4985fac5
+# %% ../../nbs/07_decoders/08_condition.ipynb #cf58d2d1
 def condition_on(
     wanted: torch.Tensor,  # [N, D] length 1
     facts: EmbeddingFacts,
@@ -86,7 +88,7 @@ def condition_on(
         wanted = wanted + params.shift * facts.gap
     return F.normalize(wanted, dim=-1) * norm
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #0516dc62
+# %% ../../nbs/07_decoders/08_condition.ipynb #979ca205
 def name_generators(names) -> list:  # one on the CPU for each
     "Generators of noise, each seeded by its own name."
     made = []
@@ -96,7 +98,7 @@ def name_generators(names) -> list:  # one on the CPU for each
         made.append(torch.Generator().manual_seed(seed))
     return made
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #84a5947a
+# %% ../../nbs/07_decoders/08_condition.ipynb #0042424a
 def unclip_inputs(opened: ReleasedPipeline, e, p: GeneratorParams, nothing) -> dict:
     "What Stable unCLIP is called with."
     prompts = [p.prompt] * len(e)
@@ -124,7 +126,7 @@ def adapter_inputs(opened: ReleasedPipeline, e, p: GeneratorParams, nothing) -> 
 
 INPUTS = dict(unclip=unclip_inputs, kandinsky=kandinsky_inputs, adapter=adapter_inputs)
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #1b65b5b8
+# %% ../../nbs/07_decoders/08_condition.ipynb #55ff1de4
 def given(params: GeneratorParams) -> dict:
     "The settings that a pipeline is called with, where they are not its own."
     named = dict(
@@ -135,7 +137,7 @@ def given(params: GeneratorParams) -> dict:
     )
     return {k: v for k, v in named.items() if v is not None}
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #2c7332e8
+# %% ../../nbs/07_decoders/08_condition.ipynb #b580b92f
 @dataclass
 class ReleasedDecoder:
     "A released decoder that draws for the embeddings of one teacher."
@@ -151,7 +153,7 @@ class ReleasedDecoder:
         "Dimensions of the joint space."
         return self.opened.dim
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #2468b5e6
+# %% ../../nbs/07_decoders/08_condition.ipynb #5caf7eed
 @patch
 @torch.inference_mode()
 def draw_batch(
@@ -165,7 +167,10 @@ def draw_batch(
     e = e.to(pipe.unet.device, pipe.unet.dtype)
     inputs = INPUTS[self.opened.kind](self.opened, e, params, self.nothing)
     noise = dict(generator=name_generators(names), output_type='np')
-    made = pipe(**given(params) | inputs | noise)
+    try:
+        made = pipe(**given(params) | inputs | noise)
+    except ValueError as e:  # a size or a number of steps that it cannot draw
+        raise BadInput(f'{self.opened.folder}: {on_one_line(e)}') from None
     hidden = sum(map(bool, getattr(made, 'nsfw_content_detected', None) or ()))
     if hidden:
         said = f"the decoder's safety checker made {hidden} of {len(e)} pictures black."
@@ -173,7 +178,7 @@ def draw_batch(
     pixels = (np.asarray(made.images) * 255).round().astype(np.uint8)
     return torch.from_numpy(pixels).movedim(-1, 1).contiguous()
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #9db9e6fc
+# %% ../../nbs/07_decoders/08_condition.ipynb #f8e6b319
 @patch
 def draw(
     self: ReleasedDecoder,
@@ -200,14 +205,14 @@ def draw(
         torch.cat(parts) if parts else torch.zeros(0, 3, side, side, dtype=torch.uint8)
     )
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #77671442
+# %% ../../nbs/07_decoders/08_condition.ipynb #3294d497
 @torch.inference_mode()
 def embed_nothing(teacher: Teacher) -> torch.Tensor:  # [D]
     "The teacher's embedding of pixels that are all zero, not scaled."
     pixels = torch.zeros(1, 3, teacher.size, teacher.size, device=teacher.device)
     return teacher.image_features(pixels)[0].float().cpu()
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #b4142abb
+# %% ../../nbs/07_decoders/08_condition.ipynb #8744029b
 def open_decoder(
     params: GeneratorParams,
     teacher: Teacher,  # or a `BriVL`
@@ -224,7 +229,7 @@ def open_decoder(
     opened.pipe.to(device)
     return ReleasedDecoder(opened, params, facts, embed_nothing(teacher))
 
-# %% ../../nbs/07_decoders/08_condition.ipynb #d84c8e05
+# %% ../../nbs/07_decoders/08_condition.ipynb #139ddda9
 DECODER_FILE = 'generator.json'
 
 
@@ -252,5 +257,5 @@ def load_decoder(folder) -> GeneratorParams | None:  # None: there is none
         return None
     try:
         return GeneratorParams.model_validate(read_json(path))
-    except ValueError as e:
-        raise BadInput(f'{path} names no decoder ({str(e)[:200]}).') from None
+    except ValidationError as e:
+        raise BadInput(explain_validation_error(e, path)) from None

@@ -7,18 +7,18 @@ __all__ = ['SAME_ENCODER', 'ENCODER_OF', 'TEACHER_OF_SIZE', 'TEACHER_OF_WIDTH', 
            'encoder_folder', 'encoder_places', 'find_image_encoder', 'right_teacher', 'teacher_name', 'refuse_teacher',
            'check_decoder_teacher', 'check_by_name']
 
-# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #cbe0578d
+# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #592ff71a
 import torch
 from pathlib import Path
 
-# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #d4a878ef
+# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #ed62510e
 from ..core.files import BadFile, BadInput, read_json
 from ..core.hub import check_no_code, find_model, find_safetensors, on_one_line
 from ..core.picture_params import GeneratorParams
 from .released_decoder import ReleasedPipeline
 from ..teachers.teacher import Teacher, as_teacher
 
-# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #51822184
+# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #9e772e38
 SAME_ENCODER = 0.05  # largest distance of two embeddings, by their length
 
 
@@ -33,7 +33,7 @@ def encoder_distance(teacher: Teacher, encoder) -> float:  # 0: the same
     seen = teacher.image_features(pixels.to(teacher.device)).float().cpu()
     return ((own - seen).norm() / own.norm()).item()
 
-# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #b5f8cb06
+# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #6f49b0ff
 def open_image_encoder(folder: Path):
     "The image encoder of a decoder. Raises `BadFile`."
     from transformers import CLIPVisionModelWithProjection as Encoder
@@ -50,7 +50,7 @@ def open_image_encoder(folder: Path):
     except Exception as e:
         raise BadFile(folder, f'no image encoder ({on_one_line(e)})') from None
 
-# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #efe84349
+# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #325c971a
 # where the image encoder of a released decoder lies
 ENCODER_OF = {
     'kandinsky-community/kandinsky-2-2-decoder': 'kandinsky-community/kandinsky-2-2-prior'
@@ -78,15 +78,19 @@ def encoder_places(decoder: ReleasedPipeline, params: GeneratorParams) -> list[P
     except BadInput:  # not fetched: the table of names has to do
         return []
 
-# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #670bdaa0
+# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #bdd6e6a4
 def find_image_encoder(decoder: ReleasedPipeline, params: GeneratorParams):
     "The image encoder of a decoder, opened; None where there is none here. Raises `BadInput`, `BadFile`."
     own = decoder.pipe.components.get('image_encoder')
     if own is not None and decoder.kind == 'unclip' and not params.encoder:
+        if not hasattr(own, 'visual_projection'):
+            place = decoder.folder / 'image_encoder'
+            raise BadFile(place, 'has no projection; name another: generator.encoder.')
         return own
     found = encoder_places(decoder, params)
     for place in found:
-        width = read_json(place / 'config.json').get('projection_dim')
+        config = read_json(place / 'config.json')
+        width = config.get('projection_dim') if isinstance(config, dict) else None
         if width == decoder.dim:
             return open_image_encoder(place)
     if found:
@@ -96,7 +100,7 @@ def find_image_encoder(decoder: ReleasedPipeline, params: GeneratorParams):
             'dimensions; name its own image encoder: generator.encoder.',
         )
 
-# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #1a83a803
+# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #a6d0e240
 # dimensions, width and layers of a vision tower -> the teacher of that size
 TEACHER_OF_SIZE = {
     (768, 1024, 24): 'openai/clip-vit-large-patch14',
@@ -117,7 +121,7 @@ def right_teacher(decoder: ReleasedPipeline, encoder) -> str:
     unknown = f'the CLIP whose image tower is its image encoder ({what} dimensions)'
     return TEACHER_OF_SIZE.get(size, unknown)
 
-# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #bab082f2
+# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #1251e864
 def teacher_name(teacher: Teacher) -> str:
     "A teacher in words."
     name = teacher.source.get('name', 'BriVL' if teacher.kind == 'brivl' else 'a CLIP')
@@ -134,7 +138,7 @@ def refuse_teacher(decoder: ReleasedPipeline, teacher: Teacher, encoder) -> BadI
         f'teacher.checkpoint to {right} and train again.'
     )
 
-# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #df0318f7
+# %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #07468022
 def check_decoder_teacher(
     decoder: ReleasedPipeline,
     params: GeneratorParams,
