@@ -56,8 +56,7 @@ class Painter:
     @property
     def kind(self) -> str:
         "The kind that is drawn where none is named."
-        released = self.vqgan is None and self.generator is not None
-        return 'pipeline' if released else 'diffusion'
+        return 'diffusion' if self.generator is None else 'pipeline'
 
     def parts(self) -> dict:
         "Give the parts that are there, by the names of their folders."
@@ -158,7 +157,7 @@ def check_kind(painter: Painter, kind: str, prior: bool):
             'run `dvc repro diffusion`, or ask for another kind.'
         )
 
-# %% ../../nbs/13_api/04_painter.ipynb #380cc94b
+# %% ../../nbs/13_api/04_painter.ipynb #e270975a
 @patch
 def open_released(self: Painter, model):
     "Open the released decoder for a model, unless it is open. Raises `BadInput`, `BadFile`."
@@ -324,7 +323,7 @@ def paint(
     self: Painter,
     model,  # `WavBriVL`
     wanted,  # [N, D] embeddings of sounds, sentences or pictures
-    kind: str | None = None,  # one of `PAINTING_KINDS`; default: what is there
+    kind: str | None = None,  # one of `PAINTING_KINDS`; default: `Painter.kind`
     # drawn for each, the best is kept; of kinds that are drawn at once
     candidates: int = 1,
     names=None,  # [N] of the rows: each seeds its noise; default: its number

@@ -128,7 +128,7 @@ def generate(
     # a folder, a `Painter`, or `GeneratorParams` that name a released decoder
     painter='models/painter',
     sample_rate=None,  # of arrays that do not bring it, Hz
-    # one of `PAINTING_KINDS`; default: diffusion, or pipeline where that is all there is
+    # one of `PAINTING_KINDS`; default: pipeline where a decoder is named, else diffusion
     kind: str | None = None,
     candidates: int = 1,  # drawn for each, of which the best is kept
     seed: int = 0,
