@@ -157,7 +157,7 @@ def check_kind(painter: Painter, kind: str, prior: bool):
             'run `dvc repro diffusion`, or ask for another kind.'
         )
 
-# %% ../../nbs/13_api/04_painter.ipynb #e270975a
+# %% ../../nbs/13_api/04_painter.ipynb #db6ed4aa
 @patch
 def open_released(self: Painter, model):
     "Open the released decoder for a model, unless it is open. Raises `BadInput`, `BadFile`."
