@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALL_LAB', 'OWN_KINDS', 'Lab', 'small_lab', 'require_output', 'make_folders', 'open_image_text', 'StoredEvaluation',
-           'depicted_clips', 'interleave_classes', 'picture_kinds', 'draws_itself', 'lab_decoder', 'draw_points']
+           'depicted_clips', 'interleave_classes', 'picture_kinds', 'draws_itself', 'lab_decoder', 'paint_points']
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #50df49ea
 import numpy as np
@@ -253,7 +253,7 @@ def lab_decoder(lab: Lab) -> ReleasedDecoder:
     return lab._decoder
 
 
-def draw_points(
+def paint_points(
     lab: Lab,
     points,  # [N, D]
     names,  # [N], each seeds its noise

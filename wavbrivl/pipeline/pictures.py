@@ -48,7 +48,7 @@ from wavbrivl.pipeline.lab import (
     Lab,
     depicted_clips,
     interleave_classes,
-    draw_points,
+    paint_points,
     draws_itself,
     make_folders,
     picture_kinds,
@@ -316,7 +316,7 @@ def draw_pipeline(lab: Lab, sounds: SoundPoints) -> tuple:
     "One drawing for each sound's point by the released decoder. Raises `BadInput` where none is named."
     if lab.params.generator.kind != 'pipeline':
         raise BadInput('generator.kind names no released decoder; set it to pipeline.')
-    made = draw_points(lab, sounds.points, first_drawings(sounds.table))
+    made = paint_points(lab, sounds.points, first_drawings(sounds.table))
     return sounds.table, made, dict(score=mean_score(lab, made, sounds.points))
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #6acf318d
@@ -362,7 +362,7 @@ def draw_candidates(
     each = [(*name, k) for name in names for k in range(g.candidates)]
     repeated = repeat_rows(points, g.candidates)
     levels = repeat_rows(level, g.candidates)
-    pictures = draw_points(lab, repeated, each, levels, heard)
+    pictures = paint_points(lab, repeated, each, levels, heard)
     seen = embed_pictures(lab.brivl[0], pictures).view(n, g.candidates, -1)
     points = torch.as_tensor(points)
     _, best = rerank(points, seen)

@@ -36,7 +36,7 @@ from wavbrivl.survey.answers import (
 from wavbrivl.pipeline.lab import (
     Lab,
     depicted_clips,
-    draw_points,
+    paint_points,
     make_folders,
     require_output,
 )
@@ -68,7 +68,7 @@ def drawn_attributes(lab: Lab, clips, names, with_level: bool):
         level = edited_levels(clips, edit, values) if with_level else None
         noise = [(name, 0) for name in names] * v
         flat = points.flatten(0, 1)
-        made = draw_points(lab, flat, noise, level)
+        made = paint_points(lab, flat, noise, level)
         return evaluator.attributes(made).numpy().reshape(v, n, -1)
 
     return draw
@@ -177,7 +177,7 @@ def draw_embeddings(
     lab: Lab, points, clip: str, captions, level=None, heard: bool = True
 ) -> list:
     "A picture of every point, all from the noise of one clip: [(caption, picture)]."
-    made = draw_points(lab, points, [(clip, 0)] * len(points), level, heard)
+    made = paint_points(lab, points, [(clip, 0)] * len(points), level, heard)
     return list(zip(captions, np.moveaxis(made.numpy(), 1, -1)))
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #e4f73861
