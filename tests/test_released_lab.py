@@ -1,4 +1,4 @@
-"The lab with a released teacher and a released encoder, both by their names, and the model that comes of it."
+"The lab with a released teacher, encoder and decoder, all by their names, and the model that comes of it."
 
 import json
 import shutil
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_decoders
 import tiny_teachers as tiny
 import torch
 import transformers as hf
@@ -21,7 +22,9 @@ from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.core.config import merge_config
 from wavbrivl.core.files import BadFile, BadInput, read_json
 from wavbrivl.core.params import BrivlParams, TeacherParams
-from wavbrivl.core.picture_params import GuidanceParams, VqganParams
+from wavbrivl.app.cli import main
+from wavbrivl.core.picture_params import GeneratorParams, GuidanceParams, VqganParams
+from wavbrivl.decoders.condition import EmbeddingFacts, open_decoder
 from wavbrivl.decoders.vqgan import VQGAN
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.teachers.clip import open_teacher
@@ -30,6 +33,15 @@ from wavbrivl.teachers.teacher import as_teacher
 from wavbrivl.image_text.words import TextNote
 from wavbrivl.pipeline.evaluation import evaluate_run
 from wavbrivl.pipeline.lab import Lab
+from wavbrivl.pipeline.pictures import (
+    draw_pictures,
+    train_codec,
+    train_evaluators,
+    train_painter,
+)
+from wavbrivl.pipeline.sources import picture_columns
+from wavbrivl.report.picture_figures import pictures_figure
+from wavbrivl.pipeline.studies import draw_manipulations, make_survey, study_edits
 from wavbrivl.pipeline.training import (
     prepare_corpus,
     prepare_datasets,
@@ -42,7 +54,8 @@ from wavbrivl.training.audio import make_audio_encoder
 
 ROOT = Path(__file__).parents[1]
 RATE = 16_000
-CLIP = 'openai/clip-vit-base-patch32'
+CLIP = 'openai/clip-vit-large-patch14'
+UNCLIP = 'sd2-community/stable-diffusion-2-1-unclip-small'
 HUBERT = 'facebook/hubert-base-ls960'
 CLOSE = dict(atol=1e-5, rtol=0)
 TINY = dict(
@@ -60,6 +73,10 @@ TINY = dict(
     audio=dict(checkpoint=HUBERT, embed=32),
     train=dict(window=1.0, seeds=[0], queue=32, optim=dict(epochs=2, batch=8)),
     evaluate=dict(tasks=['zero_shot', 'probe', 'retrieval'], probe_seeds=1, batch=8),
+    generator=dict(steps=2, shift=0.5),
+    evaluator=dict(size=32, optim=dict(epochs=1, batch=8)),
+    generate=dict(sounds=3, candidates=2, prompts=2),
+    study=dict(sounds=2, gains=[-6.0, 6.0], pitches=[4.0], speeds=[2.0], resamples=9),
 )
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -88,6 +105,9 @@ def cache(tmp_path_factory):
             save(root / 'made')
             tiny.put_into_cache(root / 'made', root / 'hub', name)
             shutil.rmtree(root / 'made')
+        clip = root / f'hub/models--{CLIP.replace("/", "--")}/snapshots' / tiny.COMMIT
+        tiny_decoders.save_unclip(root / 'made', clip)
+        tiny.put_into_cache(root / 'made', root / 'hub', UNCLIP)
 
         def refuse(*address, **_):
             raise OSError('there is no network here')
@@ -157,6 +177,95 @@ def test_the_whole_lab(lab, folder, cache, tmp_path):
     for name in files:
         same = (tmp_path / 'third' / name).read_bytes()
         assert same == (folder / name).read_bytes(), name
+
+
+# ---- a released decoder
+
+
+@pytest.fixture(scope='module')
+def painted(lab):
+    "The lab after the stages of pictures."
+    assert len(train_evaluators(lab))
+    assert not len(train_codec(lab)) and not len(train_painter(lab))
+    lab.pictures = draw_pictures(lab)[0]['tasks']
+    return lab
+
+
+def test_the_lab_draws_by_a_released_decoder(painted):
+    kinds = {'pipeline', 'ranked', 'retrieved', 'prompts', 'prompts_ranked'}
+    assert painted.pictures.keys() == kinds
+    info = read_json(painted.model_folder(0) / 'config.json')['info']
+    clip = painted.brivl[0]
+    picture = next((painted.build / 'corpus').rglob('*.jpg'))
+    seen = clip.encode_image([Image.open(picture)], normalise=False)
+    assert abs(info['embeddings']['norm'] / seen.norm().item() - 1) < 0.2
+    stored = np.load(painted.build / 'pictures/wavbrivl/pipeline.npz')
+    assert len(stored['pictures']) == 8 and stored['pictures'].std() > 0
+    named = read_json(painted.root / 'models/painter/pipeline/generator.json')
+    assert (named['checkpoint'], named['revision']) == (UNCLIP, tiny.COMMIT)
+    assert not list((painted.root / 'models/painter/vqgan').iterdir())
+    rows = draw_manipulations(painted)
+    assert len(rows) == 13 and all(len(r['steps']) for r in rows)
+    (name,) = study_edits(painted)
+    assert name == 'wavbrivl'
+    assert len(make_survey(painted)['trials'])
+    columns = picture_columns(painted, 3, own=True)
+    assert {'true', 'pipeline', 'ranked', 'retrieved'} == columns[0]['pictures'].keys()
+    assert pictures_figure(columns).axes
+    with pytest.raises(BadInput, match='dvc repro -f vqgan diffusion'):
+        painted.painter
+
+
+def test_the_models_folder_draws(painted, folder, tmp_path, capsys):
+    sound = next((painted.build / 'corpus/audio').glob('*'))
+    model = WavBriVL.from_pretrained(folder, 'cpu')
+    place = painted.root / 'models/painter'
+    (picture,) = model.generate(sound, place, candidates=3)
+    seen = model.brivl.encode_image([picture])[0].detach().numpy()
+    cosine = (seen * model.embed_audio(sound)[0]).sum()
+    assert abs(picture.info['cosine'] - cosine) < 1e-4 and picture.size == (16, 16)
+    (alone,) = model.generate(sound, place)
+    assert alone.info['cosine'] <= picture.info['cosine']
+    said = model.generate('a dog barks', place, text=True)[0]
+    assert said.size == (16, 16)
+    assert len(model.generate_film(sound, place)) >= 1
+    with pytest.raises(BadInput, match='begins with noise'):
+        model.generate(sound, place, start=picture)
+    with pytest.raises(BadInput, match='no codec'):
+        model.generate(sound, place, kind='guided')
+    named = GeneratorParams(kind='pipeline', checkpoint=UNCLIP, steps=2, shift=0.5)
+    assert np.array_equal(model.generate(sound, named)[0], alone)
+    line = ['generate', str(sound), '-m', str(folder), '--device', 'cpu', '--seed', '0']
+    shown = [*line, '--painter', str(place), '-o', str(tmp_path / 'a.png')]
+    assert main(shown) == 0
+    assert np.array_equal(Image.open(tmp_path / 'a.png'), alone)
+    settings = ['--set', 'steps=2', '--set', 'shift=0.5']
+    named = [*line, '--decoder', UNCLIP, *settings, '-o', str(tmp_path / 'b.png')]
+    assert main(named) == 0
+    assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'b.png').read_bytes()
+    for spoilt, words in (
+        (['--decoder', 'owner/lost'], '`hf download owner/lost`'),
+        (['--decoder', UNCLIP, '--set', 'steps=0'], 'steps'),
+        (['--decoder', UNCLIP, '--set', 'stepps=3'], 'stepps'),
+        (['--decoder', UNCLIP, '--set', 'steps'], 'KEY=VALUE'),
+        (['--decoder', UNCLIP, '--set', 'steps=['], 'no YAML'),
+        (['--decoder', UNCLIP, '--kind', 'mosaic'], 'no codec'),
+    ):
+        assert main([*line, *spoilt, '-o', str(tmp_path / 'c.png')]) != 0
+        said = capsys.readouterr().err
+        assert words in said and 'Traceback' not in said, said
+
+
+def test_a_decoder_of_another_teacher_is_refused_before_training(lab, tmp_path):
+    torch.manual_seed(9)
+    tiny.save_clip(tmp_path / 'clip')
+    other = hf.CLIPModel.from_pretrained(tmp_path / 'clip')
+    torch.nn.init.normal_(other.visual_projection.weight)
+    other.save_pretrained(tmp_path / 'clip')
+    tiny_decoders.save_unclip(tmp_path / 'unclip', tmp_path / 'clip')
+    named = GeneratorParams(kind='pipeline', checkpoint=str(tmp_path / 'unclip'))
+    with pytest.raises(BadInput, match=f'the teacher of these sounds is {CLIP}'):
+        open_decoder(named, lab.brivl[0], EmbeddingFacts())
 
 
 # ---- a model with each kind of teacher

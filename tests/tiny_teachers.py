@@ -187,10 +187,11 @@ def put_into_cache(folder, cache, name, revision='main'):
     snapshot = home / 'snapshots' / COMMIT
     snapshot.mkdir(parents=True)
     (home / 'blobs').mkdir()
-    for i, p in enumerate(sorted(folder.iterdir())):
-        blob = home / 'blobs' / f'{i:040x}'
+    for i, p in enumerate(sorted(p for p in folder.rglob('*') if p.is_file())):
+        blob, place = home / 'blobs' / f'{i:040x}', snapshot / p.relative_to(folder)
         shutil.copy(p, blob)
-        (snapshot / p.name).symlink_to(blob)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(blob)
     (home / 'refs').mkdir()
     (home / 'refs' / revision).write_text(COMMIT)
     return snapshot

@@ -13,17 +13,24 @@ from pathlib import Path
 
 # %% ../../nbs/13_api/04_painter.ipynb #60bbc7c5
 from ..core.files import BadInput
-from ..core.picture_params import GuidanceParams
+from ..core.picture_params import GeneratorParams, GuidanceParams
 from ..core.runtime import pick_device
 from ..decoders.vqgan import VQGAN
 from ..decoders.diffusion import LatentDiffusion, DEFAULT_SHARE
+from wavbrivl.decoders.condition import (
+    load_decoder,
+    open_decoder,
+    read_embedding_facts,
+    save_decoder,
+)
 from ..training.targets import embed_pictures
 from ..generation.guidance import search_pictures, rerank, unit_targets
 from ..generation.mosaic import Mosaic
 
 # %% ../../nbs/13_api/04_painter.ipynb #2b4c18e9
-PAINTING_KINDS = ('diffusion', 'mosaic', 'guided', 'bare')
-DRAWN_KINDS_AT_ONCE = ('diffusion', 'mosaic')  # the others are searched for in steps
+PAINTING_KINDS = ('diffusion', 'mosaic', 'guided', 'bare', 'pipeline')
+# the others are searched for in steps
+DRAWN_KINDS_AT_ONCE = ('diffusion', 'mosaic', 'pipeline')
 
 # %% ../../nbs/13_api/04_painter.ipynb #85e9fbfe
 class Painter:
@@ -31,15 +38,25 @@ class Painter:
 
     def __init__(
         self,
-        vqgan: VQGAN,
+        vqgan: VQGAN | None,  # None: kind pipeline only
         diffusion: LatentDiffusion | None = None,  # None: kind bare, and mosaic, only
         mosaic: Mosaic | None = None,  # pictures to draw with
+        generator: GeneratorParams | None = None,  # names a released decoder
     ):
-        check_same_grid(vqgan, diffusion)
-        check_mosaic(vqgan, mosaic)
-        self.vqgan = vqgan.eval()
+        if vqgan is not None:
+            check_same_grid(vqgan, diffusion)
+            check_mosaic(vqgan, mosaic)
+        self.vqgan = None if vqgan is None else vqgan.eval()
         self.diffusion = None if diffusion is None else diffusion.eval()
         self.mosaic = mosaic
+        self.generator = generator
+        self.decoder = None  # the released decoder, once it is asked to draw
+        self.drawn_for = None  # the model that it was opened for
+
+    @property
+    def kind(self) -> str:
+        "The kind that is drawn where none is named."
+        return 'diffusion' if self.generator is None else 'pipeline'
 
     def parts(self) -> dict:
         "Give the parts that are there, by the names of their folders."
@@ -85,6 +102,8 @@ def save(self: Painter, folder):
     "Write a folder for each part."
     for name, part in self.parts().items():
         part.save(Path(folder) / name)
+    if self.generator:
+        save_decoder(self.generator, Path(folder) / 'pipeline')
 
 # %% ../../nbs/13_api/04_painter.ipynb #9c6460e1
 def load_part(kind, folder: Path):
@@ -96,7 +115,8 @@ def load_part(kind, folder: Path):
 @patch(cls_method=True)
 def load(
     cls: Painter,
-    # with `vqgan` in it and, for all but bare pictures, `diffusion` or `mosaic`
+    # with `vqgan` in it and, for all but bare pictures, `diffusion` or `mosaic`; or
+    # `pipeline`
     folder='models/painter',
     device='auto',  # auto, cpu, cuda, mps
 ):
@@ -104,8 +124,10 @@ def load(
     folder = Path(folder)
     diffusion = load_part(LatentDiffusion, folder / 'diffusion')
     mosaic = load_part(Mosaic, folder / 'mosaic')
-    vqgan = VQGAN.load(folder / 'vqgan')
-    return cls(vqgan, diffusion, mosaic).to(pick_device(device))
+    generator = load_decoder(folder / 'pipeline')
+    load_codec = load_part if generator else lambda kind, place: kind.load(place)
+    vqgan = load_codec(VQGAN, folder / 'vqgan')
+    return cls(vqgan, diffusion, mosaic, generator).to(pick_device(device))
 
 # %% ../../nbs/13_api/04_painter.ipynb #555b8424
 def check_kind(painter: Painter, kind: str, prior: bool):
@@ -113,6 +135,16 @@ def check_kind(painter: Painter, kind: str, prior: bool):
     if kind not in PAINTING_KINDS:
         kinds = ', '.join(PAINTING_KINDS)
         raise BadInput(f'no kind of picture is named {kind!r}; there are {kinds}.')
+    if kind == 'pipeline' and painter.generator is None:
+        raise BadInput(
+            'This painter names no released decoder; set generator.kind: pipeline and '
+            'generator.checkpoint and run `dvc repro diffusion`, or ask for another kind.'
+        )
+    if kind != 'pipeline' and painter.vqgan is None:
+        raise BadInput(
+            f'This painter has no codec, which a picture of kind {kind} needs; '
+            'ask for kind pipeline.'
+        )
     needs_diffusion = kind == 'diffusion' or kind == 'guided' and prior
     if painter.diffusion is None and needs_diffusion:
         raise BadInput(
@@ -124,6 +156,17 @@ def check_kind(painter: Painter, kind: str, prior: bool):
             'This painter has no pictures to draw a mosaic with; '
             'run `dvc repro diffusion`, or ask for another kind.'
         )
+
+# %% ../../nbs/13_api/04_painter.ipynb #db6ed4aa
+@patch
+def open_released(self: Painter, model):
+    "Open the released decoder for a model, unless it is open. Raises `BadInput`, `BadFile`."
+    if self.decoder is not None and self.drawn_for is model:
+        return
+    facts = read_embedding_facts(model.info, model.dim)
+    how = facts, model.device, model.precision
+    self.decoder = open_decoder(self.generator, model.brivl, *how)
+    self.drawn_for = model
 
 # %% ../../nbs/13_api/04_painter.ipynb #ad41bf16
 @patch
@@ -142,6 +185,9 @@ def prepare(
                 f'the model has {model.dim}; use the painter of the same lab, '
                 'or make one with `dvc repro diffusion`.'
             )
+    if kind == 'pipeline':
+        self.open_released(model)
+        return self
     return self.to(model.device)
 
 # %% ../../nbs/13_api/04_painter.ipynb #d9de883f
@@ -170,6 +216,9 @@ def draw_candidates(
     "Draw `candidates` pictures for every row: uint8 [N * candidates, 3, S, S]."
     each = name_candidates(names, candidates)
     rows = repeat_each(wanted, candidates)
+    heard = options.pop('heard', True)
+    if kind == 'pipeline':
+        return self.decoder.draw(rows, each, heard, guidance=options.get('guidance'))
     if kind == 'mosaic':
         return self.mosaic.draw(self.vqgan, rows, each)[0]
     options['start'] = repeat_each(start, candidates)
@@ -235,9 +284,9 @@ def check_drawing_options(kind: str, candidates: int, start):
             f'{candidates} candidates of kind {kind}; one or more with '
             f'{" and ".join(DRAWN_KINDS_AT_ONCE)}, one otherwise.'
         )
-    if start is not None and kind == 'mosaic':
+    if start is not None and kind in ('mosaic', 'pipeline'):
         raise BadInput(
-            'a mosaic begins with noise; '
+            f'a picture of kind {kind} begins with noise; '
             'begin with a picture by kind diffusion, guided or bare.'
         )
 
@@ -274,17 +323,19 @@ def paint(
     self: Painter,
     model,  # `WavBriVL`
     wanted,  # [N, D] embeddings of sounds, sentences or pictures
-    kind: str = 'diffusion',  # one of `PAINTING_KINDS`
-    candidates: int = 1,  # drawn for each, the best is kept; diffusion and mosaic only
+    kind: str | None = None,  # one of `PAINTING_KINDS`; default: `Painter.kind`
+    # drawn for each, the best is kept; of kinds that are drawn at once
+    candidates: int = 1,
     names=None,  # [N] of the rows: each seeds its noise; default: its number
     level=None,  # [N] dBFS, for diffusion; None: unknown
     guide: GuidanceParams | None = None,  # default: `GuidanceParams()`
     guidance: float | None = None,  # of diffusion; default: the trained model's
     start=None,  # uint8 [N, 3, H, W] pictures to begin with; default: noise
     share: float = DEFAULT_SHARE,  # of `start` that becomes noise first, 0 .. 1
+    heard: bool = True,  # are they sounds? For `generator.shift`
 ) -> tuple:  # pictures uint8 [N, 3, S, S], cosine with what was wanted [N]
     "Make one picture a row, whatever other rows are there. Raises `BadInput`."
-    params = guide or GuidanceParams()
+    params, kind = guide or GuidanceParams(), kind or self.kind
     wanted = unit_targets(wanted, model.dim).cpu()
     self.prepare(model, kind, params.prior_interval > 0)
     names = list(range(len(wanted)) if names is None else names)
@@ -293,7 +344,7 @@ def paint(
     )
     check_drawing_options(kind, candidates, start)
     if kind in DRAWN_KINDS_AT_ONCE:
-        options = dict(guidance=guidance, share=share)
+        options = dict(guidance=guidance, share=share, heard=heard)
         rows = (wanted, names, level, start)
         return self.draw_blocks(model, *rows, candidates, kind, **options)
     if start is not None:
@@ -328,7 +379,7 @@ def film(
     self: Painter,
     model,  # `WavBriVL`
     wanted,  # [W, D] one embedding per window, in order
-    kind: str = 'guided',  # one of `PAINTING_KINDS`
+    kind: str | None = None,  # one of `PAINTING_KINDS`; default: guided, or pipeline
     name='film',  # seeds the noise
     level=None,  # [W] dBFS, for diffusion; None: unknown
     guide: GuidanceParams | None = None,  # of the first frame; default: the usual
@@ -336,6 +387,8 @@ def film(
 ) -> tuple:  # pictures uint8 [W, 3, S, S], cosine with what was wanted [W]
     "Make one frame a row, each following from the one before. Raises `BadInput`."
     params = guide or GuidanceParams()
+    usual = 'guided' if self.kind == 'diffusion' else self.kind
+    kind = kind or usual
     wanted = unit_targets(wanted, model.dim).cpu()
     if kind in DRAWN_KINDS_AT_ONCE or not len(wanted):
         names = [name] * len(wanted)

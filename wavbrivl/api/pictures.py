@@ -14,6 +14,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/13_api/05_pictures.ipynb #6d275e80
 from ..core.files import BadFile, BadInput
+from ..core.picture_params import GeneratorParams
 from ..media.sound import SAMPLE_RATE, load_audio
 from ..audio.tower import embed_clips, level_db
 from ..generation.guidance import as_frame
@@ -27,7 +28,7 @@ from wavbrivl.api.inputs import (
 )
 from . import model  # noqa: F401, the class's methods that embed and ask
 from .folder import WavBriVL
-from .painter import Painter
+from .painter import Painter, check_drawing_options
 
 # %% ../../nbs/13_api/05_pictures.ipynb #235e0f83
 def level_dbfs(x: np.ndarray) -> float:
@@ -75,9 +76,11 @@ def start_pixels(picture, crop: int | None, side: int, n: int) -> torch.Tensor:
 
 # %% ../../nbs/13_api/05_pictures.ipynb #392e98ae
 def open_painter(painter, model: WavBriVL) -> Painter:
-    "Open the painter in a folder; a `Painter` stays as it is."
+    "Open the painter in a folder, or a released decoder; a `Painter` stays as it is."
     if isinstance(painter, Painter):
         return painter
+    if isinstance(painter, GeneratorParams):
+        return Painter(None, generator=painter)
     return Painter.load(painter, str(model.device))
 
 # %% ../../nbs/13_api/05_pictures.ipynb #df3a0308
@@ -122,9 +125,11 @@ def describe_items(model: WavBriVL, things, sample_rate, text: bool) -> tuple:
 def generate(
     self: WavBriVL,
     things,  # one or many sounds, as `embed_audio` takes them; or sentences
-    painter='models/painter',  # a folder, or a `Painter`
+    # a folder, a `Painter`, or `GeneratorParams` that name a released decoder
+    painter='models/painter',
     sample_rate=None,  # of arrays that do not bring it, Hz
-    kind: str = 'diffusion',  # one of `PAINTING_KINDS`
+    # one of `PAINTING_KINDS`; default: pipeline where a decoder is named, else diffusion
+    kind: str | None = None,
     candidates: int = 1,  # drawn for each, of which the best is kept
     seed: int = 0,
     text: bool = False,  # they are sentences
@@ -140,8 +145,10 @@ def generate(
         return [None] * len(items)
     wanted, level, names = zip(*described)
     names = [(seed, name) for name in names]
-    options['level'] = level if self.audio.params.level else None
+    options |= dict(level=level if self.audio.params.level else None, heard=not text)
     if start is not None:
+        check_drawing_options(kind or painter.kind, candidates, start)
+        painter.prepare(self, kind or painter.kind, prior=False)
         size = painter.vqgan.config.size
         crop = self.info.get('crop')
         options['start'] = start_pixels(start, crop, size, len(wanted))
@@ -175,9 +182,9 @@ def film_hop(fps: float | None, window: int) -> int:
 def generate_film(
     self: WavBriVL,
     sound,  # one, as `embed_audio` takes it
-    painter='models/painter',  # a folder, or a `Painter`
+    painter='models/painter',  # as in `generate`
     fps: float | None = None,  # frames per second, .01 .. 50; default: half windows
-    kind: str = 'guided',  # one of `PAINTING_KINDS`
+    kind: str | None = None,  # one of `PAINTING_KINDS`; default: guided, or pipeline
     sample_rate=None,  # of an array that does not bring it, Hz
     seed: int = 0,
     **options,  # guide, guidance: as in `Painter.film`

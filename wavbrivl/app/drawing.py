@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOUNDS_AT_ONCE', 'stem_of', 'name_files', 'check_paths', 'choose_paths', 'enlarge', 'write_png', 'draw_stills',
-           'save_film', 'draw_films', 'check_drawing', 'drawing_line', 'cmd_generate']
+           'save_film', 'draw_films', 'check_drawing', 'drawing_line', 'read_settings', 'choose_painter',
+           'cmd_generate']
 
 # %% ../../nbs/21_app/02_drawing.ipynb #50531e27
 import re
@@ -114,9 +115,8 @@ def write_png(picture, path, scale: int):
 # %% ../../nbs/21_app/02_drawing.ipynb #62dc1830
 def draw_stills(a, model, painter, things, paths) -> list[dict]:
     "Write a picture for each; returns what was written."
-    kind = a.kind or 'diffusion'
     options = {k: getattr(a, k) for k in ('candidates', 'seed', 'text', 'start')}
-    made = model.generate(things, painter, kind=kind, **options)
+    made = model.generate(things, painter, kind=a.kind, **options)
     key = 'text' if a.text else 'file'
     rows = []
     for thing, path, picture in zip(things, paths, made):
@@ -144,10 +144,9 @@ def draw_films(a, model, painter, things, paths) -> list[dict]:
 
     rows = []
     rejected = []
-    kind = a.kind or 'guided'
     for t, path in zip(things, paths):
         try:
-            frames = model.generate_film(t, painter, a.fps, kind, seed=a.seed)
+            frames = model.generate_film(t, painter, a.fps, a.kind, seed=a.seed)
         except BadFile as e:
             rejected.append(dict(file=e.path, reason=e.reason))
             continue
@@ -175,18 +174,58 @@ def drawing_line(r: dict) -> str:
     source = printable(r.get('text', r.get('file')))
     return f'{printable(r["picture"])}  {r["cosine"]:+.4f}  {source}'
 
+# %% ../../nbs/21_app/02_drawing.ipynb #a411e364
+def read_settings(given) -> dict:  # of `GeneratorParams`
+    "KEY=VALUE, each value as in params.yaml. Raises `BadInput`."
+    import yaml
+
+    settings = {}
+    for item in given or ():
+        key, sign, value = item.partition('=')
+        if not sign:
+            raise BadInput(f'--set {item}; give KEY=VALUE, such as shift=0.5.')
+        try:
+            settings[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadInput(f'--set {item}: the value is no YAML.') from None
+    return settings
+
+# %% ../../nbs/21_app/02_drawing.ipynb #91d5cbb9
+def choose_painter(a):
+    "The painter that the line asks for. Raises `BadInput`, `BadFile`."
+    from pydantic import ValidationError
+    from wavbrivl.api.painter import Painter
+    from wavbrivl.core.config import explain_validation_error
+    from wavbrivl.core.picture_params import GeneratorParams
+
+    settings = read_settings(a.set)
+    named = GeneratorParams(kind='pipeline', checkpoint=a.decoder)
+    painter = Painter(None, generator=named)
+    if not a.decoder:
+        painter = Painter.load(a.painter, a.device)
+    if not settings:
+        return painter
+    if painter.generator is None:
+        raise BadInput('--set is for a released decoder; name one with --decoder.')
+    settings = painter.generator.model_dump() | settings
+    try:
+        painter.generator = GeneratorParams.model_validate(settings)
+    except ValidationError as e:
+        raise BadInput(explain_validation_error(e, '--set')) from None
+    return painter
+
 # %% ../../nbs/21_app/02_drawing.ipynb #388ae77a
 def cmd_generate(a):
     "Make pictures or films."
-    from wavbrivl.api.painter import Painter
-
     things, rejected = (a.things, []) if a.text else expand(a.things, SOUNDS_OF)
-    if not 1 <= a.scale <= 32:
+    if a.scale is not None and not 1 <= a.scale <= 32:
         raise BadInput(f'--scale {a.scale}; it must lie between 1 and 32.')
     paths, film = choose_paths(things, a.out, a.film, a.text)
     check_drawing(a, film)
     model = open_model(a)
-    painter = Painter.load(a.painter, a.device)
+    painter = choose_painter(a)
+    released = (a.kind or painter.kind) == 'pipeline'
+    a.scale = a.scale or (1 if released else 4)
     make = draw_films if film else draw_stills
     rows = []
     for i in range(0, len(things), SOUNDS_AT_ONCE):

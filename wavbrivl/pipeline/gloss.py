@@ -39,7 +39,7 @@ from ..gloss.tasks import score_glosses, score_selection, locate_tokens_task
 from ..api.pictures import WavBriVL
 from .lab import Lab, make_folders, require_output
 from .launch import run_parallel, single_thread
-from .training import training_facts
+from .training import embedding_facts, training_facts
 from wavbrivl.pipeline.evaluation import (
     embed_evaluation_set,
     limit_tasks,
@@ -196,6 +196,7 @@ def train_bridge_seed(lab: Lab, seed: int) -> tuple:
     with single_thread():
         trainer, history = train_bridge(lab.params, seed, lab.corpus, *given)
     facts = training_facts(lab, seed, lab.params.language.loss, history)
+    facts |= embedding_facts(lab, trainer.bridge)
     model = WavBriVL(trainer.bridge, brivl.cpu(), tokenizer, facts)
     model.save_pretrained(lab.models / f'seed-{seed}')
     tasks = {}

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['DISTRIBUTION_METRICS', 'DRAWN_KINDS', 'list_evaluator_corpora', 'first_pictures', 'is_metric', 'score_pictures',
-           'picture_metrics', 'measure_evaluator', 'train_evaluators', 'train_codec', 'train_painter', 'store_pictures',
-           'read_pictures', 'used_codes', 'reconstruct_pictures', 'draw_for_pictures', 'measure_ceiling',
-           'measure_painter', 'first_drawings', 'SoundPoints', 'embed_sounds', 'uses_level', 'mean_score',
-           'drawn_facts', 'draw_diffusion', 'draw_mosaic', 'nearest_pictures', 'retrieve_pictures', 'redraw_pictures',
-           'repeat_rows', 'draw_candidates', 'rank_drawings', 'guidance_start', 'guide_drawings', 'draw_prompts',
-           'store_drawn', 'log_pictures', 'draw_kinds', 'draw_pictures']
+           'picture_metrics', 'measure_evaluator', 'train_evaluators', 'skip_training', 'train_codec', 'name_decoder',
+           'train_painter', 'store_pictures', 'read_pictures', 'used_codes', 'reconstruct_pictures',
+           'draw_for_pictures', 'measure_ceiling', 'measure_painter', 'first_drawings', 'SoundPoints', 'embed_sounds',
+           'uses_level', 'mean_score', 'drawn_facts', 'draw_diffusion', 'draw_pipeline', 'draw_mosaic',
+           'nearest_pictures', 'retrieve_pictures', 'redraw_pictures', 'repeat_rows', 'draw_candidates',
+           'rank_drawings', 'guidance_start', 'guide_drawings', 'draw_prompts', 'store_drawn', 'log_pictures',
+           'draw_kinds', 'draw_pictures']
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #cf6bd602
 import numpy as np
 import pandas as pd
+import shutil
 import torch
 from functools import partial
 from typing import NamedTuple
@@ -23,6 +25,9 @@ from ..core.files import BadInput, atomic_write, write_json
 from ..core.runtime import log
 from ..data.corpus import Corpus
 from ..audio.tower import embed_clips
+from ..decoders.condition import save_decoder
+from ..decoders.decoder_teacher import check_decoder_teacher
+from ..decoders.released_decoder import open_pipeline
 from ..decoders.vqgan import VQGAN, pixels_to_bytes, bytes_to_pixels
 from ..metrics.retrieval import search_top_k
 from ..training.image_text import load_pictures
@@ -43,7 +48,10 @@ from wavbrivl.pipeline.lab import (
     Lab,
     depicted_clips,
     interleave_classes,
+    paint_points,
+    draws_itself,
     make_folders,
+    picture_kinds,
     require_output,
 )
 from .training import prepared_datasets
@@ -132,16 +140,40 @@ def train_evaluators(lab: Lab) -> pd.DataFrame:
         measure_evaluator(lab, name, corpus)
     return pd.concat(histories)
 
+# %% ../../nbs/18_pipeline/06_pictures.ipynb #d6fe0076
+def skip_training(folder) -> pd.DataFrame:
+    "Leave an empty folder, for DVC. Returns an empty history."
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folders(folder)
+    log(f'generator.kind is pipeline: {folder.name} is not trained.')
+    return pd.DataFrame(columns=['epoch', 'loss', 'seconds', 'score'])
+
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #7ba621c3
 def train_codec(lab: Lab) -> pd.DataFrame:
-    "Stage vqgan: train the codec of pictures. Returns the history."
+    "Stage vqgan: train the codec of pictures, where it is asked for. Returns the history."
+    if not draws_itself(lab):
+        return skip_training(lab.root / 'models/painter/vqgan')
     folder, state = lab.root / 'models/painter/vqgan', lab.checkpoints / 'vqgan'
     return train_vqgan(lab.params, lab.corpus, lab.brivl[0], folder, state)
 
+# %% ../../nbs/18_pipeline/06_pictures.ipynb #b127b745
+def name_decoder(lab: Lab, folder):
+    "Write which released decoder draws; an empty folder where none does. Raises `BadInput` for one of another teacher."
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folders(folder)
+    if lab.params.generator.kind == 'pipeline':
+        opened = open_pipeline(lab.params.generator)
+        check_decoder_teacher(opened, lab.params.generator, lab.brivl[0])
+        save_decoder(lab.params.generator, folder)
+
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #7aa461f5
 def train_painter(lab: Lab) -> pd.DataFrame:
-    "Stage diffusion: train the diffusion model, gather the mosaic's pictures. Returns the history."
+    "Stage diffusion: train the diffusion model and gather the mosaic's pictures, or name a released decoder."
     folder, state = lab.root / 'models/painter', lab.checkpoints / 'diffusion'
+    name_decoder(lab, folder / 'pipeline')
+    if not draws_itself(lab):
+        skip_training(folder / 'mosaic')
+        return skip_training(folder / 'diffusion')
     vqgan = VQGAN.load(require_output('vqgan', folder / 'vqgan'))
     data = lab.corpus, lab.targets, vqgan
     history = train_diffusion(lab.params, *data, folder / 'diffusion', state)
@@ -209,7 +241,7 @@ def measure_painter(lab: Lab) -> pd.DataFrame:
     make_folders(
         pictures / 'brivl', pictures / 'vqgan', lab.results / 'metrics/painter'
     )
-    if not lab.can_evaluate_pictures:
+    if not lab.can_evaluate_pictures or not draws_itself(lab):
         return pd.DataFrame()
     vqgan, diffusion = lab.painter
     t = depicted_clips(lab.corpus)
@@ -279,6 +311,14 @@ def draw_diffusion(lab: Lab, sounds: SoundPoints, start=None) -> tuple:
     made = diffusion.draw(vqgan, sounds.points, names, sounds.level, batch, start)
     return sounds.table, *drawn_facts(lab, vqgan, made, sounds.points)
 
+# %% ../../nbs/18_pipeline/06_pictures.ipynb #766171d4
+def draw_pipeline(lab: Lab, sounds: SoundPoints) -> tuple:
+    "One drawing for each sound's point by the released decoder. Raises `BadInput` where none is named."
+    if lab.params.generator.kind != 'pipeline':
+        raise BadInput('generator.kind names no released decoder; set it to pipeline.')
+    made = paint_points(lab, sounds.points, first_drawings(sounds.table))
+    return sounds.table, made, dict(score=mean_score(lab, made, sounds.points))
+
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #6acf318d
 def draw_mosaic(lab: Lab, sounds: SoundPoints) -> tuple:
     "Drawings by the closed-form denoiser, from pieces of training pictures."
@@ -314,14 +354,15 @@ def repeat_rows(x, n: int):
     return None if x is None else np.repeat(np.asarray(x), n, 0)
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #441cbef8
-def draw_candidates(lab: Lab, points, names: list, level=None) -> tuple:
+def draw_candidates(
+    lab: Lab, points, names: list, level=None, heard: bool = True
+) -> tuple:
     "Several drawings a point: (uint8 [N, C, 3, S, S], number [N] and cosine [N] of the best by the image tower)."
-    vqgan, diffusion = lab.painter
     g, n = lab.params.generate, len(names)
     each = [(*name, k) for name in names for k in range(g.candidates)]
     repeated = repeat_rows(points, g.candidates)
     levels = repeat_rows(level, g.candidates)
-    pictures, _ = diffusion.draw(vqgan, repeated, each, levels, batch=g.batch)
+    pictures = paint_points(lab, repeated, each, levels, heard)
     seen = embed_pictures(lab.brivl[0], pictures).view(n, g.candidates, -1)
     points = torch.as_tensor(points)
     _, best = rerank(points, seen)
@@ -377,6 +418,7 @@ DRAWN_KINDS = dict(
     diffusion=draw_diffusion,
     mosaic=draw_mosaic,
     redrawn=redraw_pictures,
+    pipeline=draw_pipeline,
     retrieved=retrieve_pictures,
 )  # as the report lists them; `prompts` are drawn for sentences, not for sounds
 
@@ -389,7 +431,7 @@ def draw_prompts(lab: Lab, corpus: Corpus, table) -> dict:
         return {}
     points = embed_texts(*lab.brivl, [captions[0] for captions in t.captions])
     names = [('said', clip) for clip in t['clip']]
-    made, best, _ = draw_candidates(lab, points, names)
+    made, best, _ = draw_candidates(lab, points, names, heard=False)
     ranked = made[torch.arange(len(t)), best]
     tasks = {}
     for kind, pictures in dict(prompts=made[:, 0], prompts_ranked=ranked).items():
@@ -405,7 +447,7 @@ def store_drawn(lab: Lab, name: str, kind: str, made: tuple, points):
     table, pictures, _ = made
     if name == lab.corpus_name:
         store_pictures(lab, lab.run, kind, table, pictures)
-    if kind == 'diffusion':
+    if kind == lab.params.generator.kind:
         seen = embed_pictures(lab.brivl[0], pictures).numpy()
         folder = lab.build / 'pictures' / lab.run / name
         write_similarities(seen, np.asarray(points), folder)
@@ -420,7 +462,7 @@ def log_pictures(name: str, run: str, kind: str, scores: dict):
 def draw_kinds(lab: Lab, name: str, sounds: SoundPoints) -> dict:
     "Every kind asked for, drawn, stored and scored: {kind: scores}."
     tasks = {}
-    for kind in lab.params.generate.kinds:
+    for kind in picture_kinds(lab):
         if kind == 'prompts':
             continue
         try:

@@ -33,7 +33,13 @@ from wavbrivl.survey.answers import (
     read_responses,
     survey_table,
 )
-from .lab import Lab, depicted_clips, make_folders, require_output
+from wavbrivl.pipeline.lab import (
+    Lab,
+    depicted_clips,
+    paint_points,
+    make_folders,
+    require_output,
+)
 from .pictures import embed_sounds, read_pictures, uses_level
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #8f769d87
@@ -55,15 +61,14 @@ def edited_levels(clips, edit: str, values) -> np.ndarray:
 # %% ../../nbs/18_pipeline/07_studies.ipynb #b107d47f
 def drawn_attributes(lab: Lab, clips, names, with_level: bool):
     "The argument `draw` of `study_edits_of`: measures pictures drawn for edited sounds, with their level given or not."
-    (vqgan, diffusion), evaluator = lab.painter, lab.evaluator()
-    batch = lab.params.generate.batch
+    evaluator = lab.evaluator()
 
     def draw(points, edit, values):
         v, n = points.shape[:2]
         level = edited_levels(clips, edit, values) if with_level else None
         noise = [(name, 0) for name in names] * v
         flat = points.flatten(0, 1)
-        made, _ = diffusion.draw(vqgan, flat, noise, level, batch=batch)
+        made = paint_points(lab, flat, noise, level)
         return evaluator.attributes(made).numpy().reshape(v, n, -1)
 
     return draw
@@ -95,13 +100,14 @@ def study_run(lab: Lab, params) -> dict:
     pictures, labels = lab.targets.mean_picture(t['clip']), t.label.to_numpy()
     given = model.audio, clips, pictures, labels, open_pool(lab)
     as_used = drawn_attributes(lab, clips, names, with_level)
+    found = {lab.run: study_edits_of(*given, params, draw=as_used)}
+    if lab.params.generator.kind == 'pipeline':  # it takes no level
+        return found
     other_way = drawn_attributes(lab, clips, names, not with_level)
     gains = params.model_copy(update=dict(pitches=[], speeds=[]))
     other = f'{lab.run}, level {"withheld" if with_level else "given"}'
-    return {
-        lab.run: study_edits_of(*given, params, draw=as_used),
-        other: select_drawn(study_edits_of(*given, gains, draw=other_way)),
-    }
+    found[other] = select_drawn(study_edits_of(*given, gains, draw=other_way))
+    return found
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #5bf06e0c
 def store_study(lab: Lab, name: str, frame: pd.DataFrame, rhos: dict):
@@ -167,10 +173,11 @@ def edit_values(params) -> dict:
     )
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #7d4f96d2
-def draw_embeddings(lab: Lab, points, clip: str, captions, level=None) -> list:
+def draw_embeddings(
+    lab: Lab, points, clip: str, captions, level=None, heard: bool = True
+) -> list:
     "A picture of every point, all from the noise of one clip: [(caption, picture)]."
-    vqgan, diffusion = lab.painter
-    made, _ = diffusion.draw(vqgan, points, [(clip, 0)] * len(points), level)
+    made = paint_points(lab, points, [(clip, 0)] * len(points), level, heard)
     return list(zip(captions, np.moveaxis(made.numpy(), 1, -1)))
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #e4f73861
@@ -225,7 +232,8 @@ def sum_row(lab: Lab, points, table) -> dict:
     picture = lab.targets.mean_picture(table['clip'][:2])[:1]
     sums = [add_points(picture, points[1:], w) for w in SUM_WEIGHTS]
     captions = [f'+ {w:g}' for w in SUM_WEIGHTS]
-    steps = draw_embeddings(lab, torch.cat(sums).float(), table['clip'][0], captions)
+    points, clip = torch.cat(sums).float(), table['clip'][0]
+    steps = draw_embeddings(lab, points, clip, captions, heard=False)
     name = f'picture of {table.label[0]} + sound of {table.label[1]}'
     return dict(name=name, steps=steps)
 
@@ -278,12 +286,13 @@ def draw_manipulations(lab: Lab, sounds: int = 2) -> list[dict]:
     return rows
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #b0160d26
-def drawn_file(lab: Lab, kind: str = 'diffusion') -> Path:
-    "The pictures of the report's reference run."
+def drawn_file(lab: Lab, kind: str | None = None) -> Path:
+    "The pictures of the report's reference run; by default one drawing for each sound."
+    kind = kind or lab.params.generator.kind
     return lab.build / 'pictures' / lab.params.report.reference / f'{kind}.npz'
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #afee3d97
-def survey_trials(lab: Lab, kind: str = 'diffusion') -> list:
+def survey_trials(lab: Lab, kind: str | None = None) -> list:
     "Trials of the reference run: its pictures for test sounds, and those for sounds of another class."
     p = lab.params.survey
     pictures = read_pictures(require_output('generate', drawn_file(lab, kind)))

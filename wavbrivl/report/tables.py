@@ -77,6 +77,7 @@ PICTURE_KINDS = dict(
     bare='guided, nothing else (VQGAN-CLIP)',
     guided='guided by the image tower, steadied by the diffusion model',
     diffusion='diffusion',
+    pipeline='released decoder',
     ranked='best of several',
     mosaic='mosaic of the nearest training pictures',
     redrawn='redrawn from the one retrieved',
