@@ -94,11 +94,18 @@ def test_a_large_teacher_takes_no_memory():
     assert cost.flops == pytest.approx(2 * tokens * weights + attention, rel=0.02)
 
 
-@pytest.mark.parametrize('name', ['nobody/has-this', '/no/such/folder'])
-def test_an_unknown_model_is_refused_with_a_command(name):
-    with pytest.raises(
-        BadInput, match='teacher.checkpoint: the size of .* hf download'
-    ):
+@pytest.mark.parametrize(
+    'name, words',
+    [
+        (
+            'nobody/has-this',
+            'teacher.checkpoint: the size of .*hf download nobody/has-this',
+        ),
+        ('/no/such/folder', 'there is no such folder'),
+    ],
+)
+def test_an_unknown_model_is_refused_with_the_remedy(name, words):
+    with pytest.raises(BadInput, match=words):
         bare_teacher(TeacherParams(kind='transformers', checkpoint=name))
 
 

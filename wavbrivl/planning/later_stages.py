@@ -29,7 +29,7 @@ from wavbrivl.planning.sample import (
     vqgan_task,
 )
 from wavbrivl.planning.stages import (
-    Part,
+    WorkPart,
     heads_part,
     in_turn,
     picture_bytes,
@@ -114,7 +114,7 @@ def scoring_epochs(language) -> int:
     )
 
 # %% ../../nbs/19_planning/07_later_stages.ipynb #cd4131a7
-def bridge_part(planner: Planner, params: Params) -> Part:
+def bridge_part(planner: Planner, params: Params) -> WorkPart:
     "One seed of a variant: its steps, and the scoring of all pairs."
     language = params.language
     task = bridge_task(params, planner.sample, planner.dim)
@@ -159,7 +159,7 @@ def plan_variant(planner: Planner, name: str) -> list:
     return [
         times(own, 1, own.what, disk=disk),
         heads,
-        Part(f'{seeds} x probe', turns * probe),
+        WorkPart(f'{seeds} x probe', turns * probe),
     ]
 
 # %% ../../nbs/19_planning/07_later_stages.ipynb #1aa1f6b4
@@ -167,7 +167,7 @@ def plan_vqgan(planner: Planner, name=None) -> list:
     "Stage vqgan: trained, or released weights."
     p, size = planner.board.vqgan, count_bytes(planner.codec.parameters())
     if p.checkpoint:
-        return [Part('released weights', 4 * size / 1e9, memory=size, disk=size)]
+        return [WorkPart('released weights', 4 * size / 1e9, memory=size, disk=size)]
     items = planner.frames_of(planner.clips.train)
     task, ratio = (
         vqgan_task(planner.board, planner.sample),
@@ -227,7 +227,7 @@ def denoise_pass(planner: Planner, batch: int) -> Step:
     return planner.once('denoise', batch, measure)
 
 # %% ../../nbs/19_planning/07_later_stages.ipynb #95425410
-def drawn(planner: Planner, what: str, n: int, share: float = 1.0) -> Part:
+def drawn(planner: Planner, what: str, n: int, share: float = 1.0) -> WorkPart:
     "Drawings by diffusion; `share` of the steps where they begin with a picture."
     g = planner.board.generate
     steps = planner.board.diffusion.inference_steps * share
@@ -237,7 +237,7 @@ def drawn(planner: Planner, what: str, n: int, share: float = 1.0) -> Part:
         flops=sampled.flops + decoded.flops, memory=max(sampled.memory, decoded.memory)
     )
     disk = 3.0 * planner.board.vqgan.size**2 * n
-    return Part(
+    return WorkPart(
         f'{n} {what}',
         sampled.seconds + decoded.seconds,
         **facts,
@@ -268,7 +268,7 @@ def plan_diffusion(planner: Planner, name=None) -> list:
 BACKWARD = 3  # forward and backward, in forward passes
 
 
-def guided(planner: Planner, params: Params, sounds: int) -> Part:
+def guided(planner: Planner, params: Params, sounds: int) -> WorkPart:
     "Pictures by guidance."
     g, n = params.guidance, sounds * params.guidance.steps
     decoded = decode_pass(planner, planner.board.generate.batch)
@@ -282,7 +282,7 @@ def guided(planner: Planner, params: Params, sounds: int) -> Part:
         + g.cutouts * seen.flops / planner.board.targets.batch
     )
     memory = decoded.memory + BACKWARD * seen.memory
-    return Part(
+    return WorkPart(
         f'{sounds} guided, {g.steps} steps',
         BACKWARD * n * each,
         BACKWARD * n * flops,
@@ -309,7 +309,7 @@ def plan_generate(planner: Planner, name: str) -> list:
         elif kind in ('guided', 'bare'):
             parts.append(guided(planner, p, few))
         else:
-            parts.append(Part(f'{tests} {kind}: not counted', 0.0, timed=False))
+            parts.append(WorkPart(f'{tests} {kind}: not counted', 0.0, timed=False))
     return parts
 
 # %% ../../nbs/19_planning/07_later_stages.ipynb #9060ded8
@@ -321,7 +321,7 @@ def plan_volume(planner: Planner, name=None) -> list:
     seconds = planner.embed_seconds(planner.board, n * edits, 32)
     return [
         drawn(planner, 'drawings of edited sounds', n * edits),
-        Part(f'{n * edits} sounds embedded', seconds),
+        WorkPart(f'{n * edits} sounds embedded', seconds),
     ]
 
 
@@ -339,7 +339,7 @@ PAGE_SECONDS = (
 
 def plan_page(planner: Planner, name=None) -> list:
     "Stages survey and report: pages, tables and figures."
-    return [Part('page or figures', PAGE_SECONDS, timed=False)]
+    return [WorkPart('page or figures', PAGE_SECONDS, timed=False)]
 
 # %% ../../nbs/19_planning/07_later_stages.ipynb #57b9aa0a
 STAGE_PLANS = dict(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 # %% ../../nbs/19_planning/04_released_sizes.ipynb #4b3e7465
 from ..core.files import BadFile, BadInput, read_json
-from ..core.hub import fetch_command, find_model, on_one_line
+from ..core.hub import HUB_NAME, fetch_command, find_model, on_one_line
 from ..core.params import AudioParams, TeacherParams
 from wavbrivl.audio.encoders import (
     ENCODER_KINDS,
@@ -87,10 +87,12 @@ def refuse_unknown(setting: str, name: str, revision: str | None) -> BadInput:
 
 
 def found_folder(name: str, revision: str | None):
-    "Where a model lies on this machine; None where it does not."
+    "Where a model lies on this machine; None for a name of the hub that is not here. Raises `BadInput`."
     try:
         return find_model(name, revision)
     except BadInput:
+        if not HUB_NAME.fullmatch(str(name)):
+            raise
         return None
 
 # %% ../../nbs/19_planning/04_released_sizes.ipynb #75f358e4
