@@ -22,7 +22,11 @@ from ..core.runtime import log
 from ..data.published import DATASETS
 from ..audio.tower import embed_clips
 from ..audio.yamnet import YAMNet
-from ..metrics.classification import class_embeddings, zero_shot
+from wavbrivl.metrics.classification import (
+    class_embeddings,
+    prompt_templates,
+    zero_shot,
+)
 from ..training.loop import fingerprint
 from ..training.targets import Targets, embed_texts
 from ..tasks.baseline import log_mel_features, mfcc_features
@@ -116,7 +120,7 @@ PAIR_SUPERVISION = dict(
     audio='picture-caption pairs, sound-picture pairs; no sound-text pair',
     bridge='picture-caption pairs, sound-picture pairs, captions of the pictures and their gloss',
 )
-JOINT_SPACE_TASKS = ('zero_shot', 'audio_to_text', 'text_to_audio')
+JOINT_SPACE_TASKS = ('zero_shot', 'prompts', 'audio_to_text', 'text_to_audio')
 GLOSS_TASKS = ('selection', 'text_to_gloss', 'audio_to_gloss', 'token_times')
 HEAD_SUPERVISION = dict(
     probe='labels of the training split',
@@ -131,6 +135,8 @@ def task_facts(lab: Lab, tower: str) -> dict:
     facts = {t: dict(supervision=s) for t, s in (pairs | HEAD_SUPERVISION).items()}
     templates = lab.params.evaluate.templates
     facts['zero_shot'] = dict(templates=templates) | facts['zero_shot']
+    fixed = prompt_templates(templates)[0]
+    facts['prompts'] = dict(templates=templates, fixed=fixed) | facts['prompts']
     return facts
 
 # %% ../../nbs/18_pipeline/04_evaluation.ipynb #44edef86
