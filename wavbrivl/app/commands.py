@@ -6,9 +6,10 @@
 __all__ = ['SOUNDS_OF', 'MAX_NAMED', 'NAME_COLUMNS', 'list_folders', 'expand', 'open_model', 'printable', 'to_printed_json',
            'emit', 'report_rejected', 'cmd_params', 'first_rows', 'count_others', 'print_embedded', 'length_line',
            'embedded_line', 'report_embedded', 'cmd_embed', 'name_column', 'read_label_file', 'split_names',
-           'given_names', 'class_row', 'class_line', 'cmd_classify', 'cmd_gloss', 'cmd_rank', 'item_kind',
-           'index_of_files', 'index_line', 'cmd_index', 'hits_line', 'query_rows', 'hits_wanted', 'cmd_search',
-           'only_labels', 'report_rows', 'pair_tables', 'cmd_pair', 'cmd_import', 'onnx_line', 'cmd_export']
+           'given_names', 'given_templates', 'class_row', 'class_line', 'cmd_classify', 'cmd_gloss', 'cmd_rank',
+           'item_kind', 'index_of_files', 'index_line', 'cmd_index', 'hits_line', 'query_rows', 'hits_wanted',
+           'cmd_search', 'only_labels', 'report_rows', 'pair_tables', 'cmd_pair', 'cmd_import', 'onnx_line',
+           'cmd_export']
 
 # %% ../../nbs/21_app/01_commands.ipynb #2402b96c
 import csv
@@ -210,10 +211,10 @@ def split_names(text: str) -> list:
 
 
 def given_names(a) -> list:
-    "Gather the class names of `--label` and `--labels`. Raises `BadInput` for fewer than two."
+    "Gather the class names of `--label` and `--labels`. Raises `BadInput` for too few."
     names = [*a.label, *split_names(a.labels or '')]
     names = list(dict.fromkeys(n.strip() for n in names if n.strip()))
-    if len(names) < 2:
+    if len(names) < (1 if a.independent else 2):
         given = f'{names[0]} is one name, and no file; ' if names else ''
         raise BadInput(
             f'{given}give two class names or more: each by --label, or --labels with commas between them, '
@@ -222,9 +223,15 @@ def given_names(a) -> list:
     return names
 
 # %% ../../nbs/21_app/01_commands.ipynb #d30ef9e9
+def given_templates(a) -> list | None:
+    "Read `--templates`: names of sets of prompts, or sentences, separated by commas."
+    return a.templates and next(csv.reader([a.templates], skipinitialspace=True))
+
+
 def class_row(a, model, file: str, names: list) -> dict:
     "Classify one sound: the best `--top` names with their probabilities; None where the model knows no word."
-    ranked = model.classify(file, names, templates=a.templates)[: a.top]
+    how = dict(templates=given_templates(a), independent=a.independent)
+    ranked = model.classify(file, names, **how)[: a.top]
     classes = [dict(label=n, probability=p and round(p, 4)) for n, p in ranked]
     return dict(file=file, classes=classes)
 

@@ -6,7 +6,7 @@
 __all__ = ['prepare_corpus', 'store_targets', 'caption_similarity', 'list_files', 'file_hash', 'dataset_params',
            'dataset_fingerprint', 'update_dataset', 'dataset_row', 'prepare_datasets', 'prepared_datasets',
            'store_teacher', 'pretrain_brivl', 'pretrain_wavlm', 'training_facts', 'fit_classifier', 'save_classifier',
-           'train_seed', 'train_run']
+           'calibrate_model', 'train_seed', 'train_run']
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #f79f9770
 import hashlib
@@ -26,11 +26,14 @@ from ..data.prepare import write_corpus
 from ..data.corpus import Corpus
 from ..data.shards import pack_corpus
 from ..teachers.clip import open_teacher
+from ..audio.tower import embed_clips
 from ..training.loop import fingerprint, save_history
 from ..training.image_text import train_brivl
 from ..training.targets import make_targets
 from ..training.audio import train_audio, train_classifier, train_wavlm
 from ..tasks.evaluation import EvaluationSet
+from ..tasks.calibration import list_heard
+from ..api.model import calibrate_rows
 from ..api.pictures import WavBriVL
 from .lab import Lab, make_folders, require_output
 from .launch import launch_stage, run_parallel
@@ -241,6 +244,20 @@ def save_classifier(head, folder):
     with atomic_write(Path(folder) / 'classifier.safetensors') as tmp:
         save_file(weights, tmp)
 
+# %% ../../nbs/18_pipeline/03_training.ipynb #f047a976
+def calibrate_model(lab: Lab, model: WavBriVL):
+    "Store in a model what its cosines mean on the validation split, if that has labels."
+    exam = EvaluationSet(lab.corpus)
+    valid = exam.splits[0][1]
+    if valid is None:
+        return
+    heard = list_heard(exam.table.iloc[valid])
+    _, rows = embed_clips(model.audio, exam.clips(valid), lab.params.evaluate.batch)
+    try:
+        model.info['calibration'] = calibrate_rows(model, rows.numpy(), heard)
+    except BadInput as error:
+        log(f'{lab.run}: no calibration: {error}')
+
 # %% ../../nbs/18_pipeline/03_training.ipynb #d984171b
 def train_seed(lab: Lab, seed: int) -> pd.DataFrame:
     "Train one seed of a run and save it. Returns the history."
@@ -258,7 +275,10 @@ def train_seed(lab: Lab, seed: int) -> pd.DataFrame:
         return history
     folder = lab.models / f'seed-{seed}'
     facts = training_facts(lab, seed, loss, history)
-    WavBriVL(tower, brivl.cpu(), tokenizer, facts).save_pretrained(folder)
+    model = WavBriVL(tower, brivl.cpu(), tokenizer, facts)
+    if head is None:
+        calibrate_model(lab, model)
+    model.save_pretrained(folder)
     if head is not None:
         save_classifier(head, folder)
     return history
