@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['fingerprint_settings', 'read_model', 'read_tokenizer', 'stack_pixels', 'join_prepared', 'cut_strip', 'embed_whole',
-           'embed_asked', 'embed_names', 'stored_calibration', 'name_scores', 'calibrate_rows', 'picture_names',
-           'embed_ranked', 'gloss_bridge', 'read_glossed']
+           'embed_asked', 'embed_names', 'stored_calibration', 'name_scores', 'calibrate_rows', 'calibrate',
+           'picture_names', 'embed_ranked', 'gloss_bridge', 'read_glossed']
 
 # %% ../../nbs/13_api/03_model.ipynb #10cb920f
 import hashlib
@@ -34,6 +34,8 @@ from wavbrivl.tasks.calibration import (
     heard_probabilities,
 )
 from ..gloss.bridge import Bridge
+
+# %% ../../nbs/13_api/03_model.ipynb #f5064c91
 from wavbrivl.api.inputs import (
     align_rows,
     answer_each,
@@ -255,7 +257,7 @@ def embed_asked(
         raise BadFile(rejected['file'], rejected['reason'])
     return rows, one
 
-# %% ../../nbs/13_api/03_model.ipynb #e9802e15
+# %% ../../nbs/13_api/03_model.ipynb #b7dc76bb
 def embed_names(
     model: WavBriVL,
     names: list,  # that the model knows
@@ -266,7 +268,7 @@ def embed_names(
     embed = lambda sentences: embed_texts(teacher, None, sentences)
     return class_embeddings(embed, names, templates)
 
-# %% ../../nbs/13_api/03_model.ipynb #bd4ef347
+# %% ../../nbs/13_api/03_model.ipynb #c1cb5413
 def stored_calibration(
     model: WavBriVL,
     templates=None,  # prompts asked for; None: those it was calibrated with
@@ -274,7 +276,8 @@ def stored_calibration(
     "Give a model's calibration. Raises `BadInput` where there is none, or for other prompts."
     if 'calibration' not in model.info:
         raise BadInput(
-            'This model is not calibrated; call model.calibrate(sounds, labels) with sounds that it was not trained on.'
+            'This model is not calibrated; give wavbrivl.api.model.calibrate '
+            'sounds that it was not trained on, and their labels.'
         )
     found = check_calibration(model.info['calibration'])
     used = found.get('templates', 'bare')
@@ -284,7 +287,7 @@ def stored_calibration(
         )
     return found
 
-# %% ../../nbs/13_api/03_model.ipynb #a249cd25
+# %% ../../nbs/13_api/03_model.ipynb #9f1724ec
 def name_scores(
     model: WavBriVL,
     names: list,  # that the model knows
@@ -304,11 +307,9 @@ def classify(
     sound,  # one or many, as `embed_audio` takes them
     names,  # class names, in any iterable: two or more; if independent, one or more
     sample_rate=None,  # of arrays that do not bring it, Hz
-    # a set of prompts, 'ensemble', sentences with {}, or a list of these; default: those
-    # the model was evaluated with
+    # what `prompt_templates` takes; default: the prompts the model was evaluated with
     templates=None,
-    # whether each is heard, whatever else is asked: calibrated, they need not sum to 1
-    independent: bool = False,
+    independent: bool = False,  # is each heard, whatever else is asked? calibrated
 ) -> list:
     """Name a sound: [(class name, probability)], best first; of many sounds a list of these.
 
@@ -325,11 +326,10 @@ def classify(
     asked = [names[i] for i in known]
     classes = embed_names(self, asked, templates)
     score = name_scores(self, asked, found)
-    return answer_each(
-        rows, one, lambda audio: order_names(names, known, score(classes @ audio))
-    )
+    answer = lambda audio: order_names(names, known, score(classes @ audio))
+    return answer_each(rows, one, answer)
 
-# %% ../../nbs/13_api/03_model.ipynb #5d3a23e6
+# %% ../../nbs/13_api/03_model.ipynb #e7476a84
 def calibrate_rows(
     model: WavBriVL,
     rows,  # [N, D] joint embeddings; a row of NaN is left out
@@ -350,10 +350,9 @@ def calibrate_rows(
     plain = [plain_name(n) for n in known]
     return fit_calibration(cosines, y, plain, templates, per_label)
 
-# %% ../../nbs/13_api/03_model.ipynb #0fb96f04
-@patch
+# %% ../../nbs/13_api/03_model.ipynb #a780694c
 def calibrate(
-    self: WavBriVL,
+    model: WavBriVL,
     sounds,  # many that the model was not trained on, as `embed_audio` takes them
     labels,  # for each a label, or a list of all that are heard
     names=None,  # all labels that may be asked; default: those in `labels`
@@ -366,9 +365,9 @@ def calibrate(
     "Fit the probability that a label is heard, for `classify(independent=True)`. Raises `BadInput`."
     items = as_list(sounds, 'sound')
     heard = check_heard(labels, len(items))
-    rows = self.embed_audio(iter(items), sample_rate)
-    found = calibrate_rows(self, rows, heard, names, templates, per_label)
-    self.info['calibration'] = found
+    rows = model.embed_audio(iter(items), sample_rate)
+    found = calibrate_rows(model, rows, heard, names, templates, per_label)
+    model.info['calibration'] = found
     return found
 
 # %% ../../nbs/13_api/03_model.ipynb #d980a80a

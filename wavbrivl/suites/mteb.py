@@ -6,16 +6,17 @@
 __all__ = ['INPUTS', 'model_inputs', 'embed_column', 'embed_batch', 'import_mteb', 'describe_for_mteb', 'MtebEncoder',
            'list_mteb_tasks']
 
-# %% ../../nbs/15_suites/02_mteb.ipynb #7ec14c8b
+# %% ../../nbs/15_suites/02_mteb.ipynb #de46cb32
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 
-# %% ../../nbs/15_suites/02_mteb.ipynb #f769db7a
+# %% ../../nbs/15_suites/02_mteb.ipynb #b8096721
 from ..core.files import BadInput
 from ..api.model import WavBriVL
 
-# %% ../../nbs/15_suites/02_mteb.ipynb #21e1e61b
+# %% ../../nbs/15_suites/02_mteb.ipynb #b8f77fff
 INPUTS = dict(text='embed_text', image='embed_image', audio='embed_audio')
 
 
@@ -23,7 +24,7 @@ def model_inputs(model: WavBriVL) -> list:
     "List the kinds of input that a model takes, as MTEB calls them."
     return [k for k in INPUTS if k != 'text' or model.tokenizer is not None]
 
-# %% ../../nbs/15_suites/02_mteb.ipynb #0b98887d
+# %% ../../nbs/15_suites/02_mteb.ipynb #aa797d92
 def embed_column(
     model: WavBriVL,
     items: list,  # of one kind; None where an item has none
@@ -37,7 +38,7 @@ def embed_column(
         rows[there] = np.nan_to_num(found)
     return rows
 
-# %% ../../nbs/15_suites/02_mteb.ipynb #07203396
+# %% ../../nbs/15_suites/02_mteb.ipynb #e9644884
 def embed_batch(
     model: WavBriVL,
     batch: dict,  # column -> items, as MTEB's loader gives it
@@ -53,7 +54,7 @@ def embed_batch(
     length = np.linalg.norm(total, axis=1, keepdims=True)
     return total / np.maximum(length, 1e-12)
 
-# %% ../../nbs/15_suites/02_mteb.ipynb #4b93cb0a
+# %% ../../nbs/15_suites/02_mteb.ipynb #9bcff688
 def import_mteb():
     "Import MTEB. Raises `BadInput` where it is not installed."
     try:
@@ -64,7 +65,7 @@ def import_mteb():
         ) from None
     return mteb
 
-# %% ../../nbs/15_suites/02_mteb.ipynb #48ab7784
+# %% ../../nbs/15_suites/02_mteb.ipynb #95d539d3
 def describe_for_mteb(
     model: WavBriVL,
     name: str,  # owner/name
@@ -81,7 +82,7 @@ def describe_for_mteb(
     facts |= dict(framework=['PyTorch'], similarity_fn_name='cosine')
     return ModelMeta(**facts, use_instructions=False, modalities=model_inputs(model))
 
-# %% ../../nbs/15_suites/02_mteb.ipynb #d90a1086
+# %% ../../nbs/15_suites/02_mteb.ipynb #1e874e51
 class MtebEncoder:
     "A trained model as an encoder of MTEB (`mteb.models.EncoderProtocol`)."
 
@@ -102,34 +103,40 @@ class MtebEncoder:
         run = model.info.get('run') or 'model'
         self.mteb_model_meta = describe_for_mteb(model, name or f'wavbrivl/{run}')
 
-    def encode(
-        self,
-        inputs,  # iterable of batches, each a dict of columns
-        *,
-        task_metadata=None,
-        hf_split: str = '',
-        hf_subset: str = '',
-        prompt_type=None,  # query or document; a joint space has no use for it
-        **kwargs,  # batch_size, show_progress_bar: the loader's affair
-    ) -> np.ndarray:  # float32 [N, D]
-        "Embed what a task gives. Raises `BadInput`."
-        parts = [np.zeros((0, self.model.dim), np.float32)]
-        parts += [embed_batch(self.model, batch) for batch in inputs]
-        rows = np.concatenate(parts)
-        self.set_aside += int((~rows.any(1)).sum())
-        return rows
+# %% ../../nbs/15_suites/02_mteb.ipynb #472cf6e5
+@patch
+def encode(
+    self: MtebEncoder,
+    inputs,  # iterable of batches, each a dict of columns
+    *,
+    task_metadata=None,
+    hf_split: str = '',
+    hf_subset: str = '',
+    prompt_type=None,  # query or document; a joint space has no use for it
+    **kwargs,  # batch_size, show_progress_bar: the loader's affair
+) -> np.ndarray:  # float32 [N, D]
+    "Embed what a task gives. Raises `BadInput`."
+    parts = [np.zeros((0, self.model.dim), np.float32)]
+    parts += [embed_batch(self.model, batch) for batch in inputs]
+    rows = np.concatenate(parts)
+    self.set_aside += int((~rows.any(1)).sum())
+    return rows
 
-    def similarity(self, embeddings1, embeddings2) -> torch.Tensor:
-        "Cosines of all pairs: [N, D], [M, D] -> [N, M]."
-        a, b = (torch.as_tensor(e).float() for e in (embeddings1, embeddings2))
-        return torch.atleast_2d(a) @ torch.atleast_2d(b).T
+# %% ../../nbs/15_suites/02_mteb.ipynb #da47450e
+@patch
+def similarity(self: MtebEncoder, embeddings1, embeddings2) -> torch.Tensor:
+    "Cosines of all pairs: [N, D], [M, D] -> [N, M]."
+    a, b = (torch.as_tensor(e).float() for e in (embeddings1, embeddings2))
+    return torch.atleast_2d(a) @ torch.atleast_2d(b).T
 
-    def similarity_pairwise(self, embeddings1, embeddings2) -> torch.Tensor:
-        "Cosines of corresponding pairs: [N, D], [N, D] -> [N]."
-        a, b = (torch.as_tensor(e).float() for e in (embeddings1, embeddings2))
-        return (a * b).sum(-1)
 
-# %% ../../nbs/15_suites/02_mteb.ipynb #96583483
+@patch
+def similarity_pairwise(self: MtebEncoder, embeddings1, embeddings2) -> torch.Tensor:
+    "Cosines of corresponding pairs: [N, D], [N, D] -> [N]."
+    a, b = (torch.as_tensor(e).float() for e in (embeddings1, embeddings2))
+    return (a * b).sum(-1)
+
+# %% ../../nbs/15_suites/02_mteb.ipynb #7e8ed288
 def list_mteb_tasks(
     inputs=('text', 'image', 'audio'),  # that a model takes
     with_input: str | None = 'audio',  # only tasks that have it; None: all

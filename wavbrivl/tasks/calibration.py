@@ -7,17 +7,17 @@ __all__ = ['ENOUGH', 'list_heard', 'heard_matrix', 'platt_targets', 'fit_sigmoid
            'heard_probabilities', 'reliability', 'calibration_error', 'plot_reliability', 'draw_lists',
            'score_probabilities', 'score_calibration']
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #aed780a9
+# %% ../../nbs/10_tasks/08_calibration.ipynb #7867e723
 import numpy as np
 import pandas as pd
 import torch
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #e1c5966c
+# %% ../../nbs/10_tasks/08_calibration.ipynb #b76037e4
 from ..core.files import BadInput
 from ..core.runtime import named_rng
 from ..metrics.classification import class_similarity
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #34aab6b0
+# %% ../../nbs/10_tasks/08_calibration.ipynb #f37e28ce
 def list_heard(
     table,  # of a corpus: columns label, labels, events
 ) -> list:  # a sorted list of labels for each row
@@ -28,7 +28,7 @@ def list_heard(
         found.append(sorted({row.label, *row.labels, *of_events} - {''}))
     return found
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #106ebb59
+# %% ../../nbs/10_tasks/08_calibration.ipynb #7eacd02d
 def heard_matrix(
     heard: list,  # labels heard in each of N clips
     names: list,  # C labels
@@ -40,7 +40,7 @@ def heard_matrix(
         row[[at[name] for name in own if name in at]] = True
     return y
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #f85364a1
+# %% ../../nbs/10_tasks/08_calibration.ipynb #0c17f4d7
 def platt_targets(
     heard,  # bool [n]
 ) -> np.ndarray:  # float [n], between 0 and 1
@@ -54,7 +54,7 @@ def platt_targets(
         )
     return np.where(heard, (yes + 1) / (yes + 2), 1 / (no + 2))
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #4c52f484
+# %% ../../nbs/10_tasks/08_calibration.ipynb #bda11761
 def fit_sigmoid(
     cosines,  # of sounds and labels, any shape
     heard,  # bool, the same shape
@@ -77,7 +77,7 @@ def fit_sigmoid(
         return 0.0, float(np.log(target.mean() / (1 - target.mean())))
     return scale, float(model.intercept_[0] - scale * mean)
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #eb9362bc
+# %% ../../nbs/10_tasks/08_calibration.ipynb #00d7dd87
 ENOUGH = 20  # sounds in which a label is heard, and in which it is not
 
 
@@ -98,7 +98,7 @@ def fit_calibration(
     facts = dict(sounds=len(heard), templates=templates)
     return dict(scale=scale, bias=bias, labels=own) | facts
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #c6348cb4
+# %% ../../nbs/10_tasks/08_calibration.ipynb #e36b5cdc
 def check_calibration(found) -> dict:
     "Check a calibration that was read from a file. Raises `BadInput`."
     try:
@@ -109,11 +109,11 @@ def check_calibration(found) -> dict:
     if numbers.ndim != 2 or numbers.shape[1] != 2 or not np.isfinite(numbers).all():
         raise BadInput(
             'The calibration of this model is not a scale and a bias; calibrate it again: '
-            'model.calibrate(sounds, labels).'
+            'wavbrivl.api.model.calibrate(model, sounds, labels).'
         )
     return found
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #5218c0eb
+# %% ../../nbs/10_tasks/08_calibration.ipynb #d23f99ad
 def heard_probabilities(
     cosines,  # [..., C]
     names: list,  # C labels
@@ -126,7 +126,7 @@ def heard_probabilities(
     z = pairs[:, 0] * np.asarray(cosines, float) + pairs[:, 1]
     return np.exp(-np.logaddexp(0, -z))
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #4b00ba0e
+# %% ../../nbs/10_tasks/08_calibration.ipynb #89a25400
 def reliability(
     p,  # probabilities, any shape
     heard,  # bool, the same shape
@@ -139,14 +139,14 @@ def reliability(
     groups = pairs.groupby('bin')
     return groups.mean().assign(pairs=groups.size()).reset_index(drop=True)
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #5f151730
+# %% ../../nbs/10_tasks/08_calibration.ipynb #167c91b7
 def calibration_error(p, heard, bins: int = 15) -> float:
     "Expected calibration error of probabilities, 0 to 1 (Naeini et al., 2015)."
     t = reliability(p, heard, bins)
     gap = (t.predicted - t.heard).abs()
     return float((gap * t.pairs).sum() / t.pairs.sum())
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #4e8d33bd
+# %% ../../nbs/10_tasks/08_calibration.ipynb #56b0e05d
 def plot_reliability(
     ax,  # of matplotlib
     tables: dict,  # name -> `reliability`
@@ -158,7 +158,7 @@ def plot_reliability(
     ax.set(xlabel='probability', ylabel='share heard', xlim=(0, 1), ylim=(0, 1))
     ax.legend()
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #4b3b1b5b
+# %% ../../nbs/10_tasks/08_calibration.ipynb #1de4d3b1
 def draw_lists(
     heard,  # bool [N, C]; each row has five labels that are not heard, or more
     size: int = 5,
@@ -177,7 +177,7 @@ def draw_lists(
         lists.append(drawn)
     return np.array(lists)
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #ac3d6f6b
+# %% ../../nbs/10_tasks/08_calibration.ipynb #eccba554
 def score_probabilities(p, heard, name: str) -> tuple:
     "Calibration error and Brier score, by name; and those of one probability for all, the share heard."
     rate = float(heard.mean())
@@ -185,7 +185,7 @@ def score_probabilities(p, heard, name: str) -> tuple:
     found = {f'{name}_ece': calibration_error(p, heard), f'{name}_brier': brier}
     return found, {f'{name}_ece': 0.0, f'{name}_brier': rate * (1 - rate)}
 
-# %% ../../nbs/10_tasks/08_calibration.ipynb #084649db
+# %% ../../nbs/10_tasks/08_calibration.ipynb #124269eb
 def score_calibration(
     audio,  # [N, D] joint embeddings of test sounds
     classes,  # [C, D] of `class_embeddings`
