@@ -324,11 +324,10 @@ def check_names(
         else as_list(names, 'sentence')
     )
     check_strings(names)
-    if not names:
-        raise BadInput('There are no class names; give them as a list.')
     if len(names) < least:
+        few = 'one or more' if least == 1 else 'two or more'
         raise BadInput(
-            f'{len(names)} class names; a sound is named by choosing among two or more.'
+            f'{len(names)} class names; a sound is named by choosing among {few}.'
         )
     first = {}
     for name in names:
@@ -395,7 +394,7 @@ def answer_each(
         return answer(rows[0])
     return [None if np.isnan(r).any() else answer(r) for r in rows]
 
-# %% ../../nbs/13_api/01_inputs.ipynb #e6041eb0
+# %% ../../nbs/13_api/01_inputs.ipynb #e9101774
 def check_heard(
     labels,  # for each sound a label, or several
     n: int,  # sounds
