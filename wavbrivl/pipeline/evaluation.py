@@ -215,7 +215,7 @@ def log_tasks(name: str, run: str, seed: int, tasks: dict):
                 parts.append(f'{task} {k} {scores[k]:.3f}')
     log(name, run, f'seed {seed}', ' '.join(parts))
 
-# %% ../../nbs/18_pipeline/04_evaluation.ipynb #70cd396d
+# %% ../../nbs/18_pipeline/04_evaluation.ipynb #8906cfe8
 def evaluate_calibration(model, points, exam: EvaluationSet, templates) -> dict:
     "Score the stored calibration on the test clips that have a label. Raises `BadInput`."
     found = stored_calibration(model, templates)

@@ -244,7 +244,7 @@ def save_classifier(head, folder):
     with atomic_write(Path(folder) / 'classifier.safetensors') as tmp:
         save_file(weights, tmp)
 
-# %% ../../nbs/18_pipeline/03_training.ipynb #43a9b2b1
+# %% ../../nbs/18_pipeline/03_training.ipynb #0480e6e8
 def calibrate_model(lab: Lab, model: WavBriVL):
     "Store in a model what its cosines mean on the validation split, if that has labels."
     exam = EvaluationSet(lab.corpus)
