@@ -20,7 +20,6 @@ from wavbrivl.generation.edits import (
 )
 from wavbrivl.generation.measures import (
     Pool,
-    bootstrap,
     correlation_with,
     cosine_with_unedited,
     rho_and_slope,
@@ -35,6 +34,7 @@ from wavbrivl.generation.study import (
     shuffled,
     study_edits_of,
 )
+from wavbrivl.metrics.intervals import bootstrap
 from wavbrivl.media.sound import SAMPLE_RATE
 from wavbrivl.media.signal import (
     apply_gain,

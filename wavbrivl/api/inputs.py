@@ -6,7 +6,8 @@
 __all__ = ['SOUND_KEYS', 'RULES', 'unwrap', 'array_shape', 'is_scalar', 'is_number_list', 'is_rated_array', 'check_keys',
            'is_sound_shape', 'check_channels', 'check_nested', 'is_one_sound', 'is_picture_shape', 'is_one_picture',
            'is_one_sentence', 'split_items', 'as_list', 'square_pixels', 'name_item', 'load_named', 'load_each',
-           'describe_rejected', 'align_rows', 'check_strings', 'load_sentences', 'plain_name', 'check_names']
+           'describe_rejected', 'align_rows', 'check_strings', 'load_sentences', 'plain_name', 'check_names',
+           'read_texts', 'known_names', 'order_names', 'answer_each', 'check_heard']
 
 # %% ../../nbs/13_api/01_inputs.ipynb #7bfe1b55
 import numpy as np
@@ -14,12 +15,13 @@ import os
 import unicodedata
 import warnings
 from collections.abc import Mapping
+from functools import partial
 
 # %% ../../nbs/13_api/01_inputs.ipynb #e287b7cc
 from ..core.files import BadFile, BadInput, gather_notes, note_file
 from ..media.sound import channel_axis, is_file
 from ..media.pictures import crop_square, prepare_picture
-from ..image_text.words import note_words
+from ..image_text.words import note_words, read_released, read_sentence
 
 # %% ../../nbs/13_api/01_inputs.ipynb #3781322f
 def unwrap(x, what: str):
@@ -309,8 +311,9 @@ def plain_name(name: str) -> str:
 # %% ../../nbs/13_api/01_inputs.ipynb #28988c45
 def check_names(
     names,  # of classes, in any iterable
+    least: int = 2,  # how many there must be
 ) -> list:  # of str, as they were given
-    "Make a list of class names. Raises `BadInput` for fewer than two, an empty one, or two that are the same."
+    "Make a list of class names. Raises `BadInput` for fewer than `least`, an empty one, or two that are the same."
     if isinstance(names, str):
         raise BadInput(
             f"{names!r} is one string; give a list of class names: ['dog', 'rain']."
@@ -321,9 +324,10 @@ def check_names(
         else as_list(names, 'sentence')
     )
     check_strings(names)
-    if len(names) < 2:
+    if len(names) < least:
+        few = 'one or more' if least == 1 else 'two or more'
         raise BadInput(
-            f'{len(names)} class names; a sound is named by choosing among two or more.'
+            f'{len(names)} class names; a sound is named by choosing among {few}.'
         )
     first = {}
     for name in names:
@@ -335,3 +339,71 @@ def check_names(
             raise BadInput(f'{other!r} and {name!r} are one class name; leave one out.')
         first[plain] = name
     return names
+
+# %% ../../nbs/13_api/01_inputs.ipynb #22eddbd2
+def read_texts(
+    model,  # a `WavBriVL`
+    sentences,  # one or many
+    what: str = 'sentence',  # what they are, for the warning
+) -> tuple:  # `Sentence`s, their positions, rejected: index, file, reason
+    "Find out what the text tower reads of sentences. Raises `BadInput` where there is no such tower."
+    if model.tokenizer is None:
+        raise BadInput(
+            'This model has no text tower; it was saved without a tokenizer.'
+        )
+    if model.released:
+        read = partial(read_released, model.brivl)
+    else:
+        longest = model.brivl.config.text.max_length
+        read = partial(read_sentence, model.tokenizer, max_length=longest)
+    return load_sentences(read, sentences, what)
+
+# %% ../../nbs/13_api/01_inputs.ipynb #73c1cc43
+def known_names(model, names: list) -> list:
+    "Give the positions of the names that a model knows. Raises `BadInput` for none, or two that it cannot tell apart."
+    words = [n.replace('_', ' ') for n in names]
+    read, where, rejected = read_texts(model, words, 'class name')
+    if not where:
+        raise BadInput(
+            f'This model knows none of the class names ({", ".join(names[:5])}); use words of its captions.'
+        )
+    first = {}
+    for s, i in zip(read, where):
+        j = first.setdefault(s.pieces, i)
+        if i != j:
+            raise BadInput(
+                f'{names[j]!r} and {names[i]!r} are one name to this model; leave one out.'
+            )
+    return where
+
+# %% ../../nbs/13_api/01_inputs.ipynb #a8b24cae
+def order_names(names: list, known: list, p: list) -> list:
+    "Pair names with their probabilities, best first; None, and last, for one that is not known."
+    found = dict(zip(known, p))
+    pairs = [(name, found.get(i)) for i, name in enumerate(names)]
+    return sorted(pairs, key=lambda x: 0 if x[1] is None else -x[1])
+
+# %% ../../nbs/13_api/01_inputs.ipynb #9c7fcbe5
+def answer_each(
+    rows,  # [N, D]; NaN where a sound could not be read
+    one: bool,  # it is the row of a single sound
+    answer,  # row [D] -> an answer
+):  # the answer for one sound; a list for many, None where there is no row
+    "Answer a question about one sound or many."
+    if one:
+        return answer(rows[0])
+    return [None if np.isnan(r).any() else answer(r) for r in rows]
+
+# %% ../../nbs/13_api/01_inputs.ipynb #e9101774
+def check_heard(
+    labels,  # for each sound a label, or several
+    n: int,  # sounds
+) -> list:  # a list of labels for each sound
+    "Check the labels of sounds. Raises `BadInput` where their number is another."
+    heard = [[own] if isinstance(own, str) else list(own) for own in labels]
+    if isinstance(labels, str) or len(heard) != n:
+        raise BadInput(
+            f'{n} sounds need {n} labels, or lists of labels; {len(heard)} are given.'
+        )
+    check_strings([name for own in heard for name in own])
+    return heard

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['fingerprint_settings', 'read_model', 'read_tokenizer', 'stack_pixels', 'join_prepared', 'cut_strip', 'embed_whole',
-           'read_texts', 'embed_asked', 'answer_each', 'known_names', 'order_names', 'picture_names', 'embed_ranked',
-           'gloss_bridge', 'read_glossed']
+           'embed_asked', 'embed_names', 'stored_calibration', 'name_scores', 'calibrate_rows', 'calibrate',
+           'picture_names', 'embed_ranked', 'gloss_bridge', 'read_glossed']
 
 # %% ../../nbs/13_api/03_model.ipynb #10cb920f
 import hashlib
@@ -14,7 +14,6 @@ import numpy as np
 import os
 import torch
 from fastcore.basics import patch
-from functools import partial
 
 # %% ../../nbs/13_api/03_model.ipynb #59e6f83f
 from ..core.files import BadFile, BadInput, read_json, read_tensors
@@ -22,27 +21,34 @@ from ..core.runtime import pick_device, pick_precision
 from ..media.sound import load_audio
 from ..media.pictures import prepare_picture
 from ..image_text.inputs import load_tokenizer
-from wavbrivl.image_text.words import (
-    Sentence,
-    note_words,
-    read_released,
-    read_sentence,
-    refuse_unread,
-)
+from ..image_text.words import Sentence, note_words, refuse_unread
 from ..teachers.teacher import Teacher, as_teacher, hash_tensors
 from ..audio.tower import embed_clips, compile_for_inference
 from ..decoders.text import tokenize_ptb
-from ..metrics.classification import class_embeddings
+from ..metrics.classification import class_embeddings, prompt_templates
 from ..training.targets import embed_pictures, embed_texts
+from wavbrivl.tasks.calibration import (
+    check_calibration,
+    fit_calibration,
+    heard_matrix,
+    heard_probabilities,
+)
 from ..gloss.bridge import Bridge
+
+# %% ../../nbs/13_api/03_model.ipynb #f5064c91
 from wavbrivl.api.inputs import (
     align_rows,
+    answer_each,
     array_shape,
     as_list,
+    check_heard,
     check_names,
     check_strings,
+    known_names,
     load_each,
-    load_sentences,
+    order_names,
+    plain_name,
+    read_texts,
     split_items,
     square_pixels,
 )
@@ -224,24 +230,6 @@ def embed_image(
     rows = embed_pictures(self.brivl, stack_pixels(pixels, side), batch)
     return align_rows(rows, where, len(items))
 
-# %% ../../nbs/13_api/03_model.ipynb #22eddbd2
-def read_texts(
-    model: WavBriVL,
-    sentences,  # one or many
-    what: str = 'sentence',  # what they are, for the warning
-) -> tuple:  # `Sentence`s, their positions, rejected: index, file, reason
-    "Find out what the text tower reads of sentences. Raises `BadInput` where there is no such tower."
-    if model.tokenizer is None:
-        raise BadInput(
-            'This model has no text tower; it was saved without a tokenizer.'
-        )
-    if model.released:
-        read = partial(read_released, model.brivl)
-    else:
-        longest = model.brivl.config.text.max_length
-        read = partial(read_sentence, model.tokenizer, max_length=longest)
-    return load_sentences(read, sentences, what)
-
 # %% ../../nbs/13_api/03_model.ipynb #79261ec0
 @patch
 def embed_text(
@@ -269,72 +257,118 @@ def embed_asked(
         raise BadFile(rejected['file'], rejected['reason'])
     return rows, one
 
-# %% ../../nbs/13_api/03_model.ipynb #9c7fcbe5
-def answer_each(
-    rows,  # [N, D]; NaN where a sound could not be read
-    one: bool,  # it is the row of a single sound
-    answer,  # row [D] -> an answer
-):  # the answer for one sound; a list for many, None where there is no row
-    "Answer a question about one sound or many."
-    if one:
-        return answer(rows[0])
-    return [None if np.isnan(r).any() else answer(r) for r in rows]
+# %% ../../nbs/13_api/03_model.ipynb #b7dc76bb
+def embed_names(
+    model: WavBriVL,
+    names: list,  # that the model knows
+    templates,  # what `prompt_templates` takes
+) -> np.ndarray:  # [C, D] float32, unit norm
+    "Give the direction of each class name: the mean of its prompts."
+    teacher = as_teacher(model.brivl, model.tokenizer)
+    embed = lambda sentences: embed_texts(teacher, None, sentences)
+    return class_embeddings(embed, names, templates)
 
-# %% ../../nbs/13_api/03_model.ipynb #73c1cc43
-def known_names(model: WavBriVL, names: list) -> list:
-    "Give the positions of the names that a model knows. Raises `BadInput` for none, or two that it cannot tell apart."
-    words = [n.replace('_', ' ') for n in names]
-    read, where, rejected = read_texts(model, words, 'class name')
-    if not where:
+# %% ../../nbs/13_api/03_model.ipynb #c1cb5413
+def stored_calibration(
+    model: WavBriVL,
+    templates=None,  # prompts asked for; None: those it was calibrated with
+) -> dict:
+    "Give a model's calibration. Raises `BadInput` where there is none, or for other prompts."
+    if 'calibration' not in model.info:
         raise BadInput(
-            f'This model knows none of the class names ({", ".join(names[:5])}); use words of its captions.'
+            'This model is not calibrated; give wavbrivl.api.model.calibrate '
+            'sounds that it was not trained on, and their labels.'
         )
-    first = {}
-    for s, i in zip(read, where):
-        j = first.setdefault(s.pieces, i)
-        if i != j:
-            raise BadInput(
-                f'{names[j]!r} and {names[i]!r} are one name to this model; leave one out.'
-            )
-    return where
+    found = check_calibration(model.info['calibration'])
+    used = found.get('templates', 'bare')
+    if templates and prompt_templates(templates) != prompt_templates(used):
+        raise BadInput(
+            f'This model is calibrated for the prompts {used}; leave out templates, or calibrate it for others.'
+        )
+    return found
 
-# %% ../../nbs/13_api/03_model.ipynb #a8b24cae
-def order_names(names: list, known: list, p: list) -> list:
-    "Pair names with their probabilities, best first; None, and last, for one that is not known."
-    found = dict(zip(known, p))
-    pairs = [(name, found.get(i)) for i, name in enumerate(names)]
-    return sorted(pairs, key=lambda x: 0 if x[1] is None else -x[1])
+# %% ../../nbs/13_api/03_model.ipynb #9f1724ec
+def name_scores(
+    model: WavBriVL,
+    names: list,  # that the model knows
+    found: dict | None,  # a calibration; None: names share the probability
+):  # cosines [C] -> list of probabilities
+    "Choose how cosines become probabilities."
+    if found:
+        plain = [plain_name(n) for n in names]
+        return lambda c: heard_probabilities(c, plain, found).tolist()
+    teacher = as_teacher(model.brivl, model.tokenizer)
+    return lambda c: teacher.probabilities(torch.from_numpy(c)).tolist()
 
 # %% ../../nbs/13_api/03_model.ipynb #73f2ed3a
 @patch
 def classify(
     self: WavBriVL,
     sound,  # one or many, as `embed_audio` takes them
-    names,  # class names: two or more, in any iterable
+    names,  # class names, in any iterable: two or more; if independent, one or more
     sample_rate=None,  # of arrays that do not bring it, Hz
-    # a named set of prompts; default: the one the model was evaluated with
-    templates: str | None = None,
+    # what `prompt_templates` takes; default: the prompts the model was evaluated with
+    templates=None,
+    independent: bool = False,  # is each heard, whatever else is asked? calibrated
 ) -> list:
     """Name a sound: [(class name, probability)], best first; of many sounds a list of these.
 
     The probabilities of the names the model knows sum to 1; the others have None, with a warning. A teacher of the kind
-    of SigLIP scores each name by itself, by a sigmoid: there they need not sum to 1.
+    of SigLIP scores each name by itself, by a sigmoid: there they need not sum to 1, and are not calibrated for sounds.
     Of many sounds, one that cannot be read has None. Raises `BadInput`, and `BadFile` for a single sound.
     """
-    templates = templates or self.info.get('templates', 'bare')
-    names = check_names(names)
+    names = check_names(names, least=1 if independent else 2)
+    found = stored_calibration(self, templates) if independent else None
+    stored = found or self.info
+    templates = templates or stored.get('templates', 'bare')
     known = known_names(self, names)
     rows, one = embed_asked(self, sound, sample_rate)
-    teacher = as_teacher(self.brivl, self.tokenizer)
-    embed = lambda sentences: embed_texts(teacher, None, sentences)
-    classes = class_embeddings(embed, [names[i] for i in known], templates)
-
-    def answer(audio):
-        cosines = torch.from_numpy(classes @ audio)
-        p = teacher.probabilities(cosines)
-        return order_names(names, known, p.tolist())
-
+    asked = [names[i] for i in known]
+    classes = embed_names(self, asked, templates)
+    score = name_scores(self, asked, found)
+    answer = lambda audio: order_names(names, known, score(classes @ audio))
     return answer_each(rows, one, answer)
+
+# %% ../../nbs/13_api/03_model.ipynb #e7476a84
+def calibrate_rows(
+    model: WavBriVL,
+    rows,  # [N, D] joint embeddings; a row of NaN is left out
+    heard: list,  # labels heard in each sound
+    names=None,  # all labels; default: those that are heard
+    templates=None,
+    per_label: bool = False,
+) -> dict:
+    "Calibrate a model on embedded sounds. Raises `BadInput`."
+    templates = templates or model.info.get('templates', 'bare')
+    if names is None:
+        names = sorted({name for own in heard for name in own})
+    names = check_names(names)
+    known = [names[i] for i in known_names(model, names)]
+    good = ~np.isnan(rows).any(1)
+    cosines = rows[good] @ embed_names(model, known, templates).T
+    y = heard_matrix(heard, known)[good]
+    plain = [plain_name(n) for n in known]
+    return fit_calibration(cosines, y, plain, templates, per_label)
+
+# %% ../../nbs/13_api/03_model.ipynb #a780694c
+def calibrate(
+    model: WavBriVL,
+    sounds,  # many that the model was not trained on, as `embed_audio` takes them
+    labels,  # for each a label, or a list of all that are heard
+    names=None,  # all labels that may be asked; default: those in `labels`
+    sample_rate=None,  # of arrays that do not bring it, Hz
+    templates=None,  # prompts; default: those the model was evaluated with
+    per_label: bool = False,  # also for each label that is heard in 20 sounds or more
+) -> (
+    dict
+):  # scale, bias, labels, sounds, templates; kept in `info`, saved with the model
+    "Fit the probability that a label is heard, for `classify(independent=True)`. Raises `BadInput`."
+    items = as_list(sounds, 'sound')
+    heard = check_heard(labels, len(items))
+    rows = model.embed_audio(iter(items), sample_rate)
+    found = calibrate_rows(model, rows, heard, names, templates, per_label)
+    model.info['calibration'] = found
+    return found
 
 # %% ../../nbs/13_api/03_model.ipynb #d980a80a
 def picture_names(pictures: list) -> list:

@@ -247,7 +247,7 @@ def stitch_frames(
     window: int,  # samples in a window
     hop: float,  # seconds from frame to frame, as the tower gives them
     first: float,  # seconds to the middle of its frame 0
-) -> np.ndarray:  # [ceil(n / 320), H] float16
+) -> np.ndarray:  # [ceil(n / 320), H] float32
     "Frames of a clip's windows on one clock: each 20 ms the frame with the nearest middle."
     at = np.arange(0, n, FRAME_HOP)
     w = np.minimum(at // window, len(start) - 1)
@@ -255,7 +255,7 @@ def stitch_frames(
     frame = np.rint((seconds - first) / hop)
     last = np.asarray(count)[w] - 1
     frame = frame.clip(0, last).astype(int)
-    return hidden[w, frame].numpy().astype(np.float16)
+    return hidden[w, frame].numpy()
 
 # %% ../../nbs/06_audio/03_tower.ipynb #7fc73afc
 def _frames_of_windows(
@@ -279,7 +279,8 @@ def embed_frames(
     tower,
     clips,  # float32 arrays at 16 kHz of any length: an iterable that is read once
     batch: int = 32,  # windows run at once
-) -> list:  # [T, H] float16 for each clip
+    dtype=np.float16,  # of what is given back
+) -> list:  # [T, H] for each clip
     "Frame embeddings of sounds of any length, one each 20 ms."
     tower.eval()
     size, out = round(tower.window * SAMPLE_RATE), []
@@ -291,7 +292,6 @@ def embed_frames(
         hidden, count = _frames_of_windows(tower, waves, lengths, batch)
         for k, x in enumerate(group):
             own = owner == k
-            out.append(
-                stitch_frames(hidden[own], count[own], start[own], len(x), *clock)
-            )
+            parts = hidden[own], count[own], start[own]
+            out.append(stitch_frames(*parts, len(x), *clock).astype(dtype))
     return out

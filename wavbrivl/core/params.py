@@ -22,7 +22,9 @@ Positive = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=600)]
 Temperature = Annotated[float, Field(gt=0, le=10)]  # divides similarities
 ConvWidths = Annotated[list[Count], Field(min_length=7, max_length=7)]
-TaskName = Literal['zero_shot', 'probe', 'retrieval', 'detection', 'captioning']
+TaskName = Literal[
+    'zero_shot', 'probe', 'retrieval', 'detection', 'captioning', 'calibration'
+]
 
 # %% ../../nbs/00_core/02_params.ipynb #2741cb9a
 class Section(BaseModel):
@@ -298,7 +300,8 @@ class EvaluateParams(Section):
         'captioning',
     ]
     head_seeds: Count = 1  # seeds with the slow heads: detection, captioning
-    templates: str = 'bare'  # prompts around a class: bare, sound, scene, clip, chinese
+    # prompts around a class: bare, sound, scene, clip, chinese, ensemble; several: a list
+    templates: str | list[str] = 'bare'
     probe_seeds: Count = 3  # seeds of the linear probe
     batch: Count = 64  # clips at once
     detection: HeadParams = HeadParams()

@@ -17,11 +17,11 @@ from fastcore.basics import patch
 from ..core.files import BadInput
 from ..core.picture_params import StudyParams
 from ..core.runtime import named_rng
+from ..metrics.intervals import bootstrap
 from ..metrics.retrieval import unit_rows
 from .edits import sweep
 from wavbrivl.generation.measures import (
     Pool,
-    bootstrap,
     centred_ranks,
     correlation_with,
     interval,

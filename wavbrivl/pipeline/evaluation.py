@@ -6,8 +6,9 @@
 __all__ = ['HEADLINE_METRICS', 'PAIR_SUPERVISION', 'JOINT_SPACE_TASKS', 'GLOSS_TASKS', 'HEAD_SUPERVISION', 'SLOW_TASKS',
            'LOGGED_METRICS', 'FROM_SCRATCH', 'open_evaluation_sets', 'summarise_seeds', 'headlines', 'write_metrics',
            'metrics_table', 'task_facts', 'embed_evaluation_set', 'store_evaluation', 'limit_tasks', 'log_tasks',
-           'evaluate_seed', 'evaluate_run', 'classify_test_clips', 'classifier_scores', 'log_means',
-           'evaluate_classifier', 'baseline_features', 'evaluate_features', 'evaluate_pictures', 'evaluate_baselines']
+           'evaluate_calibration', 'evaluate_seed', 'evaluate_run', 'classify_test_clips', 'classifier_scores',
+           'log_means', 'evaluate_classifier', 'baseline_features', 'evaluate_features', 'evaluate_pictures',
+           'evaluate_baselines']
 
 # %% ../../nbs/18_pipeline/04_evaluation.ipynb #f35d9faf
 import numpy as np
@@ -20,9 +21,14 @@ from functools import partial
 from ..core.files import read_tensors, atomic_write, write_json
 from ..core.runtime import log
 from ..data.published import DATASETS
+from ..teachers.teacher import as_teacher
 from ..audio.tower import embed_clips
-from ..tasks.yamnet import YAMNet
-from ..metrics.classification import class_embeddings, zero_shot
+from ..audio.yamnet import YAMNet
+from wavbrivl.metrics.classification import (
+    class_embeddings,
+    prompt_templates,
+    zero_shot,
+)
 from ..training.loop import fingerprint
 from ..training.targets import Targets, embed_texts
 from ..tasks.baseline import log_mel_features, mfcc_features
@@ -35,6 +41,9 @@ from wavbrivl.tasks.evaluation import (
     evaluate_retrieval,
     train_supervised,
 )
+from ..tasks.calibration import heard_matrix, list_heard, score_calibration
+from ..api.inputs import plain_name
+from ..api.model import embed_names, stored_calibration
 from ..report.summary import mean_and_spread
 from .lab import Lab
 from .training import file_hash, prepared_datasets
@@ -116,7 +125,13 @@ PAIR_SUPERVISION = dict(
     audio='picture-caption pairs, sound-picture pairs; no sound-text pair',
     bridge='picture-caption pairs, sound-picture pairs, captions of the pictures and their gloss',
 )
-JOINT_SPACE_TASKS = ('zero_shot', 'audio_to_text', 'text_to_audio')
+JOINT_SPACE_TASKS = (
+    'zero_shot',
+    'prompts',
+    'calibration',
+    'audio_to_text',
+    'text_to_audio',
+)
 GLOSS_TASKS = ('selection', 'text_to_gloss', 'audio_to_gloss', 'token_times')
 HEAD_SUPERVISION = dict(
     probe='labels of the training split',
@@ -131,6 +146,8 @@ def task_facts(lab: Lab, tower: str) -> dict:
     facts = {t: dict(supervision=s) for t, s in (pairs | HEAD_SUPERVISION).items()}
     templates = lab.params.evaluate.templates
     facts['zero_shot'] = dict(templates=templates) | facts['zero_shot']
+    fixed = prompt_templates(templates)[0]
+    facts['prompts'] = dict(templates=templates, fixed=fixed) | facts['prompts']
     return facts
 
 # %% ../../nbs/18_pipeline/04_evaluation.ipynb #44edef86
@@ -198,6 +215,20 @@ def log_tasks(name: str, run: str, seed: int, tasks: dict):
                 parts.append(f'{task} {k} {scores[k]:.3f}')
     log(name, run, f'seed {seed}', ' '.join(parts))
 
+# %% ../../nbs/18_pipeline/04_evaluation.ipynb #8906cfe8
+def evaluate_calibration(model, points, exam: EvaluationSet, templates) -> dict:
+    "Score the stored calibration on the test clips that have a label. Raises `BadInput`."
+    found = stored_calibration(model, templates)
+    heard = list_heard(exam.table)
+    rows = [i for i in exam.test if heard[i]]
+    names = sorted({name for own in heard for name in own})
+    classes = embed_names(model, names, templates)
+    own = heard_matrix([heard[i] for i in rows], names)
+    teacher = as_teacher(model.brivl, model.tokenizer)
+    plain = [plain_name(n) for n in names]
+    given = points[rows], classes, own, plain, teacher.probabilities, found
+    return score_calibration(*given)
+
 # %% ../../nbs/18_pipeline/04_evaluation.ipynb #fa311518
 def evaluate_seed(
     lab: Lab, name: str, exam: EvaluationSet, targets: Targets, seed: int
@@ -215,6 +246,10 @@ def evaluate_seed(
         f'{name}/{lab.run}',
         embed_evaluation_set(lab, model.audio, exam, weights, cache=not own),
     )
+    if 'calibration' in lab.params.evaluate.tasks:
+        given = model, points, exam, lab.params.evaluate.templates
+        where = f'{name}/{lab.run}'
+        try_task(tasks, where, 'calibration', evaluate_calibration, *given)
     if own:
         store_evaluation(lab, seed, points[exam.test], exam, targets, tasks, outputs)
     log_tasks(name, lab.run, seed, tasks)

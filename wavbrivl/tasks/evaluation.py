@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SPLIT_ORDER', 'clips_with_sound', 'corpus_split', 'list_classes', 'EvaluationSet', 'class_numbers', 'labelled_splits',
-           'evaluate_probe', 'evaluate_zero_shot', 'score_picture_retrieval', 'score_caption_retrieval',
-           'evaluate_retrieval', 'read_events', 'evaluate_detection', 'captioning_split', 'evaluate_captioning',
-           'try_task', 'possible_frame_tasks', 'do_clip_tasks', 'do_frame_tasks', 'evaluate_tower', 'score_features',
-           'one_vs_rest_model', 'fit_one_vs_rest', 'score_classifier', 'mean_scores', 'train_supervised']
+           'evaluate_probe', 'evaluate_zero_shot', 'is_named', 'compare_prompts', 'score_picture_retrieval',
+           'score_caption_retrieval', 'evaluate_retrieval', 'read_events', 'evaluate_detection', 'captioning_split',
+           'evaluate_captioning', 'try_task', 'possible_frame_tasks', 'do_clip_tasks', 'do_frame_tasks',
+           'evaluate_tower', 'score_features', 'one_vs_rest_model', 'fit_one_vs_rest', 'score_classifier',
+           'mean_scores', 'train_supervised']
 
 # %% ../../nbs/10_tasks/07_evaluation.ipynb #a0fac76d
 import numpy as np
@@ -25,9 +26,12 @@ from ..audio.tower import embed_clips, embed_frames
 from wavbrivl.metrics.classification import (
     accuracy_at,
     class_embeddings,
+    class_similarity,
     mean_average_precision,
+    prompt_templates,
     zero_shot,
 )
+from ..metrics.intervals import bootstrap
 from ..metrics.retrieval import score_both_directions
 from ..metrics.class_retrieval import score_class_retrieval
 from ..metrics.events import clean_events
@@ -143,11 +147,36 @@ def evaluate_probe(z, exam: EvaluationSet, seeds) -> dict:
     return found
 
 # %% ../../nbs/10_tasks/07_evaluation.ipynb #d5177698
-def evaluate_zero_shot(audio, exam: EvaluationSet, embed_text, templates: str) -> dict:
+def evaluate_zero_shot(audio, exam: EvaluationSet, embed_text, templates) -> dict:
     "Classify each test sound by the nearest class prompt."
     rows = exam.test[exam.labelled[exam.test]]
     classes = class_embeddings(embed_text, exam.names, templates)
     return zero_shot(audio[rows], classes, exam.y[rows]) | dict(rows=rows)
+
+# %% ../../nbs/10_tasks/07_evaluation.ipynb #15c44488
+def is_named(audio, classes, labels) -> np.ndarray:  # float [N], 0 or 1
+    "Tell for which sounds the nearest class is one of theirs."
+    best = class_similarity(audio, classes).argmax(1)
+    named = labels[np.arange(len(best)), best] if labels.ndim == 2 else best == labels
+    return named.astype(float)
+
+# %% ../../nbs/10_tasks/07_evaluation.ipynb #f5079a68
+def compare_prompts(audio, exam: EvaluationSet, embed_text, templates) -> dict:
+    "Share of test sounds named by the first sentence alone, by all, and the gain with a 95 % interval."
+    rows = exam.test[exam.labelled[exam.test]]
+    labels = exam.y[rows]
+    sentences = prompt_templates(templates)
+    named = []
+    for used in (sentences[:1], sentences):
+        classes = class_embeddings(embed_text, exam.names, used)
+        named.append(is_named(audio[rows], classes, labels))
+    gain = map(float, bootstrap(named[1] - named[0], seed_name='prompts'))
+    found = dict(zip(('gain', 'gain_low', 'gain_high'), gain))
+    found |= dict(single=float(named[0].mean()), ensemble=float(named[1].mean()))
+    each = labels.sum(1).mean() if labels.ndim == 2 else 1
+    luck = float(each / len(exam.names))
+    chance = dict.fromkeys(found, 0.0) | dict(single=luck, ensemble=luck)
+    return found | dict(chance=chance, pool=len(exam.names), n=len(rows))
 
 # %% ../../nbs/10_tasks/07_evaluation.ipynb #1957e9c0
 def score_picture_retrieval(
@@ -285,6 +314,8 @@ def do_clip_tasks(
     if several and 'zero_shot' in e.tasks:
         given = (a, exam, embed_text, e.templates)
         try_task(tasks, where, 'zero_shot', evaluate_zero_shot, *given)
+        if len(prompt_templates(e.templates)) > 1:
+            try_task(tasks, where, 'prompts', compare_prompts, *given)
     if several and 'probe' in e.tasks:
         given = (z, exam, range(e.probe_seeds))
         try_task(tasks, where, 'probe', evaluate_probe, *given)
