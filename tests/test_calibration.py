@@ -16,7 +16,7 @@ from wavbrivl.core.params import BrivlParams, EvaluateParams
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.metrics.classification import class_embeddings, prompt_templates
-from wavbrivl.tasks.calibration import (
+from wavbrivl.metrics.calibration import (
     calibration_error,
     check_calibration,
     draw_lists,

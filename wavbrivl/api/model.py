@@ -27,7 +27,7 @@ from ..audio.tower import embed_clips, compile_for_inference
 from ..decoders.text import tokenize_ptb
 from ..metrics.classification import class_embeddings, prompt_templates
 from ..training.targets import embed_pictures, embed_texts
-from wavbrivl.tasks.calibration import (
+from wavbrivl.metrics.calibration import (
     check_calibration,
     fit_calibration,
     heard_matrix,

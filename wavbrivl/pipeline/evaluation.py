@@ -23,7 +23,7 @@ from ..core.runtime import log
 from ..data.published import DATASETS
 from ..teachers.teacher import as_teacher
 from ..audio.tower import embed_clips
-from ..audio.yamnet import YAMNet
+from ..tasks.yamnet import YAMNet
 from wavbrivl.metrics.classification import (
     class_embeddings,
     prompt_templates,
@@ -41,7 +41,7 @@ from wavbrivl.tasks.evaluation import (
     evaluate_retrieval,
     train_supervised,
 )
-from ..tasks.calibration import heard_matrix, list_heard, score_calibration
+from ..metrics.calibration import heard_matrix, list_heard, score_calibration
 from ..api.inputs import plain_name
 from ..api.model import embed_names, stored_calibration
 from ..report.summary import mean_and_spread
