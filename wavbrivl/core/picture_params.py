@@ -29,6 +29,7 @@ from wavbrivl.core.params import (
     TargetsParams,
     TeacherParams,
     TrainParams,
+    TuneParams,
     WavlmParams,
     WholeNumber,
 )
@@ -186,6 +187,7 @@ class Params(Section):
     audio: AudioParams = AudioParams()
     wavlm: WavlmParams = WavlmParams()
     train: TrainParams = TrainParams()
+    tune: TuneParams = TuneParams()
     language: LanguageParams = LanguageParams()
     evaluate: EvaluateParams = EvaluateParams()
     baselines: BaselinesParams = BaselinesParams()
