@@ -63,7 +63,7 @@ class CorpusParams(Section):
     source: str = 'wavbrivl/foley'  # what the reader reads: a CSV or a folder
     root: str | None = None  # folder of the paths in a CSV; None: the CSV's own
     # of one's own table or data set: our name of a column -> its name there
-    columns: dict[str, str] = {}
+    columns: dict[str, str] | None = None
     seed: int = 0  # of the generated scenes, the splits and the subset
     max_clips: Count | None = None  # clips a split, classes in proportion; None: all
     max_seconds: Seconds = 10.0  # longer clips are cut to their first seconds
@@ -271,7 +271,7 @@ class TuneParams(Section):
     seed: int = 0  # of the split, the batches and the crops
     optim: OptimParams = {'epochs': 30, 'batch': 32, 'lr': 0.001, 'patience': 5}
 
-# %% ../../nbs/00_core/02_params.ipynb #27d39c7e
+# %% ../../nbs/00_core/02_params.ipynb #de85e9da
 class BaselinesParams(Section):
     "Baselines beside log-mel and MFCC."
 

@@ -422,7 +422,7 @@ def dataset_rows(
     "Read one split of a data set; clips without a name are numbered."
     library = datasets_library()
     features = dict(data.features or {})
-    columns = dataset_columns(features, params.columns, folder)
+    columns = dataset_columns(features, params.columns or {}, folder)
     for column, f in features.items():
         if isinstance(f, (library.Audio, library.Image)):
             data = data.cast_column(column, type(f)(decode=False))
