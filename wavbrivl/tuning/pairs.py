@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['AT_ONCE', 'reader_of', 'pair_params', 'unpaired_reason', 'read_pairs', 'line_numbers', 'name_lines_of',
            'RecordSounds', 'hash_samples', 'decode_sounds', 'join_split', 'join_same_sounds', 'divide_sounds', 'Side',
-           'open_frames', 'item_key', 'items_of_clips', 'embed_items', 'embed_side', 'PairSet', 'embed_sides',
-           'side_facts', 'prepare_pairs']
+           'open_frames', 'item_key', 'items_of_clips', 'embed_unique', 'embed_side', 'PairSet', 'embed_sides',
+           'side_facts', 'check_left', 'prepare_pairs']
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #9a9b43af
+# %% ../../nbs/14_tuning/01_pairs.ipynb #cc6b9e87
 import hashlib
 import numpy as np
 import pandas as pd
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #b7bc674f
-from ..core.files import BadFile, BadInput
+# %% ../../nbs/14_tuning/01_pairs.ipynb #64f13b87
+from ..core.files import BadInput
 from ..core.hub import HUB_NAME
 from ..core.params import CorpusParams
 from ..core.runtime import derive_seed
@@ -33,7 +33,7 @@ from ..training.audio import Recordings
 from ..training.loop import fingerprint
 from ..api.model import WavBriVL
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #e75c7429
+# %% ../../nbs/14_tuning/01_pairs.ipynb #cb58684b
 def reader_of(source) -> str:
     "The reader for a table or data set. Raises `BadInput` for neither."
     path = Path(source).expanduser()
@@ -58,7 +58,7 @@ def pair_params(source, max_seconds: float = 30.0, **fields) -> CorpusParams:
     place = str(path.absolute()) if path.exists() else str(source)
     return CorpusParams(reader=name, source=place, max_seconds=max_seconds, **fields)
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #f025a2c4
+# %% ../../nbs/14_tuning/01_pairs.ipynb #b995e3f5
 def unpaired_reason(r: Record) -> str:
     "Why a record is no pair; '' where it is one."
     if r.audio is None:
@@ -85,7 +85,7 @@ def read_pairs(
             good.append(r)
     return good, bad, unused
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #f5302e5a
+# %% ../../nbs/14_tuning/01_pairs.ipynb #c3b38f18
 def line_numbers(params: CorpusParams) -> dict:
     "The line on which a file or text of a CSV stands first; of other readers nothing."
     path = Path(params.source)
@@ -111,7 +111,7 @@ def name_lines_of(rejected: list, params: CorpusParams) -> list:  # of `Rejected
         out.append(Rejected(r.clip, file, where + r.reason))
     return out
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #8b98303a
+# %% ../../nbs/14_tuning/01_pairs.ipynb #17a9eacc
 class RecordSounds:
     "The sounds of records, as `Recordings` asks for them."
 
@@ -123,7 +123,7 @@ class RecordSounds:
         "The samples of a record. Raises `BadFile`."
         return read_sound(self.clips[i], self.params)
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #88e42821
+# %% ../../nbs/14_tuning/01_pairs.ipynb #a20b0212
 def hash_samples(x: np.ndarray) -> str:
     "SHA-1 of samples as 16-bit numbers."
     rounded = np.round(x * 32768).clip(-32768, 32767)
@@ -144,7 +144,7 @@ def decode_sounds(
             bad.append(Rejected(r.clip, file_or(r.audio, r.clip), reason))
     return sounds, hashes, bad
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #8d6d95af
+# %% ../../nbs/14_tuning/01_pairs.ipynb #0304b9e8
 def join_split(first: Record, other: Record) -> str:  # why `other` changes sides, or ''
     "Give the two one split: validation, where either is in it."
     splits = {first.split or 'train', other.split or 'train'}
@@ -173,7 +173,7 @@ def join_same_sounds(clips: list, hashes: list) -> tuple:  # row numbers, notes
         one.captions = [*one.captions, *r.captions]
     return kept, notes
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #47e93262
+# %% ../../nbs/14_tuning/01_pairs.ipynb #031e0f6f
 def divide_sounds(
     clips: list,  # `Record`s, each sound once
     hashes: list,  # of their samples
@@ -195,7 +195,7 @@ def divide_sounds(
             )
     return splits
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #8eb00edb
+# %% ../../nbs/14_tuning/01_pairs.ipynb #b26a5c58
 @dataclass
 class Side:
     "Pictures or texts, embedded, and whose they are."
@@ -210,7 +210,7 @@ def draw(self: Side, clips, rng) -> np.ndarray:
     owned = [self.of[i] or [-1] for i in clips]
     return np.array([rows[rng.integers(len(rows))] for rows in owned])
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #8aa2878d
+# %% ../../nbs/14_tuning/01_pairs.ipynb #64e56b70
 def open_frames(item, params: CorpusParams) -> list:  # what `embed_image` takes
     "A picture as it is, of a film some frames. Raises `BadFile`."
     if isinstance(item, (str, Path)) and kind_of(item) in ('film', 'sound'):
@@ -225,7 +225,7 @@ def item_key(item) -> str:
     data = item if isinstance(item, bytes) else np.asarray(item).tobytes()
     return hashlib.sha1(data).hexdigest()
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #f0b8ec61
+# %% ../../nbs/14_tuning/01_pairs.ipynb #9296ff3e
 def items_of_clips(clips: list, what: str, params: CorpusParams) -> tuple:
     "All pictures or texts by key, the keys of each clip, what cannot be opened."
     items, owned, bad = {}, [], []
@@ -243,11 +243,11 @@ def items_of_clips(clips: list, what: str, params: CorpusParams) -> tuple:
         owned.append(list(dict.fromkeys(keys)))
     return items, owned, bad
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #51a8d904
+# %% ../../nbs/14_tuning/01_pairs.ipynb #9e955b7f
 AT_ONCE = 64  # pictures or texts embedded at once
 
 
-def embed_items(model: WavBriVL, items: list, what: str) -> tuple:
+def embed_unique(model: WavBriVL, items: list, what: str) -> tuple:
     "Embed pictures or texts: [N, D] with NaN where that fails, and {number: reason}."
     embed = model.embed_text if what == 'text' else model.embed_image
     rows, reasons = [np.zeros((0, model.dim), np.float32)], {}
@@ -258,7 +258,7 @@ def embed_items(model: WavBriVL, items: list, what: str) -> tuple:
         reasons |= {i + r['index']: r['reason'] for r in model.rejected}
     return np.concatenate(rows), reasons
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #bbed2d30
+# %% ../../nbs/14_tuning/01_pairs.ipynb #ca9cbc5a
 def embed_side(
     model: WavBriVL,
     clips: list,  # `Record`s
@@ -270,16 +270,17 @@ def embed_side(
     if what == 'text' and items and model.tokenizer is None:
         reason = 'this model has no text tower, so the texts were left out.'
         return None, [Rejected('', 'text', reason)]
-    rows, reasons = embed_items(model, list(items.values()), what)
+    rows, reasons = embed_unique(model, list(items.values()), what)
     keys, kept = list(items), [i for i in range(len(items)) if i not in reasons]
     for i, reason in reasons.items():
         named = file_or(items[keys[i]], f'a {what}')
         bad.append(Rejected('', named, reason))
     place = {keys[i]: k for k, i in enumerate(kept)}
-    of = [[place[k] for k in own if k in place] for own in owned]
+    known = [filter(place.__contains__, own) for own in owned]
+    of = [list(map(place.__getitem__, own)) for own in known]
     return Side(torch.from_numpy(rows[kept]), of) if kept else None, bad
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #bfc35304
+# %% ../../nbs/14_tuning/01_pairs.ipynb #53e3e20f
 @dataclass
 class PairSet:
     "Pairs that are ready for training."
@@ -291,7 +292,7 @@ class PairSet:
     rejected: list  # of `Rejected`
     fingerprint: str  # of the samples, the embeddings and the splits
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #5faf137b
+# %% ../../nbs/14_tuning/01_pairs.ipynb #c671acca
 def embed_sides(model: WavBriVL, clips: list, params: CorpusParams) -> tuple:
     "Both sides of clips: {picture, text -> `Side`}, list of `Rejected`."
     sides, bad = {}, []
@@ -305,12 +306,20 @@ def embed_sides(model: WavBriVL, clips: list, params: CorpusParams) -> tuple:
 
 def side_facts(sides: dict) -> list:
     "Names, sizes and sums of embeddings, to six digits."
-    return [
-        (name, side.of, [f'{v:.6g}' for v in side.rows.double().sum(0).tolist()])
-        for name, side in sides.items()
-    ]
+    facts = []
+    for name, side in sides.items():
+        sums = [f'{v:.6g}' for v in side.rows.double().sum(0).tolist()]
+        facts.append((name, side.of, sums))
+    return facts
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #1392dd94
+# %% ../../nbs/14_tuning/01_pairs.ipynb #674d054c
+def check_left(kept: list, rejected: list):
+    "Raise `BadInput` where no pair is left, with the first reasons."
+    if not kept:
+        first = ' '.join(f'{r.file}: {r.reason}' for r in rejected[:3])
+        raise BadInput(f'None of the pairs can be used. {first}'.strip())
+
+# %% ../../nbs/14_tuning/01_pairs.ipynb #6a7d6107
 def prepare_pairs(
     model: WavBriVL,
     clips: list,  # `Record`s, as `read_pairs` gives them; changed in place
@@ -322,13 +331,14 @@ def prepare_pairs(
     sounds, hashes, bad = decode_sounds(clips, params)
     kept, notes = join_same_sounds(clips, hashes)
     sides, unread = embed_sides(model, [clips[i] for i in kept], params)
-    paired = [any(s.of[k] for s in sides.values()) for k in range(len(kept))]
-    left = [k for k, ok in enumerate(paired) if ok]
+    partners = zip(*(side.of for side in sides.values()))
+    left = [k for k, own in enumerate(partners) if any(own)]
     kept = [kept[k] for k in left]
     for side in sides.values():
         side.of = [side.of[k] for k in left]
     hashes = [hashes[i] for i in kept]
+    bad = bad + notes + unread
+    check_left(kept, bad)
     splits = divide_sounds([clips[i] for i in kept], hashes, fraction, seed)
     found = fingerprint(hashes, splits, side_facts(sides))
-    bad = bad + notes + unread
     return PairSet(sounds, np.array(kept), np.array(splits), sides, bad, found)

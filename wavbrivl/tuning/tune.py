@@ -8,7 +8,7 @@ __all__ = ['DIRECTIONS', 'LEARNT', 'encoder_of', 'choose_learning', 'TuneTask', 
            'describe_pairs', 'describe_settings', 'describe_tuning', 'train_pairs', 'base_facts', 'merge_licences',
            'tuned_info', 'tune', 'tune_pairs', 'teacher_kind', 'fresh_model']
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #4684aa1e
+# %% ../../nbs/14_tuning/02_tune.ipynb #cb1ec877
 import copy
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ from pathlib import Path
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #ec4f17a6
+# %% ../../nbs/14_tuning/02_tune.ipynb #bd3be4ce
 from ..core.files import BadInput, read_json, write_json
 from ..core.hub import HUB_NAME, find_model
 from ..core.params import AudioParams, CorpusParams, TeacherParams, TuneParams
@@ -40,9 +40,15 @@ from ..training.loop import Task, Trainer
 from ..training.audio import make_audio_encoder, random_gain, to_tensors
 from ..gloss.bridge import Bridge
 from ..api.model import WavBriVL
-from .pairs import PairSet, name_lines_of, prepare_pairs, read_pairs
+from wavbrivl.tuning.pairs import (
+    PairSet,
+    check_left,
+    name_lines_of,
+    prepare_pairs,
+    read_pairs,
+)
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #9b6e6378
+# %% ../../nbs/14_tuning/02_tune.ipynb #ca410968
 def encoder_of(tower: nn.Module) -> nn.Module:
     "The part of an audio tower below its head. Raises `BadInput` for one with a gloss decoder."
     if isinstance(tower, Bridge):
@@ -69,7 +75,7 @@ def choose_learning(tower: nn.Module, p: TuneParams):
         )
     encoder.requires_grad_(p.trainable == 'whole')
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #dac79ca4
+# %% ../../nbs/14_tuning/02_tune.ipynb #8db79602
 class TuneTask(Task):
     "The audio tower against the embedded pictures and texts of pairs."
 
@@ -103,7 +109,7 @@ class TuneTask(Task):
         slow = self.p.trainable == 'whole' and name.startswith(parts)
         return self.p.encoder_lr_multiplier if slow else 1.0
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #09044f11
+# %% ../../nbs/14_tuning/02_tune.ipynb #86a97d2c
 @patch
 def batch(self: TuneTask, index, rng) -> dict:
     "Crops at a random gain, and a row of each side."
@@ -132,7 +138,7 @@ def forward(self: TuneTask, waves, lengths, **drawn) -> torch.Tensor:
     losses = [x for x in losses if x is not None]
     return torch.stack(losses).mean() if losses else a.sum() * 0
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #12134809
+# %% ../../nbs/14_tuning/02_tune.ipynb #dc3c9289
 def answer_groups(owned: list) -> tuple:  # rows, group of each; group of each sound
     "Group sounds and their rows: two that share a row are of one group. `owned`: the rows of each sound."
     rows = sorted({r for own in owned for r in own})
@@ -144,7 +150,7 @@ def answer_groups(owned: list) -> tuple:  # rows, group of each; group of each s
     group = connected_components(graph, directed=False)[1]
     return rows, group[len(owned) :], group[: len(owned)]
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #9a6c0153
+# %% ../../nbs/14_tuning/02_tune.ipynb #1150fb35
 def score_side(a: torch.Tensor, side, at: np.ndarray) -> dict | None:
     "Retrieval of the rows of a side by the sounds `at`, embedded as `a` [N, D]; None for fewer than two groups."
     asked = [k for k, i in enumerate(at) if side.of[i]]
@@ -182,7 +188,7 @@ def score(self: TuneTask) -> dict:
     each = {f'{name}_mrr': s['mrr'] for name, s in found.items()}
     return dict(score=float(np.mean(list(each.values())))) | each
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #ac9bf4f6
+# %% ../../nbs/14_tuning/02_tune.ipynb #cf67a80f
 def round_time(seconds: float) -> str:
     "A duration in words, to two digits or so."
     if seconds < 90:
@@ -205,7 +211,7 @@ def time_steps(task: TuneTask, engine, steps: int = 2) -> float:
         times.append(time.perf_counter() - began)
     return min(times[1:])
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #f9e4cf8f
+# %% ../../nbs/14_tuning/02_tune.ipynb #d5fa5960
 def time_sample(
     model: WavBriVL, clips: list, params: CorpusParams, p: TuneParams, engine
 ) -> tuple:  # seconds to prepare a sound, to train on it once, to validate on it
@@ -223,7 +229,7 @@ def time_sample(
     score = (last - validated) / len(task.valid_rows)
     return (prepared - began) / len(some), step, score
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #f792b821
+# %% ../../nbs/14_tuning/02_tune.ipynb #c5ef99a1
 def estimate_time(
     model: WavBriVL, clips: list, params: CorpusParams, p: TuneParams, engine
 ) -> tuple:  # seconds at most, a sentence
@@ -244,7 +250,7 @@ def estimate_time(
     )
     return total, text
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #15d4e593
+# %% ../../nbs/14_tuning/02_tune.ipynb #2e7a8bc9
 def check_place(out: Path):
     "Raise `BadInput` for a folder that holds something other than a tuning that was begun."
     if not out.exists() or (out / 'tuning/begun.json').is_file():
@@ -271,7 +277,7 @@ def begin_tuning(out: Path, facts: dict):
         )
     log('going on with the tuning that was begun here')
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #4d4350a9
+# %% ../../nbs/14_tuning/02_tune.ipynb #8e566099
 DIRECTIONS = dict(picture='sound to picture', text='sound to text')
 LEARNT = dict(
     frozen='the head; the encoder stayed as it was',
@@ -294,7 +300,7 @@ def hash_file(path) -> str:
     "SHA-256 of a file."
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #d4af9e28
+# %% ../../nbs/14_tuning/02_tune.ipynb #e35014e2
 def describe_pairs(params: CorpusParams, pairs: PairSet) -> dict:
     "The rows of a card on the pairs: where they come from, how many, how they are known again."
     path = Path(params.source)
@@ -318,7 +324,7 @@ def describe_settings(p: TuneParams) -> str:
         f'{k} {v:g}' if isinstance(v, float) else f'{k} {v}' for k, v in own.items()
     )
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #dcd14ad5
+# %% ../../nbs/14_tuning/02_tune.ipynb #3a4733a2
 def describe_tuning(
     base: dict,  # name and fingerprint of the model that was tuned
     params: CorpusParams,
@@ -337,7 +343,7 @@ def describe_tuning(
         rows[name] = f'{before:.3f} before, {after:.3f} after (chance {chance:.3f})'
     return rows
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #51d64f70
+# %% ../../nbs/14_tuning/02_tune.ipynb #80ec889a
 def train_pairs(
     task: TuneTask, out: Path, engine, facts: dict, start: float
 ) -> tuple:  # history, the epoch that was kept
@@ -351,7 +357,7 @@ def train_pairs(
     better = [] if history.empty else history.score[history.score > start]
     return history, int(better.idxmax()) + 1 if len(better) else 0
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #b2599e92
+# %% ../../nbs/14_tuning/02_tune.ipynb #61f4601c
 def base_facts(name, model: WavBriVL) -> dict:
     "Name and fingerprint of the model that is tuned; a folder by its last name."
     known = HUB_NAME.fullmatch(str(name)) and not Path(name).exists()
@@ -375,7 +381,7 @@ def tuned_info(
     info.pop('base_model', None)
     return info | (dict(base_model=base['name']) if base['on_hub'] else {})
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #e10249a5
+# %% ../../nbs/14_tuning/02_tune.ipynb #a0e3d144
 def tune(
     model: WavBriVL,
     params: CorpusParams,  # of the pairs, as from `pair_params`
@@ -391,11 +397,7 @@ def tune(
     check_place(out)
     encoder_of(model.audio)
     clips, rejected, unused = read_pairs(params)
-    if not clips:
-        first = ''.join(
-            f' {r.file}: {r.reason}' for r in name_lines_of(rejected, params)[:1]
-        )
-        raise BadInput(f'{params.source} holds no pair that can be used.{first}')
+    check_left(clips, name_lines_of(rejected, params))
     model = model.to(pick_device(device))
     engine = make_engine(Params(device=device, precision=precision))
     base = base_facts(name, model)
@@ -415,7 +417,7 @@ def tune(
     shutil.rmtree(out / 'tuning')
     return did | dict(rejected=pairs.rejected, unused=unused)
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #cd33f23a
+# %% ../../nbs/14_tuning/02_tune.ipynb #89c85295
 def tune_pairs(
     model: WavBriVL,
     pairs: PairSet,
@@ -444,7 +446,7 @@ def tune_pairs(
     named = [dict(zip(('score', 'before', 'after', 'chance'), row)) for row in scores]
     return dict(scores=named, epochs=len(history), kept=kept, card=card) | counts
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #e22f5d93
+# %% ../../nbs/14_tuning/02_tune.ipynb #f9e1baa8
 def teacher_kind(name) -> str:
     "Which kind of teacher lies under a name on this machine. Raises `BadInput`."
     folder = find_model(name)
