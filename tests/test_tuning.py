@@ -139,7 +139,7 @@ def test_killed_and_resumed_is_uninterrupted(how, home, tmp_path, monkeypatch):
         with pytest.raises(Killed):
             tuned(home, tmp_path / 'killed/mine', trainable=how)
     assert (tmp_path / 'killed/mine/tuning/state.pt').exists()
-    with pytest.raises(BadInput, match='begun with another settings'):
+    with pytest.raises(BadInput, match='begun with another seed'):
         tuned(home, tmp_path / 'killed/mine', trainable=how, seed=1)
     tuned(home, tmp_path / 'killed/mine', trainable=how)
     for name in ('model.safetensors', 'config.json', 'README.md'):

@@ -4916,6 +4916,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'wavbrivl.tuning.tune.hash_file': ('14_tuning/tune.html#hash_file', 'wavbrivl/tuning/tune.py'),
                                       'wavbrivl.tuning.tune.merge_licences': ( '14_tuning/tune.html#merge_licences',
                                                                                'wavbrivl/tuning/tune.py'),
+                                      'wavbrivl.tuning.tune.plain_settings': ( '14_tuning/tune.html#plain_settings',
+                                                                               'wavbrivl/tuning/tune.py'),
                                       'wavbrivl.tuning.tune.round_time': ('14_tuning/tune.html#round_time', 'wavbrivl/tuning/tune.py'),
                                       'wavbrivl.tuning.tune.score_rows': ('14_tuning/tune.html#score_rows', 'wavbrivl/tuning/tune.py'),
                                       'wavbrivl.tuning.tune.score_side': ('14_tuning/tune.html#score_side', 'wavbrivl/tuning/tune.py'),

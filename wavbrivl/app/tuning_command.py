@@ -6,17 +6,17 @@
 __all__ = ['OWN_OPTIONS', 'OPTIM_OPTIONS', 'line_settings', 'lab_params', 'tune_params', 'starting_model', 'chosen_columns',
            'name_set_aside', 'score_line', 'tuned_line', 'cmd_tune', 'cmd_push']
 
-# %% ../../nbs/21_app/04_tuning_command.ipynb #b7eaf2ce
+# %% ../../nbs/21_app/04_tuning_command.ipynb #8c129ae1
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-# %% ../../nbs/21_app/04_tuning_command.ipynb #76298549
+# %% ../../nbs/21_app/04_tuning_command.ipynb #9700c404
 from ..core.files import BadInput
 from ..core.config import find_root, load_params, merge_config, read_config_file
 from .commands import MAX_NAMED, emit, printable
 
-# %% ../../nbs/21_app/04_tuning_command.ipynb #e4e45b8a
+# %% ../../nbs/21_app/04_tuning_command.ipynb #24607f1b
 OWN_OPTIONS = ('trainable', 'window', 'seed')  # of the section tune
 OPTIM_OPTIONS = ('epochs', 'batch', 'lr', 'patience')  # of tune.optim
 
@@ -53,7 +53,7 @@ def tune_params(a):
     fields = merge_config(lab_params(a.preset).model_dump(), line_settings(a))
     return checked_section('tune', fields, Path('the command line'))
 
-# %% ../../nbs/21_app/04_tuning_command.ipynb #f86fae86
+# %% ../../nbs/21_app/04_tuning_command.ipynb #09710dfd
 def starting_model(a, p) -> tuple:  # a `WavBriVL`, its name
     "The model that is tuned: a trained one, or a teacher and an ear. Raises `BadInput`."
     from wavbrivl.api.pictures import WavBriVL
@@ -67,7 +67,8 @@ def starting_model(a, p) -> tuple:  # a `WavBriVL`, its name
         )
     if start:
         return WavBriVL.from_pretrained(start, a.device), start
-    return fresh_model(a.teacher, a.ear, p), f'{a.teacher} and {a.ear}'
+    shown = [Path(n).name if Path(n).exists() else n for n in (a.teacher, a.ear)]
+    return fresh_model(a.teacher, a.ear, p), ' and '.join(shown)
 
 
 def chosen_columns(a) -> dict | None:
@@ -79,7 +80,7 @@ def chosen_columns(a) -> dict | None:
         )
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs} or None
 
-# %% ../../nbs/21_app/04_tuning_command.ipynb #edd1970e
+# %% ../../nbs/21_app/04_tuning_command.ipynb #5924aa43
 def name_set_aside(rejected: list, out: Path):
     "Name the rows that were not used: the first on the screen, all in `<out>.rejected.csv`."
     from wavbrivl.data.prepare import write_rejected
@@ -99,7 +100,7 @@ def score_line(r: dict) -> str:
     "A score before and after in one line."
     return f'{r["score"]:22}  before {r["before"]:.3f}  after {r["after"]:.3f}  chance {r["chance"]:.3f}'
 
-# %% ../../nbs/21_app/04_tuning_command.ipynb #22dd69d8
+# %% ../../nbs/21_app/04_tuning_command.ipynb #1e2045e1
 def tuned_line(r: dict) -> str:
     "What became of a tuning: its scores, and where the model lies."
     if 'scores' not in r:
@@ -109,6 +110,8 @@ def tuned_line(r: dict) -> str:
     if not r['kept']:
         helped = 'no epoch beat the model it began with, which was kept'
     counts = f'{r["train"]} sounds in training, {r["valid"]} in validation'
+    if r['unused']:
+        counts += f'; {r["unused"]} of the split test were not used'
     return '\n'.join([*lines, f'{printable(r["model"])}  {helped}; {counts}'])
 
 
@@ -135,7 +138,7 @@ def cmd_tune(a):
     emit(a, [row], tuned_line)
     return 1 if rejected else 0
 
-# %% ../../nbs/21_app/04_tuning_command.ipynb #f31107db
+# %% ../../nbs/21_app/04_tuning_command.ipynb #0e20d57d
 def cmd_push(a):
     "Upload a model with its card to the hub."
     from wavbrivl.tuning.share import push_to_hub

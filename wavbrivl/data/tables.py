@@ -374,7 +374,8 @@ def media_cell(
 ):  # bytes, a file, or a dict of samples; None: nothing
     "What holds the sound or picture of a cell. Raises `Refusal` for a path that leads elsewhere."
     if isinstance(cell, dict):
-        cell = cell.get('bytes') or cell.get('path') or (cell if len(cell) else None)
+        samples = cell if cell.get('array') is not None else None
+        cell = cell.get('bytes') or cell.get('path') or samples
     if not isinstance(cell, str):
         return cell
     file = (base / cell).resolve()

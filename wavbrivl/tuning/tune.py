@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DIRECTIONS', 'LEARNT', 'encoder_of', 'choose_learning', 'TuneTask', 'answer_groups', 'score_side', 'round_time',
-           'time_steps', 'time_sample', 'estimate_time', 'check_place', 'begin_tuning', 'score_rows', 'hash_file',
-           'describe_pairs', 'describe_settings', 'describe_tuning', 'train_pairs', 'base_facts', 'merge_licences',
-           'tuned_info', 'tune', 'tune_pairs', 'teacher_kind', 'fresh_model']
+           'time_steps', 'time_sample', 'estimate_time', 'check_place', 'plain_settings', 'begin_tuning', 'score_rows',
+           'hash_file', 'describe_pairs', 'describe_settings', 'describe_tuning', 'train_pairs', 'base_facts',
+           'merge_licences', 'tuned_info', 'tune', 'tune_pairs', 'teacher_kind', 'fresh_model']
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #cb1ec877
+# %% ../../nbs/14_tuning/02_tune.ipynb #b0d60147
 import copy
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ from pathlib import Path
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #bd3be4ce
+# %% ../../nbs/14_tuning/02_tune.ipynb #77b9b845
 from ..core.files import BadInput, read_json, write_json
 from ..core.hub import HUB_NAME, find_model
 from ..core.params import AudioParams, CorpusParams, TeacherParams, TuneParams
@@ -48,7 +48,7 @@ from wavbrivl.tuning.pairs import (
     read_pairs,
 )
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #ca410968
+# %% ../../nbs/14_tuning/02_tune.ipynb #df4bce4c
 def encoder_of(tower: nn.Module) -> nn.Module:
     "The part of an audio tower below its head. Raises `BadInput` for one with a gloss decoder."
     if isinstance(tower, Bridge):
@@ -75,7 +75,7 @@ def choose_learning(tower: nn.Module, p: TuneParams):
         )
     encoder.requires_grad_(p.trainable == 'whole')
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #8db79602
+# %% ../../nbs/14_tuning/02_tune.ipynb #81390d4b
 class TuneTask(Task):
     "The audio tower against the embedded pictures and texts of pairs."
 
@@ -109,7 +109,7 @@ class TuneTask(Task):
         slow = self.p.trainable == 'whole' and name.startswith(parts)
         return self.p.encoder_lr_multiplier if slow else 1.0
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #86a97d2c
+# %% ../../nbs/14_tuning/02_tune.ipynb #715b1e6c
 @patch
 def batch(self: TuneTask, index, rng) -> dict:
     "Crops at a random gain, and a row of each side."
@@ -138,7 +138,7 @@ def forward(self: TuneTask, waves, lengths, **drawn) -> torch.Tensor:
     losses = [x for x in losses if x is not None]
     return torch.stack(losses).mean() if losses else a.sum() * 0
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #dc3c9289
+# %% ../../nbs/14_tuning/02_tune.ipynb #e0a4e586
 def answer_groups(owned: list) -> tuple:  # rows, group of each; group of each sound
     "Group sounds and their rows: two that share a row are of one group. `owned`: the rows of each sound."
     rows = sorted({r for own in owned for r in own})
@@ -150,7 +150,7 @@ def answer_groups(owned: list) -> tuple:  # rows, group of each; group of each s
     group = connected_components(graph, directed=False)[1]
     return rows, group[len(owned) :], group[: len(owned)]
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #1150fb35
+# %% ../../nbs/14_tuning/02_tune.ipynb #27c3ad0d
 def score_side(a: torch.Tensor, side, at: np.ndarray) -> dict | None:
     "Retrieval of the rows of a side by the sounds `at`, embedded as `a` [N, D]; None for fewer than two groups."
     asked = [k for k, i in enumerate(at) if side.of[i]]
@@ -188,7 +188,7 @@ def score(self: TuneTask) -> dict:
     each = {f'{name}_mrr': s['mrr'] for name, s in found.items()}
     return dict(score=float(np.mean(list(each.values())))) | each
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #cf67a80f
+# %% ../../nbs/14_tuning/02_tune.ipynb #6d4d7cf5
 def round_time(seconds: float) -> str:
     "A duration in words, to two digits or so."
     if seconds < 90:
@@ -211,7 +211,7 @@ def time_steps(task: TuneTask, engine, steps: int = 2) -> float:
         times.append(time.perf_counter() - began)
     return min(times[1:])
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #d5fa5960
+# %% ../../nbs/14_tuning/02_tune.ipynb #06b4a7c6
 def time_sample(
     model: WavBriVL, clips: list, params: CorpusParams, p: TuneParams, engine
 ) -> tuple:  # seconds to prepare a sound, to train on it once, to validate on it
@@ -229,7 +229,7 @@ def time_sample(
     score = (last - validated) / len(task.valid_rows)
     return (prepared - began) / len(some), step, score
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #c5ef99a1
+# %% ../../nbs/14_tuning/02_tune.ipynb #23d297ac
 def estimate_time(
     model: WavBriVL, clips: list, params: CorpusParams, p: TuneParams, engine
 ) -> tuple:  # seconds at most, a sentence
@@ -250,7 +250,7 @@ def estimate_time(
     )
     return total, text
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #2e7a8bc9
+# %% ../../nbs/14_tuning/02_tune.ipynb #dac82a40
 def check_place(out: Path):
     "Raise `BadInput` for a folder that holds something other than a tuning that was begun."
     if not out.exists() or (out / 'tuning/begun.json').is_file():
@@ -260,6 +260,11 @@ def check_place(out: Path):
         raise BadInput(
             f'{out} exists and holds {what}; it stays as it is: name another folder by --out, or remove it.'
         )
+
+
+def plain_settings(p: TuneParams) -> dict:
+    "All settings of a tuning, those of the optimiser beside the others."
+    return p.model_dump(exclude={'optim'}) | p.optim.model_dump()
 
 
 def begin_tuning(out: Path, facts: dict):
@@ -277,7 +282,7 @@ def begin_tuning(out: Path, facts: dict):
         )
     log('going on with the tuning that was begun here')
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #8e566099
+# %% ../../nbs/14_tuning/02_tune.ipynb #196d22fb
 DIRECTIONS = dict(picture='sound to picture', text='sound to text')
 LEARNT = dict(
     frozen='the head; the encoder stayed as it was',
@@ -300,7 +305,7 @@ def hash_file(path) -> str:
     "SHA-256 of a file."
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #e35014e2
+# %% ../../nbs/14_tuning/02_tune.ipynb #a82167e8
 def describe_pairs(params: CorpusParams, pairs: PairSet) -> dict:
     "The rows of a card on the pairs: where they come from, how many, how they are known again."
     path = Path(params.source)
@@ -319,12 +324,12 @@ def describe_pairs(params: CorpusParams, pairs: PairSet) -> dict:
 
 def describe_settings(p: TuneParams) -> str:
     "The settings of a tuning on one line."
-    own = p.model_dump(exclude={'optim', 'trainable'}) | p.optim.model_dump()
+    own = plain_settings(p)
     return ', '.join(
         f'{k} {v:g}' if isinstance(v, float) else f'{k} {v}' for k, v in own.items()
     )
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #3a4733a2
+# %% ../../nbs/14_tuning/02_tune.ipynb #bb6bbd8c
 def describe_tuning(
     base: dict,  # name and fingerprint of the model that was tuned
     params: CorpusParams,
@@ -343,7 +348,7 @@ def describe_tuning(
         rows[name] = f'{before:.3f} before, {after:.3f} after (chance {chance:.3f})'
     return rows
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #80ec889a
+# %% ../../nbs/14_tuning/02_tune.ipynb #033e625a
 def train_pairs(
     task: TuneTask, out: Path, engine, facts: dict, start: float
 ) -> tuple:  # history, the epoch that was kept
@@ -357,11 +362,12 @@ def train_pairs(
     better = [] if history.empty else history.score[history.score > start]
     return history, int(better.idxmax()) + 1 if len(better) else 0
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #61f4601c
+# %% ../../nbs/14_tuning/02_tune.ipynb #e9a7f572
 def base_facts(name, model: WavBriVL) -> dict:
     "Name and fingerprint of the model that is tuned; a folder by its last name."
-    known = HUB_NAME.fullmatch(str(name)) and not Path(name).exists()
-    shown = str(name) if known else Path(name).resolve().name
+    here = Path(name).exists()
+    known = HUB_NAME.fullmatch(str(name)) and not here
+    shown = Path(name).resolve().name if here else str(name)
     return dict(name=shown, fingerprint=model.fingerprint, on_hub=bool(known))
 
 
@@ -381,7 +387,7 @@ def tuned_info(
     info.pop('base_model', None)
     return info | (dict(base_model=base['name']) if base['on_hub'] else {})
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #a0e3d144
+# %% ../../nbs/14_tuning/02_tune.ipynb #13403181
 def tune(
     model: WavBriVL,
     params: CorpusParams,  # of the pairs, as from `pair_params`
@@ -417,7 +423,7 @@ def tune(
     shutil.rmtree(out / 'tuning')
     return did | dict(rejected=pairs.rejected, unused=unused)
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #89c85295
+# %% ../../nbs/14_tuning/02_tune.ipynb #ac7af171
 def tune_pairs(
     model: WavBriVL,
     pairs: PairSet,
@@ -431,11 +437,8 @@ def tune_pairs(
     task = TuneTask(p, pairs, model.audio)
     start = task.score()['score']
     before = task.retrieval()
-    facts = dict(
-        model=base['fingerprint'],
-        pairs=pairs.fingerprint,
-        settings=p.model_dump(mode='json'),
-    )
+    facts = dict(model=base['fingerprint']) | plain_settings(p)
+    facts['pairs'] = pairs.fingerprint
     begin_tuning(out, facts)
     history, kept = train_pairs(task, out, engine, facts, start)
     after = task.retrieval()
@@ -446,7 +449,7 @@ def tune_pairs(
     named = [dict(zip(('score', 'before', 'after', 'chance'), row)) for row in scores]
     return dict(scores=named, epochs=len(history), kept=kept, card=card) | counts
 
-# %% ../../nbs/14_tuning/02_tune.ipynb #f9e1baa8
+# %% ../../nbs/14_tuning/02_tune.ipynb #ecbf9cf6
 def teacher_kind(name) -> str:
     "Which kind of teacher lies under a name on this machine. Raises `BadInput`."
     folder = find_model(name)
