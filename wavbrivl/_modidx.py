@@ -4860,6 +4860,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'wavbrivl/tuning/pairs.py'),
                                        'wavbrivl.tuning.pairs.name_lines_of': ( '14_tuning/pairs.html#name_lines_of',
                                                                                 'wavbrivl/tuning/pairs.py'),
+                                       'wavbrivl.tuning.pairs.name_unpaired': ( '14_tuning/pairs.html#name_unpaired',
+                                                                                'wavbrivl/tuning/pairs.py'),
                                        'wavbrivl.tuning.pairs.open_frames': ( '14_tuning/pairs.html#open_frames',
                                                                               'wavbrivl/tuning/pairs.py'),
                                        'wavbrivl.tuning.pairs.pair_params': ( '14_tuning/pairs.html#pair_params',

@@ -6,9 +6,9 @@
 __all__ = ['AT_ONCE', 'reader_of', 'pair_params', 'unpaired_reason', 'read_pairs', 'line_numbers', 'name_lines_of',
            'RecordSounds', 'hash_samples', 'decode_sounds', 'join_split', 'join_same_sounds', 'divide_sounds', 'Side',
            'open_frames', 'item_key', 'items_of_clips', 'embed_unique', 'embed_side', 'PairSet', 'embed_sides',
-           'side_facts', 'check_left', 'prepare_pairs']
+           'side_facts', 'name_unpaired', 'check_left', 'prepare_pairs']
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #cc6b9e87
+# %% ../../nbs/14_tuning/01_pairs.ipynb #193f0940
 import hashlib
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #64f13b87
+# %% ../../nbs/14_tuning/01_pairs.ipynb #c0a68bf6
 from ..core.files import BadInput
 from ..core.hub import HUB_NAME
 from ..core.params import CorpusParams
@@ -33,7 +33,7 @@ from ..training.audio import Recordings
 from ..training.loop import fingerprint
 from ..api.model import WavBriVL
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #cb58684b
+# %% ../../nbs/14_tuning/01_pairs.ipynb #83b1a036
 def reader_of(source) -> str:
     "The reader for a table or data set. Raises `BadInput` for neither."
     path = Path(source).expanduser()
@@ -58,7 +58,7 @@ def pair_params(source, max_seconds: float = 30.0, **fields) -> CorpusParams:
     place = str(path.absolute()) if path.exists() else str(source)
     return CorpusParams(reader=name, source=place, max_seconds=max_seconds, **fields)
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #b995e3f5
+# %% ../../nbs/14_tuning/01_pairs.ipynb #794c8ec7
 def unpaired_reason(r: Record) -> str:
     "Why a record is no pair; '' where it is one."
     if r.audio is None:
@@ -85,7 +85,7 @@ def read_pairs(
             good.append(r)
     return good, bad, unused
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #c3b38f18
+# %% ../../nbs/14_tuning/01_pairs.ipynb #879563bf
 def line_numbers(params: CorpusParams) -> dict:
     "The line on which a file or text of a CSV stands first; of other readers nothing."
     path = Path(params.source)
@@ -111,7 +111,7 @@ def name_lines_of(rejected: list, params: CorpusParams) -> list:  # of `Rejected
         out.append(Rejected(r.clip, file, where + r.reason))
     return out
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #17a9eacc
+# %% ../../nbs/14_tuning/01_pairs.ipynb #7e984fb6
 class RecordSounds:
     "The sounds of records, as `Recordings` asks for them."
 
@@ -123,7 +123,7 @@ class RecordSounds:
         "The samples of a record. Raises `BadFile`."
         return read_sound(self.clips[i], self.params)
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #a20b0212
+# %% ../../nbs/14_tuning/01_pairs.ipynb #b37ac06b
 def hash_samples(x: np.ndarray) -> str:
     "SHA-1 of samples as 16-bit numbers."
     rounded = np.round(x * 32768).clip(-32768, 32767)
@@ -144,7 +144,7 @@ def decode_sounds(
             bad.append(Rejected(r.clip, file_or(r.audio, r.clip), reason))
     return sounds, hashes, bad
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #0304b9e8
+# %% ../../nbs/14_tuning/01_pairs.ipynb #1223f947
 def join_split(first: Record, other: Record) -> str:  # why `other` changes sides, or ''
     "Give the two one split: validation, where either is in it."
     splits = {first.split or 'train', other.split or 'train'}
@@ -173,7 +173,7 @@ def join_same_sounds(clips: list, hashes: list) -> tuple:  # row numbers, notes
         one.captions = [*one.captions, *r.captions]
     return kept, notes
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #031e0f6f
+# %% ../../nbs/14_tuning/01_pairs.ipynb #794f9ba8
 def divide_sounds(
     clips: list,  # `Record`s, each sound once
     hashes: list,  # of their samples
@@ -195,7 +195,7 @@ def divide_sounds(
             )
     return splits
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #b26a5c58
+# %% ../../nbs/14_tuning/01_pairs.ipynb #909586b9
 @dataclass
 class Side:
     "Pictures or texts, embedded, and whose they are."
@@ -210,7 +210,7 @@ def draw(self: Side, clips, rng) -> np.ndarray:
     owned = [self.of[i] or [-1] for i in clips]
     return np.array([rows[rng.integers(len(rows))] for rows in owned])
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #64e56b70
+# %% ../../nbs/14_tuning/01_pairs.ipynb #30ac2f19
 def open_frames(item, params: CorpusParams) -> list:  # what `embed_image` takes
     "A picture as it is, of a film some frames. Raises `BadFile`."
     if isinstance(item, (str, Path)) and kind_of(item) in ('film', 'sound'):
@@ -225,7 +225,7 @@ def item_key(item) -> str:
     data = item if isinstance(item, bytes) else np.asarray(item).tobytes()
     return hashlib.sha1(data).hexdigest()
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #9296ff3e
+# %% ../../nbs/14_tuning/01_pairs.ipynb #c21aa3cd
 def items_of_clips(clips: list, what: str, params: CorpusParams) -> tuple:
     "All pictures or texts by key, the keys of each clip, what cannot be opened."
     items, owned, bad = {}, [], []
@@ -243,7 +243,7 @@ def items_of_clips(clips: list, what: str, params: CorpusParams) -> tuple:
         owned.append(list(dict.fromkeys(keys)))
     return items, owned, bad
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #9e955b7f
+# %% ../../nbs/14_tuning/01_pairs.ipynb #2869b838
 AT_ONCE = 64  # pictures or texts embedded at once
 
 
@@ -258,7 +258,7 @@ def embed_unique(model: WavBriVL, items: list, what: str) -> tuple:
         reasons |= {i + r['index']: r['reason'] for r in model.rejected}
     return np.concatenate(rows), reasons
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #ca9cbc5a
+# %% ../../nbs/14_tuning/01_pairs.ipynb #10977f8a
 def embed_side(
     model: WavBriVL,
     clips: list,  # `Record`s
@@ -280,7 +280,7 @@ def embed_side(
     of = [list(map(place.__getitem__, own)) for own in known]
     return Side(torch.from_numpy(rows[kept]), of) if kept else None, bad
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #53e3e20f
+# %% ../../nbs/14_tuning/01_pairs.ipynb #d31961f3
 @dataclass
 class PairSet:
     "Pairs that are ready for training."
@@ -292,7 +292,7 @@ class PairSet:
     rejected: list  # of `Rejected`
     fingerprint: str  # of the samples, the embeddings and the splits
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #c671acca
+# %% ../../nbs/14_tuning/01_pairs.ipynb #4c86e371
 def embed_sides(model: WavBriVL, clips: list, params: CorpusParams) -> tuple:
     "Both sides of clips: {picture, text -> `Side`}, list of `Rejected`."
     sides, bad = {}, []
@@ -312,14 +312,22 @@ def side_facts(sides: dict) -> list:
         facts.append((name, side.of, sums))
     return facts
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #674d054c
+# %% ../../nbs/14_tuning/01_pairs.ipynb #4ca58681
+def name_unpaired(clips: list, kept: list, left: list) -> list:  # of `Rejected`
+    "Name the sounds `kept` whose pictures and texts could not be read: all that are not `left`."
+    reason = 'its picture or text cannot be read, and it has no other; the sound is left out.'
+    used = set(left)
+    lost = [clips[i] for k, i in enumerate(kept) if k not in used]
+    return [Rejected(r.clip, file_or(r.audio, r.clip), reason) for r in lost]
+
+# %% ../../nbs/14_tuning/01_pairs.ipynb #431f021b
 def check_left(kept: list, rejected: list):
     "Raise `BadInput` where no pair is left, with the first reasons."
     if not kept:
         first = ' '.join(f'{r.file}: {r.reason}' for r in rejected[:3])
         raise BadInput(f'None of the pairs can be used. {first}'.strip())
 
-# %% ../../nbs/14_tuning/01_pairs.ipynb #6a7d6107
+# %% ../../nbs/14_tuning/01_pairs.ipynb #7d55dc26
 def prepare_pairs(
     model: WavBriVL,
     clips: list,  # `Record`s, as `read_pairs` gives them; changed in place
@@ -333,11 +341,11 @@ def prepare_pairs(
     sides, unread = embed_sides(model, [clips[i] for i in kept], params)
     partners = zip(*(side.of for side in sides.values()))
     left = [k for k, own in enumerate(partners) if any(own)]
-    kept = [kept[k] for k in left]
     for side in sides.values():
         side.of = [side.of[k] for k in left]
+    bad = bad + notes + unread + name_unpaired(clips, kept, left)
+    kept = [kept[k] for k in left]
     hashes = [hashes[i] for i in kept]
-    bad = bad + notes + unread
     check_left(kept, bad)
     splits = divide_sounds([clips[i] for i in kept], hashes, fraction, seed)
     found = fingerprint(hashes, splits, side_facts(sides))
