@@ -13,7 +13,6 @@ import copy
 import dataclasses
 import hashlib
 import numpy as np
-import pandas as pd
 import shutil
 import time
 import torch
