@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPENING', 'CARD_FACTS', 'MIGRATIONS', 'FIELDS', 'NOT_A_MODEL', 'WavBriVL', 'check_dimensions', 'describe_audio',
            'describe_text', 'describe_image_text', 'describe_sizes', 'markdown_rows', 'base_models', 'front_matter',
-           'card_rows', 'metric_section', 'model_card', 'model_files', 'describe_teaching', 'describe_model',
+           'card_rows', 'card_tables', 'model_card', 'model_files', 'describe_teaching', 'describe_model',
            'own_tokenizer', 'own_weights', 'remove_left_over', 'migrate_1_to_2', 'migrate_2_to_3', 'format_of',
            'present_config', 'check_fields', 'local_folder', 'model_folder', 'checked_section', 'build_audio',
            'build_towers', 'largest_number', 'check_bounds', 'described_weights', 'checked_towers']
@@ -141,7 +141,9 @@ def markdown_rows(rows: dict) -> str:
 
 # %% ../../nbs/13_api/02_folder.ipynb #5ba97519
 def base_models(model: WavBriVL) -> list[str]:
-    "Names on the hub of what a model with a released teacher was made from."
+    "Names on the hub of what a model was made from: the one it was tuned from, or a released teacher and ear."
+    if model.info.get('base_model'):
+        return [model.info['base_model']]
     if not model.released:
         return []
     names = [model.brivl.source.get('name')]
@@ -179,12 +181,14 @@ def card_rows(model: WavBriVL) -> dict:
     return rows
 
 # %% ../../nbs/13_api/02_folder.ipynb #ed822742
-def metric_section(metrics: dict) -> list[str]:
-    "Write a card's section of metrics, if there are any."
-    if not metrics:
-        return []
-    rows = {k: f'{v:.4g}' for k, v in metrics.items()}
-    return ['## Metrics', markdown_rows(rows)]
+def card_tables(info: dict) -> list[str]:
+    "Write a card's further tables, those that there are: what the model was tuned on, its metrics."
+    metrics = {k: f'{v:.4g}' for k, v in (info.get('metrics') or {}).items()}
+    tables = dict(Tuned=info.get('tuned'), Metrics=metrics)
+    parts = []
+    for title, rows in tables.items():
+        parts += [f'## {title}', markdown_rows(rows)] if rows else []
+    return parts
 
 # %% ../../nbs/13_api/02_folder.ipynb #609bfbad
 def model_card(model: WavBriVL) -> str:
@@ -199,7 +203,7 @@ def model_card(model: WavBriVL) -> str:
         f'# {info.get("run") or "WavBriVL"}',
         f'Sounds, pictures{sentences} as points of one space.',
         markdown_rows(card_rows(model)),
-        *metric_section(info.get('metrics')),
+        *card_tables(info),
         '## Opening it',
         OPENING.format(dim=model.dim, more=more),
         '## Licence',

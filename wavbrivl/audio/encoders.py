@@ -467,8 +467,8 @@ class EncoderTower(AudioTower):
 def finish_training(tower: nn.Module) -> nn.Module:
     "The tower to be stored: on the CPU, in eval mode, LoRA folded into its weights."
     tower = tower.cpu().eval()
-    if isinstance(tower, EncoderTower) and tower.params.trainable == 'lora':
-        merge_lora(tower.encoder.model)
+    if tower.params.trainable == 'lora':
+        merge_lora(tower)
         tower.params = tower.params.model_copy(update=dict(trainable='frozen'))
     return tower
 

@@ -393,7 +393,7 @@ def _yaml_lines(values: dict, defaults: dict, indent: str = '') -> Iterator[str]
         default = defaults.get(name, value)
         if isinstance(value, dict):
             yield f'{indent}{name}:'
-            yield from _yaml_lines(value, default, indent + '  ')
+            yield from _yaml_lines(value, default or {}, indent + '  ')
             continue
         differs = '' if value == default else f'  # default: {_inline(default)}'
         yield f'{indent}{name}: {_inline(value)}{differs}'

@@ -21,16 +21,18 @@ from pathlib import Path
 from .files import BadFile, BadInput, read_json
 
 # %% ../../nbs/00_core/08_hub.ipynb #9d66377e
-def fetch_command(name: str, revision: str | None = None) -> str:
-    "The command that fetches a model of the hub."
-    return f'`hf download {name}{f" --revision {revision}" if revision else ""}`'
+def fetch_command(name: str, revision: str | None = None, kind: str = 'model') -> str:
+    "The command that fetches a model, or a data set, of the hub."
+    which = '' if kind == 'model' else f' --repo-type {kind}'
+    return f'`hf download {name}{which}{f" --revision {revision}" if revision else ""}`'
 
 # %% ../../nbs/00_core/08_hub.ipynb #2e11593e
 def find_model(
     name,  # a folder, or `owner/name` on the hub
     revision: str | None = None,  # commit, branch or tag there; None: main
+    kind: str = 'model',  # or dataset
 ) -> Path:  # the folder of its files
-    "Find a model's files on this machine; nothing is fetched. Raises `BadInput`."
+    "Find the files of a model or data set on this machine; nothing is fetched. Raises `BadInput`."
     from huggingface_hub import snapshot_download
 
     folder = Path(name).expanduser()
@@ -39,23 +41,23 @@ def find_model(
             raise BadInput(f'{name} is a folder and has no revision; leave it out.')
         return folder
     try:
-        found = snapshot_download(str(name), revision=revision, local_files_only=True)
-        return Path(found)
+        asked = dict(repo_type=kind, revision=revision, local_files_only=True)
+        return Path(snapshot_download(str(name), **asked))
     except (ValueError, OSError) as e:
-        raise _not_there(name, revision, isinstance(e, OSError)) from None
+        raise _not_there(name, revision, isinstance(e, OSError), kind) from None
 
 # %% ../../nbs/00_core/08_hub.ipynb #0724b49d
-def _not_there(name, revision, is_hub_name: bool) -> BadInput:
+def _not_there(name, revision, is_hub_name: bool, kind: str) -> BadInput:
     "The refusal of a name that leads nowhere."
     if not is_hub_name:
         return BadInput(
-            f'{name}: there is no such folder; give the folder of a model, or its '
+            f'{name}: there is no such folder; give the folder of a {kind}, or its '
             'name on the hub as owner/name.'
         )
     where = f'{name}, revision {revision},' if revision else name
     return BadInput(
         f"{where} is neither a folder here nor in the hub's cache on this machine; "
-        f'fetch it once with {fetch_command(name, revision)}.'
+        f'fetch it once with {fetch_command(name, revision, kind)}.'
     )
 
 # %% ../../nbs/00_core/08_hub.ipynb #53f4dd25

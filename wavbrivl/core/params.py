@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Share', 'Count', 'WholeNumber', 'NonNegative', 'Positive', 'Seconds', 'Temperature', 'ConvWidths', 'TaskName',
            'ENCODER_FIELDS', 'Section', 'FoleyParams', 'CorpusParams', 'DatasetsParams', 'OptimParams', 'TextParams',
-           'BrivlParams', 'TeacherParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams',
+           'BrivlParams', 'TeacherParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams', 'TuneParams',
            'BaselinesParams', 'HeadParams', 'EvaluateParams', 'ReportParams', 'GlossModelParams', 'LossWeights',
            'AlignmentParams', 'SelectParams', 'LanguageParams']
 
@@ -59,11 +59,13 @@ class FoleyParams(Section):
 class CorpusParams(Section):
     "The recordings and pictures, and how they are split."
 
-    # foley, folder, esc50, esc10, us8k, fsd50k, vggsound, tau, desed, clotho,
-    # audiocaps, vegas
+    # foley, folder, datasets, esc50, esc10, us8k, fsd50k, vggsound, tau, desed,
+    # clotho, audiocaps, vegas
     reader: str = 'foley'
     source: str = 'wavbrivl/foley'  # what the reader reads: a CSV or a folder
     root: str | None = None  # folder of the paths in a CSV; None: the CSV's own
+    # of one's own table or data set: our name of a column -> its name there
+    columns: dict[str, str] | None = None
     seed: int = 0  # of the generated scenes, the splits and the subset
     max_clips: Count | None = None  # clips a split, classes in proportion; None: all
     max_seconds: Seconds = 10.0  # longer clips are cut to their first seconds
@@ -276,6 +278,24 @@ class TrainParams(Section):
     renamed: ClassVar[dict] = {'warm_start': 'queue_start'}
 
 # %% ../../nbs/00_core/02_params.ipynb #1594944a
+class TuneParams(Section):
+    "Going on from a trained model on pairs of one's own: `wavbrivl tune`."
+
+    # of the audio tower: its head alone, LoRA's matrices beside the encoder, or all of it
+    trainable: Literal['frozen', 'lora', 'whole'] = 'frozen'
+    lora_rank: Count = 8  # of lora
+    # of whole: learning rate of the encoder, relative to `optim.lr`
+    encoder_lr_multiplier: Annotated[float, Field(gt=0, le=100)] = 0.1
+    loss: Literal['infonce', 'cosine', 'l2'] = 'infonce'
+    temperature: Temperature = 0.1  # of infonce
+    window: Seconds | None = None  # of training and inference, s; None: the model's own
+    max_seconds: Seconds = 30.0  # longer sounds are cut to their first seconds
+    gain_db: Annotated[float, Field(ge=0, le=60)] = 6.0  # largest random gain, +- dB
+    valid_fraction: Share = 0.2  # of the sounds, where the pairs name no split
+    seed: int = 0  # of the split, the batches and the crops
+    optim: OptimParams = {'epochs': 30, 'batch': 32, 'lr': 0.001, 'patience': 5}
+
+# %% ../../nbs/00_core/02_params.ipynb #de85e9da
 class BaselinesParams(Section):
     "Baselines beside log-mel and MFCC."
 

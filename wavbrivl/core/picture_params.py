@@ -29,6 +29,7 @@ from wavbrivl.core.params import (
     TargetsParams,
     TeacherParams,
     TrainParams,
+    TuneParams,
     WavlmParams,
     WholeNumber,
 )
@@ -212,6 +213,7 @@ class Params(Section):
     audio: AudioParams = AudioParams()
     wavlm: WavlmParams = WavlmParams()
     train: TrainParams = TrainParams()
+    tune: TuneParams = TuneParams()
     language: LanguageParams = LanguageParams()
     evaluate: EvaluateParams = EvaluateParams()
     baselines: BaselinesParams = BaselinesParams()

@@ -16,7 +16,12 @@ from pathlib import Path
 
 # %% ../../nbs/03_data/03_published.ipynb #d5e12463
 from ..core.files import BadFile, BadInput
-from ..core.csv_text import read_text_table
+from wavbrivl.core.csv_text import (
+    has_table,
+    moved_table,
+    read_text_table,
+    table_files,
+)
 from ..core.params import CorpusParams
 from ..media.kinds import is_wanted, kind_by_ending, kind_of, walk_files
 from .manifest import Record, Rejected, source_folder
@@ -24,13 +29,10 @@ from wavbrivl.data.tables import (
     Refusal,
     add_class_caption,
     fold_number,
-    has_table,
     merge_records,
-    moved_table,
     split_name,
     relative_path,
     table_faults,
-    table_files,
 )
 
 # %% ../../nbs/03_data/03_published.ipynb #8bdd0cc4

@@ -69,7 +69,7 @@ def seeds(self: Lab) -> list[int]:
 def corpus_name(self: Lab) -> str:
     "The corpus in tables: its reader, or the name of one's own list."
     c = self.params.corpus
-    return Path(c.source).stem if c.reader == 'folder' else c.reader
+    return Path(c.source).stem if c.reader in ('folder', 'datasets') else c.reader
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #8d0e8746
 @patch
