@@ -6,7 +6,7 @@
 __all__ = ['MAX_SECONDS', 'SILENT_DBFS', 'MAX_NAMES', 'WINDOW_SECONDS', 'HOP_SECONDS', 'QUIET_DB', 'ROWS', 'MAX_PICTURES',
            'EXAMPLES', 'open_recording', 'read_typed_names', 'join_names', 'Timeline', 'name_windows',
            'listening_figure', 'draw_names', 'index_pictures', 'open_picture_index', 'small_picture', 'find_pictures',
-           'count_steps', 'kinds_of', 'draw_for_sound', 'render_examples', 'copy_examples', 'Listener', 'Heard',
+           'drawing_steps', 'kinds_of', 'draw_for_sound', 'render_examples', 'copy_examples', 'Listener', 'Heard',
            'corpus_beside', 'painter_beside', 'corpus_pictures', 'open_listener']
 
 # %% ../../nbs/21_app/04_listening.ipynb #37fe9b64
@@ -250,7 +250,7 @@ def find_pictures(
 
 # %% ../../nbs/21_app/04_listening.ipynb #fd023f72
 @contextmanager
-def count_steps(
+def drawing_steps(
     painter: Painter,
     tell,  # called with the share that is done, 0..1
 ):
@@ -288,7 +288,7 @@ def draw_for_sound(
     "Draw a picture for a sound. Raises `BadInput`."
     options = dict(kind=kind, candidates=candidates, seed=seed)
     if kind == 'diffusion':
-        with count_steps(painter, tell):
+        with drawing_steps(painter, tell):
             (picture,) = model.generate([x], painter, SAMPLE_RATE, **options)
     else:
         (picture,) = model.generate([x], painter, SAMPLE_RATE, **options)

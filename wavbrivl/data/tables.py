@@ -14,7 +14,6 @@ __all__ = ['COLUMNS', 'KINDS_IN_COLUMN', 'ALIASES', 'NAMES_IN_DATASETS', 'rename
 import csv
 import difflib
 import numpy as np
-import os
 import re
 import unicodedata
 from pathlib import Path, PurePosixPath
