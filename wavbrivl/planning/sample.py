@@ -23,7 +23,6 @@ from ..image_text.brivl import BriVL
 from ..image_text.config import PRESETS
 from ..image_text.inputs import train_tokenizer
 from ..audio.frames import FrozenEncoder, StoredFrames, encode_corpus
-from ..decoders.vqgan import VQGAN
 from wavbrivl.training.audio import (
     AudioImageTask,
     LabelTask,
