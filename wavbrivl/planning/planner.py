@@ -26,6 +26,7 @@ from ..core.params import CorpusParams
 from ..core.picture_params import Params
 from ..media.sound import SAMPLE_RATE
 from ..image_text.brivl import BriVL
+from ..decoders.vqgan import VQGAN
 from ..training.loop import fingerprint
 from .costs import Machine, count_bytes
 from .released_sizes import bare_teacher, without_weights
