@@ -4064,6 +4064,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'wavbrivl/planning/stages.py'),
                                           'wavbrivl.planning.stages.score_seconds': ( '19_planning/stages.html#score_seconds',
                                                                                       'wavbrivl/planning/stages.py'),
+                                          'wavbrivl.planning.stages.seconds_of': ( '19_planning/stages.html#seconds_of',
+                                                                                   'wavbrivl/planning/stages.py'),
                                           'wavbrivl.planning.stages.times': ( '19_planning/stages.html#times',
                                                                               'wavbrivl/planning/stages.py'),
                                           'wavbrivl.planning.stages.train_facts': ( '19_planning/stages.html#train_facts',
