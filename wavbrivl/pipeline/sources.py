@@ -90,9 +90,10 @@ def name_rows(summary: dict) -> dict:
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #82dd5728
 def read_histories(lab: Lab) -> pd.DataFrame:
-    "The training curves of all runs."
+    "The training curves of the runs that are scored by retrieval; a plain classifier's score is an accuracy."
     histories = []
-    for run in list_runs(lab.root):
+    losses = {run: load_params(run, lab.root).train.loss for run in list_runs(lab.root)}
+    for run in [r for r in losses if losses[r] != 'labels'] or losses:
         path = lab.results / 'history' / f'{run}.csv'
         histories.append(pd.read_csv(require_output('train', path)))
     return pd.concat(histories)
