@@ -3827,6 +3827,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'wavbrivl/planning/costs.py'),
                                          'wavbrivl.planning.costs.OpCounter.note_storage': ( '19_planning/costs.html#opcounter.note_storage',
                                                                                              'wavbrivl/planning/costs.py'),
+                                         'wavbrivl.planning.costs._leaves_meta': ( '19_planning/costs.html#_leaves_meta',
+                                                                                   'wavbrivl/planning/costs.py'),
                                          'wavbrivl.planning.costs._picked': ( '19_planning/costs.html#_picked',
                                                                               'wavbrivl/planning/costs.py'),
                                          'wavbrivl.planning.costs._without_masks': ( '19_planning/costs.html#_without_masks',

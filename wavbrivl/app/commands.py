@@ -219,11 +219,14 @@ def split_names(text: str) -> list:
     return next(csv.reader([text], skipinitialspace=True), [])
 
 
-def given_names(a) -> list:
+def given_names(
+    a,
+    fewest: int = 2,  # names that make sense
+) -> list:
     "Gather the class names of `--label` and `--labels`. Raises `BadInput` for too few."
     names = [*a.label, *split_names(a.labels or '')]
     names = list(dict.fromkeys(n.strip() for n in names if n.strip()))
-    if len(names) < (1 if a.independent else 2):
+    if len(names) < fewest:
         given = f'{names[0]} is one name, and no file; ' if names else ''
         raise BadInput(
             f'{given}give two class names or more: each by --label, or --labels with commas between them, '
@@ -254,7 +257,7 @@ def class_line(r: dict) -> str:
 # %% ../../nbs/21_app/01_commands.ipynb #b833d058
 def cmd_classify(a):
     "Name sounds."
-    names = given_names(a)
+    names = given_names(a, 1 if a.independent else 2)
     files, rejected = expand(a.files, SOUNDS_OF)
     model = open_model(a)
     out = []

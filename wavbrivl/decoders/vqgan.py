@@ -101,7 +101,8 @@ def quantise(
     z: torch.Tensor,  # [N, embed, s, s]
 ) -> tuple:  # straight-through codes as z, their numbers [N, s, s] int64, loss
     "Choose codes, in full precision."
-    with torch.autocast(z.device.type, enabled=False):
+    kind = 'cpu' if z.is_meta else z.device.type  # autocast knows no meta
+    with torch.autocast(kind, enabled=False):
         return self.quantize(z.float())
 
 # %% ../../nbs/07_decoders/04_vqgan.ipynb #d85cfb91
