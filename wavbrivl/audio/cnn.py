@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 
 # %% ../../nbs/06_audio/06_cnn.ipynb #a76fb537
+from ..core.runtime import without_autocast
 from ..core.files import BadInput
 from ..core.params import AudioParams
 from ..media.sound import SAMPLE_RATE
@@ -167,7 +168,7 @@ def maps(
     wave,  # [N, n] no longer than the window
 ) -> list:  # feature maps [N, C, F, T]
     "What the network sees in a spectrogram, at strides 8 and 16."
-    with torch.autocast(wave.device.type, enabled=False):
+    with without_autocast(wave):
         x = mel_picture(wave, self.filters)[:, None]
     about = self.params.encoder
     column = lambda v: x.new_tensor(v)[:, None, None]

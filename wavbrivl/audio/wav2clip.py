@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 
 # %% ../../nbs/06_audio/05_wav2clip.ipynb #85ce8160
+from ..core.runtime import without_autocast
 from ..core.files import BadInput, check_finite_weights
 from ..core.params import AudioParams
 from ..media.sound import SAMPLE_RATE
@@ -214,7 +215,7 @@ def frames(
     lengths=None,  # [N] real samples
 ):  # frame embeddings h [N, T, H], real [N, T] bool
     "Frame embeddings, mean over frequency."
-    with torch.autocast(wave.device.type, enabled=False):
+    with without_autocast(wave):
         x, real = log_spectrogram(wave, lengths, self.standardise_over)
     unpadded = bool((real == x.shape[-1]).all())
     x, end = self.encoder(x, None if unpadded else real)

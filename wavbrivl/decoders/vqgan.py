@@ -17,6 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 # %% ../../nbs/07_decoders/04_vqgan.ipynb #d9d5e81c
+from ..core.runtime import without_autocast
 from wavbrivl.core.files import (
     BadFile,
     BadInput,
@@ -101,8 +102,7 @@ def quantise(
     z: torch.Tensor,  # [N, embed, s, s]
 ) -> tuple:  # straight-through codes as z, their numbers [N, s, s] int64, loss
     "Choose codes, in full precision."
-    kind = 'cpu' if z.is_meta else z.device.type  # autocast knows no meta
-    with torch.autocast(kind, enabled=False):
+    with without_autocast(z):
         return self.quantize(z.float())
 
 # %% ../../nbs/07_decoders/04_vqgan.ipynb #d85cfb91

@@ -64,7 +64,8 @@ def valid_mask(
         return None
     lengths = torch.as_tensor(lengths)
     _check_lengths(lengths, size)
-    return torch.arange(size, device=device) < lengths.to(device)[:, None]
+    lengths = lengths.to(device)
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 # %% ../../nbs/04_image_text/01_layers.ipynb #4cf18813
 def attend_valid(
