@@ -64,7 +64,11 @@ def _jump(trainer: Trainer, progress: float):
 
 
 def try_steps(
-    task: Task, optim: OptimParams, section, engine
+    task: Task,
+    optim: OptimParams,
+    section,
+    engine,
+    timed: bool = True,  # False: counted only, its seconds are 0
 ) -> tuple:  # seconds, Cost
     "Take a step in each phase on this machine's processor: counted once, then timed; means over the training."
     trainer = Trainer(task, optim, 0, engine=engine)
@@ -75,7 +79,7 @@ def try_steps(
         _jump(trainer, progress)
         step = lambda: trainer.train_step(model, optimizer, index)
         cost = cost + count_cost(step) * share
-        seconds += share * fastest(step, 2)
+        seconds += share * fastest(step, 2) if timed else 0.0
     return seconds, cost
 
 # %% ../../nbs/19_planning/03_steps.ipynb #bcf2c08e
@@ -124,7 +128,7 @@ def measure_step(
         return Step(seconds, cost.flops, held + cost.memory, False)
     index, rng = batch_numbers(task, optim), np.random.default_rng(0)
     engine = make_engine(params) if machine.here else OneDevice()
-    seconds, cost = try_steps(task, optim, section, engine)
+    seconds, cost = try_steps(task, optim, section, engine, machine.here)
     if not machine.here:
         prepared = fastest(lambda: task.batch(index, rng), 1)
         seconds = prepared + machine.seconds(cost)
