@@ -481,3 +481,14 @@ def test_other_dimensions_and_no_onnx(clip, tmp_path):
         WavBriVL(tower, clip.brivl, None)
     with pytest.raises(BadInput, match='for BriVL only'):
         export_onnx(clip, tmp_path / 'onnx')
+
+
+@pytest.mark.parametrize('stage', ['brivl', 'wavlm', 'vqgan'])
+def test_a_stage_that_trains_nothing_has_its_report(lab, cache, stage, monkeypatch):
+    "The notebook says so, and does not fail for want of a curve."
+    import papermill
+
+    monkeypatch.setenv('HF_HUB_CACHE', str(cache))
+    source, target = ROOT / f'nbs/stages/{stage}.ipynb', lab.root / f'{stage}.ipynb'
+    papermill.execute_notebook(source, target, cwd=lab.root, kernel_name='python3')
+    assert 'Error' not in target.read_text()
