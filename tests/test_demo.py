@@ -4,7 +4,6 @@ The browser has no network beyond this machine, a microphone that beeps, and a l
 """
 
 import json
-import shutil
 import threading
 from urllib.parse import urlparse
 
@@ -13,6 +12,7 @@ import pytest
 import soundfile as sf
 import torch
 from PIL import Image
+from browser import open_chromium
 from tiny import SMALL
 
 from wavbrivl.api.painter import Painter
@@ -234,18 +234,7 @@ def test_bad_options_are_a_sentence(place, capsys, words, said):
 
 # ---------------------------------------------------------------- the page in a browser
 
-BROWSER = shutil.which('chromium') or shutil.which('google-chrome')
-DRIVER = shutil.which('chromedriver')
 FLAGS = (
-    'headless=new',
-    'no-sandbox',
-    'disable-gpu',
-    'no-first-run',
-    'disable-background-networking',
-    'disable-component-update',
-    'disable-sync',
-    'disable-dev-shm-usage',
-    'mute-audio',
     'window-size=1440,1000',
     'use-fake-device-for-media-stream',
     'use-fake-ui-for-media-stream',
@@ -276,20 +265,7 @@ def free_port():
 
 @pytest.fixture(scope='module')
 def chromium(tmp_path_factory):
-    webdriver = pytest.importorskip(
-        'selenium.webdriver', reason='selenium is not installed'
-    )
-    if not (BROWSER and DRIVER):
-        pytest.skip('no chromium (or chrome) with a chromedriver on this machine')
-    options = webdriver.ChromeOptions()
-    options.binary_location, home = BROWSER, tmp_path_factory.mktemp('browser')
-    for o in (*FLAGS, f'user-data-dir={home}'):
-        options.add_argument(f'--{o}')
-    logs = {'browser': 'ALL', 'performance': 'ALL'}
-    options.set_capability('goog:loggingPrefs', logs)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    yield from open_chromium(tmp_path_factory.mktemp('browser'), *FLAGS)
 
 
 def until(browser, condition, seconds=120.0):

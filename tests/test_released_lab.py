@@ -83,28 +83,12 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 noise = np.random.default_rng(0).standard_normal(9_000).astype(np.float32) / 9
 
 
-def save_hubert(folder):
-    "A tiny HuBERT and its feature extractor, as they are released."
-    torch.manual_seed(1)
-    sizes = dict(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48
-    )
-    convolutions = dict(conv_dim=[8] * 7, num_conv_pos_embeddings=16)
-    config = hf.HubertConfig(num_conv_pos_embedding_groups=4, **sizes, **convolutions)
-    hf.HubertModel(config).save_pretrained(folder)
-    hf.Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder)
-
-
 @pytest.fixture(scope='module')
 def cache(tmp_path_factory):
     "A hub cache with both models, and no way out of this machine."
     root = tmp_path_factory.mktemp('hub')
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(root / 'hub'))
-        for save, name in ((tiny.save_clip, CLIP), (save_hubert, HUBERT)):
-            save(root / 'made')
-            tiny.put_into_cache(root / 'made', root / 'hub', name)
-            shutil.rmtree(root / 'made')
+        tiny.fill_cache(root, patched, {CLIP: tiny.save_clip, HUBERT: tiny.save_hubert})
         clip = root / f'hub/models--{CLIP.replace("/", "--")}/snapshots' / tiny.COMMIT
         tiny_decoders.save_unclip(root / 'made', clip)
         tiny.put_into_cache(root / 'made', root / 'hub', UNCLIP)

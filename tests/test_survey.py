@@ -1,11 +1,12 @@
 "The survey in a real browser, the files that come back, and the counts. See nbs/16_survey/."
 
-import copy, json, math, re, shutil
+import copy, json, math, re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import open_chromium
 
 from wavbrivl.core.files import BadFile, BadInput, write_json
 from wavbrivl.media.sound import SAMPLE_RATE
@@ -23,14 +24,6 @@ from wavbrivl.survey.answers import (
 )
 
 NAMES = ['quokka', 'zeppelin', 'marimba']  # words that stand nowhere else on the page
-BROWSER = next(
-    filter(
-        None,
-        map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome')),
-    ),
-    None,
-)
-DRIVER = shutil.which('chromedriver')
 
 
 def items(n=4, seconds=0.25, seed=0):
@@ -231,32 +224,7 @@ def test_nothing_to_ask_is_refused(tmp_path, trials):
 
 @pytest.fixture(scope='module')
 def chromium(tmp_path_factory):
-    webdriver = pytest.importorskip(
-        'selenium.webdriver', reason='selenium is not installed'
-    )
-    if not (BROWSER and DRIVER):
-        pytest.skip('no chromium (or chrome) with a chromedriver on this machine')
-    options = webdriver.ChromeOptions()
-    options.binary_location, home = BROWSER, tmp_path_factory.mktemp('browser')
-    for o in (
-        'headless=new',
-        'no-sandbox',
-        'disable-gpu',
-        'disable-quic',
-        'no-first-run',
-        'disable-background-networking',
-        'disable-component-update',
-        'disable-sync',
-        'disable-dev-shm-usage',
-        'mute-audio',
-        'window-size=1100,900',
-        f'user-data-dir={home}',
-    ):
-        options.add_argument(f'--{o}')
-    options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    yield from open_chromium(tmp_path_factory.mktemp('browser'), 'window-size=1100,900')
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from test_released_lab import CLIP, HUBERT, save_hubert
 from tiny import SMALL
 
 from wavbrivl.api.pictures import WavBriVL
@@ -35,6 +34,8 @@ from wavbrivl.tuning.pairs import pair_params, prepare_pairs, read_pairs
 from wavbrivl.tuning.share import push_to_hub
 from wavbrivl.tuning.tune import answer_groups, fresh_model, tune
 
+CLIP = 'openai/clip-vit-base-patch32'
+HUBERT = 'facebook/hubert-base-ls960'
 pytestmark = pytest.mark.usefixtures('one_thread')
 EASY = FoleyParams(train=32, overlap=0, noise=0.2)
 SCENES = list(make_scenes(EASY, 0, 'train'))
@@ -286,11 +287,7 @@ def test_refused_with_a_sentence(fault, home, tmp_path, capsys):
 def cache(tmp_path_factory):
     root = tmp_path_factory.mktemp('hub')
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(root / 'hub'))
-        for save, name in ((tiny.save_clip, CLIP), (save_hubert, HUBERT)):
-            save(root / 'made')
-            tiny.put_into_cache(root / 'made', root / 'hub', name)
-            shutil.rmtree(root / 'made')
+        tiny.fill_cache(root, patched, {CLIP: tiny.save_clip, HUBERT: tiny.save_hubert})
         yield root / 'hub'
 
 

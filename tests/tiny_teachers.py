@@ -195,3 +195,24 @@ def put_into_cache(folder, cache, name, revision='main'):
     (home / 'refs').mkdir()
     (home / 'refs' / revision).write_text(COMMIT)
     return snapshot
+
+
+def save_hubert(folder):
+    "A tiny HuBERT and its feature extractor, as they are released."
+    torch.manual_seed(1)
+    sizes = dict(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48
+    )
+    convolutions = dict(conv_dim=[8] * 7, num_conv_pos_embeddings=16)
+    config = hf.HubertConfig(num_conv_pos_embedding_groups=4, **sizes, **convolutions)
+    hf.HubertModel(config).save_pretrained(folder)
+    hf.Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder)
+
+
+def fill_cache(root, patched, models):
+    "Save models, name -> how, into the hub cache `root`/hub, and let the hub's library look there."
+    patched.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(root / 'hub'))
+    for name, save in models.items():
+        save(root / 'made')
+        put_into_cache(root / 'made', root / 'hub', name)
+        shutil.rmtree(root / 'made')

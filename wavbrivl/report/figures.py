@@ -187,7 +187,7 @@ def draw_means(ax, t: pd.DataFrame):
             rows['mean'], rows.index, xerr=spread, color=colour, label=kind, **style
         )
     if len(kinds) > 1:
-        ax.legend(loc='upper left', bbox_to_anchor=(0, -0.12), fontsize=7.5)
+        ax.figure.legend(loc='outside lower left', fontsize=7.5)
 
 # %% ../../nbs/17_report/05_figures.ipynb #653778bf
 def metric_label(
