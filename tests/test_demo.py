@@ -269,10 +269,15 @@ def chromium(tmp_path_factory):
 
 
 def until(browser, condition, seconds=120.0):
-    from selenium.common.exceptions import StaleElementReferenceException as Stale
+    from selenium.common import exceptions as e
     from selenium.webdriver.support.ui import WebDriverWait
 
-    wait = WebDriverWait(browser, seconds, 0.1, ignored_exceptions=[Stale])
+    passing = [
+        e.StaleElementReferenceException,
+        e.ElementClickInterceptedException,
+        e.ElementNotInteractableException,
+    ]
+    wait = WebDriverWait(browser, seconds, 0.2, ignored_exceptions=passing)
     return wait.until(lambda b: condition(b))
 
 
@@ -315,10 +320,15 @@ def complaints(browser):
 def upload(browser, path):
     if clear := find(browser, '#sound button[aria-label="Clear"]'):
         clear[0].click()
-    if tabs := find(browser, '#sound button[aria-label="Upload file"]'):
-        tabs[0].click()
-    until(browser, lambda b: find(b, '#sound input[type=file]'))
-    find(browser, '#sound input[type=file]')[0].send_keys(str(path))
+    until(browser, file_input)[0].send_keys(str(path))
+
+
+def file_input(browser):
+    "Where a file is given; a click before the page is alive does nothing, so it is repeated."
+    if found := find(browser, '#sound input[type=file]'):
+        return found
+    for tab in find(browser, '#sound button[aria-label="Upload file"]'):
+        tab.click()
 
 
 def answered(browser):
