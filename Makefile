@@ -17,7 +17,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv '$(VENV)'
 	'$(VENV)/bin/python' -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[lab,captions,peers,search,onnx,open_clip,siglip,lora,datasets,demo,suites,real,test]' || { $(WHY); exit 1; }
+	  -e '.[lab,captions,peers,search,onnx,openclip,siglip,lora,datasets,demo,suites,real,test]' || { $(WHY); exit 1; }
 	@printf '#!/bin/sh\nexec python -m papermill "$$@"\n' > '$(VENV)/bin/papermill'   # dvc.yaml calls it by name
 	@touch $@
 

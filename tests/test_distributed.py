@@ -181,6 +181,7 @@ def worker(rank, folder):
     torch.save(out, folder / f'{rank}.pt')
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    os._exit(0)  # threads of gloo may abort an interpreter that winds down
 
 
 class Processes:

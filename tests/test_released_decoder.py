@@ -246,6 +246,7 @@ def test_names_where_no_encoder_is_here(home, monkeypatch, teacher):
 
 def test_a_teacher_in_open_clips_layout(tmp_path, monkeypatch):
     "The same tower by another library, under other names."
+    pytest.importorskip('open_clip')
     tiny_teachers.save_open_clip(tmp_path / 'teacher')
     teacher = open_openclip(tmp_path / 'teacher')
     weights = teacher.model.visual.state_dict()

@@ -464,7 +464,7 @@ def test_open_clip_fetches_nothing(open_clip, tmp_path, cache):
 def test_open_clip_without_its_package(monkeypatch, tmp_path):
     found = 'wavbrivl.teachers.clip.importlib.util.find_spec'
     monkeypatch.setattr(found, lambda name: None)
-    with pytest.raises(BadInput, match=r"pip install 'wavbrivl\[open_clip\]'"):
+    with pytest.raises(BadInput, match=r"pip install 'wavbrivl\[openclip\]'"):
         open_teacher(line(tmp_path, 'open_clip'))
 
 

@@ -361,7 +361,7 @@ def open_openclip(
     "A model of open_clip, frozen. Raises `BadFile`, `BadInput`."
     if not importlib.util.find_spec('open_clip'):
         raise BadInput(
-            "teacher.kind: open_clip needs the package open_clip_torch; pip install 'wavbrivl[open_clip]'."
+            "teacher.kind: open_clip needs the package open_clip_torch; pip install 'wavbrivl[openclip]'."
         )
     folder = find_model(name, revision)
     check_no_code(folder)
