@@ -3,7 +3,7 @@
 How fast they are is not tested.
 """
 
-import importlib
+import argparse, importlib, os, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +118,21 @@ def test_retrieval_and_alignment(run):
         and not found['dtw']['other_paths']
         and not found['monotone_path']['other_paths']
     )
+
+
+def test_threads(script, one_thread):
+    "A step in a process of its own; how a user's threads wait is the user's choice."
+    threads = script('threads')
+    o = argparse.Namespace(threads=1, quick=True)
+    assert all(0 < threads.measure(o, way) for way in threads.WAYS.values())
+    ask = "import wavbrivl, os; print(os.environ.get('OMP_WAIT_POLICY'))"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(threads.OMP)}
+    run = lambda **own: subprocess.check_output(
+        [sys.executable, '-c', ask], env=clean | own, text=True
+    )
+    assert run().strip() == 'PASSIVE'
+    assert run(OMP_WAIT_POLICY='ACTIVE').strip() == 'ACTIVE'
+    assert run(GOMP_SPINCOUNT='9').strip() == 'None'
 
 
 def test_bulk(run):
