@@ -32,7 +32,8 @@ from wavbrivl.image_text.inputs import train_tokenizer
 from wavbrivl.training.loop import Trainer
 from wavbrivl.tuning.pairs import pair_params, prepare_pairs, read_pairs
 from wavbrivl.tuning.share import push_to_hub
-from wavbrivl.tuning.tune import answer_groups, fresh_model, train_pairs, tune
+from wavbrivl.tuning.fresh import fresh_model
+from wavbrivl.tuning.tune import answer_groups, train_pairs, tune
 
 CLIP = 'openai/clip-vit-base-patch32'
 HUBERT = 'facebook/hubert-base-ls960'
@@ -150,7 +151,7 @@ def test_killed_and_resumed_is_uninterrupted(how, home, tmp_path, monkeypatch):
         with pytest.raises(Killed):
             tuned(home, tmp_path / 'killed/mine', trainable=how)
     assert (tmp_path / 'killed/mine/tuning/state.pt').exists()
-    with pytest.raises(BadInput, match='begun with another seed'):
+    with pytest.raises(BadInput, match='begun with seed 0'):
         tuned(home, tmp_path / 'killed/mine', trainable=how, seed=1)
     tuned(home, tmp_path / 'killed/mine', trainable=how)
     for name in ('model.safetensors', 'config.json', 'README.md'):
