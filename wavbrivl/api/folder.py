@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['OPENING', 'CARD_FACTS', 'MIGRATIONS', 'FIELDS', 'NOT_A_MODEL', 'WavBriVL', 'check_dimensions', 'describe_audio',
-           'describe_text', 'describe_image_text', 'describe_sizes', 'markdown_rows', 'is_on_hub', 'hub_teacher',
-           'base_models', 'front_matter', 'card_rows', 'card_tables', 'model_card', 'model_files', 'describe_teaching',
-           'describe_model', 'own_tokenizer', 'own_weights', 'remove_left_over', 'migrate_1_to_2', 'migrate_2_to_3',
-           'format_of', 'present_config', 'check_fields', 'local_folder', 'model_folder', 'checked_section',
-           'build_audio', 'build_towers', 'largest_number', 'check_bounds', 'described_weights', 'checked_towers']
+           'describe_text', 'describe_image_text', 'describe_sizes', 'markdown_rows', 'base_models', 'front_matter',
+           'card_rows', 'card_tables', 'model_card', 'model_files', 'describe_teaching', 'describe_model',
+           'own_tokenizer', 'own_weights', 'remove_left_over', 'migrate_1_to_2', 'migrate_2_to_3', 'format_of',
+           'present_config', 'check_fields', 'local_folder', 'model_folder', 'checked_section', 'build_audio',
+           'build_towers', 'largest_number', 'check_bounds', 'described_weights', 'checked_towers']
 
 # %% ../../nbs/13_api/02_folder.ipynb #11acbd42
 import shutil
@@ -21,13 +21,13 @@ from pydantic import ValidationError
 
 # %% ../../nbs/13_api/02_folder.ipynb #e0839835
 from ..core.files import BadFile, BadInput, check_finite_weights, write_model
-from ..core.hub import HUB_NAME, from_hub, hub_licence
+from ..core.hub import HUB_NAME, from_hub, hub_licence, is_on_hub
 from ..core.picture_params import Params
 from ..core.config import shorten, explain_validation_error
 from ..image_text.config import check_config
 from ..image_text.brivl import BriVL, describe_differences
 from ..teachers.teacher import Teacher, image_text_parts
-from ..teachers.clip import keep_teacher, kept_teacher
+from ..teachers.kept import keep_teacher, kept_teacher
 from ..audio.tower import AudioTower
 from ..training.audio import make_audio_encoder
 from ..gloss.bridge import Bridge
@@ -140,24 +140,13 @@ def markdown_rows(rows: dict) -> str:
     return '\n'.join(lines)
 
 # %% ../../nbs/13_api/02_folder.ipynb #5ba97519
-def is_on_hub(name) -> bool:
-    "Tell a name on the hub from a folder here."
-    return bool(HUB_NAME.fullmatch(str(name))) and not Path(str(name)).exists()
-
-
-def hub_teacher(model: WavBriVL) -> str | None:
-    "The name on the hub of a released teacher; None where it was opened from a folder."
-    source = model.brivl.source if model.released else {}
-    return source.get('name') if source.get('revision') else None
-
-
 def base_models(model: WavBriVL) -> list[str]:
     "Names on the hub of what a model was made from: the one it was tuned from, or a released teacher and ear."
     if model.info.get('base_model'):
         return [model.info['base_model']]
     if not model.released:
         return []
-    names = [hub_teacher(model)]
+    names = [model.brivl.hub_name]
     if model.audio.params.kind in ('transformers', 'cnn'):
         names.append(model.audio.params.checkpoint)
     return [n for n in names if n and is_on_hub(n)]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PICKLES', 'HUB_NAME', 'HUB_FILES', 'HUB_LICENCES', 'fetch_command', 'find_model', 'check_no_code', 'list_parts',
            'find_safetensors', 'pickled_names', 'check_weight_file', 'on_one_line', 'check_safetensors', 'load_weights',
-           'from_hub', 'hub_licence', 'write_config_last']
+           'is_on_hub', 'from_hub', 'hub_licence', 'write_config_last']
 
 # %% ../../nbs/00_core/08_hub.ipynb #9df9436e
 import os
@@ -186,6 +186,11 @@ def load_weights(
 
 # %% ../../nbs/00_core/08_hub.ipynb #c76aa361
 HUB_NAME = re.compile(r'(?!models/)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
+
+
+def is_on_hub(name) -> bool:
+    "Tell a name on the hub from a folder here, which may look like one."
+    return bool(HUB_NAME.fullmatch(str(name))) and not Path(str(name)).exists()
 
 # %% ../../nbs/00_core/08_hub.ipynb #df2b048c
 HUB_FILES = ['*.safetensors', '*.json', '*.md', '*.txt', '*.model', '*.jinja']

@@ -6,14 +6,12 @@
 __all__ = ['FILTERS', 'PREPARATION', 'OPENERS', 'read_preprocessing', 'longest_sentence', 'TransformersTeacher', 'read_scale',
            'joint_width', 'cut_patches', 'pooled', 'open_transformers', 'not_a_teacher', 'check_vocabulary',
            'check_transformers', 'read_transformers', 'OpenClipTeacher', 'read_open_clip', 'open_openclip',
-           'read_open_clip_config', 'local_towers', 'open_teacher', 'load_teacher', 'teacher_place', 'keep_teacher',
-           'kept_teacher']
+           'read_open_clip_config', 'local_towers', 'open_teacher', 'load_teacher']
 
 # %% ../../nbs/05_teachers/03_clip.ipynb #7e1640f7
 import importlib.util
 import inspect
 import math
-import re
 import torch
 from fastcore.basics import patch
 from pathlib import Path
@@ -486,44 +484,3 @@ def load_teacher(
         )
     teacher.source |= dict(name=name, revision=revision)
     return teacher
-
-# %% ../../nbs/05_teachers/03_clip.ipynb #18e3a056
-def teacher_place(
-    folder: Path,  # of a model
-    fingerprint,  # of its teacher
-) -> Path:
-    "Where a model keeps its teacher. Raises `BadFile`."
-    if not re.fullmatch('[0-9a-f]{64}', str(fingerprint)):
-        path = folder / 'config.json'
-        raise BadFile(path, 'teacher.fingerprint is no SHA-256; copy the folder again.')
-    return folder / f'teacher-{fingerprint[:12]}'
-
-# %% ../../nbs/05_teachers/03_clip.ipynb #27ad55cf
-def keep_teacher(
-    teacher: Teacher,
-    folder: Path,  # of a model
-    weights: bool = True,  # False: only the name and revision to open it by
-) -> tuple:  # what teacher.json holds; the names of the files
-    "Save a teacher below a model's folder. Raises `BadFile`, `BadInput`."
-    if weights and not teacher.source.get('files'):
-        raise BadInput(
-            'This teacher was not opened from files, so they cannot be saved; '
-            'open it with `open_teacher`.'
-        )
-    place = teacher_place(folder, teacher.fingerprint)
-    teacher.save(place, weights)
-    names = sorted(p.name for p in place.iterdir()) if weights else ['teacher.json']
-    kept = [f'{place.name}/{n}' for n in names]
-    return read_json(place / 'teacher.json'), kept
-
-# %% ../../nbs/05_teachers/03_clip.ipynb #fa3f18e2
-def kept_teacher(
-    folder: Path,  # of a model
-    facts: dict,  # what its config.json says of the teacher
-) -> Teacher:
-    "Open the teacher that a model keeps. Raises `BadFile`, `BadInput`."
-    place = teacher_place(folder, facts.get('fingerprint'))
-    path = place / 'teacher.json'
-    if facts.get('kind') == 'brivl' or read_json(path) != facts:
-        raise BadFile(path, 'is not what config.json names; copy the folder again.')
-    return load_teacher(place)

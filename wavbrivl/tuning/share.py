@@ -13,9 +13,9 @@ from pathlib import Path
 
 # %% ../../nbs/14_tuning/03_share.ipynb #2a90a142
 from ..core.files import BadFile, BadInput
-from ..core.hub import HUB_NAME, check_safetensors, on_one_line
+from ..core.hub import HUB_NAME, check_safetensors, is_on_hub, on_one_line
 from ..image_text.pretrained import PACKAGES
-from ..api.folder import hub_teacher, is_on_hub, model_folder
+from ..api.folder import model_folder
 from ..api.model import WavBriVL, read_model
 
 # %% ../../nbs/14_tuning/03_share.ipynb #d2c9a2db
@@ -61,7 +61,7 @@ def hub_token(token: str | None = None) -> str:
 # %% ../../nbs/14_tuning/03_share.ipynb #3eaf7ff1
 def check_teacher_name(model: WavBriVL):
     "Raise `BadInput` for a released teacher that nobody else finds by its name."
-    if not model.released or hub_teacher(model):
+    if not model.released or model.brivl.hub_name:
         return
     parts = str(model.brivl.source.get('name')).split(' + ')
     if len(parts) == 2 and all(p in PACKAGES or is_on_hub(p) for p in parts):

@@ -26,7 +26,7 @@ from scipy.sparse.csgraph import connected_components
 
 # %% ../../nbs/14_tuning/02_tune.ipynb #77b9b845
 from ..core.files import BadFile, BadInput, read_json, write_json
-from ..core.hub import HUB_NAME
+from ..core.hub import is_on_hub
 from ..core.params import CorpusParams, TuneParams
 from ..core.picture_params import Params
 from ..core.runtime import derive_seed, log, named_rng, pick_device
@@ -263,8 +263,7 @@ def estimate_time(
 # %% ../../nbs/14_tuning/02_tune.ipynb #dac82a40
 def check_writable(out: Path):
     "Raise `BadInput` where a folder cannot be made, or nothing written into it."
-    at = out.absolute()
-    place = next(p for p in (at, *at.parents) if p.exists())
+    place = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not place.is_dir():
         raise BadInput(f'{place} is a file; name a folder by --out.')
     if not os.access(place, os.W_OK | os.X_OK):
@@ -408,10 +407,8 @@ def train_pairs(
 # %% ../../nbs/14_tuning/02_tune.ipynb #e9a7f572
 def base_facts(name, model: WavBriVL) -> dict:
     "Name and fingerprint of the model that is tuned; a folder by its last name."
-    here = Path(name).exists()
-    known = HUB_NAME.fullmatch(str(name)) and not here
-    shown = Path(name).resolve().name if here else str(name)
-    return dict(name=shown, fingerprint=model.fingerprint, on_hub=bool(known))
+    shown = Path(name).resolve().name if Path(name).exists() else str(name)
+    return dict(name=shown, fingerprint=model.fingerprint, on_hub=is_on_hub(name))
 
 
 def merge_licences(*texts) -> str:
