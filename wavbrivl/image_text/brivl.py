@@ -343,6 +343,9 @@ def load(
     "Read what `save` wrote, in eval mode. Raises `BadFile`, `BadInput`."
     config = read_json(Path(folder) / 'config.json')
     path = Path(folder) / 'model.safetensors'
+    if not isinstance(config, dict):
+        reason = 'holds no configuration of a model; copy the folder again.'
+        raise BadFile(Path(folder) / 'config.json', reason)
     text = config.pop('has_text', True) and text
     found = read_tensors(path)
     model = cls(config, text)

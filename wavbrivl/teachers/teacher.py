@@ -155,6 +155,12 @@ def size(self: Teacher) -> int:
     "Side of the square that the image tower sees, px."
     return self.preprocessing.size
 
+
+@patch(as_prop=True)
+def hub_name(self: Teacher) -> str | None:
+    "Its name on the hub; None where it was not opened from the hub's cache."
+    return self.source.get('name') if self.source.get('revision') else None
+
 # %% ../../nbs/05_teachers/01_teacher.ipynb #fdaed393
 def _is_float(x) -> bool:
     "Is it a batch of floating-point numbers?"

@@ -144,6 +144,9 @@ def load_state(path, expected: str) -> dict | None:
         raise BadFile(
             path, f'{what}; remove it, and the training starts anew.'
         ) from None
+    if not isinstance(state, dict) or 'fingerprint' not in state:
+        what = 'not a training state'
+        raise BadFile(path, f'{what}; remove it, and the training starts anew.')
     if state['fingerprint'] == expected:
         return state
     log(

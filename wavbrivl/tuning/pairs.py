@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['AT_ONCE', 'reader_of', 'pair_params', 'unpaired_reason', 'read_pairs', 'line_numbers', 'name_lines_of',
            'RecordSounds', 'hash_samples', 'decode_sounds', 'join_split', 'join_same_sounds', 'divide_sounds', 'Side',
-           'open_frames', 'item_key', 'items_of_clips', 'embed_unique', 'embed_side', 'PairSet', 'embed_sides',
-           'side_facts', 'name_unpaired', 'check_left', 'prepare_pairs']
+           'open_frames', 'item_bytes', 'item_key', 'items_of_clips', 'embed_unique', 'embed_side', 'PairSet',
+           'embed_sides', 'name_unpaired', 'check_left', 'prepare_pairs']
 
 # %% ../../nbs/14_tuning/01_pairs.ipynb #193f0940
 import hashlib
+import os
 import numpy as np
 import pandas as pd
 import torch
 import warnings
 from dataclasses import dataclass
 from fastcore.basics import patch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 # %% ../../nbs/14_tuning/01_pairs.ipynb #c0a68bf6
 from ..core.files import BadInput
@@ -56,6 +57,9 @@ def pair_params(source, max_seconds: float = 30.0, **fields) -> CorpusParams:
     name = fields.pop('reader', None) or reader_of(source)
     path = Path(source).expanduser()
     place = str(path.absolute()) if path.exists() else str(source)
+    root = fields.get('root')
+    if root and not Path(root).is_dir():
+        raise BadInput(f'{root} is no folder; give that of the paths by --root.')
     return CorpusParams(reader=name, source=place, max_seconds=max_seconds, **fields)
 
 # %% ../../nbs/14_tuning/01_pairs.ipynb #794c8ec7
@@ -96,13 +100,14 @@ def line_numbers(params: CorpusParams) -> dict:
     for line, row in own_table(path, params.columns).rows:
         for cell in row.values():
             found.setdefault(cell, line)
+            found.setdefault(PurePosixPath(cell.replace('\\', '/')).as_posix(), line)
     return found
 
 
 def name_lines_of(rejected: list, params: CorpusParams) -> list:  # of `Rejected`
     "Name files as the table does, with their lines."
     lines, base = line_numbers(params), Path(params.source)
-    base = base if base.is_dir() else base.parent
+    base = Path(params.root) if params.root else base if base.is_dir() else base.parent
     out = []
     for r in rejected:
         file = relative_name(r.file, base)
@@ -202,6 +207,7 @@ class Side:
 
     rows: torch.Tensor  # [M, D] unit norm, each item once
     of: list  # for each sound, its rows
+    keys: list  # M, what is embedded: `item_key`
 
 
 @patch
@@ -218,12 +224,19 @@ def open_frames(item, params: CorpusParams) -> list:  # what `embed_image` takes
     return [item]
 
 
+def item_bytes(item) -> bytes:
+    "The content of a picture or text; of a file that cannot be read, its name."
+    if isinstance(item, Path):
+        found, reason = try_call(item.read_bytes)
+        return os.fsencode(item) if reason else found
+    if isinstance(item, str):
+        return item.encode(errors='surrogatepass')
+    return item if isinstance(item, bytes) else np.asarray(item).tobytes()
+
+
 def item_key(item) -> str:
-    "What tells one picture or text from another."
-    if isinstance(item, (str, Path)):
-        return str(item)
-    data = item if isinstance(item, bytes) else np.asarray(item).tobytes()
-    return hashlib.sha1(data).hexdigest()
+    "What tells one picture or text from another: SHA-1 of its content."
+    return hashlib.sha1(item_bytes(item)).hexdigest()
 
 # %% ../../nbs/14_tuning/01_pairs.ipynb #c21aa3cd
 def items_of_clips(clips: list, what: str, params: CorpusParams) -> tuple:
@@ -278,7 +291,8 @@ def embed_side(
     place = {keys[i]: k for k, i in enumerate(kept)}
     known = [filter(place.__contains__, own) for own in owned]
     of = [list(map(place.__getitem__, own)) for own in known]
-    return Side(torch.from_numpy(rows[kept]), of) if kept else None, bad
+    side = Side(torch.from_numpy(rows[kept]), of, [keys[i] for i in kept])
+    return side if kept else None, bad
 
 # %% ../../nbs/14_tuning/01_pairs.ipynb #d31961f3
 @dataclass
@@ -290,7 +304,7 @@ class PairSet:
     splits: np.ndarray  # [N] 'train' or 'valid'
     sides: dict  # picture, text -> `Side`
     rejected: list  # of `Rejected`
-    fingerprint: str  # of the samples, the embeddings and the splits
+    fingerprint: str  # of the samples, the pictures and texts, and the splits
 
 # %% ../../nbs/14_tuning/01_pairs.ipynb #4c86e371
 def embed_sides(model: WavBriVL, clips: list, params: CorpusParams) -> tuple:
@@ -302,15 +316,6 @@ def embed_sides(model: WavBriVL, clips: list, params: CorpusParams) -> tuple:
         if side is not None:
             sides[what] = side
     return sides, bad
-
-
-def side_facts(sides: dict) -> list:
-    "Names, sizes and sums of embeddings, to six digits."
-    facts = []
-    for name, side in sides.items():
-        sums = [f'{v:.6g}' for v in side.rows.double().sum(0).tolist()]
-        facts.append((name, side.of, sums))
-    return facts
 
 # %% ../../nbs/14_tuning/01_pairs.ipynb #4ca58681
 def name_unpaired(clips: list, kept: list, left: list) -> list:  # of `Rejected`
@@ -325,7 +330,8 @@ def check_left(kept: list, rejected: list):
     "Raise `BadInput` where no pair is left, with the first reasons."
     if not kept:
         first = ' '.join(f'{r.file}: {r.reason}' for r in rejected[:3])
-        raise BadInput(f'None of the pairs can be used. {first}'.strip())
+        first = first or 'The list holds no rows.'
+        raise BadInput(f'None of the pairs can be used. {first}')
 
 # %% ../../nbs/14_tuning/01_pairs.ipynb #7d55dc26
 def prepare_pairs(
@@ -348,5 +354,6 @@ def prepare_pairs(
     hashes = [hashes[i] for i in kept]
     check_left(kept, bad)
     splits = divide_sounds([clips[i] for i in kept], hashes, fraction, seed)
-    found = fingerprint(hashes, splits, side_facts(sides))
+    facts = {name: (side.keys, side.of) for name, side in sides.items()}
+    found = fingerprint(hashes, splits, facts)
     return PairSet(sounds, np.array(kept), np.array(splits), sides, bad, found)
