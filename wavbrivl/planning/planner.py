@@ -71,6 +71,10 @@ def count_clips(
     given: int | None = None,  # training clips
 ) -> Clips:
     "How many clips a run will have. Raises `BadInput` where nobody knows."
+    if given is not None and given < 1:
+        raise BadInput(
+            f'--clips is {given}; give a number of training clips, 1 or more.'
+        )
     if c.reader == 'foley' and given is None:
         return _capped(c, c.foley.train, c.foley.valid, c.foley.test)
     if given is None and (built := _built_clips(c, root)):
@@ -230,13 +234,6 @@ def embed_seconds(self: Planner, params: Params, clips: int) -> float:
     if not self.machine.here:  # one that is counted anyway
         batch = params.evaluate.batch
     return windows / batch * self.sound_pass(params, batch).seconds
-
-
-@patch
-def audio_bytes(self: Planner, params: Params) -> int:
-    "Bytes of the weights of the audio tower of a run."
-    make = lambda: count_bytes(audio_tower(params, self.dim).parameters())
-    return self.once('audio bytes', params.audio.model_dump(), make)
 
 # %% ../../nbs/19_planning/05_planner.ipynb #cb769f49
 @patch(as_prop=True)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['HOST_CLIPS', 'HOST_PIXELS', 'HOST_FEATURES', 'PROBE_EPOCHS', 'HEADS', 'JAVA_SECONDS', 'WorkPart', 'repeated',
-           'training_steps', 'score_seconds', 'seconds_of', 'trained', 'valid_ratio', 'in_turn', 'times', 'plan_corpus',
+           'training_steps', 'score_seconds', 'trained', 'valid_ratio', 'in_turn', 'times', 'plan_corpus',
            'picture_bytes', 'plan_brivl', 'view_seconds', 'reading_seconds', 'embedded', 'plan_targets',
-           'plan_datasets', 'host_features', 'plan_units', 'plan_wavlm', 'train_facts', 'plan_train', 'probe_seconds',
-           'random_sample_frames', 'caption_sample', 'head_seconds', 'heads_part', 'plan_evaluate', 'plan_baselines']
+           'plan_datasets', 'host_features', 'plan_units', 'audio_bytes', 'plan_wavlm', 'train_facts', 'plan_train',
+           'probe_seconds', 'random_sample_frames', 'caption_sample', 'head_seconds', 'heads_part', 'plan_evaluate',
+           'plan_baselines']
 
 # %% ../../nbs/19_planning/06_stages.ipynb #38e37dac
 import numpy as np
@@ -31,10 +32,19 @@ from ..training.audio import Recordings
 from ..training.image_text import draw_views, flatten_column, load_pictures
 from ..pipeline.launch import count_cores, single_thread
 from ..media.sound import SAMPLE_RATE
-from .costs import HOST, HOST_CORES, Cost, count_cost, fastest
+from wavbrivl.planning.costs import (
+    HOST,
+    HOST_CORES,
+    Cost,
+    count_bytes,
+    count_cost,
+    fastest,
+    seconds_of,
+)
 from .planner import Planner
 from .steps import Step, measure_step
 from wavbrivl.planning.sample import (
+    audio_tower,
     brivl_task,
     count_weights,
     is_counted,
@@ -76,13 +86,6 @@ def score_seconds(task) -> float:
     with torch.no_grad():
         first = seconds_of(task.score)  # it also imports and compiles
         return min(first, seconds_of(task.score)) if first < 3 else first
-
-
-def seconds_of(call) -> float:
-    "Wall-clock time of a call."
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 # %% ../../nbs/19_planning/06_stages.ipynb #436dd941
 def trained(
@@ -254,11 +257,17 @@ def plan_units(planner: Planner, task) -> WorkPart:
     return WorkPart(f'units of {clips} clips', fitting + assigning * clips / n)
 
 # %% ../../nbs/19_planning/06_stages.ipynb #34d1fc52
+def audio_bytes(planner: Planner, params: Params) -> int:
+    "Bytes of the weights of the audio tower of a run."
+    make = lambda: count_bytes(audio_tower(params, planner.dim).parameters())
+    return planner.once('audio bytes', params.audio.model_dump(), make)
+
+
 def plan_wavlm(planner: Planner, name=None) -> list:
     "Stage wavlm: trained, or a released encoder."
     p = planner.board
     if p.audio.kind == 'transformers' or p.audio.checkpoint:
-        size = planner.audio_bytes(p)
+        size = audio_bytes(planner, p)
         return [WorkPart('a released encoder', 4 * size / 1e9, memory=size, disk=size)]
     task = wavlm_task(p, planner.sample)  # the first call also imports and compiles
     if planner.machine.here:

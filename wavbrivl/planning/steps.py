@@ -25,6 +25,7 @@ from wavbrivl.planning.costs import (
     count_bytes,
     count_cost,
     fastest,
+    seconds_of,
 )
 from .sample import MAX_TIMED, count_weights, is_counted
 
@@ -77,7 +78,7 @@ def try_steps(
     section,
     engine,
 ) -> tuple:  # seconds, Cost
-    "Take a step in each phase on this machine's processor: counted once, then timed; means over the training."
+    "Take a step in each phase on this machine's processor: counted, which warms up, then timed; means over all."
     trainer = Trainer(task, optim, 0, engine=engine)
     model, optimizer = engine.prepare(task, trainer.optimizer)
     model.train()
@@ -86,7 +87,7 @@ def try_steps(
         _jump(trainer, progress)
         step = lambda: trainer.train_step(model, optimizer, index)
         cost = cost + count_cost(step) * share
-        seconds += share * fastest(step, 2)
+        seconds += share * seconds_of(step)
     return seconds, cost
 
 # %% ../../nbs/19_planning/03_steps.ipynb #bcf2c08e
@@ -99,7 +100,7 @@ def move_to_meta(task: Task):
                 network.to('meta')
     return task.to('meta')
 
-
+# %% ../../nbs/19_planning/03_steps.ipynb #1ff2daad
 def prepare_batch(
     task: Task,
     optim: OptimParams,
@@ -108,12 +109,12 @@ def prepare_batch(
     "What a step is given, and how long the processor takes to prepare it."
     index, rng = batch_numbers(task, optim), np.random.default_rng(0)
     kept = []
-    cost = count_cost(lambda: kept.append(task.batch(index, rng)))
+    cost = count_cost(lambda: kept.append(task.batch(index, rng)))  # and warms up
     if timed:
-        return kept[0], fastest(lambda: task.batch(index, rng), 1)
+        return kept[0], seconds_of(lambda: task.batch(index, rng))
     return kept[0], HOST.seconds(cost) + count_bytes(kept[0].values()) / HOST_COPY
 
-
+# %% ../../nbs/19_planning/03_steps.ipynb #ced54a83
 def count_steps(
     task: Task, optim: OptimParams, section, timed: bool = True
 ) -> tuple:  # seconds to prepare a batch, Cost
