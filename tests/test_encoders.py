@@ -535,3 +535,15 @@ def test_no_onnx(model, tmp_path):
     pytest.importorskip('onnx')
     with pytest.raises(BadInput, match='released encoder .hubert.'):
         export_onnx(model, tmp_path, ['audio'])
+
+
+def test_frozen_convolutions_keep_no_activations():
+    "transformers asks for a gradient of the sound itself, unless its own method freezes them."
+    from wavbrivl.audio.encoders import make_encoder
+    from wavbrivl.core.params import AudioParams
+
+    sizes = dict(conv_dim=[8] * 7, hidden=16, layers=1, heads=2, ffn=16)
+    for frozen in (True, False):
+        audio = AudioParams(**sizes, freeze_conv=frozen)
+        first = make_encoder(audio).train().model.feature_extractor
+        assert first(torch.zeros(1, 2000)).requires_grad != frozen

@@ -205,3 +205,87 @@ def test_the_plan_of_a_training_is_near_the_training(
     train_run(run)
     measured = time.process_time() - began
     assert 1 / 2.5 < planned / measured < 2.5
+
+
+def test_a_plan_for_a_gpu_times_nothing(lab, tmp_path, monkeypatch):
+    "It is the same wherever it is made, and is made at once."
+    from wavbrivl.planning import costs, planner, stages, steps
+
+    planner_of = lambda k: Planner(stated_machine('h200'), tmp_path / k, lab.root)
+    names = [('train', 'wavbrivl'), ('targets', None), ('variant', 'ds_rf')]
+    names += [('corpus', None), ('wavlm', None), ('evaluator', None)]
+
+    def refuse(*given):
+        raise AssertionError('timed')
+
+    for module, name in (
+        (costs, 'fastest'),
+        (steps, 'seconds_of'),
+        (stages, 'seconds_of'),
+        (stages, 'fastest'),
+        (planner, 'time_import'),
+    ):
+        monkeypatch.setattr(module, name, refuse)
+    found = []
+    for k in 'ab':
+        p = planner_of(k)
+        found.append([STAGE_PLANS[stage](p, name) for stage, name in names])
+    assert found[0] == found[1]
+
+
+def test_a_large_encoder_is_never_filled_with_weights(lab, sample):
+    large = lab.params.audio.model_copy(update=dict(layers=2, hidden=2048, ffn=8192))
+    params = lab.params.model_copy(update=dict(audio=large))
+    task = made.bridge_task(params, sample, 16)
+    assert all(w.is_meta for w in task.bridge.tower.front.parameters())
+    language = params.language
+    _, cost = count_steps(task, language.optim, language, False)
+    assert cost.flops > 1e6
+
+
+def test_variants_that_differ_in_the_choice_of_pairs_are_counted_once(
+    lab, tmp_path, monkeypatch
+):
+    from wavbrivl.planning import later_stages
+
+    built, make = [], later_stages.bridge_task
+    note = lambda *given: built.append(1) or make(*given)
+    monkeypatch.setattr(later_stages, 'bridge_task', note)
+    planner = Planner(stated_machine('h200'), tmp_path / 'sample', lab.root)
+    for select in ('both', 'none', 'random'):
+        language = planner.board.language.model_copy(deep=True)
+        language.select.by = select
+        run = planner.board.model_copy(update=dict(language=language))
+        planner.measured['params', made_key(select)] = run
+        STAGE_PLANS['variant'](planner, select)
+    assert len(built) == 1
+
+
+def made_key(run):
+    from wavbrivl.training.loop import fingerprint
+
+    return fingerprint(run)
+
+
+def test_a_released_decoder_is_not_trained(lab, tmp_path):
+    planner = Planner(stated_machine('rtx4090'), tmp_path / 'sample', lab.root)
+    board = planner.board.model_copy(deep=True)
+    board.generator.kind, board.generate.kinds = 'pipeline', ['pipeline', 'ranked']
+    planner.board, planner.config = board, dict(planner.config, pictures={})
+    for stage in ('vqgan', 'diffusion'):
+        (part,) = STAGE_PLANS[stage](planner, None)
+        assert 'not trained' in part.what and not part.flops
+
+
+def test_no_clips_are_no_number_of_clips(tmp_path):
+    for number in (0, -5):
+        with pytest.raises(BadInput, match='--clips is'):
+            count_clips(CorpusParams(), tmp_path, number)
+
+
+def test_memory_that_files_are_cached_in_counts_as_free():
+    from wavbrivl.planning.costs import memory_here
+
+    told = open('/proc/meminfo').read()
+    there = int(told.split('MemAvailable:')[1].split()[0]) * 1024
+    assert memory_here() > 0.7 * there

@@ -402,8 +402,10 @@ def choose_trained(encoder: ReleasedEncoder, p: AudioParams):
             layer.requires_grad_(True)
     if p.trainable == 'lora':
         add_lora(model, p.lora_rank)
-    if p.freeze_conv and hasattr(model, 'feature_extractor'):
-        model.feature_extractor.requires_grad_(False)
+    first = getattr(model, 'feature_extractor', None)
+    learns = first and any(w.requires_grad for w in first.parameters())
+    if first and (p.freeze_conv or not learns):
+        first._freeze_parameters()  # else transformers goes back through it, to the sound
     _freeze_unused(model)
 
 # %% ../../nbs/06_audio/07_encoders.ipynb #cf794707

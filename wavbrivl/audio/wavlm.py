@@ -204,7 +204,8 @@ class WavLM(nn.Module):
         del self.model.masked_spec_embed
         self.stable = params.conv_norm == 'layer'
         if params.freeze_conv:
-            self.model.feature_extractor.requires_grad_(False)
+            # not by requires_grad alone: transformers would still go back through the convolutions, to the sound
+            self.model.feature_extractor._freeze_parameters()
 
     def forward(
         self,

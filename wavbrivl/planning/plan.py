@@ -14,7 +14,13 @@ from pathlib import Path
 # %% ../../nbs/19_planning/08_plan.ipynb #8bef75a3
 from ..core.config import find_root, load_params
 from ..core.files import BadInput
-from .costs import disk_rate, find_machine, free_space, memory_here
+from wavbrivl.planning.costs import (
+    HOST_DISK,
+    disk_rate,
+    find_machine,
+    free_space,
+    memory_here,
+)
 from .later_stages import STAGE_PLANS
 from .planner import Planner
 
@@ -129,7 +135,7 @@ def plan_run(
         machine = find_machine(device, precision)
         (folder / 'sample').mkdir()
         planner = Planner(machine, folder / 'sample', place, preset, clips)
-        rate = disk_rate(folder)
+        rate = disk_rate(folder) if machine.here else HOST_DISK
         rows = [plan_stage(planner, *stage, rate) for stage in planner.stages]
         limits = dict(
             memory=machine.memory, host=memory_here(), disk=free_space(find_root(root))

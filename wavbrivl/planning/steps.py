@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHASES', 'OPTIMIZER_TRAFFIC', 'training_phases', 'Step', 'held_bytes', 'batch_numbers', 'try_steps', 'move_to_meta',
-           'count_steps', 'measure_step', 'measure_pass']
+           'prepare_batch', 'count_steps', 'measure_step', 'measure_pass']
 
 # %% ../../nbs/19_planning/03_steps.ipynb #8e778914
 import numpy as np
@@ -16,9 +16,18 @@ from dataclasses import dataclass
 from ..core.params import OptimParams
 from ..core.picture_params import Params
 from ..training.loop import Task, Trainer
-from ..training.processes import OneDevice, make_engine
-from .costs import Cost, Machine, count_bytes, count_cost, fastest
-from .sample import MAX_TIMED, count_weights
+from ..training.processes import make_engine
+from wavbrivl.planning.costs import (
+    HOST,
+    HOST_COPY,
+    Cost,
+    Machine,
+    count_bytes,
+    count_cost,
+    fastest,
+    seconds_of,
+)
+from .sample import MAX_TIMED, count_weights, is_counted
 
 # %% ../../nbs/19_planning/03_steps.ipynb #b90ffa10
 PHASES = 'queue_start', 'quantize_start', 'crop_until', 'disc_start'
@@ -68,9 +77,8 @@ def try_steps(
     optim: OptimParams,
     section,
     engine,
-    timed: bool = True,  # False: counted only, its seconds are 0
 ) -> tuple:  # seconds, Cost
-    "Take a step in each phase on this machine's processor: counted once, then timed; means over the training."
+    "Take a step in each phase on this machine's processor: counted, which warms up, then timed; means over all."
     trainer = Trainer(task, optim, 0, engine=engine)
     model, optimizer = engine.prepare(task, trainer.optimizer)
     model.train()
@@ -79,7 +87,7 @@ def try_steps(
         _jump(trainer, progress)
         step = lambda: trainer.train_step(model, optimizer, index)
         cost = cost + count_cost(step) * share
-        seconds += share * fastest(step, 2) if timed else 0.0
+        seconds += share * seconds_of(step)
     return seconds, cost
 
 # %% ../../nbs/19_planning/03_steps.ipynb #bcf2c08e
@@ -92,14 +100,27 @@ def move_to_meta(task: Task):
                 network.to('meta')
     return task.to('meta')
 
+# %% ../../nbs/19_planning/03_steps.ipynb #1ff2daad
+def prepare_batch(
+    task: Task,
+    optim: OptimParams,
+    timed: bool,  # False: its bytes at a stated rate
+) -> tuple:  # batch, seconds
+    "What a step is given, and how long the processor takes to prepare it."
+    index, rng = batch_numbers(task, optim), np.random.default_rng(0)
+    kept = []
+    cost = count_cost(lambda: kept.append(task.batch(index, rng)))  # and warms up
+    if timed:
+        return kept[0], seconds_of(lambda: task.batch(index, rng))
+    return kept[0], HOST.seconds(cost) + count_bytes(kept[0].values()) / HOST_COPY
 
+# %% ../../nbs/19_planning/03_steps.ipynb #ced54a83
 def count_steps(
-    task: Task, optim: OptimParams, section
+    task: Task, optim: OptimParams, section, timed: bool = True
 ) -> tuple:  # seconds to prepare a batch, Cost
     "Count a step in each phase on the device `meta`; means over the training."
-    index, rng = batch_numbers(task, optim), np.random.default_rng(0)
-    prepared = fastest(lambda: task.batch(index, rng), 1)
-    batch = {k: v.to('meta') for k, v in task.batch(index, rng).items()}
+    batch, prepared = prepare_batch(task, optim, timed)
+    batch = {k: v.to('meta') for k, v in batch.items()}
     move_to_meta(task).train()
     trained = count_weights(task, True)
     cost = Cost(traffic=OPTIMIZER_TRAFFIC * trained, ops=10)
@@ -122,17 +143,12 @@ def measure_step(
     held = held_bytes(task)
     if is_small is None:
         is_small = count_weights(task) <= MAX_TIMED
-    if not is_small:
-        prepared, cost = count_steps(task, optim, section)
-        seconds = prepared + machine.seconds(cost)
-        return Step(seconds, cost.flops, held + cost.memory, False)
-    index, rng = batch_numbers(task, optim), np.random.default_rng(0)
-    engine = make_engine(params) if machine.here else OneDevice()
-    seconds, cost = try_steps(task, optim, section, engine, machine.here)
-    if not machine.here:
-        prepared = fastest(lambda: task.batch(index, rng), 1)
-        seconds = prepared + machine.seconds(cost)
-    return Step(seconds, cost.flops, held + cost.memory, machine.here)
+    if machine.here and is_small and not is_counted(task):
+        seconds, cost = try_steps(task, optim, section, make_engine(params))
+        return Step(seconds, cost.flops, held + cost.memory, True)
+    prepared, cost = count_steps(task, optim, section, machine.here)
+    seconds = prepared + machine.seconds(cost)
+    return Step(seconds, cost.flops, held + cost.memory, False)
 
 # %% ../../nbs/19_planning/03_steps.ipynb #bedd3119
 def measure_pass(
@@ -141,15 +157,14 @@ def measure_pass(
     inputs: list,  # tensors on the CPU
     machine: Machine,
 ) -> Step:
-    "What a pass of a frozen network costs: tried here where it is small, else counted on the device `meta`."
+    "What a pass of a frozen network costs: tried where it is small and the machine is here, else counted on `meta`."
     network.eval().requires_grad_(False)
     held = count_bytes([*network.parameters(), *network.buffers()])
-    large = count_weights(network) > MAX_TIMED
-    if large:
+    tried = machine.here and count_weights(network) <= MAX_TIMED
+    if not tried:
         network.to('meta')
-    given = [x.to('meta') if large else x for x in inputs]
+    given = [x if tried else x.to('meta') for x in inputs]
     with torch.no_grad():
         cost = count_cost(lambda: call(*given))
-        tried = not large and machine.here
         seconds = fastest(lambda: call(*given), 2) if tried else machine.seconds(cost)
     return Step(seconds, cost.flops, held + cost.memory, tried)
