@@ -253,8 +253,9 @@ def test_variants_that_differ_in_the_choice_of_pairs_are_counted_once(
     monkeypatch.setattr(later_stages, 'bridge_task', note)
     planner = Planner(stated_machine('h200'), tmp_path / 'sample', lab.root)
     for select in ('both', 'none', 'random'):
-        language = planner.board.language.model_copy(deep=True)
-        language.select.by = select
+        language = planner.board.language
+        chosen = language.select.model_copy(update=dict(by=select))
+        language = language.model_copy(update=dict(select=chosen))
         run = planner.board.model_copy(update=dict(language=language))
         planner.measured['params', made_key(select)] = run
         STAGE_PLANS['variant'](planner, select)
@@ -269,9 +270,11 @@ def made_key(run):
 
 def test_a_released_decoder_is_not_trained(lab, tmp_path):
     planner = Planner(stated_machine('rtx4090'), tmp_path / 'sample', lab.root)
-    board = planner.board.model_copy(deep=True)
-    board.generator.kind, board.generate.kinds = 'pipeline', ['pipeline', 'ranked']
-    planner.board, planner.config = board, dict(planner.config, pictures={})
+    board = planner.board
+    released = board.generator.model_copy(update=dict(kind='pipeline'))
+    drawn = board.generate.model_copy(update=dict(kinds=['pipeline', 'ranked']))
+    planner.board = board.model_copy(update=dict(generator=released, generate=drawn))
+    planner.config = dict(planner.config, pictures={})
     for stage in ('vqgan', 'diffusion'):
         (part,) = STAGE_PLANS[stage](planner, None)
         assert 'not trained' in part.what and not part.flops
