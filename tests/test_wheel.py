@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from house import ROOT
+from house import ROOT, sources
 
 from wavbrivl.app.cli import HEAD, main
 from wavbrivl.app.layout import (
@@ -63,7 +63,8 @@ def source(tmp_path_factory):
     git = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
     done = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)
     for name in filter(None, done.stdout.split('\0')):
-        if (ROOT / name).is_file() and not name.startswith('results/'):
+        made = name.startswith('results/') and 'benchmarks' not in name
+        if (ROOT / name).is_file() and not made:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
     if not copy.exists():
@@ -149,7 +150,35 @@ def test_the_lab_is_the_repositorys(lab, source):
     for name in list_layout(source, source / 'wavbrivl/app/layout.csv'):
         if str(name) not in CHANGED:
             assert (lab / name).read_bytes() == (source / name).read_bytes(), name
-    assert not any((lab / d).exists() for d in ('results', 'build', 'models', MARK))
+    assert not any((lab / d).exists() for d in ('build', 'checkpoints', 'models', MARK))
+    assert {p.stem for p in (lab / 'results').iterdir()} == {'benchmarks'}
+
+
+LINK = re.compile(r'\]\(([^)#\s]+)|src="([^"]+)"')
+ELSEWHERE = ('http', 'mailto', 'data:', 'attachment:')
+
+
+def test_links_lead_somewhere_in_the_lab(lab):
+    "To a file that is laid out, or to the reports and figures that make repro writes there."
+    lost = {}
+    for notebook in sorted(lab.glob('nbs/**/*.ipynb')):
+        for text in sources(notebook, 'markdown'):
+            for to in map(''.join, LINK.findall(text)):
+                path = os.path.normpath(notebook.parent / to)
+                if not to.startswith(ELSEWHERE) and not os.path.exists(path):
+                    lost[os.path.relpath(path, lab)] = notebook.name
+    made = ('results/reports/', 'results/figures/', 'nbs/figures/')
+    assert [p for p in lost if not p.startswith(made)] == []
+
+
+def test_targets_that_the_guides_name_are_the_lab_s(lab):
+    targets = re.findall(r'^([a-z]+):', (lab / 'Makefile').read_text(), re.M)
+    named = set()
+    for notebook in lab.glob('nbs/**/*.ipynb'):
+        for text in sources(notebook, 'markdown'):
+            named |= set(re.findall(r'`(?:DEVICE=\w+ )?make ([a-z]+)', text))
+    assert {'repro', 'bench'} <= named
+    assert named - set(targets) == {'export'}, 'and of this the guide says where'
 
 
 def test_the_lab_follows_the_installed_library(lab, installed):
@@ -186,7 +215,7 @@ def test_dvc_reads_the_lab_and_sees_an_upgrade(lab, installed):
     assert 'changed checksum' in dvc('status', 'data.dvc').stdout
     (lab / 'build/corpus').mkdir(parents=True)
     (lab / 'build/corpus/x').write_text('x')
-    (lab / 'results/reports').mkdir(parents=True)
+    (lab / 'results/reports').mkdir()
     (lab / 'results/reports/corpus.ipynb').write_text('{}')
     done = dvc('commit', '--force', 'corpus')
     assert done.returncode == 0, done.stderr
