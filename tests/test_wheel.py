@@ -154,6 +154,13 @@ def test_the_lab_is_the_repositorys(lab, source):
     assert {p.stem for p in (lab / 'results').iterdir()} == {'benchmarks'}
 
 
+def test_make_test_runs_chapters_only(lab):
+    "nbdev_test passes by a folder with the file .notest: stages are DVC's, and guides need a trained model."
+    notebooks = {p.parent for p in lab.glob('nbs/*/*.ipynb')}
+    passed_by = {p.name for p in notebooks if (p / '.notest').exists()}
+    assert passed_by == {'stages', 'guides'}
+
+
 LINK = re.compile(r'\]\(([^)#\s]+)|src="([^"]+)"')
 ELSEWHERE = ('http', 'mailto', 'data:', 'attachment:')
 
@@ -260,6 +267,24 @@ def test_a_stage_notebook_runs_there(lab, installed, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (place / 'build/corpus/manifest.parquet').exists()
+
+
+def test_settings_of_ones_own_fail_no_test(lab, installed):
+    "make test follows a preset that was written, such as one with a single run."
+    text = (lab / 'params.yaml').read_text()
+    status, _, err = call(lab, installed, 'params', '--preset', 'own_data', '--write')
+    assert status == 0, err
+    chosen = 'surveyed or printed or run_of or papers or dvc_watches_settings'
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider']
+    done = subprocess.run(
+        [*command, 'tests/test_params.py', '-k', chosen],
+        cwd=lab,
+        env=outside(installed),
+        capture_output=True,
+        text=True,
+    )
+    (lab / 'params.yaml').write_text(text)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 # ---------------------------------------------------------------- laying out
