@@ -15,6 +15,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 setup: $(VENV)/.ready
 $(VENV)/.ready: constraints.txt pyproject.toml
+	@echo 'setting up $(VENV), once: 7 GB on disk; pip is silent meanwhile, for three minutes or more'
 	$(PYTHON) -m venv '$(VENV)'
 	'$(VENV)/bin/python' -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -e '.[lab,captions,peers,search,onnx,openclip,siglip,lora,datasets,demo,suites,real,test]' || { $(WHY); exit 1; }
