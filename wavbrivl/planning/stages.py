@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROBE_EPOCHS', 'HEADS', 'JAVA_SECONDS', 'WorkPart', 'repeated', 'training_steps', 'score_seconds', 'seconds_of',
-           'trained', 'valid_ratio', 'in_turn', 'times', 'plan_corpus', 'picture_bytes', 'plan_brivl', 'view_seconds',
-           'reading_seconds', 'embedded', 'plan_targets', 'plan_datasets', 'plan_units', 'plan_wavlm', 'train_facts',
-           'plan_train', 'probe_seconds', 'random_sample_frames', 'caption_sample', 'head_seconds', 'heads_part',
-           'plan_evaluate', 'plan_baselines']
+           'trained', 'valid_ratio', 'in_turn', 'times', 'plan_corpus', 'picture_bytes', 'own_pictures', 'rendered',
+           'plan_brivl', 'view_seconds', 'reading_seconds', 'embedded', 'plan_targets', 'plan_datasets', 'plan_units',
+           'plan_wavlm', 'train_facts', 'plan_train', 'probe_seconds', 'random_sample_frames', 'caption_sample',
+           'head_seconds', 'heads_part', 'plan_evaluate', 'plan_baselines']
 
 # %% ../../nbs/19_planning/06_stages.ipynb #38e37dac
 import numpy as np
@@ -18,6 +18,8 @@ from dataclasses import dataclass
 # %% ../../nbs/19_planning/06_stages.ipynb #a676e0f5
 from ..core.params import EvaluateParams
 from ..core.picture_params import Params
+from ..foley.pictures import render_picture
+from ..foley.scene import make_scene
 from ..audio.pretraining import assign_units
 from ..tasks.baseline import log_mel_features, mfcc_features
 from ..tasks.captioning import train_and_score_captioner
@@ -135,6 +137,22 @@ def picture_bytes(planner: Planner, clips: int, size: int) -> float:
     "Bytes of some clips' pictures in memory."
     return 3.0 * size**2 * planner.frames_of(clips)
 
+# %% ../../nbs/19_planning/06_stages.ipynb #44308a0f
+def own_pictures(planner: Planner) -> int:
+    "Generated pictures that the image-text model alone learns from; 0: it takes the corpus's."
+    board = planner.board
+    return board.brivl.scenes if board.corpus.reader == 'foley' else 0
+
+
+def rendered(planner: Planner, n: int) -> WorkPart:
+    "Pictures of its own, rendered in processes and stored as JPEG of .4 bytes a pixel."
+    c = planner.board.corpus
+    scene = make_scene(c.foley, c.seed, 'pictures', 0)
+    draw = lambda: fastest(lambda: render_picture(scene, 0, c.image_size), 4)
+    seconds = n * planner.once('picture', c.image_size, draw) / min(8, count_cores())
+    what = f'{n} pictures of its own, rendered'
+    return WorkPart(what, seconds, disk=0.4 * n * c.image_size**2)
+
 # %% ../../nbs/19_planning/06_stages.ipynb #b82c95c2
 def plan_brivl(planner: Planner, name=None) -> list:
     "Stage brivl: trained, or a released one."
@@ -148,26 +166,15 @@ def plan_brivl(planner: Planner, name=None) -> list:
     if p.checkpoint:
         size = planner.image_text_bytes()
         return [WorkPart('released weights', 4 * size / 1e9, memory=size, disk=size)]
-    items = planner.frames_of(planner.clips.train)
-    part = trained(
-        planner,
-        'image-text model',
-        brivl_task(planner.board, planner.sample),
-        p,
-        items,
-        valid_ratio(planner),
-    )
-    both = planner.clips.train + planner.clips.valid
-    size = planner.image_text_bytes()
-    return [
-        times(
-            part,
-            1,
-            part.what,
-            disk=size,
-            host=picture_bytes(planner, both, planner.board.corpus.image_size),
-        )
-    ]
+    own, n = own_pictures(planner), planner.clips
+    items = own or planner.frames_of(n.train)
+    task = brivl_task(planner.board, planner.sample)
+    given = 'image-text model', task, p, items, valid_ratio(planner)
+    part, side = trained(planner, *given), planner.board.corpus.image_size
+    both = picture_bytes(planner, n.train + n.valid, side)
+    host = 3.0 * side**2 * (own + n.valid) if own else both
+    part = times(part, 1, part.what, disk=planner.image_text_bytes(), host=host)
+    return [rendered(planner, own), part] if own else [part]
 
 # %% ../../nbs/19_planning/06_stages.ipynb #ddaaf947
 def view_seconds(planner: Planner) -> float:
