@@ -3,18 +3,25 @@
 import re
 
 import pytest
+import torch
 
+from wavbrivl.core.config import find_root, load_params
 from wavbrivl.core.params import BrivlParams, FoleyParams
 from wavbrivl.core.picture_params import Params
 from wavbrivl.data.corpus import Corpus
 from wavbrivl.data.prepare import write_corpus
 from wavbrivl.foley.captions import HEARD, SEEN, make_captions, to_sentence
 from wavbrivl.foley.scene import CLASS_TABLE, CLASSES, make_scene, read_table
-from wavbrivl.image_text.inputs import load_tokenizer
+from wavbrivl.image_text.inputs import augment, load_tokenizer
 from wavbrivl.pipeline.lab import small_lab
 from wavbrivl.pipeline.training import prepare_corpus, pretrain_brivl
 from wavbrivl.training import image_text
-from wavbrivl.training.image_text import learning_corpus, picture_corpus_params
+from wavbrivl.training.image_text import (
+    draw_views,
+    learning_corpus,
+    new_brivl,
+    picture_corpus_params,
+)
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 FEW = FoleyParams(train=24, valid=24, test=2, min_seconds=0.5, max_seconds=0.6)
@@ -122,3 +129,36 @@ def test_the_stage_learns_from_them_and_leaves_none(tmp_path):
     assert tokenizer.token_to_id('dog') and not tokenizer.token_to_id('loudly')
     assert not (lab.checkpoints / 'brivl').exists()
     assert lab.brivl[0].config.scenes == 48
+
+
+def test_full_strength_are_the_views_of_old():
+    x = torch.randint(0, 255, (4, 3, 24, 24), dtype=torch.uint8)
+    draw = lambda: torch.Generator().manual_seed(1)
+    old = augment(x, draw(), area=0.6, flip=True)
+    assert torch.equal(draw_views(x, draw()), old)
+    assert torch.equal(draw_views(x, draw(), 1.0), old)
+    calm = draw_views(x, draw(), 0.0)
+    mirrored = torch.stack([x, x.flip(-1)]) / 255
+    nearest = (mirrored - calm).abs().flatten(2).amax(2).amin(0)
+    assert nearest.max() < 1e-5
+
+
+def test_orthogonal_ends_change_nothing_else():
+    small = dict(text=dict(hidden=32, layers=1, heads=2, ffn=32), image_size=32)
+    plain = new_brivl(BrivlParams(**small), 50).state_dict()
+    even = new_brivl(BrivlParams(**small, head_init='orthogonal'), 50).state_dict()
+    changed = {
+        k.rpartition('.')[0] for k in plain if not torch.equal(plain[k], even[k])
+    }
+    ends = {
+        f'{t}.learnable.{n}FC.{fc}'
+        for t, n in (('image', 'img'), ('text', 'text'))
+        for fc in ('fc1', 'fc2')
+    }
+    assert changed == ends | {'image.learnable.max_pool.0'}
+
+
+def test_the_converged_preset_fits_the_board():
+    p = load_params(None, find_root(), find_root() / 'presets/converged.yaml')
+    assert p.brivl.scenes and p.brivl.head_init == 'orthogonal'
+    assert p.brivl.cnn != p.evaluator.cnn
