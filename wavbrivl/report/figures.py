@@ -176,7 +176,7 @@ def describe_groups(t: pd.DataFrame, summary: dict, clips=None) -> str:
     if len(groups) == 1:
         return describe_lead(t, summary, clips)
     said = [f'{kind}: {describe_lead(g, summary, clips)}' for kind, g in groups]
-    return '; '.join(said)
+    return 'Best of each supervision. ' + '; '.join(said)
 
 # %% ../../nbs/17_report/05_figures.ipynb #27056b68
 CHANCE_COLOUR = '.25'  # dark grey: no run and no supervision has it
@@ -261,7 +261,8 @@ def runs_figure(
     import matplotlib.pyplot as plt
 
     t = chosen_runs(summary, corpus, task, metric, runs)
-    fig, ax = plt.subplots(figsize=(6, 0.9 + 0.28 * len(t)), layout='constrained')
+    height = 1.1 + 0.28 * len(t) + 0.28 * t.taught.nunique()
+    fig, ax = plt.subplots(figsize=(6, height), layout='constrained')
     draw_means(ax, t)
     draw_chance(ax, t)
     ax.set_yticks(t.index, [f'{r.run}  ({seeds_text(r.n)})' for r in t.itertuples()])

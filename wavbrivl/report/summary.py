@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SHARES', 'SUPERVISIONS', 'mean_and_spread', 'check_values', 'format_mean', 'read_metrics', 'collect_metrics',
            'metrics_frame', 'seed_spread', 'seed_error', 'share_error', 'difference_interval', 'compare_runs',
-           'is_apart', 'run_supervisions', 'supervision_group', 'group_rank', 'seeds_text']
+           'is_apart', 'run_supervisions', 'supervision_group', 'group_rank', 'seeds_text', 'by_supervision',
+           'run_facts']
 
 # %% ../../nbs/17_report/01_summary.ipynb #9ad3daea
 import numpy as np
@@ -114,7 +115,7 @@ def metrics_frame(
         columns += row
     return pd.DataFrame(rows).reindex(columns=list(dict.fromkeys(columns)))
 
-# %% ../../nbs/17_report/01_summary.ipynb #11f23987
+# %% ../../nbs/17_report/01_summary.ipynb #a4e42b4c
 def seed_spread(
     summary: dict,
     key: str,  # CORPUS/RUN/TASK/METRIC, of any run
@@ -131,7 +132,7 @@ def seed_spread(
             freedom += entry['n'] - 1
     return (square / freedom) ** 0.5 if freedom else 0.0, freedom
 
-# %% ../../nbs/17_report/01_summary.ipynb #90783a77
+# %% ../../nbs/17_report/01_summary.ipynb #da8c29de
 def seed_error(summary: dict, key: str, *counts: int) -> tuple:
     "The standard error of a difference of two means over these many seeds, and its degrees of freedom."
     spread, freedom = seed_spread(summary, key)
@@ -147,7 +148,7 @@ def share_error(*entries: dict) -> float:
         square += entry['mean'] * (1 - entry['mean']) / entry['sounds']
     return square**0.5
 
-# %% ../../nbs/17_report/01_summary.ipynb #dbd5dd83
+# %% ../../nbs/17_report/01_summary.ipynb #c2ca7f34
 SHARES = ('r1', 'r5')  # of pictures: the share of sounds whose picture is named right
 
 
@@ -176,7 +177,7 @@ def difference_interval(
     low, high = seed_interval(apart, error, freedom)
     return dict(difference=apart, low=low, high=high, basis=basis)
 
-# %% ../../nbs/17_report/01_summary.ipynb #dcba0412
+# %% ../../nbs/17_report/01_summary.ipynb #a2cdf408
 def compare_runs(
     summary: dict,
     first: str,  # CORPUS/RUN/TASK/METRIC
@@ -202,7 +203,7 @@ def is_apart(found: dict) -> bool:
     "Does the interval of a comparison leave zero out?"
     return 'low' in found and (found['low'] > 0 or found['high'] < 0)
 
-# %% ../../nbs/17_report/01_summary.ipynb #567bb6cf
+# %% ../../nbs/17_report/01_summary.ipynb #fd534028
 SUPERVISIONS = (
     'pictures',
     'captions',
@@ -234,10 +235,25 @@ def group_rank(said) -> tuple:
     name = supervision_group(said)
     return SUPERVISIONS.index(name) if name in SUPERVISIONS else len(SUPERVISIONS), name
 
-# %% ../../nbs/17_report/01_summary.ipynb #7aea00df
+# %% ../../nbs/17_report/01_summary.ipynb #7808166e
 def seeds_text(*counts: int) -> str:
     "Write numbers of seeds: 1 seed; 2 seeds; 1 to 2 seeds."
     low, high = int(min(counts)), int(max(counts))
     if low < high:
         return f'{low} to {high} seeds'
     return '1 seed' if high == 1 else f'{high} seeds'
+
+# %% ../../nbs/17_report/01_summary.ipynb #14e8f32e
+def by_supervision(rows: dict, summary: dict) -> list:  # row names
+    "The rows of our own, grouped by what they were taught with."
+    taught = run_supervisions(summary)
+    ranks = {row: group_rank(taught.get(run)) for run, row in rows.items()}
+    return sorted(dict.fromkeys(rows.values()), key=ranks.__getitem__)
+
+
+def run_facts(summary: dict, corpus: str, run: str) -> dict:
+    "What a run was taught with, and its seeds."
+    counts = [e['n'] for k, e in summary.items() if k.startswith(f'{corpus}/{run}/')]
+    taught = supervision_group(run_supervisions(summary).get(run))
+    seeds = seeds_text(*counts).split(' seed')[0] if counts else ''
+    return {'taught with': taught, 'seeds': seeds}

@@ -6,9 +6,9 @@
 __all__ = ['TASK_NAMES', 'METRIC_NAMES', 'PICTURE_KINDS', 'DISPLAY_NAMES', 'CELL_COLUMNS', 'TAUGHT', 'SEEDS', 'BOLD_NOTE',
            'SMALLER_IS_BETTER', 'NO_SCORE', 'RETRIEVAL_DIGITS', 'SELECTION_COLUMNS', 'column_title', 'row_of',
            'chance_range', 'make_our_columns', 'describe_column', 'describe_fact', 'table_rows', 'row_facts',
-           'by_supervision', 'row_notes', 'compare_with_paper', 'flatten_table', 'last_word', 'leading_numbers',
-           'bold_best', 'markdown_row', 'to_markdown', 'save_table', 'show_table', 'format_dataset', 'dataset_table',
-           'retrieval_rows', 'retrieval_table', 'variant_facts', 'selection_table', 'caption_table']
+           'row_notes', 'compare_with_paper', 'flatten_table', 'last_word', 'leading_numbers', 'bold_best',
+           'markdown_row', 'to_markdown', 'save_table', 'show_table', 'format_dataset', 'dataset_table',
+           'retrieval_rows', 'retrieval_table', 'selection_table', 'caption_table']
 
 # %% ../../nbs/17_report/03_tables.ipynb #3d6f5bcb
 import pandas as pd
@@ -19,8 +19,10 @@ from ..core.files import BadInput, atomic_write
 from ..data.published import DATASETS
 from wavbrivl.report.summary import (
     format_mean,
+    by_supervision,
     group_rank,
     metrics_frame,
+    run_facts,
     run_supervisions,
     seeds_text,
     supervision_group,
@@ -197,7 +199,7 @@ def table_rows(
         )
     return found
 
-# %% ../../nbs/17_report/03_tables.ipynb #e74ccf13
+# %% ../../nbs/17_report/03_tables.ipynb #0a82cfc4
 TAUGHT, SEEDS = ('ours', 'taught with'), ('ours', 'seeds')
 
 
@@ -218,13 +220,6 @@ def row_facts(
             said[row] = supervision_group(taught.get(run))
     seeds = {row: seeds_text(*n).split(' seed')[0] for row, n in counts.items()}
     return {TAUGHT: said, SEEDS: seeds}
-
-
-def by_supervision(rows: dict, summary: dict) -> list:  # row names
-    "The rows of our own, grouped by what they were taught with."
-    taught = run_supervisions(summary)
-    ranks = {row: group_rank(taught.get(run)) for run, row in rows.items()}
-    return sorted(dict.fromkeys(rows.values()), key=ranks.__getitem__)
 
 # %% ../../nbs/17_report/03_tables.ipynb #8e9360d4
 def row_notes(
@@ -467,16 +462,6 @@ SELECTION_COLUMNS = {
 }  # column -> TASK/METRIC
 
 # %% ../../nbs/17_report/03_tables.ipynb #1b113888
-def variant_facts(summary: dict, corpus: str, variant: str) -> dict:
-    "What a variant was taught with, and its seeds."
-    counts = [
-        e['n'] for k, e in summary.items() if k.startswith(f'{corpus}/{variant}/')
-    ]
-    taught = supervision_group(run_supervisions(summary).get(variant))
-    seeds = seeds_text(*counts).split(' seed')[0] if counts else ''
-    return {'taught with': taught, 'seeds': seeds}
-
-
 def selection_table(
     summary: dict,
     corpus: str,
@@ -486,7 +471,7 @@ def selection_table(
     rows = []
     for variant, (rate, chooser) in variants.items():
         row = dict(mismatch=rate, chooses=chooser, variant=variant)
-        row |= variant_facts(summary, corpus, variant)
+        row |= run_facts(summary, corpus, variant)
         for column, number in SELECTION_COLUMNS.items():
             entry = summary.get(f'{corpus}/{variant}/{number}')
             row[column] = format_mean(entry) if entry else ''

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['REPRODUCED', 'LEVEL', 'LOST', 'UNTESTED', 'CLAIM_COLUMNS', 'CLAIM_NOTES', 'read_claims', 'give_verdict',
            'beyond_chance', 'correlation', 'evidence_text', 'interval_text', 'measure_claim', 'judge_claim',
-           'judge_claims', 'claims_table', 'count_verdicts', 'describe_pair']
+           'judge_claims', 'claims_table', 'count_verdicts', 'describe_pair', 'describe_control']
 
-# %% ../../nbs/18_review/02_claims.ipynb #8b43bc7e
+# %% ../../nbs/18_review/02_claims.ipynb #4e95b69c
 import csv
 import pandas as pd
 from importlib.resources import files
 
-# %% ../../nbs/18_review/02_claims.ipynb #d2849d08
+# %% ../../nbs/18_review/02_claims.ipynb #a0a7de02
 from ..metrics.intervals import paired_interval, seed_interval
 from wavbrivl.report.summary import (
     SHARES,
@@ -23,7 +23,7 @@ from wavbrivl.report.summary import (
 )
 from ..report.tables import column_title
 
-# %% ../../nbs/18_review/02_claims.ipynb #6688f363
+# %% ../../nbs/18_review/02_claims.ipynb #0eced0b7
 def read_claims() -> (
     list
 ):  # dicts: paper, place, claim, rule, first, second, numbers, why
@@ -32,7 +32,7 @@ def read_claims() -> (
     claims = list(csv.DictReader(text.splitlines()))
     return [c | dict(numbers=c['numbers'].split()) for c in claims]
 
-# %% ../../nbs/18_review/02_claims.ipynb #19e2f7c0
+# %% ../../nbs/18_review/02_claims.ipynb #b0591047
 REPRODUCED, LEVEL = 'reproduced', 'no difference'
 LOST, UNTESTED = 'not reproduced', 'not tested here'
 
@@ -50,7 +50,7 @@ def give_verdict(
         return LOST if above or below else LEVEL
     return REPRODUCED if above else LOST if below else LEVEL
 
-# %% ../../nbs/18_review/02_claims.ipynb #fd96974a
+# %% ../../nbs/18_review/02_claims.ipynb #249cd83c
 def beyond_chance(
     summary: dict,
     key: str,  # CORPUS/RUN/TASK/METRIC
@@ -86,7 +86,7 @@ def correlation(summary: dict, key: str) -> dict | None:
     bounds = dict(low=entry['low'], high=entry['high'], basis='sounds')
     return dict(first=entry['mean'], difference=entry['mean'], seeds=(1,)) | bounds
 
-# %% ../../nbs/18_review/02_claims.ipynb #8b9a73a8
+# %% ../../nbs/18_review/02_claims.ipynb #13e6a2ce
 def evidence_text(claim: dict, found: dict) -> str:
     "Write both numbers, each with its seeds."
     first = f'{claim["first"]} {found["first"]:.3f} ({seeds_text(found["seeds"][0])})'
@@ -107,7 +107,7 @@ def interval_text(found: dict) -> str:
     bounds = f'{found["low"]:+.3f} to {found["high"]:+.3f}'
     return f'{found["difference"]:+.3f} [{bounds}], {found["basis"]}'
 
-# %% ../../nbs/18_review/02_claims.ipynb #9285a049
+# %% ../../nbs/18_review/02_claims.ipynb #370aebe7
 def measure_claim(claim: dict, number: str, summary: dict, corpus: str, clips):
     "The comparison that a claim asks for, as `compare_runs`; None where a run or its number is not there."
     first = f'{corpus}/{claim["first"]}/{number}'
@@ -137,11 +137,11 @@ def judge_claim(claim: dict, number: str, summary: dict, corpus: str, clips) -> 
         found=found, key=f'{claim["first"]}/{number}', second=claim['second']
     )
 
-# %% ../../nbs/18_review/02_claims.ipynb #2a092082
+# %% ../../nbs/18_review/02_claims.ipynb #2155d0a3
 CLAIM_COLUMNS = ['paper', 'place', 'claim', 'number', 'ours', 'difference', 'verdict']
 CLAIM_NOTES = (
     'Brackets: 95 % intervals. Clips and seeds: a bootstrap over the test clips, both runs on the same clips, '
-    'widened by the spread between seeds that all runs with several of them show. Counts: of counted sounds, one seed each, '
+    'widened by the spread between seeds that all runs with several of them show. Counts: of counted sounds, one seed, '
     'without the spread of training. There is one teacher, so no interval holds the spread between teachers.',
     'Of 20 intervals about one leaves zero out by luck; a single verdict of this table is no proof.',
     'A claim that two runs are alike is met by no difference.',
@@ -162,7 +162,7 @@ def judge_claims(
             rows.append(judge_claim(claim, number, summary, corpus, clips))
     return rows
 
-# %% ../../nbs/18_review/02_claims.ipynb #f57f8c15
+# %% ../../nbs/18_review/02_claims.ipynb #9ec4e5d7
 def claims_table(rows: list) -> pd.DataFrame:  # text cells; notes in .attrs['notes']
     "Make the table of claims from what `judge_claims` found."
     table = pd.DataFrame(rows).reindex(columns=CLAIM_COLUMNS).fillna('')
@@ -180,7 +180,7 @@ def count_verdicts(rows: list) -> str:
         said.append(f'{paper}: {", ".join(parts)}')
     return '; '.join(said) + '.'
 
-# %% ../../nbs/18_review/02_claims.ipynb #90fda952
+# %% ../../nbs/18_review/02_claims.ipynb #6634170d
 def describe_pair(
     rows: list,
     first: str = 'bgtai',
@@ -199,10 +199,24 @@ def describe_pair(
     parts = []
     for r in found:
         a, b = r['found']['first'], r['found']['second']
-        parts.append(f'{r["number"]} {a:.3f} beside {b:.3f} ({r["verdict"]})')
-    head = f'{names[0]} beats {names[1]} in {wins} of {len(found)} numbers here'
+        word = 'better' if r['verdict'] == REPRODUCED else r['verdict']
+        parts.append(f'{r["number"]} {a:.3f} beside {b:.3f} ({word})')
+    head = f'{names[0]} beats {names[1]} here in {wins} of {len(found)} numbers'
     if not wins:
         head = (
-            f'{names[0]} does not beat {names[1]} here, in none of {len(found)} numbers'
+            f'{names[0]} does not beat {names[1]} here in any of {len(found)} numbers'
         )
     return f'{head}: {"; ".join(parts)}.'
+
+# %% ../../nbs/18_review/02_claims.ipynb #97cec7a0
+def describe_control(rows: list, control: str, number: str = 'zero-shot top-1') -> str:
+    "Set every run that is compared with a control beside it, with the verdict; empty where none was."
+    parts = []
+    for r in rows:
+        if r.get('second') == control and r['number'] == number:
+            found, run = r['found'], r['key'].split('/')[0]
+            verdict = 'better' if r['verdict'] == REPRODUCED else r['verdict']
+            parts.append(f'{run} {found["first"]:.3f} ({verdict})')
+    if not parts:
+        return ''
+    return f'{number}, {control} {found["second"]:.3f}: {", ".join(parts)}.'
