@@ -136,3 +136,15 @@ def test_without_git_the_release_is_compared_with(lab, capsys, monkeypatch):
     change(lab, a__zero_shot__top1=0.3)
     assert main(['verify']) == 1
     assert 'the installed release' in capsys.readouterr().out
+
+
+def test_many_changed_numbers_are_named_in_order_and_counted(lab, capsys):
+    board = {f'toy/r{i}/zero_shot/top1': entry(0.5) for i in range(30)}
+    write_json(board, lab / verification.SUMMARY)
+    git(lab, 'commit', '-qam', 'many')
+    write_json({k: entry(0.8) for k in board}, lab / verification.SUMMARY)
+    assert main(['verify']) == 1
+    said = capsys.readouterr().out
+    assert said.count('NOT within') == 20 and 'the 20 farthest are named above' in said
+    assert main(['verify', '--all']) == 1
+    assert capsys.readouterr().out.count('NOT within') == 30

@@ -14,7 +14,7 @@ import pandas as pd
 # %% ../../nbs/17_report/04_picture_tables.ipynb #5fa7bfe4
 from ..core.files import BadInput
 from ..survey.answers import PROXY_NAME
-from .summary import format_mean, metrics_frame
+from .summary import format_mean, metrics_frame, seeds_text
 from .papers import PRINTED_FAULTS, read_printed_table
 from .tables import PICTURE_KINDS, DISPLAY_NAMES, chance_range
 
@@ -80,17 +80,19 @@ def picture_columns_of(t: pd.DataFrame) -> list:
     places = t.assign(at=t.metric.map(order), size=-sounds).sort_values(['at', 'size'])
     return list(dict.fromkeys(places.column))
 
-# %% ../../nbs/17_report/04_picture_tables.ipynb #a79bf275
+# %% ../../nbs/17_report/04_picture_tables.ipynb #e924a34c
 def picture_rows(
     t: pd.DataFrame,  # rows of `metrics_frame` and their `column`, in the order of kinds
 ) -> dict:  # (kind, run) -> {column: text}, chance last
     "Make the rows of the table of pictures."
-    rows = {}
+    rows, counts = {}, {}
     for r in t.itertuples():
         score = format_mean(dict(mean=r.mean, std=r.std), PICTURE_METRICS[r.metric])
         cells = rows.setdefault((PICTURE_KINDS[r.task], r.run), {})
         cells[r.column] = score
-        cells['seeds'] = f'{r.n:.0f}'
+        counts.setdefault((PICTURE_KINDS[r.task], r.run), []).append(r.n)
+    for row, n in counts.items():
+        rows[row]['seeds'] = seeds_text(*n).split(' seed')[0]
     known = t.dropna(subset=['chance'])
     if len(known):
         by_column = known.groupby('column').chance
