@@ -309,7 +309,8 @@ def leader_story(t: pd.DataFrame, summary: dict, clips=None) -> str:
     apart, n = [], 0
     for _, panel in t.groupby(['want', 'corpus', 'pool'], dropna=False, sort=False):
         n += 1
-        best = panel.sort_values('mean', ascending=False)[:2]
+        heard = panel[panel.taught.map(supervision_group) != 'no sound']
+        best = heard.sort_values('mean', ascending=False)[:2]
         keys = [row_key(row) for row in best.itertuples()]
         if len(keys) == 2 and is_apart(compare_runs(summary, *keys, clips)):
             first = best.iloc[0]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PICTURE_METRICS', 'FEATURES_NOTE', 'RANDOM_PICTURE_NOTE', 'VOTE_COLUMNS', 'NOBODY', 'PROXY_NOTE', 'WILSON_NOTE',
-           'fact_text', 'fact_by_kind', 'picture_titles', 'picture_columns_of', 'picture_rows', 'pictures_table',
-           'vote_cells', 'repeats_note', 'survey_notes', 'compare_with_survey']
+           'fact_by_kind', 'picture_titles', 'picture_columns_of', 'picture_rows', 'pictures_table', 'vote_cells',
+           'repeats_note', 'survey_notes', 'compare_with_survey']
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #d0c77f0f
 import numpy as np
@@ -16,7 +16,7 @@ from ..core.files import BadInput
 from ..survey.answers import PROXY_NAME
 from .summary import format_mean, metrics_frame, seeds_text
 from .papers import PRINTED_FAULTS, read_printed_table
-from .tables import PICTURE_KINDS, DISPLAY_NAMES, chance_range
+from .tables import PICTURE_KINDS, DISPLAY_NAMES, chance_range, fact_text
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #38e991f9
 PICTURE_METRICS = {
@@ -42,11 +42,6 @@ RANDOM_PICTURE_NOTE = (
 )
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #af055da8
-def fact_text(value) -> str:
-    "Write a number without needless digits, anything else as it is."
-    return f'{value:g}' if isinstance(value, float) else str(value)
-
-
 def fact_by_kind(
     t: pd.DataFrame,  # rows of `metrics_frame`, their tasks kinds of pictures
     fact: str,
@@ -80,7 +75,7 @@ def picture_columns_of(t: pd.DataFrame) -> list:
     places = t.assign(at=t.metric.map(order), size=-sounds).sort_values(['at', 'size'])
     return list(dict.fromkeys(places.column))
 
-# %% ../../nbs/17_report/04_picture_tables.ipynb #e924a34c
+# %% ../../nbs/17_report/04_picture_tables.ipynb #418fb47f
 def picture_rows(
     t: pd.DataFrame,  # rows of `metrics_frame` and their `column`, in the order of kinds
 ) -> dict:  # (kind, run) -> {column: text}, chance last
@@ -164,7 +159,7 @@ def repeats_note(
 # %% ../../nbs/17_report/04_picture_tables.ipynb #44fb0ae8
 NOBODY = 'No people were asked here; their cells are blank.'
 PROXY_NOTE = (
-    'The proxy is a classifier that chooses between the same two pictures; '
+    'The proxy is a classifier that chooses between the same two pictures, once for each sound; '
     'its row is no survey.'
 )
 WILSON_NOTE = (

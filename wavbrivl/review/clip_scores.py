@@ -6,19 +6,19 @@
 __all__ = ['zero_shot_hits', 'picture_ranks', 'sound_ranks', 'caption_ciders', 'open_seed', 'seed_scores', 'run_scores',
            'score_clips', 'store_clip_scores']
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #51f441cc
+# %% ../../nbs/18_review/01_clip_scores.ipynb #72ad8425
 import numpy as np
 import pandas as pd
 from types import SimpleNamespace
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #2c6a4c2e
+# %% ../../nbs/18_review/01_clip_scores.ipynb #b632fcc1
 from ..core.config import list_runs
 from ..core.files import atomic_write
 from ..metrics.caption_scores import score_each_caption
 from ..metrics.retrieval import rank_targets
 from ..pipeline.lab import Lab, StoredEvaluation
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #2fc61d7c
+# %% ../../nbs/18_review/01_clip_scores.ipynb #c13c8c00
 def zero_shot_hits(stored: StoredEvaluation) -> pd.Series:  # by clip
     "1 where zero-shot classification, or a classifier, names the clip right, else 0."
     known = stored.labels != ''
@@ -44,7 +44,7 @@ def sound_ranks(stored: StoredEvaluation) -> pd.Series:  # by clip
         return pd.Series(dtype=float)
     return pd.Series(rank_targets(stored.pictures, stored.audio[stored.seen]), clips)
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #27e9e307
+# %% ../../nbs/18_review/01_clip_scores.ipynb #1857a13a
 def caption_ciders(
     stored: StoredEvaluation,
     captions: pd.Series,  # by clip: sentences that people wrote
@@ -57,7 +57,7 @@ def caption_ciders(
     )
     return pd.Series(dtype=float) if scores is None else pd.Series(scores, clips)
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #a082a175
+# %% ../../nbs/18_review/01_clip_scores.ipynb #3d6f3eb6
 def open_seed(path):
     "What the evaluation of one seed stored; of a classifier, its arrays alone."
     if path.with_suffix('.json').exists():
@@ -85,7 +85,7 @@ def seed_scores(
         found['captioning/cider'] = caption_ciders(stored, captions)
     return {number: scores for number, scores in found.items() if len(scores)}
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #474cfd71
+# %% ../../nbs/18_review/01_clip_scores.ipynb #8d298e2a
 def run_scores(
     lab: Lab,  # of the run
     captions: pd.Series,  # by clip
@@ -117,10 +117,10 @@ def score_clips(
             columns |= run_scores(Lab(run, lab.root), captions)
     return pd.DataFrame(columns).rename_axis('clip')
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #fb777a25
+# %% ../../nbs/18_review/01_clip_scores.ipynb #e8405574
 def store_clip_scores(lab: Lab) -> pd.DataFrame:  # as `score_clips`
     "Write the scores of every clip to results/scores/clips.csv, to four digits; the report uses what is written."
     table = score_clips(lab).round(4)
     with atomic_write(lab.results / 'scores/clips.csv') as tmp:
-        table.to_csv(tmp)
+        table.to_csv(tmp, float_format='%g')
     return table
