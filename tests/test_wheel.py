@@ -58,7 +58,8 @@ def source(tmp_path_factory):
     git = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
     done = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)
     for name in filter(None, done.stdout.split('\0')):
-        if (ROOT / name).is_file() and not name.startswith('results/'):
+        kept = name in CARRIED or not name.startswith('results/')
+        if (ROOT / name).is_file() and kept:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
     if not copy.exists():

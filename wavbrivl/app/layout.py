@@ -59,7 +59,8 @@ def read_layout() -> dict:  # path -> bytes
 def pack_layout(root, table, out):
     "Pack the files of a lab, the same bytes every time; setup.py calls it."
     with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as z:
-        for name in [*map(Path.as_posix, list_layout(root, table)), *CARRIED]:
+        carried = [name for name in CARRIED if (Path(root) / name).is_file()]
+        for name in [*map(Path.as_posix, list_layout(root, table)), *carried]:
             z.writestr(zipfile.ZipInfo(name), (Path(root) / name).read_bytes())
 
 # %% ../../nbs/21_app/03_layout.ipynb #283bfffd
