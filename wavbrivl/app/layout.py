@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['CARRIED', 'CHANGED', 'MARK', 'BEFORE', 'NEXT', 'list_layout', 'read_layout', 'pack_layout', 'link_library',
            'without_hashes', 'without_git', 'make_quoted', 'own_files', 'check_new', 'lay_file', 'lay_out_lab',
-           'missing_tools', 'cmd_init']
+           'is_met', 'missing_packages', 'new_pins', 'call_pip', 'set_up', 'cmd_init']
 
 # %% ../../nbs/21_app/03_layout.ipynb #9f95a41b
 import csv
 import os
+import subprocess
 import sys
+import tempfile
 import zipfile
+from importlib.metadata import PackageNotFoundError, distributions, requires, version
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
 # %% ../../nbs/21_app/03_layout.ipynb #e61c1980
@@ -145,25 +147,70 @@ def lay_out_lab(folder) -> int:  # files written
     (folder / MARK).unlink()
     return len(found)
 
+# %% ../../nbs/21_app/03_layout.ipynb #30c78ef9
+def is_met(requirement) -> bool:
+    "Whether a package is installed in a version that the requirement allows."
+    try:
+        return version(requirement.name) in requirement.specifier
+    except PackageNotFoundError:
+        return False
+
+
+def missing_packages(
+    extras: str,  # of the library, by commas: 'lab,captions'
+    said=None,  # requirements of the library, as its metadata has them; None: as installed
+) -> list:  # requirements as pip takes them: ['dvc<3.68,>=3.67', ...]
+    "List what extras of the library need and is not installed as they need it."
+    from packaging.requirements import Requirement
+
+    said = requires('wavbrivl') if said is None else said
+    marked = [r for r in map(Requirement, said or ()) if r.marker]
+    asked = {}
+    for extra in extras.split(','):
+        asked |= {str(r): r for r in marked if r.marker.evaluate(dict(extra=extra))}
+    return [f'{r.name}{r.specifier}' for r in asked.values() if not is_met(r)]
+
+# %% ../../nbs/21_app/03_layout.ipynb #4336cd17
+def new_pins(
+    text: str,  # of constraints.txt: a line `name==version` each
+) -> str:
+    "The pins of packages that are not installed."
+    from packaging.utils import canonicalize_name
+
+    have = {canonicalize_name(d.name) for d in distributions() if d.name}
+    pins = [(canonicalize_name(s.partition('==')[0]), s) for s in text.splitlines()]
+    return ''.join(f'{line}\n' for name, line in pins if name not in have)
+
+# %% ../../nbs/21_app/03_layout.ipynb #a1fdd66f
+def call_pip(packages: list, pins: str) -> int:  # pip's status
+    "Install packages for the Python that runs now, held to pins."
+    with tempfile.TemporaryDirectory() as d:
+        file = Path(d) / 'constraints.txt'
+        file.write_text(pins)
+        pip = [sys.executable, '-m', 'pip', 'install', '--quiet']
+        quiet = ['--disable-pip-version-check', '-c', str(file)]
+        return subprocess.run([*pip, *quiet, *packages]).returncode
+
+
+def set_up(extras: str):
+    "Install what extras of the library need and is missing; the Makefile of a lab calls it in the lab."
+    lost = missing_packages(extras)
+    if not lost:
+        return
+    print(f'installing into {sys.prefix}: {", ".join(lost)}', flush=True)
+    if call_pip(lost, new_pins(Path('constraints.txt').read_text('utf-8'))):
+        sys.exit(
+            f'These could not be installed into {sys.prefix}; pip says above why. Install them by hand with: '
+            f"pip install 'wavbrivl[{extras}]', or give make the Python of another environment: make PYTHON=..."
+        )
+
 # %% ../../nbs/21_app/03_layout.ipynb #57af8f61
 NEXT = """{folder}  {files} files laid out
   cd {folder}
   wavbrivl params --preset smoke --write     # first a trial of a few minutes; leave it out for the real thing
-  make repro                                 # or: python -m dvc repro
-  make test"""
-
-
-def missing_tools() -> str:
-    "Name what the two commands need and is not installed; '' where nothing is."
-    needs = dict(lab=('dvc', 'papermill', 'nbdev'), test=('pytest', 'hypothesis'))
-    names, extras = [], []
-    for extra, modules in needs.items():
-        lost = [n for n in modules if not find_spec(n)]
-        names += lost
-        extras += [extra] * bool(lost)
-    if not names:
-        return ''
-    return f"missing for make: {', '.join(names)}; pip install 'wavbrivl[{','.join(extras)}]'"
+  make repro                                 # installs DVC and papermill if need be, then runs every stage
+  make test                                  # every chapter, then the tests
+The README.md there says more."""
 
 # %% ../../nbs/21_app/03_layout.ipynb #0637983d
 def cmd_init(a):
@@ -172,5 +219,3 @@ def cmd_init(a):
 
     row = dict(folder=a.folder, files=lay_out_lab(a.folder))
     emit(a, [row], lambda r: NEXT.format(**r | dict(folder=printable(r['folder']))))
-    if lost := missing_tools():
-        print(f'note: {lost}', file=sys.stderr)
