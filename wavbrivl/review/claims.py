@@ -8,12 +8,12 @@ __all__ = ['REPRODUCED', 'LEVEL', 'LOST', 'UNTESTED', 'NUMBER_NAMES', 'CLAIM_COL
            'measure_claim', 'judge_claim', 'judge_claims', 'claims_table', 'count_verdicts', 'describe_pair',
            'describe_control']
 
-# %% ../../nbs/18_review/02_claims.ipynb #a880adab
+# %% ../../nbs/18_review/02_claims.ipynb #e0e5f70d
 import csv
 import pandas as pd
 from importlib.resources import files
 
-# %% ../../nbs/18_review/02_claims.ipynb #e9e68dea
+# %% ../../nbs/18_review/02_claims.ipynb #aea37631
 from ..metrics.intervals import paired_interval, seed_interval
 from wavbrivl.report.summary import (
     SHARES,
@@ -24,7 +24,7 @@ from wavbrivl.report.summary import (
 )
 from ..report.tables import column_title
 
-# %% ../../nbs/18_review/02_claims.ipynb #d5c57b65
+# %% ../../nbs/18_review/02_claims.ipynb #e5063a95
 def read_claims() -> (
     list
 ):  # dicts: paper, place, claim, rule, first, second, numbers, why
@@ -33,7 +33,7 @@ def read_claims() -> (
     claims = list(csv.DictReader(text.splitlines()))
     return [c | dict(numbers=c['numbers'].split()) for c in claims]
 
-# %% ../../nbs/18_review/02_claims.ipynb #2537089c
+# %% ../../nbs/18_review/02_claims.ipynb #d4986fb3
 REPRODUCED, LEVEL = 'reproduced', 'no difference'
 LOST, UNTESTED = 'not reproduced', 'not tested here'
 
@@ -51,7 +51,7 @@ def give_verdict(
         return LOST if above or below else LEVEL
     return REPRODUCED if above else LOST if below else LEVEL
 
-# %% ../../nbs/18_review/02_claims.ipynb #996c5a3d
+# %% ../../nbs/18_review/02_claims.ipynb #e3fc236b
 def beyond_chance(
     summary: dict,
     key: str,  # CORPUS/RUN/TASK/METRIC
@@ -88,7 +88,7 @@ def correlation(summary: dict, key: str) -> dict | None:
     bounds = dict(low=entry['low'], high=entry['high'], basis='sounds')
     return dict(first=entry['mean'], difference=entry['mean'], seeds=(1,)) | bounds
 
-# %% ../../nbs/18_review/02_claims.ipynb #98b95fb9
+# %% ../../nbs/18_review/02_claims.ipynb #21dce7ea
 def evidence_text(claim: dict, found: dict) -> str:
     "Write both numbers, each with its seeds."
     first = f'{claim["first"]} {found["first"]:.3f} ({seeds_text(found["seeds"][0])})'
@@ -109,7 +109,7 @@ def interval_text(found: dict) -> str:
     bounds = f'{found["low"]:+.3f} to {found["high"]:+.3f}'
     return f'{found["difference"]:+.3f} [{bounds}], {found["basis"]}'
 
-# %% ../../nbs/18_review/02_claims.ipynb #133ed458
+# %% ../../nbs/18_review/02_claims.ipynb #f86fbd0b
 NUMBER_NAMES = {
     'audio_to_gloss/token_f1': 'gloss of a sound, token F1',
     'text_to_gloss/token_f1': 'gloss of a caption, token F1',
@@ -127,7 +127,7 @@ def number_name(number: str) -> str:
     "Name TASK/METRIC in words."
     return NUMBER_NAMES.get(number) or column_title(*number.split('/'))
 
-# %% ../../nbs/18_review/02_claims.ipynb #2c7040af
+# %% ../../nbs/18_review/02_claims.ipynb #708d865a
 def measure_claim(claim: dict, number: str, summary: dict, corpus: str, clips):
     "The comparison that a claim asks for, as `compare_runs`; None where a run or its number is not there."
     first = f'{corpus}/{claim["first"]}/{number}'
@@ -154,12 +154,13 @@ def judge_claim(claim: dict, number: str, summary: dict, corpus: str, clips) -> 
         found=found, key=f'{claim["first"]}/{number}', second=claim['second']
     )
 
-# %% ../../nbs/18_review/02_claims.ipynb #c9187c45
+# %% ../../nbs/18_review/02_claims.ipynb #abad190e
 CLAIM_COLUMNS = ['paper', 'place', 'claim', 'number', 'ours', 'difference', 'verdict']
 CLAIM_NOTES = (
     'Brackets: 95 % intervals. Clips and seeds: a bootstrap over the test clips, both runs on the same clips, '
-    'widened by the spread between seeds that all runs with several of them show. Counts: of counted sounds, one seed, '
-    'without the spread of training. There is one teacher, so no interval holds the spread between teachers.',
+    'widened by the spread between seeds that all runs with several of them show. Clips alone, or counts of '
+    'sounds: one seed, so without the spread of training. '
+    'There is one teacher, so no interval holds the spread between teachers.',
     'Of 20 intervals about one leaves zero out by luck; a single verdict of this table is no proof.',
     'A claim that two runs are alike is met by no difference.',
     'Not tested here: a system, data set or people that this lab has not, or a difference without an interval.',
@@ -179,7 +180,7 @@ def judge_claims(
             rows.append(judge_claim(claim, number, summary, corpus, clips))
     return rows
 
-# %% ../../nbs/18_review/02_claims.ipynb #17899684
+# %% ../../nbs/18_review/02_claims.ipynb #f7e0283d
 def claims_table(rows: list) -> pd.DataFrame:  # text cells; notes in .attrs['notes']
     "Make the table of claims from what `judge_claims` found."
     table = pd.DataFrame(rows).reindex(columns=CLAIM_COLUMNS).fillna('')
@@ -197,7 +198,7 @@ def count_verdicts(rows: list) -> str:
         said.append(f'{paper}: {", ".join(parts)}')
     return '; '.join(said) + '.'
 
-# %% ../../nbs/18_review/02_claims.ipynb #f1105301
+# %% ../../nbs/18_review/02_claims.ipynb #7a7a0f3b
 def describe_pair(
     rows: list,
     first: str = 'bgtai',
@@ -225,7 +226,7 @@ def describe_pair(
         head = f'{first} does not beat {second} here in any of {len(found)} numbers'
     return f'{head}: {"; ".join(parts)}.'
 
-# %% ../../nbs/18_review/02_claims.ipynb #77d96fe0
+# %% ../../nbs/18_review/02_claims.ipynb #1c16ec56
 def describe_control(rows: list, control: str, number: str = 'zero-shot top-1') -> str:
     "Set every run that is compared with a control beside it, with the verdict; empty where none was."
     parts = []
