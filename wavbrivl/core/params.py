@@ -327,6 +327,7 @@ class EvaluateParams(Section):
     detection: HeadParams = HeadParams()
     captioning: HeadParams = {'epochs': 10}
     beam: Count = 4  # width of the captioner's beam search
+    sequences: Count = 120  # of short events, on which gloss tokens are timed
     renamed: ClassVar[dict] = {'heads': 'head_seeds'}
 
 # %% ../../nbs/00_core/02_params.ipynb #9d5c2ceb
