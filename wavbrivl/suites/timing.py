@@ -6,16 +6,17 @@
 __all__ = ['LONGEST_EVENT', 'LEAST_GAP', 'SHORT_CLASSES', 'ONSET_HOP', 'BETWEEN_PEAKS', 'TIMED', 'Sequence', 'place_events',
            'draw_short_source', 'make_sequence', 'render_sequence', 'sequence_tokens', 'event_middles',
            'milliseconds_off', 'usual_ranks', 'usual_times', 'onset_peaks', 'peak_times', 'nearest_frames',
-           'known_tokens', 'sequence_errors', 'time_sequences', 'gain_with_interval', 'score_timing']
+           'gain_with_interval', 'known_tokens', 'sequence_errors', 'heard_sequences', 'time_sequences',
+           'placed_sequences', 'score_timing']
 
-# %% ../../nbs/15_suites/03_timing.ipynb #e57c038e
+# %% ../../nbs/15_suites/03_timing.ipynb #fbc989f0
 import numpy as np
 import pandas as pd
 import torch
 from dataclasses import dataclass
 from functools import lru_cache
 
-# %% ../../nbs/15_suites/03_timing.ipynb #bba73fda
+# %% ../../nbs/15_suites/03_timing.ipynb #e0c0c0e3
 from ..core.runtime import named_rng
 from ..foley.scene import CLASS_TABLE, Source, make_conditions, make_event
 from ..foley.captions import parse_markup, verb_phrase
@@ -33,14 +34,14 @@ from ..metrics.intervals import bootstrap
 from ..gloss.bridge import Bridge
 from ..gloss.tasks import frame_seconds, locate_tokens
 
-# %% ../../nbs/15_suites/03_timing.ipynb #cbeaadb4
+# %% ../../nbs/15_suites/03_timing.ipynb #4da37f4c
 LONGEST_EVENT = 0.75  # s
 LEAST_GAP = 0.1  # s between two events
 SHORT_CLASSES = tuple(
     c for c, kind in CLASS_TABLE.items() if 0 < kind.length[1] <= LONGEST_EVENT
 )
 
-# %% ../../nbs/15_suites/03_timing.ipynb #96ef1515
+# %% ../../nbs/15_suites/03_timing.ipynb #f714c204
 @dataclass(frozen=True)
 class Sequence:
     "Short events in a known order, and which of them a gloss names."
@@ -59,7 +60,7 @@ class Sequence:
         "The random numbers of this sequence for one purpose."
         return named_rng('sequence', self.split, self.index, *purpose)
 
-# %% ../../nbs/15_suites/03_timing.ipynb #0b7a8a86
+# %% ../../nbs/15_suites/03_timing.ipynb #50ec49b9
 def place_events(rng, lengths, seconds: float) -> list:
     "Place events in order, `LEAST_GAP` apart, the rest of the time divided at random: (onset, offset) of each, s."
     lengths = np.array(lengths)
@@ -76,7 +77,7 @@ def draw_short_source(rng, label: str, event: tuple) -> Source:
     verb = int(rng.integers(len(CLASS_TABLE[label].verbs)))
     return Source(label, intensity, pitch, 0.5, 1, (event,), verb)
 
-# %% ../../nbs/15_suites/03_timing.ipynb #53ce6272
+# %% ../../nbs/15_suites/03_timing.ipynb #311c435a
 def make_sequence(
     split: str,  # train, valid or test
     index: int,
@@ -97,7 +98,7 @@ def make_sequence(
     drawn = sources, tuple(chosen), tuple(gains), level, conditions
     return Sequence(split, index, seconds, *drawn)
 
-# %% ../../nbs/15_suites/03_timing.ipynb #4ff6b77f
+# %% ../../nbs/15_suites/03_timing.ipynb #ab3bdf4b
 def render_sequence(s: Sequence) -> np.ndarray:
     "The sound of a sequence: [n] float32 at 16 kHz. While it sounds, each event has RMS 1 times its gain."
     x = 0
@@ -112,7 +113,7 @@ def render_sequence(s: Sequence) -> np.ndarray:
     x = x + 10 ** (-c['snr'] / 20) * background
     return set_level(x, s.level).astype(np.float32)
 
-# %% ../../nbs/15_suites/03_timing.ipynb #6831d17d
+# %% ../../nbs/15_suites/03_timing.ipynb #0af17ee0
 def sequence_tokens(s: Sequence) -> list[dict]:
     "The gloss of the named events: token, onset and offset (s), and the place of its event in `sources`."
     out = []
@@ -124,7 +125,7 @@ def sequence_tokens(s: Sequence) -> list[dict]:
         out += [dict(token=g, onset=onset, offset=offset, of=of) for g in glosses]
     return out
 
-# %% ../../nbs/15_suites/03_timing.ipynb #4c1d8092
+# %% ../../nbs/15_suites/03_timing.ipynb #f437bc17
 def event_middles(tokens: list[dict]) -> np.ndarray:
     "The middle of each token's event, s: [Q]."
     return np.array([(s['onset'] + s['offset']) / 2 for s in tokens])
@@ -134,7 +135,7 @@ def milliseconds_off(times, tokens: list[dict]) -> float:
     "Mean distance of predicted times [Q] (s) from the middles of their events, ms."
     return float(1000 * np.abs(np.asarray(times) - event_middles(tokens)).mean())
 
-# %% ../../nbs/15_suites/03_timing.ipynb #65929489
+# %% ../../nbs/15_suites/03_timing.ipynb #71b1edab
 @lru_cache
 def usual_ranks(sequences: int = 400) -> dict:
     "{number of tokens: median middle of each rank, s [Q]} over sequences of the training split."
@@ -150,7 +151,7 @@ def usual_times(Q: int, seconds: float) -> np.ndarray:
     even = (np.arange(Q) + 0.5) / Q * seconds
     return usual_ranks().get(Q, even)
 
-# %% ../../nbs/15_suites/03_timing.ipynb #8be8b1c6
+# %% ../../nbs/15_suites/03_timing.ipynb #f02f405d
 ONSET_HOP = 160  # samples
 BETWEEN_PEAKS = 12  # hops
 
@@ -175,13 +176,19 @@ def peak_times(wave, tokens: list[dict]) -> np.ndarray:
     peaks = onset_peaks(wave, len(events)) + 0.1
     return peaks[np.searchsorted(events, [s['of'] for s in tokens])]
 
-# %% ../../nbs/15_suites/03_timing.ipynb #d70f873f
+# %% ../../nbs/15_suites/03_timing.ipynb #c79b2e84
 def nearest_frames(bridge: Bridge, middles) -> np.ndarray:
     "The middles of the frames nearest to some times, s."
     frame = np.round((middles - bridge.first_frame) / bridge.frame_hop)
     return frame_seconds(bridge, frame.clip(0))
 
-# %% ../../nbs/15_suites/03_timing.ipynb #71d22913
+# %% ../../nbs/15_suites/03_timing.ipynb #cfb9ed06
+def gain_with_interval(name: str, ours, theirs) -> dict:
+    "By how many ms ours [N] is nearer than theirs [N], with the paired 95 % interval over sequences."
+    gain = bootstrap(theirs - ours, seed_name='timing')
+    return dict(zip((name, f'{name}_low', f'{name}_high'), map(float, gain)))
+
+# %% ../../nbs/15_suites/03_timing.ipynb #0b14334c
 TIMED = ('ds_net', 'langue2gloss', 'even')  # as `locate_tokens` names them
 
 
@@ -192,7 +199,7 @@ def known_tokens(bridge: Bridge, s: Sequence) -> list[dict]:
     tokens = tokens[: bridge.language.max_tokens]
     return tokens if len({t['of'] for t in tokens}) > 1 else []
 
-# %% ../../nbs/15_suites/03_timing.ipynb #c2f42d9f
+# %% ../../nbs/15_suites/03_timing.ipynb #2074474c
 def sequence_errors(
     bridge: Bridge, frames: StoredFrames, row: int, wave, tokens: list[dict]
 ) -> dict:
@@ -206,32 +213,47 @@ def sequence_errors(
     end = frame_seconds(bridge, np.array(placed['scores'].shape[1] - 1.5))
     return off | dict(last_frame=float((placed['ds_net'] > end).mean()))
 
-# %% ../../nbs/15_suites/03_timing.ipynb #0902da3b
+# %% ../../nbs/15_suites/03_timing.ipynb #97ec6102
+def heard_sequences(bridge: Bridge, split: str, sequences: int) -> tuple:
+    "Tokens and sound of the sequences whose words the bridge knows, and their frames; ([], None) where there is none."
+    tokens, waves, seconds = [], [], 0.0
+    for i in range(sequences):
+        s = make_sequence(split, i)
+        if known := known_tokens(bridge, s):
+            tokens.append(known)
+            waves.append(render_sequence(s))
+            seconds = s.seconds
+    if not tokens:
+        return [], None
+    stored = encode_corpus(bridge.tower.front, iter(waves), seconds)
+    return list(zip(tokens, waves)), StoredFrames(stored)
+
+# %% ../../nbs/15_suites/03_timing.ipynb #b6eb4d2a
 @torch.inference_mode()
 def time_sequences(
     bridge: Bridge, split: str = 'test', sequences: int = 120
-) -> dict:  # {name: [N]}; empty lists where the bridge knows too few of the words
+) -> dict:  # {name: [N]}; empty where the bridge knows too few of the words
     "The errors of every sequence, as `sequence_errors` names them."
-    drawn = [make_sequence(split, i) for i in range(sequences)]
-    known = [(s, t) for s in drawn if (t := known_tokens(bridge, s))]
-    if not known:
-        return {}
-    waves = [render_sequence(s) for s, _ in known]
-    seconds = known[0][0].seconds
-    frames = StoredFrames(encode_corpus(bridge.tower.front, iter(waves), seconds))
+    heard, frames = heard_sequences(bridge, split, sequences)
     rows = []
-    for i, (wave, (_, tokens)) in enumerate(zip(waves, known)):
+    for i, (tokens, wave) in enumerate(heard):
         rows.append(sequence_errors(bridge, frames, i, wave, tokens))
     table = pd.DataFrame(rows)
     return {k: table[k].to_numpy() for k in table}
 
-# %% ../../nbs/15_suites/03_timing.ipynb #f4bbb5fe
-def gain_with_interval(name: str, ours, theirs) -> dict:
-    "By how many ms ours [N] is nearer than theirs [N], with the paired 95 % interval over sequences."
-    gain = bootstrap(theirs - ours, seed_name='timing')
-    return dict(zip((name, f'{name}_low', f'{name}_high'), map(float, gain)))
+# %% ../../nbs/15_suites/03_timing.ipynb #0c0df050
+@torch.inference_mode()
+def placed_sequences(bridge: Bridge, n: int = 3, split: str = 'test') -> list[dict]:
+    "Some sequences to draw: sound, true spans, seconds a frame, and what `locate_tokens` finds."
+    heard, frames = heard_sequences(bridge, split, n)
+    found = []
+    for i, (tokens, wave) in enumerate(heard):
+        placed = locate_tokens(bridge, frames, i, [t['token'] for t in tokens])
+        shown = dict(clip=wave, spans=tokens, hop=bridge.frame_hop)
+        found.append(shown | placed)
+    return found
 
-# %% ../../nbs/15_suites/03_timing.ipynb #2be29674
+# %% ../../nbs/15_suites/03_timing.ipynb #32de0cda
 def score_timing(off: dict) -> dict:
     "{timing: mean ms off of every way, gains of DS-Net with intervals, chance}; empty where nothing could be timed."
     if not off:
