@@ -332,6 +332,7 @@ class EvaluateParams(Section):
     detection: HeadParams = HeadParams()
     captioning: HeadParams = {'epochs': 10}
     beam: Count = 4  # width of the captioner's beam search
+    sequences: Count = 120  # of short events, on which gloss tokens are timed
     renamed: ClassVar[dict] = {'heads': 'head_seeds'}
 
 # %% ../../nbs/00_core/02_params.ipynb #9d5c2ceb
@@ -381,6 +382,8 @@ class AlignmentParams(GlossModelParams):
     skip_fraction: Share = 0.2  # of gloss tokens, the costliest: to be skipped
     literal: bool = False  # eq. 5 exactly as printed
     sp: Literal['index', 'mask'] = 'index'  # form of eq. 6
+    # when a token sounds: by DS-Net, as eqs. 5 and 6 teach it, or by a net taught by contrast
+    timing: Literal['dtw', 'contrast'] = 'dtw'
     self_paced: bool = False  # easy pairs first
     weights: LossWeights = LossWeights()
     renamed: ClassVar[dict] = GlossModelParams.renamed | {

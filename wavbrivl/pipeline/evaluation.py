@@ -135,7 +135,13 @@ JOINT_SPACE_TASKS = (
     'audio_to_text',
     'text_to_audio',
 )
-GLOSS_TASKS = ('selection', 'text_to_gloss', 'audio_to_gloss', 'token_times')
+GLOSS_TASKS = (
+    'selection',
+    'text_to_gloss',
+    'audio_to_gloss',
+    'token_times',
+    'timing',
+)
 HEAD_SUPERVISION = dict(
     probe='labels of the training split',
     detection='events of the training split, on frozen frames',
