@@ -6,19 +6,20 @@
 __all__ = ['zero_shot_hits', 'picture_ranks', 'sound_ranks', 'caption_ciders', 'open_seed', 'seed_scores', 'run_scores',
            'score_clips', 'store_clip_scores']
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #72ad8425
+# %% ../../nbs/18_review/01_clip_scores.ipynb #ca586347
 import numpy as np
 import pandas as pd
 from types import SimpleNamespace
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #b632fcc1
+# %% ../../nbs/18_review/01_clip_scores.ipynb #ca0f2f18
 from ..core.config import list_runs
-from ..core.files import atomic_write
+from ..core.files import BadInput, atomic_write
+from ..core.runtime import log
 from ..metrics.caption_scores import score_each_caption
 from ..metrics.retrieval import rank_targets
 from ..pipeline.lab import Lab, StoredEvaluation
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #c13c8c00
+# %% ../../nbs/18_review/01_clip_scores.ipynb #f901e8de
 def zero_shot_hits(stored: StoredEvaluation) -> pd.Series:  # by clip
     "1 where zero-shot classification, or a classifier, names the clip right, else 0."
     known = stored.labels != ''
@@ -44,7 +45,7 @@ def sound_ranks(stored: StoredEvaluation) -> pd.Series:  # by clip
         return pd.Series(dtype=float)
     return pd.Series(rank_targets(stored.pictures, stored.audio[stored.seen]), clips)
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #1857a13a
+# %% ../../nbs/18_review/01_clip_scores.ipynb #86a5d349
 def caption_ciders(
     stored: StoredEvaluation,
     captions: pd.Series,  # by clip: sentences that people wrote
@@ -52,12 +53,15 @@ def caption_ciders(
     "CIDEr of each clip's caption; nothing where the scorer is not installed."
     said = stored.outputs['captioning']
     clips = [c for c in said if len(captions.get(c, []))]
-    scores = score_each_caption(
-        [said[c] for c in clips], [list(captions[c]) for c in clips]
-    )
+    references = [list(captions[c]) for c in clips]
+    try:
+        scores = score_each_caption([said[c] for c in clips], references)
+    except BadInput as error:
+        log(f'no CIDEr of each clip: {error}')
+        scores = None
     return pd.Series(dtype=float) if scores is None else pd.Series(scores, clips)
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #3d6f3eb6
+# %% ../../nbs/18_review/01_clip_scores.ipynb #d1b2f8ea
 def open_seed(path):
     "What the evaluation of one seed stored; of a classifier, its arrays alone."
     if path.with_suffix('.json').exists():
@@ -85,7 +89,7 @@ def seed_scores(
         found['captioning/cider'] = caption_ciders(stored, captions)
     return {number: scores for number, scores in found.items() if len(scores)}
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #8d298e2a
+# %% ../../nbs/18_review/01_clip_scores.ipynb #ddc88417
 def run_scores(
     lab: Lab,  # of the run
     captions: pd.Series,  # by clip
@@ -117,7 +121,7 @@ def score_clips(
             columns |= run_scores(Lab(run, lab.root), captions)
     return pd.DataFrame(columns).rename_axis('clip')
 
-# %% ../../nbs/18_review/01_clip_scores.ipynb #e8405574
+# %% ../../nbs/18_review/01_clip_scores.ipynb #48675b9e
 def store_clip_scores(lab: Lab) -> pd.DataFrame:  # as `score_clips`
     "Write the scores of every clip to results/scores/clips.csv, to four digits; the report uses what is written."
     table = score_clips(lab).round(4)
