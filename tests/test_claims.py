@@ -184,9 +184,11 @@ def test_the_rule_gives_the_verdict(low, high, rule, verdict):
     assert claims.give_verdict(rule, found) == verdict
 
 
-def test_without_an_interval_nothing_is_reproduced():
-    assert claims.give_verdict('beats', dict(difference=0.3)) == claims.UNTESTED
-    assert claims.give_verdict('beats', dict(difference=-0.3)) == claims.LOST
+@pytest.mark.parametrize('difference', [-0.3, 0.3])
+@pytest.mark.parametrize('rule', ['beats', 'level', 'above chance', 'rises'])
+def test_without_an_interval_nothing_is_decided(rule, difference):
+    found = dict(difference=difference)
+    assert claims.give_verdict(rule, found) == claims.UNDECIDED
 
 
 def test_seeds_widen_the_interval_over_clips():
