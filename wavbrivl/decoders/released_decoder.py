@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DECODER_KINDS', 'WEIGHTS', 'ADAPTER_MAP', 'ADAPTER_NAME', 'read_index', 'pipeline_parts', 'check_parts',
            'check_whole', 'open_networks', 'find_adapter', 'read_adapter', 'ReleasedPipeline', 'embedding_width',
-           'open_folder', 'add_adapter', 'quiet_diffusers', 'open_pipeline']
+           'open_folder', 'add_adapter', 'quiet_libraries', 'open_pipeline']
 
 # %% ../../nbs/07_decoders/06_released_decoder.ipynb #f0b03639
 import torch
@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../../nbs/07_decoders/06_released_decoder.ipynb #7186ce19
-from ..core.files import BadFile, BadInput, read_json, read_tensors
+from wavbrivl.core.files import (
+    BadFile,
+    BadInput,
+    check_finite_weights,
+    read_json,
+    read_tensors,
+)
 from ..core.hub import check_no_code, find_model, find_safetensors, on_one_line
 from ..core.picture_params import GeneratorParams
 
@@ -30,6 +36,9 @@ DECODER_KINDS = dict(
 def read_index(folder: Path) -> dict:
     "What model_index.json names, checked: `_class_name`, and parts -> [library, class]. Raises `BadFile`."
     path = folder / 'model_index.json'
+    if not path.is_file():
+        reason = 'the file does not exist; give the folder of a pipeline of diffusers.'
+        raise BadFile(path, reason)
     found = read_json(path)
     name = found.get('_class_name') if isinstance(found, dict) else None
     if name not in list(DECODER_KINDS):
@@ -85,14 +94,16 @@ def _find_variant(place: Path, stem: str | None) -> str | None:
 
 # %% ../../nbs/07_decoders/06_released_decoder.ipynb #b2b12bbe
 def check_whole(pipe, folder: Path):
-    "Raises `BadFile` where a weight of the pipeline came from no file."
+    "Raises `BadFile` where a weight of the pipeline came from no file, or is not finite."
     for name, part in pipe.components.items():
         if not isinstance(part, torch.nn.Module):
             continue
-        lost = [k for k, w in part.state_dict().items() if w.is_meta]
+        weights = part.state_dict()
+        lost = [k for k, w in weights.items() if w.is_meta]
         if lost:
             reason = f'lacks weights, {lost[0]} among them; fetch it again.'
             raise BadFile(folder / name, reason)
+        check_finite_weights(weights, folder / name)
 
 # %% ../../nbs/07_decoders/06_released_decoder.ipynb #b5e655cf
 def open_networks(folder: Path, parts: dict, how: dict) -> dict:  # name -> network
@@ -147,6 +158,7 @@ ADAPTER_NAME = (
 def read_adapter(path: Path) -> dict:  # image_proj, ip_adapter -> name -> tensor
     "An IP-Adapter's weights, as diffusers takes them. Raises `BadFile`."
     found = read_tensors(path)
+    check_finite_weights(found, path)
     if ADAPTER_MAP not in found:
         raise BadFile(
             path,
@@ -201,7 +213,8 @@ def open_folder(folder: Path, dtype=torch.float32):
     except BadFile:
         raise
     except Exception as e:
-        raise BadFile(folder, f'no decoder ({on_one_line(e)})') from None
+        reason = f'no decoder ({on_one_line(e)}); fetch it again, or take another.'
+        raise BadFile(folder, reason) from None
     check_whole(pipe, folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -226,19 +239,26 @@ def add_adapter(pipe, params: GeneratorParams, folder: Path) -> Path:
 
 # %% ../../nbs/07_decoders/06_released_decoder.ipynb #1a7db6b6
 @contextmanager
-def quiet_diffusers():
-    "Keep the warnings of diffusers back: what matters is checked here."
-    from diffusers.utils import logging
+def quiet_libraries():
+    "Keep the warnings and bars of diffusers and transformers back: what matters is checked here."
+    from diffusers.utils import logging as diffusers
+    from transformers.utils import logging as transformers
 
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
+    libraries = diffusers, transformers
+    before = [(m, m.get_verbosity(), m.is_progress_bar_enabled()) for m in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        for library, level, bars in before:
+            library.set_verbosity(level)
+            if bars:
+                library.enable_progress_bar()
 
 # %% ../../nbs/07_decoders/06_released_decoder.ipynb #1e13a42b
-@quiet_diffusers()
+@quiet_libraries()
 def open_pipeline(params: GeneratorParams, dtype=torch.float32) -> ReleasedPipeline:
     "The decoder that a line of params.yaml names, on the CPU. Raises `BadInput`, `BadFile`."
     if params.checkpoint is None:
