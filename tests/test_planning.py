@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from wavbrivl.app.cli import main
-from wavbrivl.core.config import find_root
+from wavbrivl.core.config import find_root, merge_config
 from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import CorpusParams, TeacherParams
 from wavbrivl.core.picture_params import VqganParams
@@ -15,7 +15,7 @@ from wavbrivl.pipeline.lab import small_lab
 from wavbrivl.planning import sample as made
 from wavbrivl.planning.costs import count_cost, find_machine, stated_machine
 from wavbrivl.planning.later_stages import STAGE_PLANS
-from wavbrivl.planning.plan import describe_plan, misfits, plan_run
+from wavbrivl.planning.plan import ELSEWHERE, describe_plan, misfits, plan_run
 from wavbrivl.planning.planner import Clips, Planner, count_clips
 from wavbrivl.planning.released_sizes import bare_teacher
 from wavbrivl.planning.steps import (
@@ -149,6 +149,8 @@ def test_a_gpu_is_planned_without_one(tmp_path):
     text = describe_plan(plan)
     assert 'train@wavbrivl' in text and 'rtx4090' in text and 'Everything fits.' in text
     assert plan['total']['flops'] > 1e8 and json.dumps(plan)
+    assert 'compared with what this machine has' in text and not plan['here']
+    assert ELSEWHERE not in describe_plan(plan | dict(here=True))
 
 
 def test_a_stage_that_nobody_knows_is_refused(tmp_path):
@@ -269,8 +271,10 @@ def made_key(run):
 
 def test_a_released_decoder_is_not_trained(lab, tmp_path):
     planner = Planner(stated_machine('rtx4090'), tmp_path / 'sample', lab.root)
-    board = planner.board.model_copy(deep=True)
-    board.generator.kind, board.generate.kinds = 'pipeline', ['pipeline', 'ranked']
+    settings = dict(generator=dict(kind='pipeline'))
+    settings['generate'] = dict(kinds=['pipeline', 'ranked'])
+    fields = merge_config(planner.board.model_dump(), settings)
+    board = type(planner.board).model_validate(fields)
     planner.board, planner.config = board, dict(planner.config, pictures={})
     for stage in ('vqgan', 'diffusion'):
         (part,) = STAGE_PLANS[stage](planner, None)

@@ -365,7 +365,7 @@ SPOILT = {
         lambda at: lose_tensor(at, 'text_encoder/model'),
         'lacks weights',
     ),
-    'cut': (cut_short, 'no decoder'),
+    'cut': (cut_short, 'no whole safetensors file'),
     'encoder': (
         lambda at: change_index(at, image_encoder=['transformers', 'CLIPVisionModel']),
         'has no projection',
@@ -520,3 +520,32 @@ def test_a_line_that_is_spoilt_is_explained_by_its_full_name(tmp_path):
     (tmp_path / 'generator.json').write_text('{"step": 3}')
     with pytest.raises(BadInput, match='did you mean generator.steps'):
         load_decoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'lost, named',
+    [
+        ('vocab.json tokenizer.json', '(merges.txt|vocab.json)'),
+        ('tokenizer_config.json', 'tokenizer_config.json'),
+    ],
+)
+def test_a_tokenizer_without_its_files(lost, named, home, tmp_path):
+    shutil.copytree(home / 'unclip', tmp_path / 'unclip')
+    place = tmp_path / 'unclip/tokenizer'
+    for name in lost.split():
+        (place / name).unlink(missing_ok=True)
+    with pytest.raises(BadFile, match=f'tokenizer/{named}.*fetch'):
+        open_pipeline(line(tmp_path, 'unclip'))
+
+
+@pytest.mark.parametrize('part', ['unet/diffusion_pytorch_', 'text_encoder/'])
+def test_a_file_cut_short_is_named(part, home, tmp_path):
+    shutil.copytree(home / 'unclip', tmp_path / 'unclip')
+    path = tmp_path / f'unclip/{part}model.safetensors'
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(BadFile, match=f'{part}model.safetensors.*fetch'):
+        open_pipeline(line(tmp_path, 'unclip'))
+    path.rename(path.with_suffix('.bin'))
+    with pytest.raises(BadFile, match='a pickle.*fetch a revision') as e:
+        open_pipeline(line(tmp_path, 'unclip'))
+    assert 'wavbrivl import' not in str(e.value), 'it makes no part of a decoder'

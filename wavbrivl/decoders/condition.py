@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INPUTS', 'DECODER_FILE', 'EmbeddingFacts', 'read_embedding_facts', 'condition_on', 'name_generators', 'unclip_inputs',
-           'kandinsky_inputs', 'adapter_inputs', 'given', 'ReleasedDecoder', 'explain_drawing', 'picture_bytes',
+           'kandinsky_inputs', 'adapter_inputs', 'given', 'ReleasedDecoder', 'explain_drawing', 'finite_pixels',
            'embed_nothing', 'open_decoder', 'commit_of', 'save_decoder', 'load_decoder']
 
 # %% ../../nbs/07_decoders/08_condition.ipynb #0063759a
@@ -169,7 +169,7 @@ def explain_drawing(folder: Path):
         raise BadInput(f'{folder}: {reason}') from None
 
 # %% ../../nbs/07_decoders/08_condition.ipynb #ab3b9e96
-def picture_bytes(
+def finite_pixels(
     pixels,  # float [N, S, S, 3], 0 to 1
     folder: Path,  # of the decoder, for the message
 ) -> torch.Tensor:  # uint8 [N, 3, S, S]
@@ -203,7 +203,7 @@ def draw_batch(
     if hidden:
         said = f"the decoder's safety checker made {hidden} of {len(e)} pictures black."
         note_file(self.opened.folder, said)
-    return picture_bytes(made.images, self.opened.folder)
+    return finite_pixels(made.images, self.opened.folder)
 
 # %% ../../nbs/07_decoders/08_condition.ipynb #f8e6b319
 @patch

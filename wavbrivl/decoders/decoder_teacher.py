@@ -13,9 +13,15 @@ from pathlib import Path
 
 # %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #ed62510e
 from ..core.files import BadFile, BadInput, check_finite_weights, read_json
-from ..core.hub import check_no_code, find_model, find_safetensors, on_one_line
+from wavbrivl.core.hub import (
+    check_no_code,
+    find_model,
+    find_safetensors,
+    on_one_line,
+    quiet_libraries,
+)
 from ..core.picture_params import GeneratorParams
-from .released_decoder import ReleasedPipeline, quiet_libraries
+from .released_decoder import ReleasedPipeline
 from ..teachers.teacher import Teacher, as_teacher
 
 # %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #9e772e38
@@ -46,7 +52,7 @@ def open_image_encoder(folder: Path):
         variant = None
     how = dict(use_safetensors=True, local_files_only=True, dtype=torch.float32)
     try:
-        with quiet_libraries():
+        with quiet_libraries('transformers'):
             made = Encoder.from_pretrained(folder, variant=variant, **how).eval()
     except Exception as e:
         reason = (
