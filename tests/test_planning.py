@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from wavbrivl.app.cli import main
-from wavbrivl.core.config import find_root, merge_config
+from wavbrivl.core.config import find_root
 from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import CorpusParams, TeacherParams
 from wavbrivl.core.picture_params import VqganParams
@@ -271,11 +271,11 @@ def made_key(run):
 
 def test_a_released_decoder_is_not_trained(lab, tmp_path):
     planner = Planner(stated_machine('rtx4090'), tmp_path / 'sample', lab.root)
-    settings = dict(generator=dict(kind='pipeline'))
-    settings['generate'] = dict(kinds=['pipeline', 'ranked'])
-    fields = merge_config(planner.board.model_dump(), settings)
-    board = type(planner.board).model_validate(fields)
-    planner.board, planner.config = board, dict(planner.config, pictures={})
+    board = planner.board
+    released = board.generator.model_copy(update=dict(kind='pipeline'))
+    drawn = board.generate.model_copy(update=dict(kinds=['pipeline', 'ranked']))
+    planner.board = board.model_copy(update=dict(generator=released, generate=drawn))
+    planner.config = dict(planner.config, pictures={})
     for stage in ('vqgan', 'diffusion'):
         (part,) = STAGE_PLANS[stage](planner, None)
         assert 'not trained' in part.what and not part.flops
