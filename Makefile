@@ -10,11 +10,12 @@ DEVICE ?= cpu
 # spinning threads cost a factor of four when anything else runs
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: repro test smoke lab bench export map setup clean
+.PHONY: repro verify test smoke lab bench export map setup clean
 .DEFAULT_GOAL := repro
 
 setup: $(VENV)/.ready
 $(VENV)/.ready: constraints.txt pyproject.toml
+	@echo 'setting up $(VENV), once: 7 GB on disk; pip is silent meanwhile, for three minutes or more'
 	$(PYTHON) -m venv '$(VENV)'
 	'$(VENV)/bin/python' -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -e '.[lab,captions,peers,search,onnx,openclip,siglip,lora,datasets,demo,suites,real,test]' || { $(WHY); exit 1; }
@@ -22,7 +23,10 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 	@touch $@
 
 repro: setup            ## rebuild every table and figure that the present params.yaml asks for
-	$(RUN) -m dvc repro $(STAGE)
+	$(RUN) -m dvc repro $(STAGE) && { python "$$venv/bin/wavbrivl" verify || true; }
+
+verify: setup           ## compare the results here with the committed ones, against their intervals
+	$(RUN) "$$venv/bin/wavbrivl" verify
 
 test: setup             ## run the chapters and the tests
 	$(RUN) "$$venv/bin/nbdev_test" --n_workers 2

@@ -600,7 +600,7 @@ def test_pictures_from_sound(root, model):
     )
     assert make_survey(lab)['trials'] and (root / 'build/survey/survey.html').exists()
     people, proxy = survey_tables(lab)
-    assert people is None and proxy.loc['all', 'n'] == 4 * 2
+    assert people is None and proxy.loc['all', 'n'] == 4
 
 
 def test_a_corpus_of_one_class_draws_and_evaluates_nothing(root, model, monkeypatch):

@@ -255,8 +255,9 @@ def test_variants_that_differ_in_the_choice_of_pairs_are_counted_once(
     monkeypatch.setattr(later_stages, 'bridge_task', note)
     planner = Planner(stated_machine('h200'), tmp_path / 'sample', lab.root)
     for select in ('both', 'none', 'random'):
-        language = planner.board.language.model_copy(deep=True)
-        language.select.by = select
+        language = planner.board.language
+        chosen = language.select.model_copy(update=dict(by=select))
+        language = language.model_copy(update=dict(select=chosen))
         run = planner.board.model_copy(update=dict(language=language))
         planner.measured['params', made_key(select)] = run
         STAGE_PLANS['variant'](planner, select)

@@ -5,15 +5,19 @@ The wheel is built from a copy of what git keeps, without a network, and install
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tomllib
 import zipfile
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import yaml
-from house import ROOT
+from house import ROOT, sources
 
 from wavbrivl.app.cli import HEAD, main
 from wavbrivl.app.layout import (
@@ -21,9 +25,12 @@ from wavbrivl.app.layout import (
     MARK,
     BEFORE,
     lay_out_lab,
+    CARRIED,
     read_layout,
     list_layout,
     make_quoted,
+    missing_packages,
+    set_up,
 )
 from wavbrivl.core.config import find_preset, find_root, load_params
 from wavbrivl.core.files import BadInput
@@ -57,7 +64,9 @@ def source(tmp_path_factory):
     git = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
     done = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)
     for name in filter(None, done.stdout.split('\0')):
-        if (ROOT / name).is_file() and not name.startswith('results/'):
+        carried = name in CARRIED or 'benchmarks' in name
+        made = name.startswith('results/') and not carried
+        if (ROOT / name).is_file() and not made:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
     if not copy.exists():
@@ -106,7 +115,7 @@ def test_the_wheel_has_every_file_once(wheel, source):
     with zipfile.ZipFile(wheel).open('wavbrivl/layout.zip') as packed:
         laid = zipfile.ZipFile(packed).namelist()
     wanted = list_layout(source, source / 'wavbrivl/app/layout.csv')
-    assert laid == [p.as_posix() for p in wanted]
+    assert laid == [*(p.as_posix() for p in wanted), *CARRIED]
     modules = {str(p.relative_to(source)) for p in source.glob('wavbrivl/**/*.py')}
     assert {n for n in names if n.endswith('.py')} == modules
     assert {'wavbrivl/app/lab/Makefile', 'wavbrivl/app/lab/README.md'} <= set(names)
@@ -143,7 +152,42 @@ def test_the_lab_is_the_repositorys(lab, source):
     for name in list_layout(source, source / 'wavbrivl/app/layout.csv'):
         if str(name) not in CHANGED:
             assert (lab / name).read_bytes() == (source / name).read_bytes(), name
-    assert not any((lab / d).exists() for d in ('results', 'build', 'models', MARK))
+    assert not any((lab / d).exists() for d in ('build', 'checkpoints', 'models', MARK))
+    assert {p.stem for p in (lab / 'results').iterdir()} == {'benchmarks'}
+
+
+def test_make_test_runs_chapters_only(lab):
+    "nbdev_test passes by a folder with the file .notest: stages are DVC's, and guides need a trained model."
+    notebooks = {p.parent for p in lab.glob('nbs/*/*.ipynb')}
+    passed_by = {p.name for p in notebooks if (p / '.notest').exists()}
+    assert passed_by == {'stages', 'guides'}
+
+
+LINK = re.compile(r'\]\(([^)#\s]+)|src="([^"]+)"')
+ELSEWHERE = ('http', 'mailto', 'data:', 'attachment:')
+
+
+def test_links_lead_somewhere_in_the_lab(lab):
+    "To a file that is laid out, or to the reports and figures that make repro writes there."
+    lost = {}
+    for notebook in sorted(lab.glob('nbs/**/*.ipynb')):
+        for text in sources(notebook, 'markdown'):
+            for to in map(''.join, LINK.findall(text)):
+                path = os.path.normpath(notebook.parent / to)
+                if not to.startswith(ELSEWHERE) and not os.path.exists(path):
+                    lost[os.path.relpath(path, lab)] = notebook.name
+    made = ('results/reports/', 'results/figures/', 'nbs/figures/')
+    assert [p for p in lost if not p.startswith(made)] == []
+
+
+def test_targets_that_the_guides_name_are_the_lab_s(lab):
+    targets = re.findall(r'^([a-z]+):', (lab / 'Makefile').read_text(), re.M)
+    named = set()
+    for notebook in lab.glob('nbs/**/*.ipynb'):
+        for text in sources(notebook, 'markdown'):
+            named |= set(re.findall(r'`(?:DEVICE=\w+ )?make ([a-z]+)', text))
+    assert {'repro', 'bench'} <= named
+    assert named - set(targets) == {'export'}, 'and of this the guide says where'
 
 
 def test_the_lab_follows_the_installed_library(lab, installed):
@@ -180,7 +224,7 @@ def test_dvc_reads_the_lab_and_sees_an_upgrade(lab, installed):
     assert 'changed checksum' in dvc('status', 'data.dvc').stdout
     (lab / 'build/corpus').mkdir(parents=True)
     (lab / 'build/corpus/x').write_text('x')
-    (lab / 'results/reports').mkdir(parents=True)
+    (lab / 'results/reports').mkdir()
     (lab / 'results/reports/corpus.ipynb').write_text('{}')
     done = dvc('commit', '--force', 'corpus')
     assert done.returncode == 0, done.stderr
@@ -225,6 +269,24 @@ def test_a_stage_notebook_runs_there(lab, installed, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (place / 'build/corpus/manifest.parquet').exists()
+
+
+def test_settings_of_ones_own_fail_no_test(lab, installed):
+    "make test follows a preset that was written, such as one with a single run."
+    text = (lab / 'params.yaml').read_text()
+    status, _, err = call(lab, installed, 'params', '--preset', 'own_data', '--write')
+    assert status == 0, err
+    chosen = 'surveyed or printed or run_of or papers or dvc_watches_settings'
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider']
+    done = subprocess.run(
+        [*command, 'tests/test_params.py', '-k', chosen],
+        cwd=lab,
+        env=outside(installed),
+        capture_output=True,
+        text=True,
+    )
+    (lab / 'params.yaml').write_text(text)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 # ---------------------------------------------------------------- laying out
@@ -293,21 +355,97 @@ def test_make_calls_the_python_of_the_lab(tmp_path):
         stub.read_text().replace('"$*"', '"nbdev_test $*"')
     )
     (stub.parent / 'nbdev_test').chmod(0o755)
-    for target, said in dict(
-        repro='-m dvc repro', test='-m pytest -q tests', lab='-m jupyterlab nbs'
-    ).items():
+    for target, extras, said in (
+        ('repro', 'lab,captions', '-m dvc repro'),
+        ('test', all_extras(lab), '-m pytest -q -n 2'),
+        ('lab', 'lab', '-m jupyterlab nbs'),
+    ):
         log.write_text('')
         done = subprocess.run(
             ['make', target, f'PYTHON={stub}'], cwd=lab, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        assert said in log.read_text()
+        calls = log.read_text()
+        assert f'set_up("{extras}")' in calls
+        assert calls.index('set_up') < calls.index(said), (
+            'installed before it is called'
+        )
     assert os.readlink(lab / 'wavbrivl') == str(tmp_path), 'linked anew'
-    stub.write_text('#!/bin/sh\ncase "$2" in *dvc*) exit 1;; esac\necho /\n')
+    stub.write_text('#!/bin/sh\ncase "$2" in *set_up*) exit 1;; esac\necho /\n')
     done = subprocess.run(
         ['make', 'repro', f'PYTHON={stub}'], cwd=lab, capture_output=True, text=True
     )
-    assert done.returncode and "pip install 'wavbrivl[lab]'" in done.stderr
+    assert done.returncode and 'dvc' not in done.stderr
+
+
+# ---------------------------------------------------------------- what make installs
+
+
+def all_extras(folder):
+    "The extras that a Makefile installs for the tests."
+    named = re.findall(r'\blab,captions[a-z,]+', (folder / 'Makefile').read_text())
+    assert len(named) == 1
+    return named[0]
+
+
+def test_a_lab_is_tested_with_what_a_clone_is(tmp_path):
+    lay_out_lab(tmp_path / 'lab')
+    ours = all_extras(tmp_path / 'lab').split(',')
+    assert ours == all_extras(ROOT).split(',')
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    assert set(ours) == set(project['optional-dependencies'])
+
+
+def write_wheel(folder, release, needs):
+    "A wheel of one empty module, `oddly_named`."
+    info = f'oddly_named-{release}.dist-info'
+    head = f'Metadata-Version: 2.1\nName: Oddly.Named\nVersion: {release}\n'
+    kind = 'Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n'
+    path = folder / f'oddly_named-{release}-py3-none-any.whl'
+    with zipfile.ZipFile(path, 'w') as z:
+        z.writestr('oddly_named.py', '')
+        z.writestr(f'{info}/METADATA', f'{head}Requires-Dist: {needs}\n')
+        z.writestr(f'{info}/WHEEL', kind)
+        z.writestr(f'{info}/RECORD', '')
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    "A folder is all of the index; what is installed goes below another, and is found there."
+    prefix = tmp_path / 'prefix'
+    settings = dict(NO_INDEX='1', FIND_LINKS=tmp_path / 'shop', PREFIX=prefix)
+    for name, value in settings.items():
+        monkeypatch.setenv(f'PIP_{name}', str(value))
+    monkeypatch.setenv('PIP_CONFIG_FILE', os.devnull)
+    site = sysconfig.get_path('purelib', vars=dict(base=str(prefix)))
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv('PYTHONPATH', f'{site}:{os.environ.get("PYTHONPATH", "")}')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'shop').mkdir()
+    said = ["oddly-named>=1; extra == 'lab'", "numpy; extra == 'lab'"]
+    monkeypatch.setattr('wavbrivl.app.layout.requires', lambda name: said)
+    return tmp_path / 'shop'
+
+
+def test_what_is_missing_comes_in_the_lab_s_versions(shop, capfd):
+    "And numpy, which is there, stays, whatever constraints.txt says."
+    for release in ('1.0', '1.5'):
+        write_wheel(shop, release, 'numpy')
+    Path('constraints.txt').write_text('numpy==1.0\nOddly_Named==1.0\n')
+    assert missing_packages('lab') == ['oddly-named>=1']
+    set_up('lab')
+    assert version('oddly-named') == '1.0'
+    assert 'oddly-named>=1' in capfd.readouterr().out
+    set_up('lab')
+    assert capfd.readouterr().out == '', 'it is not done twice'
+
+
+def test_what_cannot_be_installed_is_said(shop, capfd):
+    Path('constraints.txt').write_text('')
+    with pytest.raises(SystemExit) as e:
+        set_up('lab')
+    assert "pip install 'wavbrivl[lab]'" in str(e.value) and 'PYTHON=' in str(e.value)
+    assert 'Traceback' not in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------- presets by name, versions, examples

@@ -159,6 +159,9 @@ class BrivlParams(Section):
     temperature: Temperature = 0.07  # of the contrastive loss
     backbone_lr_multiplier: Annotated[float, Field(gt=0, le=100)] = 3.0  # of the CNN
     queue_start: Share = 0.8  # fraction of the steps before the queues are used
+    scenes: WholeNumber = 0  # of its own, with corpus.reader foley; 0: the corpus's
+    augment: Share = 1.0  # strength of crops and colours in augmented views
+    head_init: Literal['torch', 'orthogonal'] = 'torch'  # of what ends a tower
     seed: int = 0
     optim: OptimParams = {'epochs': 17, 'batch': 64}
     renamed: ClassVar[dict] = {
@@ -168,8 +171,10 @@ class BrivlParams(Section):
 
     @model_serializer(mode='wrap')
     def _leave_out_unused(self, dump):
-        "Without pretrained weights, stored and compared as if there were no fields for them."
-        return {k: v for k, v in dump(self).items() if v is not None or k[:4] != 'cnn_'}
+        "Fields added later are stored and compared only where they differ from their default."
+        later = dict(cnn_weights=None, scenes=0, augment=1.0, head_init='torch')
+        none = dict(cnn_mean=None, cnn_std=None)  # of `BrivlConfig`
+        return {k: v for k, v in dump(self).items() if (later | none).get(k, ...) != v}
 
 # %% ../../nbs/00_core/02_params.ipynb #3e4e6894
 class TeacherParams(Section):
@@ -327,6 +332,7 @@ class EvaluateParams(Section):
     detection: HeadParams = HeadParams()
     captioning: HeadParams = {'epochs': 10}
     beam: Count = 4  # width of the captioner's beam search
+    sequences: Count = 120  # of short events, on which gloss tokens are timed
     renamed: ClassVar[dict] = {'heads': 'head_seeds'}
 
 # %% ../../nbs/00_core/02_params.ipynb #9d5c2ceb
@@ -376,6 +382,8 @@ class AlignmentParams(GlossModelParams):
     skip_fraction: Share = 0.2  # of gloss tokens, the costliest: to be skipped
     literal: bool = False  # eq. 5 exactly as printed
     sp: Literal['index', 'mask'] = 'index'  # form of eq. 6
+    # when a token sounds: by DS-Net, as eqs. 5 and 6 teach it, or by a net taught by contrast
+    timing: Literal['dtw', 'contrast'] = 'dtw'
     self_paced: bool = False  # easy pairs first
     weights: LossWeights = LossWeights()
     renamed: ClassVar[dict] = GlossModelParams.renamed | {

@@ -97,10 +97,13 @@ def png_bytes(
     fig,
     dpi: int | None = None,  # default: 110; of a page of pictures 80
 ) -> bytes:
-    "Encode a figure as PNG, the same bytes for the same numbers."
-    buffer = io.BytesIO()
+    "Encode a figure as PNG, the same bytes for the same numbers; its finding is the file's title."
+    from PIL.PngImagePlugin import PngInfo
+
+    buffer, facts = io.BytesIO(), PngInfo()
+    facts.add_text('Title', fig.get_suptitle().replace('\n', ' '))
     dpi = dpi or (80 if getattr(fig, 'page', False) else 110)
-    render_figure(fig, dpi)[0].save(buffer, format='PNG', optimize=True)
+    render_figure(fig, dpi)[0].save(buffer, format='PNG', optimize=True, pnginfo=facts)
     return buffer.getvalue()
 
 # %% ../../nbs/00_core/06_plotting.ipynb #19cf9ca2

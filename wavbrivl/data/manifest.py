@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'READERS', 'FOLEY_FIELDS', 'Record', 'Rejected', 'reader', 'records', 'source_path', 'source_folder',
-           'takes_article', 'class_caption', 'compose', 'foley_record', 'foley']
+           'takes_article', 'class_caption', 'compose', 'foley_record', 'foley', 'picture_record', 'foley_pictures']
 
 # %% ../../nbs/03_data/01_manifest.ipynb #c83b2ccb
 import difflib
@@ -17,8 +17,8 @@ from pathlib import Path
 # %% ../../nbs/03_data/01_manifest.ipynb #632ba20f
 from ..core.files import BadInput
 from ..core.params import CorpusParams
-from ..foley.scene import make_scene, draw_mismatches
-from ..foley.captions import describe_scene
+from ..foley.scene import PICTURE_SPLIT, make_scene, draw_mismatches
+from ..foley.captions import SEEN, describe_scene, make_captions, to_sentence
 from ..foley.sounds import render_sound
 from ..foley.pictures import render_picture
 
@@ -179,3 +179,33 @@ def foley(params, root):
                 r.mismatch_rank = float(rank[i])
                 r.mismatch_clip = f'train-{int(partner[i]):05d}'
             yield r
+
+# %% ../../nbs/03_data/01_manifest.ipynb #1ab12baa
+def picture_record(
+    params: CorpusParams,
+    split: str,
+    i: int,  # number of the scene among those of pictures
+) -> Record:
+    "Describe a picture of a generated scene, without its sound."
+    scene = make_scene(params.foley, params.seed, PICTURE_SPLIT, i)
+    moment = int(scene.stream('moment').integers(4))
+    picture = partial(render_picture, scene, moment, params.image_size)
+    captions = [to_sentence(ws) for ws in make_captions(scene, SEEN)]
+    facts = dict(label=scene.label, labels=scene.labels, source='foley')
+    return Record(
+        f'{split}-{i:05d}',
+        None,
+        [picture],
+        captions,
+        split=split,
+        licence='Apache-2.0',
+        **facts,
+    )
+
+# %% ../../nbs/03_data/01_manifest.ipynb #c9ecdebe
+@reader('foley_pictures')
+def foley_pictures(params, root):
+    "Read generated pictures: the first `foley.valid` scenes validate, the `foley.train` after them train."
+    n = params.foley.valid
+    for i in range(n + params.foley.train):
+        yield picture_record(params, 'valid' if i < n else 'train', i)

@@ -19,7 +19,7 @@ from .gloss import gloss_scores, most_frequent_line
 from .alignment import monotone_path
 from .selection import selection_scores, token_hits
 from .language_tower import decoder_memory, glosses_of
-from .bridge import Bridge
+from .bridge import NEVER, Bridge, DSNet
 from .training import BridgeTask
 
 # %% ../../nbs/11_gloss/08_tasks.ipynb #c020327a
@@ -100,7 +100,7 @@ def locate_tokens(
     low = tower.first_layer(tower.sound_inputs(x), real)
     o, h = tower.other_layers(low, real)
     n, Q = int(real.sum()), len(entries)
-    S, path = entry_path(bridge, low, n, entries)
+    S, path = entry_path(bridge, *bridge.placing(x, low), n, entries)
     memory = decoder_memory(o, h, real)[0][0, : n + 1].numpy()
     _, weights, _ = attention_map(bridge.decoder, memory, ' '.join(entries).lower())
     even = (np.arange(Q) + 0.5) / Q * n
@@ -118,12 +118,12 @@ def frame_seconds(bridge: Bridge, t) -> np.ndarray:
     return np.where(t >= 0, bridge.first_frame + bridge.frame_hop * t, np.nan)
 
 # %% ../../nbs/11_gloss/08_tasks.ipynb #19c6ff88
-def entry_path(bridge: Bridge, low, n: int, entries: list) -> tuple:
-    "DS-Net's scores [Q, T] of one clip and its path [Q], nothing skipped."
+def entry_path(bridge: Bridge, net: DSNet, heard, n: int, entries: list) -> tuple:
+    "A net's scores [Q, T] of one clip and its path [Q], nothing skipped."
     vocab, Q = bridge.vocab, torch.tensor([len(entries)])
     ids = torch.tensor([[vocab.index.get(e.lower(), UNK) for e in entries]])
-    S, skip = bridge.ds_net(bridge.tower.word(ids), low, Q, torch.tensor([n]))
-    never = torch.full_like(skip, -1e4)
+    S, skip = net(bridge.tower.word(ids), heard, Q, torch.tensor([n]))
+    never = torch.full_like(skip, NEVER)
     path = monotone_path(S, never, Q, torch.tensor([n]))[0]
     return S[0].numpy(), path[0].numpy()
 

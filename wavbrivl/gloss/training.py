@@ -28,7 +28,13 @@ from ..training.targets import Targets
 from .alignment import one_hot_path, lay_out
 from .selection import self_paced
 from .language_tower import GlossTask, embed_stored, vocabulary_of
-from .bridge import Bridge, alignment_losses, belonging_loss, even_path
+from wavbrivl.gloss.bridge import (
+    Bridge,
+    alignment_losses,
+    belonging_loss,
+    even_path,
+    token_contrast,
+)
 from .pairs import PairSelection
 
 # %% ../../nbs/11_gloss/07_training.ipynb #3cad2e45
@@ -123,6 +129,15 @@ def align_losses(self: BridgeTask, name, net, R, o, rows, columns, target) -> di
     ce, sp = alignment_losses(S, skip, target, rows, columns, p.literal, p.sp)
     return {f'{name}_ce': w.ce * ce, f'{name}_sp': w.sp * sp}
 
+# %% ../../nbs/11_gloss/07_training.ipynb #4bd5c237
+@patch
+def timing_loss(self: BridgeTask, b, columns):
+    "What teaches `TimingNet` [N]; the table of words is left alone."
+    net = self.bridge.timing_net
+    R = self.bridge.tower.word(b.entries).detach()
+    s = net.entry_scores(R, net.frames_apart(b.frames), columns)
+    return token_contrast(s, b.entries, b.entry_count)
+
 # %% ../../nbs/11_gloss/07_training.ipynb #659b664f
 @patch
 def ds_net_losses(self: BridgeTask, b, low, columns) -> dict:
@@ -130,6 +145,8 @@ def ds_net_losses(self: BridgeTask, b, low, columns) -> dict:
     net, R = self.bridge.ds_net, self.bridge.tower.word(b.entries)
     rank = self.rank_loss(R, low, b.entry_count, columns, b.ids)
     out = dict(rank=self.language.weights.rank * rank)
+    if self.language.timing == 'contrast':
+        out['timing'] = self.language.weights.rank * self.timing_loss(b, columns)
     if self.looked > 0:
         sizes = (b.entry_count, columns)
         out |= self.align_losses('ds', net, R, low, *sizes, b.by_gloss)

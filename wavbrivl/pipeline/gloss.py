@@ -37,6 +37,7 @@ from ..gloss.language_tower import embed_stored
 from ..gloss.training import train_bridge, fit_gloss
 from ..gloss.tasks import score_glosses, score_selection, locate_tokens_task
 from ..api.pictures import WavBriVL
+from ..suites.timing import score_timing, time_sequences
 from .lab import Lab, make_folders, require_output
 from .launch import run_parallel, single_thread
 from .training import embedding_facts, training_facts
@@ -252,7 +253,11 @@ def gloss_tasks(lab: Lab, bridge, frames: StoredFrames) -> dict:
     if p.gloss == 'none':
         return {}
     tasks = score_glosses(bridge, frames, t, p.gloss)
-    return tasks | (locate_tokens_task(bridge, frames, t) if p.ds_net else {})
+    if p.ds_net:
+        tasks |= locate_tokens_task(bridge, frames, t)
+        off = time_sequences(bridge, sequences=lab.params.evaluate.sequences)
+        tasks |= score_timing(off)
+    return tasks
 
 # %% ../../nbs/18_pipeline/05_gloss.ipynb #b67d33e2
 GLOSSES_STORED = 40  # glosses of test clips, for the report

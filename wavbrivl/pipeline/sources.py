@@ -8,7 +8,7 @@ __all__ = ['ROW_NAMES', 'REPORT_TIMELINES', 'BESIDE_REFERENCE', 'TABLE4_ROWS', '
            'read_histories', 'read_variant_histories', 'one_per_class', 'gallery_arguments', 'caption_points',
            'space_arguments', 'predicted_clips', 'timeline_arguments', 'caption_rows', 'data_arguments', 'drawn_clips',
            'drawn_kinds', 'picture_columns', 'codec_rows', 'pair_selection', 'table4_rows', 'complete_variant',
-           'figure2_histories', 'gloss_samples', 'onset_distance', 'several_sources', 'token_times']
+           'figure2_histories', 'gloss_samples', 'token_times', 'timed_variants', 'placing_variants']
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #27e27ec1
 import numpy as np
@@ -16,14 +16,13 @@ import pandas as pd
 import torch
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #4459d8d5
-from ..core.files import BadInput, read_json, read_tensors
+from ..core.files import BadInput, read_json
 from ..core.config import load_params, list_runs
 from ..core.runtime import derive_seed
-from ..audio.frames import StoredFrames
 from ..decoders.vqgan import VQGAN, pixels_to_bytes, bytes_to_pixels
 from ..metrics.retrieval import search_top_k
-from ..gloss.tasks import locate_tokens
 from ..api.pictures import WavBriVL
+from ..suites.timing import placed_sequences
 from wavbrivl.pipeline.lab import (
     Lab,
     StoredEvaluation,
@@ -308,34 +307,25 @@ def gloss_samples(lab: Lab, run: str, n: int = 6) -> pd.DataFrame:
     }
     return pd.DataFrame(columns)[:n]
 
-# %% ../../nbs/18_pipeline/08_sources.ipynb #0d362f27
-def onset_distance(tokens) -> float:
-    "Seconds between the first and the last onset."
-    onsets = [s['onset'] for s in tokens]
-    return max(onsets) - min(onsets)
-
-# %% ../../nbs/18_pipeline/08_sources.ipynb #a599b6e8
-def several_sources(table, n: int) -> list[int]:
-    "Rows of the `n` test clips whose tokens begin furthest apart."
-    several = (table.split == 'test') & table.tokens.str.len().gt(3)
-    rows = []
-    for i in np.flatnonzero(several):
-        if len({(s['onset'], s['offset']) for s in table.tokens.iloc[i]}) > 1:
-            rows.append(i)
-    return sorted(rows, key=lambda i: -onset_distance(table.tokens.iloc[i]))[:n]
-
 # %% ../../nbs/18_pipeline/08_sources.ipynb #2e821fda
 def token_times(lab: Lab, run: str, n: int = 3) -> list[dict]:
-    "Arguments of `alignment_figure`: test clips with several sources, and where a variant puts their gloss tokens."
-    p, t = load_params(run, lab.root).language, lab.corpus.table
-    folder = lab.root / 'models' / run / f'seed-{p.seeds[0]}'
-    model = WavBriVL.from_pretrained(folder, 'cpu')
-    stored = read_tensors(lab.build / 'front' / p.encoder / 'frames.safetensors')
-    frames, found = StoredFrames(stored, stored['rows']), []
-    for i in several_sources(t, n):
-        spans = list(t.tokens.iloc[i])[: p.max_tokens]
-        tokens = [s['token'] for s in spans]
-        placed = locate_tokens(model.audio, frames, i, tokens)
-        wave = lab.corpus.audio(t.audio.iloc[i])
-        found.append(dict(clip=wave, spans=spans, hop=model.audio.frame_hop, **placed))
-    return found
+    "Arguments of `alignment_figure`: test sequences, and where a variant puts their gloss tokens."
+    seed = load_params(run, lab.root).language.seeds[0]
+    folder = lab.root / 'models' / run / f'seed-{seed}'
+    return placed_sequences(WavBriVL.from_pretrained(folder, 'cpu').audio, n)
+
+
+def timed_variants(lab: Lab) -> list[str]:
+    "The variants of the second paper, those on the frames of another encoder last."
+    kinds = ('variants', 'encoder_variants')
+    return [run for kind in kinds for run in list_runs(lab.root, kind)]
+
+
+def placing_variants(lab: Lab) -> dict:
+    "{figure: the variant it shows}: the one with every part of BGTAI, and one with `timing: contrast`."
+    taught = {}
+    for run in list_runs(lab.root, 'variants'):
+        taught.setdefault(load_params(run, lab.root).language.timing, run)
+    shown = dict(alignment=complete_variant(lab))
+    shown['alignment_contrast'] = taught.get('contrast')
+    return {figure: run for figure, run in shown.items() if run}

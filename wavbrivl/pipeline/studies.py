@@ -337,8 +337,9 @@ NEITHER_BELOW = 0.5  # with both probabilities below this, the evaluator chooses
 
 
 def evaluator_table(lab: Lab) -> pd.DataFrame:
-    "What the evaluator would choose in people's place."
-    trials, evaluator = survey_trials(lab), lab.evaluator()
+    "What the evaluator would choose in people's place, each pair of pictures once: asked again, it says the same."
+    trials = [t for t in survey_trials(lab) if t['repeat'] == 1]
+    evaluator = lab.evaluator()
     labels = [t['label'] for t in trials]
     classes = torch.as_tensor(evaluator.encode_labels(labels))
     right, wrong = [], []

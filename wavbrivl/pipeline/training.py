@@ -28,7 +28,7 @@ from ..data.shards import pack_corpus
 from ..teachers.clip import open_teacher
 from ..audio.tower import embed_clips
 from ..training.loop import fingerprint, save_history
-from ..training.image_text import train_brivl
+from ..training.image_text import learning_corpus, train_brivl
 from ..training.targets import make_targets
 from ..audio.tower import embed_clips
 from ..decoders.condition import EmbeddingFacts
@@ -178,9 +178,11 @@ def pretrain_brivl(lab: Lab) -> pd.DataFrame:
     if lab.params.teacher.checkpoint or lab.params.teacher.kind != 'brivl':
         return store_teacher(lab.params.teacher, folder)
     (folder / 'teacher.json').unlink(missing_ok=True)
+    state = lab.checkpoints / 'brivl'
+    corpus = learning_corpus(lab.params, lab.corpus, state)
     if not lab.params.brivl.checkpoint and launch_stage(lab, 'brivl'):
         return pd.read_csv(folder / 'history.csv')
-    return train_brivl(lab.params, lab.corpus, folder, lab.checkpoints / 'brivl')
+    return train_brivl(lab.params, corpus, folder, state)
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #9a7b45f1
 def pretrain_wavlm(lab: Lab) -> pd.DataFrame:

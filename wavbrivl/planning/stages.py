@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['HOST_CLIPS', 'HOST_PIXELS', 'HOST_FEATURES', 'PROBE_EPOCHS', 'HEADS', 'JAVA_SECONDS', 'WorkPart', 'repeated',
            'training_steps', 'score_seconds', 'trained', 'valid_ratio', 'in_turn', 'times', 'plan_corpus',
-           'picture_bytes', 'plan_brivl', 'view_seconds', 'reading_seconds', 'embedded', 'plan_targets',
-           'plan_datasets', 'host_features', 'plan_units', 'audio_bytes', 'plan_wavlm', 'train_facts', 'plan_train',
-           'probe_seconds', 'random_sample_frames', 'caption_sample', 'head_seconds', 'heads_part', 'plan_evaluate',
-           'plan_baselines']
+           'picture_bytes', 'own_pictures', 'rendered', 'plan_brivl', 'view_seconds', 'reading_seconds', 'embedded',
+           'plan_targets', 'plan_datasets', 'host_features', 'plan_units', 'audio_bytes', 'plan_wavlm', 'train_facts',
+           'plan_train', 'probe_seconds', 'random_sample_frames', 'caption_sample', 'head_seconds', 'heads_part',
+           'plan_evaluate', 'plan_baselines']
 
 # %% ../../nbs/19_planning/06_stages.ipynb #38e37dac
 import numpy as np
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 # %% ../../nbs/19_planning/06_stages.ipynb #a676e0f5
 from ..core.params import EvaluateParams
 from ..core.picture_params import Params
+from ..data.manifest import picture_record
+from ..foley.scene import CLASSES
 from ..audio.pretraining import assign_units
 from ..tasks.baseline import log_mel_features, mfcc_features
 from ..tasks.captioning import train_and_score_captioner
@@ -145,6 +147,22 @@ def picture_bytes(planner: Planner, clips: int, size: int) -> float:
     "Bytes of some clips' pictures in memory."
     return 3.0 * size**2 * planner.frames_of(clips)
 
+# %% ../../nbs/19_planning/06_stages.ipynb #44308a0f
+def own_pictures(planner: Planner) -> int:
+    "Generated pictures that the image-text model alone learns from; 0: it takes the corpus's."
+    board = planner.board
+    return board.brivl.scenes if board.corpus.reader == 'foley' else 0
+
+
+def rendered(planner: Planner, n: int) -> WorkPart:
+    "Pictures of its own, rendered in processes and stored as JPEG of .4 bytes a pixel."
+    c, k = planner.board.corpus, len(CLASSES)
+    draw = lambda: [picture_record(c, 'train', i).pictures[0]() for i in range(k)]
+    one = planner.once('picture', c.image_size, lambda: fastest(draw, 2)) / k
+    what = f'{n} pictures of its own, rendered'
+    seconds = n * one / min(8, count_cores())
+    return WorkPart(what, seconds, disk=0.4 * n * c.image_size**2)
+
 # %% ../../nbs/19_planning/06_stages.ipynb #b82c95c2
 def plan_brivl(planner: Planner, name=None) -> list:
     "Stage brivl: trained, or a released one."
@@ -158,26 +176,15 @@ def plan_brivl(planner: Planner, name=None) -> list:
     if p.checkpoint:
         size = planner.image_text_bytes()
         return [WorkPart('released weights', 4 * size / 1e9, memory=size, disk=size)]
-    items = planner.frames_of(planner.clips.train)
-    part = trained(
-        planner,
-        'image-text model',
-        brivl_task(planner.board, planner.sample),
-        p,
-        items,
-        valid_ratio(planner),
-    )
-    both = planner.clips.train + planner.clips.valid
-    size = planner.image_text_bytes()
-    return [
-        times(
-            part,
-            1,
-            part.what,
-            disk=size,
-            host=picture_bytes(planner, both, planner.board.corpus.image_size),
-        )
-    ]
+    own, n = own_pictures(planner), planner.clips
+    items = own or planner.frames_of(n.train)
+    task = brivl_task(planner.board, planner.sample)
+    given = 'image-text model', task, p, items, valid_ratio(planner)
+    part, side = trained(planner, *given), planner.board.corpus.image_size
+    both = picture_bytes(planner, n.train + n.valid, side)
+    host = 3.0 * side**2 * (own + n.valid) if own else both
+    part = times(part, 1, part.what, disk=planner.image_text_bytes(), host=host)
+    return [rendered(planner, own), part] if own else [part]
 
 # %% ../../nbs/19_planning/06_stages.ipynb #ddaaf947
 def view_seconds(planner: Planner) -> float:

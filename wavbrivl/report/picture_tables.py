@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PICTURE_METRICS', 'FEATURES_NOTE', 'RANDOM_PICTURE_NOTE', 'VOTE_COLUMNS', 'NOBODY', 'PROXY_NOTE', 'WILSON_NOTE',
-           'fact_text', 'fact_by_kind', 'picture_rows', 'pictures_table', 'vote_cells', 'repeats_note', 'survey_notes',
-           'compare_with_survey']
+           'fact_by_kind', 'picture_titles', 'picture_columns_of', 'picture_rows', 'pictures_table', 'vote_cells',
+           'repeats_note', 'survey_notes', 'compare_with_survey']
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #d0c77f0f
 import numpy as np
@@ -14,9 +14,9 @@ import pandas as pd
 # %% ../../nbs/17_report/04_picture_tables.ipynb #5fa7bfe4
 from ..core.files import BadInput
 from ..survey.answers import PROXY_NAME
-from .summary import format_mean, metrics_frame
+from .summary import format_mean, metrics_frame, seeds_text
 from .papers import PRINTED_FAULTS, read_printed_table
-from .tables import PICTURE_KINDS, DISPLAY_NAMES, chance_range
+from .tables import PICTURE_KINDS, DISPLAY_NAMES, chance_range, fact_text
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #38e991f9
 PICTURE_METRICS = {
@@ -42,11 +42,6 @@ RANDOM_PICTURE_NOTE = (
 )
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #af055da8
-def fact_text(value) -> str:
-    "Write a number without needless digits, anything else as it is."
-    return f'{value:g}' if isinstance(value, float) else str(value)
-
-
 def fact_by_kind(
     t: pd.DataFrame,  # rows of `metrics_frame`, their tasks kinds of pictures
     fact: str,
@@ -63,20 +58,40 @@ def fact_by_kind(
     return f'{fact}: {"; ".join(parts)}.'
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #7342f89c
+def picture_titles(t: pd.DataFrame) -> pd.Series:  # of every row of `metrics_frame`
+    "Name each number's column: the metric, and of how many sounds where kinds differ in that."
+    names = t.metric.map(DISPLAY_NAMES)
+    if 'sounds' not in t:
+        return names
+    differ = t.groupby('metric').sounds.transform('nunique') > 1
+    sizes = ' of ' + t.sounds.map('{:.0f}'.format)
+    return names.where(~differ, names + sizes)
+
+
+def picture_columns_of(t: pd.DataFrame) -> list:
+    "The columns in the order of `PICTURE_METRICS`, that of most sounds first."
+    order = {m: i for i, m in enumerate(PICTURE_METRICS)}
+    sounds = t.sounds if 'sounds' in t else pd.Series(0, t.index)
+    places = t.assign(at=t.metric.map(order), size=-sounds).sort_values(['at', 'size'])
+    return list(dict.fromkeys(places.column))
+
+# %% ../../nbs/17_report/04_picture_tables.ipynb #418fb47f
 def picture_rows(
-    t: pd.DataFrame,  # rows of `metrics_frame`, in the order of kinds
+    t: pd.DataFrame,  # rows of `metrics_frame` and their `column`, in the order of kinds
 ) -> dict:  # (kind, run) -> {column: text}, chance last
     "Make the rows of the table of pictures."
-    rows = {}
+    rows, counts = {}, {}
     for r in t.itertuples():
         score = format_mean(dict(mean=r.mean, std=r.std), PICTURE_METRICS[r.metric])
-        rows.setdefault((PICTURE_KINDS[r.task], r.run), {})[DISPLAY_NAMES[r.metric]] = (
-            score
-        )
+        cells = rows.setdefault((PICTURE_KINDS[r.task], r.run), {})
+        cells[r.column] = score
+        counts.setdefault((PICTURE_KINDS[r.task], r.run), []).append(r.n)
+    for row, n in counts.items():
+        rows[row]['seeds'] = seeds_text(*n).split(' seed')[0]
     known = t.dropna(subset=['chance'])
     if len(known):
-        by_metric = known.groupby('metric').chance
-        rows['chance', ''] = {DISPLAY_NAMES[m]: chance_range(c) for m, c in by_metric}
+        by_column = known.groupby('column').chance
+        rows['chance', ''] = {name: chance_range(c) for name, c in by_column}
     return rows
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #989d00fe
@@ -98,8 +113,9 @@ def pictures_table(
     t = t.sort_values(
         'task', key=lambda k: k.map(list(PICTURE_KINDS).index), kind='stable'
     )
+    t = t.assign(column=picture_titles(t))
     rows = picture_rows(t)
-    columns = [DISPLAY_NAMES[m] for m in PICTURE_METRICS]
+    columns = ['seeds', *picture_columns_of(t)]
     out = pd.DataFrame.from_dict(rows, orient='index')
     out = out.reindex(columns=columns, fill_value='').fillna('')
     out.index = pd.MultiIndex.from_tuples(out.index, names=['kind', 'run'])
@@ -143,7 +159,7 @@ def repeats_note(
 # %% ../../nbs/17_report/04_picture_tables.ipynb #44fb0ae8
 NOBODY = 'No people were asked here; their cells are blank.'
 PROXY_NOTE = (
-    'The proxy is a classifier that chooses between the same two pictures; '
+    'The proxy is a classifier that chooses between the same two pictures, once for each sound; '
     'its row is no survey.'
 )
 WILSON_NOTE = (

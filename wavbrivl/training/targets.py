@@ -44,12 +44,13 @@ def embed_pictures(
     view: int = 0,  # 0 is the plain picture, others are augmented
     seed: int = 0,
     first: int = 0,  # number of the first picture, where these are a part
+    strength: float = 1.0,  # of the augmented views
 ) -> torch.Tensor:  # [N, D] unit norm
     "Image embeddings of one view of each picture."
     teacher, out = as_teacher(teacher), []
     for i in range(0, len(pictures), batch):
         draw = _view_generator(seed, view, first + i)
-        x = teacher.prepare(draw_views(pictures[i : i + batch], draw))
+        x = teacher.prepare(draw_views(pictures[i : i + batch], draw, strength))
         out.append(teacher.encode_image(x).float().cpu())
     return torch.cat(out) if out else torch.zeros(0, teacher.dim)
 
@@ -103,6 +104,7 @@ def join_shares(mine: dict, out) -> dict | None:
 def _embed_frames(params: Params, corpus: Corpus, teacher: Teacher, paths, views: int):
     "This process's share of the frames, in all views: [n, views, D]."
     batch, seed = params.targets.batch, params.brivl.seed
+    strength = params.brivl.augment
     own = share_in_batches(len(paths), batch)
     out = [torch.zeros(0, views, teacher.dim)]
     for i in range(own.start, own.stop, BATCHES_IN_MEMORY * batch):
@@ -110,7 +112,8 @@ def _embed_frames(params: Params, corpus: Corpus, teacher: Teacher, paths, views
             corpus, paths[i : min(i + BATCHES_IN_MEMORY * batch, own.stop)]
         )
         rows = [
-            embed_pictures(teacher, pictures, batch, v, seed, i) for v in range(views)
+            embed_pictures(teacher, pictures, batch, v, seed, i, strength)
+            for v in range(views)
         ]
         out.append(torch.stack(rows, 1))
     return torch.cat(out)

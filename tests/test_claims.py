@@ -1,0 +1,212 @@
+"Every number that a title, a table, a sentence of the report or the README states is the summary's."
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from wavbrivl.core.config import find_root, list_runs
+from wavbrivl.core.files import read_json
+from wavbrivl.pipeline.evaluation import PAIR_SUPERVISION, pair_supervision
+from wavbrivl.pipeline.lab import Lab
+from wavbrivl.pipeline.sources import name_rows
+from wavbrivl.report.figures import runs_figure, tasks_figure, training_figure
+from wavbrivl.report.papers import TABLE_METRICS
+from wavbrivl.report.summary import compare_runs, mean_and_spread, run_supervisions
+from wavbrivl.report.tables import to_markdown
+from wavbrivl.report.timelines import alignment_story
+from wavbrivl.review import claims
+from wavbrivl.review.verification import read_clips
+
+ROOT = find_root()
+RESULTS = ROOT / 'results'
+needs_results = pytest.mark.skipif(
+    not (RESULTS / 'scores/clips.csv').exists(), reason='no results are committed here'
+)
+
+
+@pytest.fixture(scope='module')
+def summary():
+    return read_json(RESULTS / 'summary.json')
+
+
+@pytest.fixture(scope='module')
+def clips():
+    return read_clips((RESULTS / 'scores/clips.csv').read_text())
+
+
+@pytest.fixture(scope='module')
+def judged(summary, clips):
+    return claims.judge_claims(summary, 'foley', clips)
+
+
+def report_cells(kind):
+    cells = read_json(RESULTS / 'reports/report.ipynb')['cells']
+    return [c for c in cells if c['cell_type'] == kind]
+
+
+def report_text():
+    "What the report's cells printed and showed, as text."
+    said = []
+    for cell in report_cells('code'):
+        for out in cell['outputs']:
+            data = out.get('data', {})
+            said += [*out.get('text', []), *data.get('text/markdown', [])]
+    return ''.join(said)
+
+
+@needs_results
+def test_scores_of_clips_are_those_of_the_summary(summary, clips):
+    assert len(clips) == 320
+    for key in clips:
+        assert clips[key].mean() == pytest.approx(summary[key]['mean'], abs=6e-5), key
+    probed = [k for k in summary if k.endswith('/probe/accuracy')]
+    without = {k.split('/')[1] for k in probed if k not in clips}
+    assert without == {'log_mel', 'mfcc'}
+
+
+@needs_results
+def test_the_table_of_claims_is_computed(judged):
+    table = to_markdown(claims.claims_table(judged))
+    assert table == (RESULTS / 'tables/claims.md').read_text()
+    assert table in report_text()
+
+
+@needs_results
+def test_another_number_changes_the_table(summary, clips):
+    changed = json.loads(json.dumps(summary))
+    changed['foley/bgtai/detection/f1']['mean'] = 0.9
+    rows = claims.judge_claims(changed, 'foley', clips)
+    assert (
+        to_markdown(claims.claims_table(rows))
+        != (RESULTS / 'tables/claims.md').read_text()
+    )
+
+
+@needs_results
+def test_sentences_of_the_report_are_computed(judged):
+    said = report_text()
+    for sentence in (
+        claims.describe_pair(judged),
+        claims.count_verdicts(judged),
+        claims.describe_control(judged, 'random_drop'),
+        claims.describe_control(judged, 'random_drop_50'),
+    ):
+        assert sentence and sentence in said
+    assert said.index('Gloss (BGTAI)') < said.index('| paper |')
+
+
+def titles(summary, clips):
+    "The title of every figure that states numbers of the summary, made anew."
+    rows = name_rows(summary)
+    given = summary, 'foley'
+    history = [
+        RESULTS / f'history/{run}.csv' for run in ('wavbrivl', 'wav2clip', 'level')
+    ]
+    figures = dict(
+        zero_shot=runs_figure(*given, 'zero_shot', 'top1', clips=clips),
+        probe=runs_figure(*given, 'probe', 'accuracy', clips=clips),
+        table2=tasks_figure(summary, TABLE_METRICS['BGTAI', 2], rows, clips=clips),
+        training=training_figure(pd.concat(map(pd.read_csv, history))),
+    )
+    found = {name: fig.get_suptitle() for name, fig in figures.items()}
+    return found | dict(alignment=alignment_story(*given, 'bgtai'))
+
+
+@needs_results
+def test_titles_of_the_figures_are_computed(summary, clips):
+    for name, title in titles(summary, clips).items():
+        written = Image.open(RESULTS / f'figures/{name}.png').text['Title']
+        assert written == title.replace('\n', ' '), name
+
+
+def test_no_number_is_typed_into_the_report():
+    book = read_json(ROOT / 'nbs/stages/report.ipynb')
+    for cell in book['cells']:
+        text = ''.join(cell['source'])
+        assert not re.search(r'(?<!\d)0?\.\d{2,}', text), text
+
+
+@needs_results
+def test_numbers_of_the_readme_are_the_summarys(summary):
+    known = {0.0}
+    for entry in summary.values():
+        known |= {round(entry[k], 3) for k in ('mean', 'chance') if k in entry}
+    text = (ROOT / 'README.md').read_text()
+    stated = [float(n) for n in re.findall(r'(?<![\d.])\.\d{3}\b', text)]
+    assert len(stated) > 20
+    assert [n for n in stated if n not in known] == []
+
+
+@pytest.mark.parametrize(
+    'run, kind',
+    [
+        ('wavbrivl', 'pictures'),
+        ('unibrivl', 'captions'),
+        ('base', 'gloss'),
+        ('result_filter', 'gloss'),
+        ('ds_net', 'contrast'),
+        ('bgtai', 'contrast'),
+        ('random_drop', 'contrast'),
+    ],
+)
+def test_a_run_says_what_it_was_taught_with(run, kind):
+    tower = 'audio' if run in list_runs(ROOT) else 'bridge'
+    assert pair_supervision(Lab(run, ROOT), tower) == PAIR_SUPERVISION[kind]
+
+
+@needs_results
+def test_no_sound_was_paired_with_words_only_where_it_is_true(summary):
+    glossed = {k.split('/')[1] for k in summary if '/audio_to_gloss/' in k}
+    for run, said in run_supervisions(summary).items():
+        if 'no sound was paired with words' in said:
+            assert run not in glossed
+    assert len(glossed) > 10
+
+
+@pytest.mark.parametrize(
+    'low, high, rule, verdict',
+    [
+        (0.1, 0.2, 'beats', claims.REPRODUCED),
+        (-0.1, 0.2, 'beats', claims.LEVEL),
+        (-0.2, -0.1, 'beats', claims.LOST),
+        (-0.1, 0.1, 'level', claims.LEVEL),
+        (0.1, 0.2, 'level', claims.LOST),
+        (0.0, 0.2, 'above chance', claims.LEVEL),
+        (0.1, 0.2, 'rises', claims.REPRODUCED),
+    ],
+)
+def test_the_rule_gives_the_verdict(low, high, rule, verdict):
+    found = dict(difference=(low + high) / 2, low=low, high=high)
+    assert claims.give_verdict(rule, found) == verdict
+
+
+@pytest.mark.parametrize('difference', [-0.3, 0.3])
+@pytest.mark.parametrize('rule', ['beats', 'level', 'above chance', 'rises'])
+def test_without_an_interval_nothing_is_decided(rule, difference):
+    found = dict(difference=difference)
+    assert claims.give_verdict(rule, found) == claims.UNDECIDED
+
+
+def test_seeds_widen_the_interval_over_clips():
+    "Ten thousand clips say nothing of another seed."
+    keys = [f'toy/{run}/zero_shot/top1' for run in 'abc']
+    values = [[0.62, 0.58], [0.57, 0.61], [0.5, 0.6]]
+    small = {k: mean_and_spread(v, 2) for k, v in zip(keys, values)}
+    right = np.random.default_rng(0).random((10000, 2)) < (0.60, 0.57)
+    scores = pd.DataFrame(right.astype(float), columns=keys[:2])
+    both = compare_runs(small, *keys[:2], scores)
+    one = {k: {'mean': small[k]['mean'], 'n': 1} for k in keys[:2]}
+    alone = compare_runs(one, *keys[:2], scores)
+    assert alone['basis'] == 'clips' and both['basis'] == 'clips and seeds'
+    assert both['high'] - both['low'] > 3 * (alone['high'] - alone['low'])
+
+
+def test_an_empty_board_tests_nothing():
+    rows = claims.judge_claims({}, 'foley')
+    assert {r['verdict'] for r in rows} == {claims.UNTESTED}
+    assert claims.describe_pair(rows) == '' and claims.describe_control(rows, 'x') == ''
+    assert len(claims.claims_table(rows)) == len(rows)
