@@ -35,7 +35,7 @@ from wavbrivl.app.listening import (
 from wavbrivl.audio.tower import AudioTower
 from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import BrivlParams
-from wavbrivl.core.picture_params import DiffusionParams, VqganParams
+from wavbrivl.core.picture_params import DiffusionParams, GeneratorParams, VqganParams
 from wavbrivl.decoders.diffusion import LatentDiffusion
 from wavbrivl.decoders.vqgan import VQGAN
 from wavbrivl.image_text.brivl import BriVL
@@ -204,6 +204,17 @@ def test_the_painter_lies_beside_the_model_or_its_run(place):
     assert painter_beside(place / 'models/one') == beside.resolve()
     assert painter_beside(place / 'models/one/seed-0') == beside.resolve()
     assert painter_beside(place) is None
+
+
+def test_a_painter_that_names_a_released_decoder(tmp_path):
+    named = GeneratorParams(kind='pipeline', checkpoint=str(tmp_path))
+    assert kinds_of(Painter(None, generator=named)) == ['pipeline']
+    both = new_painter(32)
+    both.generator = named
+    assert kinds_of(both) == ['pipeline', 'diffusion'], 'its own first'
+    Painter(None, generator=named).save(tmp_path / 'models/painter')
+    beside = tmp_path / 'models/painter'
+    assert painter_beside(tmp_path / 'models/one') == beside.resolve()
 
 
 def test_what_nobody_foresaw_is_a_sentence(capsys):

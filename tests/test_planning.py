@@ -15,7 +15,7 @@ from wavbrivl.pipeline.lab import small_lab
 from wavbrivl.planning import sample as made
 from wavbrivl.planning.costs import count_cost, find_machine, stated_machine
 from wavbrivl.planning.later_stages import STAGE_PLANS
-from wavbrivl.planning.plan import describe_plan, misfits, plan_run
+from wavbrivl.planning.plan import ELSEWHERE, describe_plan, misfits, plan_run
 from wavbrivl.planning.planner import Clips, Planner, count_clips
 from wavbrivl.planning.released_sizes import bare_teacher
 from wavbrivl.planning.steps import (
@@ -149,6 +149,8 @@ def test_a_gpu_is_planned_without_one(tmp_path):
     text = describe_plan(plan)
     assert 'train@wavbrivl' in text and 'rtx4090' in text and 'Everything fits.' in text
     assert plan['total']['flops'] > 1e8 and json.dumps(plan)
+    assert 'compared with what this machine has' in text and not plan['here']
+    assert ELSEWHERE not in describe_plan(plan | dict(here=True))
 
 
 def test_a_stage_that_nobody_knows_is_refused(tmp_path):

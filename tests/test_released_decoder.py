@@ -365,7 +365,7 @@ SPOILT = {
         lambda at: lose_tensor(at, 'text_encoder/model'),
         'lacks weights',
     ),
-    'cut': (cut_short, 'no decoder'),
+    'cut': (cut_short, 'no whole safetensors file'),
     'encoder': (
         lambda at: change_index(at, image_encoder=['transformers', 'CLIPVisionModel']),
         'has no projection',
@@ -460,3 +460,92 @@ def test_black_pictures_are_said(home, teacher, wanted):
     pipe.run_safety_checker = black
     with pytest.warns(FileNote, match='made 1 of 1 pictures black'):
         assert not decoder.draw(wanted, NAMES).any()
+
+
+def test_numbers_that_leave_the_range_are_said(home, teacher, wanted):
+    settings = dict(guidance_scale=1e39)
+    decoder = open_decoder(line(home, 'unclip', **settings), teacher, FACTS)
+    with pytest.raises(BadInput, match='not finite; bring generator.guidance_scale'):
+        decoder.draw(wanted, NAMES)
+
+
+@pytest.mark.parametrize('kind', ['unclip', 'kandinsky'])
+def test_pictures_that_no_memory_holds(kind, home, teacher, wanted):
+    decoder = open_decoder(line(home, kind, size=8 * 10**6), teacher, FACTS)
+    with pytest.raises(BadInput, match='memory is too small.*generator.size'):
+        decoder.draw(wanted, NAMES)
+
+
+@pytest.mark.parametrize('part', ['unet', 'image_encoder', 'vae', 'text_encoder'])
+def test_weights_that_are_not_finite(part, home, teacher, tmp_path):
+    shutil.copytree(home / 'unclip', tmp_path / 'unclip')
+    (path,) = (tmp_path / 'unclip' / part).glob('*.safetensors')
+    weights = load_file(path)
+    weights[sorted(weights)[0]].view(-1)[0] = torch.nan
+    save_file(weights, path, metadata=dict(format='pt'))
+    with pytest.raises(BadFile, match=f'{part}.*NaN or infinite'):
+        open_decoder(line(tmp_path, 'unclip'), teacher, FACTS)
+
+
+def test_an_encoder_that_sees_nothing_is_not_the_teachers(home, teacher):
+    opened = open_pipeline(line(home, 'unclip'))
+    torch.nn.init.constant_(opened.pipe.image_encoder.visual_projection.weight, np.nan)
+    with pytest.raises(BadInput, match='draws for embeddings of'):
+        check_decoder_teacher(opened, line(home, 'unclip'), teacher)
+
+
+def test_the_encoders_commit_is_kept(home, teacher, wanted, hub, tmp_path):
+    commit = hub(home / 'prior', 'own/prior').name
+    given = line(home, 'kandinsky', encoder='own/prior', encoder_revision=commit)
+    assert len(open_decoder(given, teacher, FACTS).draw(wanted, NAMES)) == 3
+    save_decoder(line(home, 'kandinsky', encoder='own/prior'), tmp_path)
+    assert load_decoder(tmp_path).encoder_revision == commit
+    lost = line(home, 'kandinsky', encoder='own/prior', encoder_revision='a' * 40)
+    with pytest.raises(BadInput, match='own/prior, revision aaaa'):
+        open_decoder(lost, teacher, FACTS)
+
+
+def test_no_bars_beside_the_answers(home, teacher, capfd):
+    open_decoder(line(home, 'unclip'), teacher, FACTS)
+    open_decoder(line(home, 'kandinsky'), teacher, FACTS)
+    assert capfd.readouterr().err == ''
+
+
+def test_a_line_that_is_spoilt_is_explained_by_its_full_name(tmp_path):
+    (tmp_path / 'generator.json').write_text('{"steps": "many"}')
+    with pytest.raises(
+        BadInput, match='generator.steps is .many.; it must be at least'
+    ):
+        load_decoder(tmp_path)
+    (tmp_path / 'generator.json').write_text('{"step": 3}')
+    with pytest.raises(BadInput, match='did you mean generator.steps'):
+        load_decoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'lost, named',
+    [
+        ('vocab.json tokenizer.json', '(merges.txt|vocab.json)'),
+        ('tokenizer_config.json', 'tokenizer_config.json'),
+    ],
+)
+def test_a_tokenizer_without_its_files(lost, named, home, tmp_path):
+    shutil.copytree(home / 'unclip', tmp_path / 'unclip')
+    place = tmp_path / 'unclip/tokenizer'
+    for name in lost.split():
+        (place / name).unlink(missing_ok=True)
+    with pytest.raises(BadFile, match=f'tokenizer/{named}.*fetch'):
+        open_pipeline(line(tmp_path, 'unclip'))
+
+
+@pytest.mark.parametrize('part', ['unet/diffusion_pytorch_', 'text_encoder/'])
+def test_a_file_cut_short_is_named(part, home, tmp_path):
+    shutil.copytree(home / 'unclip', tmp_path / 'unclip')
+    path = tmp_path / f'unclip/{part}model.safetensors'
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(BadFile, match=f'{part}model.safetensors.*fetch'):
+        open_pipeline(line(tmp_path, 'unclip'))
+    path.rename(path.with_suffix('.bin'))
+    with pytest.raises(BadFile, match='a pickle.*fetch a revision') as e:
+        open_pipeline(line(tmp_path, 'unclip'))
+    assert 'wavbrivl import' not in str(e.value), 'it makes no part of a decoder'

@@ -232,7 +232,10 @@ def test_the_models_folder_draws(painted, folder, tmp_path, capsys):
         (['--decoder', UNCLIP, '--set', 'steps=0'], 'steps'),
         (['--decoder', UNCLIP, '--set', 'stepps=3'], 'stepps'),
         (['--decoder', UNCLIP, '--set', 'steps'], 'KEY=VALUE'),
-        (['--decoder', UNCLIP, '--set', 'steps=['], 'no YAML'),
+        (['--decoder', UNCLIP, '--set', 'steps=['], 'not YAML'),
+        (['--decoder', UNCLIP, '--set', 'prompt=2024-99-99'], 'not YAML'),
+        (['--decoder', UNCLIP, '--set', 'steps=many'], 'generator.steps is'),
+        (['--decoder', UNCLIP, '--set', 'kind=diffusion'], '--kind says'),
         (['--decoder', UNCLIP, '--kind', 'mosaic'], 'no codec'),
     ):
         assert main([*line, *spoilt, '-o', str(tmp_path / 'c.png')]) != 0

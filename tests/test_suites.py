@@ -299,3 +299,11 @@ def test_tasks_by_inputs():
     assert not tasks.inputs.str.contains('video').any()
     alone = list_mteb_tasks(['audio'])
     assert set(alone.inputs) == {'audio'} and set(alone.name) < set(tasks.name)
+
+
+@pytest.mark.parametrize('name', ['noslash', 'a/b/c', '/b', 'a/'])
+def test_a_name_that_mteb_does_not_take(name):
+    from wavbrivl.suites.mteb import describe_for_mteb
+
+    with pytest.raises(BadInput, match='MTEB wants owner/name'):
+        describe_for_mteb(None, name)

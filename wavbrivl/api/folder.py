@@ -7,8 +7,8 @@ __all__ = ['OPENING', 'CARD_FACTS', 'MIGRATIONS', 'FIELDS', 'NOT_A_MODEL', 'WavB
            'describe_text', 'describe_image_text', 'describe_sizes', 'markdown_rows', 'base_models', 'front_matter',
            'card_rows', 'card_tables', 'model_card', 'model_files', 'describe_teaching', 'describe_model',
            'own_tokenizer', 'own_weights', 'remove_left_over', 'migrate_1_to_2', 'migrate_2_to_3', 'format_of',
-           'present_config', 'check_fields', 'local_folder', 'model_folder', 'checked_section', 'build_audio',
-           'build_towers', 'largest_number', 'check_bounds', 'described_weights', 'checked_towers']
+           'present_config', 'check_fields', 'local_folder', 'model_folder', 'build_audio', 'build_towers',
+           'largest_number', 'check_bounds', 'described_weights', 'checked_towers']
 
 # %% ../../nbs/13_api/02_folder.ipynb #11acbd42
 import shutil
@@ -17,13 +17,11 @@ import torch.nn as nn
 import yaml
 from fastcore.basics import patch
 from pathlib import Path
-from pydantic import ValidationError
 
 # %% ../../nbs/13_api/02_folder.ipynb #e0839835
 from ..core.files import BadFile, BadInput, check_finite_weights, write_model
 from ..core.hub import HUB_NAME, from_hub, hub_licence, is_on_hub
-from ..core.picture_params import Params
-from ..core.config import shorten, explain_validation_error
+from ..core.config import checked_section, shorten
 from ..image_text.config import check_config
 from ..image_text.brivl import BriVL, describe_differences
 from ..teachers.teacher import Teacher, image_text_parts
@@ -405,14 +403,6 @@ def model_folder(
             'the file does not exist; the folder is no model, or its writing was cut short: save or copy it again.',
         )
     return seeds[0].parent
-
-# %% ../../nbs/13_api/02_folder.ipynb #94a21162
-def checked_section(name: str, fields: dict, path: Path):
-    "Check the section `name` of config.json as a section of params.yaml. Raises `BadInput`."
-    try:
-        return getattr(Params.model_validate({name: fields}), name)
-    except ValidationError as e:
-        raise BadInput(explain_validation_error(e, str(path))) from None
 
 # %% ../../nbs/13_api/02_folder.ipynb #2ad5c630
 def build_audio(config: dict, path: Path) -> AudioTower:

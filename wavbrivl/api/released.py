@@ -18,6 +18,7 @@ from pathlib import Path
 
 # %% ../../nbs/13_api/06_released.ipynb #eb2f63f3
 from ..core.files import BadFile, BadInput, read_json
+from ..core.config import checked_section
 from ..core.hub import check_weight_file, pickled_names, write_config_last
 from ..image_text.config import PRESETS
 from ..image_text.brivl import BriVL, load_exactly
@@ -27,7 +28,6 @@ from ..audio.wavlm import WavLM, wavlm_config
 from ..audio.checkpoint import load_wavlm, rename_wavlm_key
 from ..decoders.vqgan import VQGAN
 from ..training.audio import save_wavlm
-from .folder import checked_section
 
 # %% ../../nbs/13_api/06_released.ipynb #239da9f6
 # under which a released file keeps its weights

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 # %% ../../nbs/21_app/02_drawing.ipynb #cafbc7ed
-from ..core.files import BadInput, atomic_write
+from ..core.files import BadInput, atomic_write, parse_yaml
 from ..media.kinds import kind_by_ending
 from wavbrivl.app.commands import (
     SOUNDS_OF,
@@ -177,25 +177,19 @@ def drawing_line(r: dict) -> str:
 # %% ../../nbs/21_app/02_drawing.ipynb #a411e364
 def read_settings(given) -> dict:  # of `GeneratorParams`
     "KEY=VALUE, each value as in params.yaml. Raises `BadInput`."
-    import yaml
-
     settings = {}
     for item in given or ():
         key, sign, value = item.partition('=')
         if not sign:
             raise BadInput(f'--set {item}; give KEY=VALUE, such as shift=0.5.')
-        try:
-            settings[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise BadInput(f'--set {item}: the value is no YAML.') from None
+        settings[key.strip()] = parse_yaml(value, f'--set {item}')
     return settings
 
 # %% ../../nbs/21_app/02_drawing.ipynb #91d5cbb9
 def choose_painter(a):
     "The painter that the line asks for. Raises `BadInput`, `BadFile`."
-    from pydantic import ValidationError
     from wavbrivl.api.painter import Painter
-    from wavbrivl.core.config import explain_validation_error
+    from wavbrivl.core.config import checked_section
     from wavbrivl.core.picture_params import GeneratorParams
 
     settings = read_settings(a.set)
@@ -207,11 +201,12 @@ def choose_painter(a):
         return painter
     if painter.generator is None:
         raise BadInput('--set is for a released decoder; name one with --decoder.')
+    if 'kind' in settings:
+        raise BadInput(
+            '--set kind: --kind says what is drawn; leave kind out of --set.'
+        )
     settings = painter.generator.model_dump() | settings
-    try:
-        painter.generator = GeneratorParams.model_validate(settings)
-    except ValidationError as e:
-        raise BadInput(explain_validation_error(e, '--set')) from None
+    painter.generator = checked_section('generator', settings, '--set')
     return painter
 
 # %% ../../nbs/21_app/02_drawing.ipynb #388ae77a

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_SECONDS', 'SILENT_DBFS', 'MAX_NAMES', 'WINDOW_SECONDS', 'HOP_SECONDS', 'QUIET_DB', 'ROWS', 'MAX_PICTURES',
-           'EXAMPLES', 'open_recording', 'read_typed_names', 'join_names', 'Timeline', 'name_windows',
+           'EXAMPLES', 'PAINTER_FILES', 'open_recording', 'read_typed_names', 'join_names', 'Timeline', 'name_windows',
            'listening_figure', 'draw_names', 'index_pictures', 'open_picture_index', 'small_picture', 'find_pictures',
            'drawing_steps', 'kinds_of', 'draw_for_sound', 'render_examples', 'copy_examples', 'Listener', 'Heard',
            'corpus_beside', 'painter_beside', 'corpus_pictures', 'open_listener']
@@ -32,6 +32,7 @@ from ..media.sound import SAMPLE_RATE, load_audio
 from ..foley.scene import CLASSES, make_scene
 from ..foley.sounds import render_sound
 from ..data.corpus import Corpus
+from ..decoders.condition import DECODER_FILE
 from ..api.painter import DRAWN_KINDS_AT_ONCE, Painter
 from ..api.pictures import WavBriVL, film_windows
 from ..pipeline.lab import depicted_clips, interleave_classes
@@ -271,16 +272,19 @@ def drawing_steps(
 
 
 def kinds_of(painter: Painter | None) -> list:
-    "The kinds of pictures that a painter draws at once."
-    parts = painter.parts() if painter else {}
-    return [k for k in DRAWN_KINDS_AT_ONCE if k in parts]
+    "The kinds of pictures that a painter draws at once, its own first."
+    if painter is None:
+        return []
+    there = [*painter.parts(), *(['pipeline'] if painter.generator else [])]
+    kinds = [k for k in DRAWN_KINDS_AT_ONCE if k in there]
+    return sorted(kinds, key=lambda k: k != painter.kind)
 
 # %% ../../nbs/21_app/04_listening.ipynb #6f6f92d9
 def draw_for_sound(
     model: WavBriVL,
     painter: Painter,
     x: np.ndarray,  # [n] at 16 kHz
-    kind: str,  # diffusion or mosaic
+    kind: str,  # one of `DRAWN_KINDS_AT_ONCE`
     candidates: int,  # drawn, of which the best is kept
     seed: int,
     tell,  # called with the share that is done
@@ -409,12 +413,16 @@ def corpus_beside(model_folder) -> Corpus | None:
             return Corpus(place)
 
 
+PAINTER_FILES = 'vqgan/config.json', f'pipeline/{DECODER_FILE}'  # one of them
+
+
 def painter_beside(model_folder) -> Path | None:
     "The folder `painter` beside a model's, or beside its run's; None where there is none."
     here = Path(model_folder).resolve()
     for folder in (here.parent, here.parent.parent):
-        if (folder / 'painter/vqgan/config.json').is_file():
-            return folder / 'painter'
+        place = folder / 'painter'
+        if any((place / part).is_file() for part in PAINTER_FILES):
+            return place
 
 # %% ../../nbs/21_app/04_listening.ipynb #b5fadb08
 def corpus_pictures(corpus: Corpus) -> dict:  # path -> class

@@ -50,10 +50,10 @@ def lab_params(preset):
 
 def tune_params(a):
     "The section tune, with what the line says laid over it. Raises `BadInput`."
-    from wavbrivl.api.folder import checked_section
+    from wavbrivl.core.config import checked_section
 
     fields = merge_config(lab_params(a.preset).model_dump(), line_settings(a))
-    return checked_section('tune', fields, Path('the command line'))
+    return checked_section('tune', fields, 'the command line')
 
 # %% ../../nbs/21_app/06_tuning_command.ipynb #09710dfd
 def starting_model(a, p) -> tuple:  # a `WavBriVL`, its name

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'NAME_GROUPS', 'RENAMED_GROUPS', 'find_root', 'merge_config', 'list_keys', 'find_nearest_key',
-           'describe_allowed', 'shorten', 'explain_validation_error', 'check_settings', 'list_renamed_keys',
-           'iterate_keys', 'check_spelling', 'check_groups', 'read_config_file', 'find_preset', 'list_experiments',
-           'read_config_layers', 'check_encoders', 'check_experiments', 'check_corpora', 'load_params', 'list_runs',
-           'write_preset', 'describe_params']
+           'describe_allowed', 'shorten', 'explain_validation_error', 'check_settings', 'checked_section',
+           'list_renamed_keys', 'iterate_keys', 'check_spelling', 'check_groups', 'read_config_file', 'find_preset',
+           'list_experiments', 'read_config_layers', 'check_encoders', 'check_experiments', 'check_corpora',
+           'load_params', 'list_runs', 'write_preset', 'describe_params']
 
 # %% ../../nbs/00_core/04_config.ipynb #4cf72814
 import difflib
@@ -164,6 +164,14 @@ def check_settings(
         return Params.model_validate(merge_config(Params().model_dump(), settings))
     except ValidationError as e:
         raise BadInput(explain_validation_error(e, where)) from None
+
+# %% ../../nbs/00_core/04_config.ipynb #732d4895
+def checked_section(name: str, fields: dict, where):
+    "Check fields, wherever they stand, as the section `name` of params.yaml. Raises `BadInput`."
+    try:
+        return getattr(Params.model_validate({name: fields}), name)
+    except ValidationError as e:
+        raise BadInput(explain_validation_error(e, str(where))) from None
 
 # %% ../../nbs/00_core/04_config.ipynb #81d556fb
 def list_renamed_keys(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WRITE_ERRORS', 'STALE_SECONDS', 'MAX_YAML_DEPTH', 'BadInput', 'BadFile', 'FileNote', 'note_file', 'gather_notes',
            'write_error_reason', 'atomic_write', 'remove_stale_files', 'flush_to_disk', 'to_json', 'write_json',
-           'read_json', 'read_yaml', 'write_model', 'read_tensors', 'check_finite_weights']
+           'read_json', 'parse_yaml', 'read_yaml', 'write_model', 'read_tensors', 'check_finite_weights']
 
 # %% ../../nbs/00_core/01_files.ipynb #e7dc4bbf
 import errno
@@ -237,19 +237,27 @@ def _check_yaml_keys(node, path):
         _check_yaml_keys(value, path)
 
 # %% ../../nbs/00_core/01_files.ipynb #f4dd6c3d
+def parse_yaml(text: str, where):
+    "Parse YAML (or JSON) that holds plain values; `where` it stands is for the message. Raises `BadFile`."
+    try:
+        _check_yaml_events(text, where)
+        _check_yaml_keys(yaml.compose(text, yaml.SafeLoader), where)
+        return yaml.safe_load(text)
+    except BadFile:
+        raise
+    except Exception as e:  # the constructors of tagged values raise anything
+        raise BadFile(where, f'not YAML ({e}).') from None
+
+
 def read_yaml(path):
     "Read YAML (or JSON) that holds plain values. Raises `BadFile`."
     try:
         text = Path(path).read_text(encoding='utf-8')
-        _check_yaml_events(text, path)
-        _check_yaml_keys(yaml.compose(text, yaml.SafeLoader), path)
-        return yaml.safe_load(text)
-    except BadFile:
-        raise
     except FileNotFoundError:
         raise BadFile(path, 'the file does not exist.') from None
-    except Exception as e:  # the constructors of tagged values raise anything
+    except (OSError, ValueError) as e:
         raise BadFile(path, f'not YAML ({e}).') from None
+    return parse_yaml(text, path)
 
 # %% ../../nbs/00_core/01_files.ipynb #5be4ca44
 def write_model(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PICKLES', 'HUB_NAME', 'HUB_FILES', 'HUB_LICENCES', 'fetch_command', 'find_model', 'check_no_code', 'list_parts',
-           'find_safetensors', 'pickled_names', 'check_weight_file', 'on_one_line', 'check_safetensors', 'load_weights',
-           'is_on_hub', 'from_hub', 'hub_licence', 'write_config_last']
+           'find_safetensors', 'pickled_names', 'check_weight_file', 'on_one_line', 'check_safetensors',
+           'quiet_libraries', 'load_weights', 'is_on_hub', 'from_hub', 'hub_licence', 'write_config_last']
 
 # %% ../../nbs/00_core/08_hub.ipynb #9df9436e
 import os
@@ -15,6 +15,7 @@ import tempfile
 import torch
 import torch.nn as nn
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 # %% ../../nbs/00_core/08_hub.ipynb #93c1e3ef
@@ -154,7 +155,25 @@ def check_safetensors(paths: list):
             reason = f'no whole safetensors file ({on_one_line(e)}); fetch or copy the model again.'
             raise BadFile(path, reason) from None
 
+# %% ../../nbs/00_core/08_hub.ipynb #521b55fc
+@contextmanager
+def quiet_libraries(*names):  # transformers, diffusers
+    "Keep back the bars and warnings of libraries while a model is opened and checked here."
+    places = [import_module(f'{name}.utils.logging') for name in names]
+    before = [(p, p.get_verbosity(), p.is_progress_bar_enabled()) for p in places]
+    for place in places:
+        place.set_verbosity_error()
+        place.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for place, level, bars in before:
+            place.set_verbosity(level)
+            if bars:
+                place.enable_progress_bar()
+
 # %% ../../nbs/00_core/08_hub.ipynb #e7e24bc9
+@quiet_libraries('transformers')
 def load_weights(
     folder: Path,
     config,  # of `transformers`

@@ -119,6 +119,7 @@ class GeneratorParams(Section):
     adapter_scale: NonNegative = 1.0  # weight of the picture beside the prompt
     # where the image encoder lies, if not with the decoder; Kandinsky's lies with the prior
     encoder: str | None = None
+    encoder_revision: str | None = None  # of that place on the hub
     prompt: str = ''  # words beside the embedding; Kandinsky takes none
     steps: Count | None = None  # of sampling; None: the pipeline's own
     guidance_scale: NonNegative | None = None  # None: the pipeline's own; 1: none

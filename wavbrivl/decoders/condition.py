@@ -4,22 +4,22 @@
 
 # %% auto #0
 __all__ = ['INPUTS', 'DECODER_FILE', 'EmbeddingFacts', 'read_embedding_facts', 'condition_on', 'name_generators', 'unclip_inputs',
-           'kandinsky_inputs', 'adapter_inputs', 'given', 'ReleasedDecoder', 'embed_nothing', 'open_decoder',
-           'commit_of', 'save_decoder', 'load_decoder']
+           'kandinsky_inputs', 'adapter_inputs', 'given', 'ReleasedDecoder', 'explain_drawing', 'finite_pixels',
+           'embed_nothing', 'open_decoder', 'commit_of', 'save_decoder', 'load_decoder']
 
 # %% ../../nbs/07_decoders/08_condition.ipynb #0063759a
 import inspect
 import numpy as np
 import torch
 import torch.nn.functional as F
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
-from pydantic import ValidationError
 
 # %% ../../nbs/07_decoders/08_condition.ipynb #37f2c5e4
 from ..core.files import BadInput, note_file, read_json, write_json
-from ..core.config import explain_validation_error
+from ..core.config import checked_section
 from ..core.hub import find_model, on_one_line
 from ..core.picture_params import GeneratorParams
 from ..core.runtime import derive_seed, pick_precision
@@ -153,6 +153,36 @@ class ReleasedDecoder:
         "Dimensions of the joint space."
         return self.opened.dim
 
+# %% ../../nbs/07_decoders/08_condition.ipynb #59a3fc94
+@contextmanager
+def explain_drawing(folder: Path):
+    "Turn what a pipeline refuses to draw into a sentence. Raises `BadInput`."
+    try:
+        yield
+    except ValueError as e:  # a size or a number of steps that it cannot draw
+        reason = f'{on_one_line(e)} Change that setting of generator.'
+        raise BadInput(f'{folder}: {reason}') from None
+    except (MemoryError, RuntimeError) as e:
+        if 'memory' not in f'{type(e).__name__} {e}'.lower():
+            raise
+        reason = 'the memory is too small for its pictures; lower generator.size.'
+        raise BadInput(f'{folder}: {reason}') from None
+
+# %% ../../nbs/07_decoders/08_condition.ipynb #ab3b9e96
+def finite_pixels(
+    pixels,  # float [N, S, S, 3], 0 to 1
+    folder: Path,  # of the decoder, for the message
+) -> torch.Tensor:  # uint8 [N, 3, S, S]
+    "Pixels as bytes. Raises `BadInput` where they are not finite."
+    pixels = np.asarray(pixels, np.float32)
+    if not np.isfinite(pixels).all():
+        raise BadInput(
+            f'{folder}: what it drew is not finite; bring generator.guidance_scale, '
+            'adapter_scale and norm to the usual sizes, or take precision fp32.'
+        )
+    whole = (pixels * 255).round().astype(np.uint8)
+    return torch.from_numpy(whole).movedim(-1, 1).contiguous()
+
 # %% ../../nbs/07_decoders/08_condition.ipynb #5caf7eed
 @patch
 @torch.inference_mode()
@@ -167,16 +197,13 @@ def draw_batch(
     e = e.to(pipe.unet.device, pipe.unet.dtype)
     inputs = INPUTS[self.opened.kind](self.opened, e, params, self.nothing)
     noise = dict(generator=name_generators(names), output_type='np')
-    try:
+    with explain_drawing(self.opened.folder):
         made = pipe(**given(params) | inputs | noise)
-    except ValueError as e:  # a size or a number of steps that it cannot draw
-        raise BadInput(f'{self.opened.folder}: {on_one_line(e)}') from None
     hidden = sum(map(bool, getattr(made, 'nsfw_content_detected', None) or ()))
     if hidden:
         said = f"the decoder's safety checker made {hidden} of {len(e)} pictures black."
         note_file(self.opened.folder, said)
-    pixels = (np.asarray(made.images) * 255).round().astype(np.uint8)
-    return torch.from_numpy(pixels).movedim(-1, 1).contiguous()
+    return finite_pixels(made.images, self.opened.folder)
 
 # %% ../../nbs/07_decoders/08_condition.ipynb #f8e6b319
 @patch
@@ -246,6 +273,9 @@ def save_decoder(params: GeneratorParams, folder):
     if params.adapter:
         adapter = find_adapter(params.adapter, params.adapter_revision)
         at['adapter_revision'] = commit_of(adapter)
+    if params.encoder:
+        encoder = find_model(params.encoder, params.encoder_revision)
+        at['encoder_revision'] = commit_of(encoder)
     pinned = params.model_dump(exclude_none=True) | at
     write_json(pinned, Path(folder) / DECODER_FILE)
 
@@ -255,7 +285,4 @@ def load_decoder(folder) -> GeneratorParams | None:  # None: there is none
     path = Path(folder) / DECODER_FILE
     if not path.is_file():
         return None
-    try:
-        return GeneratorParams.model_validate(read_json(path))
-    except ValidationError as e:
-        raise BadInput(explain_validation_error(e, path)) from None
+    return checked_section('generator', read_json(path), path)

@@ -12,8 +12,14 @@ import torch
 from pathlib import Path
 
 # %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #ed62510e
-from ..core.files import BadFile, BadInput, read_json
-from ..core.hub import check_no_code, find_model, find_safetensors, on_one_line
+from ..core.files import BadFile, BadInput, check_finite_weights, read_json
+from wavbrivl.core.hub import (
+    check_no_code,
+    find_model,
+    find_safetensors,
+    on_one_line,
+    quiet_libraries,
+)
 from ..core.picture_params import GeneratorParams
 from .released_decoder import ReleasedPipeline
 from ..teachers.teacher import Teacher, as_teacher
@@ -46,9 +52,15 @@ def open_image_encoder(folder: Path):
         variant = None
     how = dict(use_safetensors=True, local_files_only=True, dtype=torch.float32)
     try:
-        return Encoder.from_pretrained(folder, variant=variant, **how).eval()
+        with quiet_libraries('transformers'):
+            made = Encoder.from_pretrained(folder, variant=variant, **how).eval()
     except Exception as e:
-        raise BadFile(folder, f'no image encoder ({on_one_line(e)})') from None
+        reason = (
+            f'no image encoder ({on_one_line(e)}); name its folder: generator.encoder.'
+        )
+        raise BadFile(folder, reason) from None
+    check_finite_weights(made.state_dict(), folder)
+    return made
 
 # %% ../../nbs/07_decoders/07_decoder_teacher.ipynb #325c971a
 # where the image encoder of a released decoder lies
@@ -66,7 +78,8 @@ def encoder_folder(path: Path) -> Path:
 def encoder_places(decoder: ReleasedPipeline, params: GeneratorParams) -> list[Path]:
     "Folders in which the image encoder may lie. Raises `BadInput` where a named one is lost."
     if params.encoder:
-        return [encoder_folder(find_model(params.encoder))]
+        named = find_model(params.encoder, params.encoder_revision)
+        return [encoder_folder(named)]
     if decoder.adapter:
         beside = decoder.adapter.parent
         places = [beside / 'image_encoder', beside.parent / 'models/image_encoder']
@@ -74,7 +87,8 @@ def encoder_places(decoder: ReleasedPipeline, params: GeneratorParams) -> list[P
     if params.checkpoint not in ENCODER_OF:
         return []
     try:
-        return [encoder_folder(find_model(ENCODER_OF[params.checkpoint]))]
+        known = ENCODER_OF[params.checkpoint]
+        return [encoder_folder(find_model(known, params.encoder_revision))]
     except BadInput:  # not fetched: the table of names has to do
         return []
 
@@ -152,7 +166,8 @@ def check_decoder_teacher(
     if encoder is None:
         return check_by_name(decoder, teacher)
     side = encoder.config.image_size
-    if side != teacher.size or encoder_distance(teacher, encoder) > SAME_ENCODER:
+    same = side == teacher.size and encoder_distance(teacher, encoder) <= SAME_ENCODER
+    if not same:
         raise refuse_teacher(decoder, teacher, encoder)
 
 

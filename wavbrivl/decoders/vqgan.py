@@ -14,7 +14,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 from pathlib import Path
-from pydantic import ValidationError
 
 # %% ../../nbs/07_decoders/04_vqgan.ipynb #d9d5e81c
 from ..core.runtime import without_autocast
@@ -26,8 +25,8 @@ from wavbrivl.core.files import (
     read_yaml,
     write_model,
 )
-from ..core.picture_params import Params, VqganParams
-from ..core.config import explain_validation_error
+from ..core.picture_params import VqganParams
+from ..core.config import checked_section
 from ..image_text.brivl import describe_differences
 from wavbrivl.decoders.vqgan_layers import (
     Decoder,
@@ -214,10 +213,7 @@ def read_vqgan_config(
     if not isinstance(config, dict):
         kind = type(config).__name__
         raise BadInput(f'{where}: a mapping is needed, this is {kind}.')
-    try:
-        return Params.model_validate(dict(vqgan=codec_fields(config, where))).vqgan
-    except ValidationError as e:
-        raise BadInput(explain_validation_error(e, str(where))) from None
+    return checked_section('vqgan', codec_fields(config, where), where)
 
 # %% ../../nbs/07_decoders/04_vqgan.ipynb #cc685113
 PICKLED_MESSAGE = (

@@ -7,13 +7,11 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'PRESETS', 'BrivlConfig', 'translate
 
 # %% ../../nbs/04_image_text/02_config.ipynb #e2705f43
 from pathlib import Path
-from pydantic import ValidationError
 
 # %% ../../nbs/04_image_text/02_config.ipynb #fbeafae3
 from ..core.files import BadInput, read_yaml
 from ..core.params import BrivlParams
-from ..core.picture_params import Params
-from ..core.config import explain_validation_error
+from ..core.config import checked_section
 
 # %% ../../nbs/04_image_text/02_config.ipynb #1590fe61
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
@@ -121,10 +119,7 @@ def check_config(
     "Check every field against `BrivlParams`. Raises `BadInput` with the allowed range."
     extra = BrivlConfig.model_fields.keys() - BrivlParams.model_fields.keys()
     ours = {k: v for k, v in fields.items() if k not in extra}
-    try:
-        params = Params.model_validate(dict(brivl=ours)).brivl
-    except ValidationError as e:
-        raise BadInput(explain_validation_error(e, str(where))) from None
+    params = checked_section('brivl', ours, where)
     more = {k: fields[k] for k in extra if k in fields}
     return BrivlConfig(**params.model_dump(), **more)
 

@@ -9,6 +9,7 @@ __all__ = ['INPUTS', 'model_inputs', 'embed_column', 'embed_batch', 'import_mteb
 # %% ../../nbs/15_suites/02_mteb.ipynb #de46cb32
 import numpy as np
 import pandas as pd
+import re
 import torch
 from fastcore.basics import patch
 
@@ -70,9 +71,12 @@ def describe_for_mteb(
     model: WavBriVL,
     name: str,  # owner/name
 ):  # `mteb.models.ModelMeta`
-    "Describe a model as MTEB's tables do."
+    "Describe a model as MTEB's tables do. Raises `BadInput`."
     import_mteb()
     from mteb.models import ModelMeta
+
+    if not re.fullmatch('[^/]+/[^/]+', name):
+        raise BadInput(f'name is {name!r}; MTEB wants owner/name, as on the hub.')
 
     unknown = 'loader release_date languages memory_usage_mb max_tokens license'
     unknown += ' open_weights public_training_code public_training_data'

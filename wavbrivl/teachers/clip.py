@@ -25,6 +25,7 @@ from wavbrivl.core.hub import (
     check_safetensors,
     find_model,
     find_safetensors,
+    quiet_libraries,
 )
 from ..core.params import TeacherParams
 from .conse import cut_sentences, open_conse
@@ -192,6 +193,7 @@ def words(self: TransformersTeacher):
     return [type(self.tokenizer).__name__, self.padding, self.longest, vocab]
 
 # %% ../../nbs/05_teachers/03_clip.ipynb #11f36496
+@quiet_libraries('transformers')
 def open_transformers(
     name,  # a folder, or `owner/name` on the hub
     revision: str | None = None,
