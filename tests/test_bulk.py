@@ -1,6 +1,6 @@
 """A table of embeddings through bad files, kills, full disks and several processes; memory that stays.
 
-See nbs/20_search/02_bulk.ipynb.
+See nbs/21_search/02_bulk.ipynb.
 """
 
 import json, multiprocessing, os, resource, signal, struct, tarfile, time

@@ -1,4 +1,4 @@
-"""The demo page: what it answers without a browser, and the page itself in one. See nbs/21_app/.
+"""The demo page: what it answers without a browser, and the page itself in one. See nbs/22_app/.
 
 The browser has no network beyond this machine, a microphone that beeps, and a log of what it asked for.
 """
