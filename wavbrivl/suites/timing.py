@@ -159,12 +159,12 @@ BETWEEN_PEAKS = 12  # hops
 def onset_peaks(wave, count: int) -> np.ndarray:
     "The `count` strongest onsets of a sound in order, s; evenly spaced ones make up for those missing."
     import librosa
+    from scipy.signal import find_peaks
 
     strength = librosa.onset.onset_strength(
         y=wave, sr=SAMPLE_RATE, hop_length=ONSET_HOP
     )
-    near = dict(pre_max=5, post_max=5, pre_avg=10, post_avg=10)
-    peaks = librosa.util.peak_pick(strength, delta=0.0, wait=BETWEEN_PEAKS, **near)
+    peaks, _ = find_peaks(strength, distance=BETWEEN_PEAKS)
     best = peaks[np.argsort(-strength[peaks])[:count]]
     spare = np.linspace(0, len(strength), count - len(best) + 2)[1:-1]
     return np.sort(np.r_[best, spare]) * ONSET_HOP / SAMPLE_RATE
