@@ -25,42 +25,22 @@ from wavbrivl.gloss.tasks import (
 )
 from wavbrivl.decoders.text import BOS, EOS, PAD
 from wavbrivl.core.files import BadInput
-from wavbrivl.core.params import AudioParams, LanguageParams, OptimParams, SelectParams
+from tiny import BRIDGE, HEARD
+from wavbrivl.core.params import OptimParams, SelectParams
 from wavbrivl.core.picture_params import Params
 from wavbrivl.training.loop import Trainer
 from wavbrivl.audio.tower import AudioTower, embed_clips
 
-SIZES = AudioParams(
-    conv_dim=[8] * 7,
-    hidden=16,
-    layers=2,
-    heads=2,
-    ffn=32,
-    pos_kernel=16,
-    pos_groups=2,
-    embed=24,
+pytestmark = pytest.mark.usefixtures('one_thread')
+SMALL = BRIDGE.model_copy(
+    update=dict(
+        window=1.0,
+        swap_fraction=0.5,
+        styles=['content'],
+        select=SelectParams(start=0.0, every=1),
+        optim=OptimParams(epochs=2, batch=8),
+    )
 )
-SMALL = LanguageParams(
-    hidden=16,
-    layers=2,
-    decoder_layers=1,
-    heads=2,
-    ffn=32,
-    align_dim=8,
-    window=1.0,
-    swap_fraction=0.5,
-    styles=['content'],
-    select=SelectParams(start=0.0, every=1),
-    optim=OptimParams(epochs=2, batch=8),
-)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class World(ToyWorld):
@@ -77,7 +57,7 @@ class World(ToyWorld):
         )
         torch.manual_seed(seed)
         bridge = Bridge(
-            SIZES,
+            HEARD,
             p.language,
             vocabulary_of(self.table, 'content') or ['nothing'],
             self.targets.dim,
@@ -109,7 +89,7 @@ def world():
 @pytest.fixture(scope='module')
 def bridge():
     torch.manual_seed(0)
-    return Bridge(SIZES, SMALL, ['bark', 'barks', 'dog', 'rain'], 12).eval()
+    return Bridge(HEARD, SMALL, ['bark', 'barks', 'dog', 'rain'], 12).eval()
 
 
 # ---------------------------------------------------------------- the tower
@@ -145,7 +125,7 @@ def test_the_audio_encoder_stays_frozen(bridge):
 
 
 def test_it_has_the_attributes_of_every_audio_tower(bridge):
-    other = AudioTower(SIZES, 12)
+    other = AudioTower(HEARD, 12)
     for name in ('params', 'dim', 'window', 'frame_hop', 'first_frame'):
         assert hasattr(bridge, name) and hasattr(bridge.tower, name)
         assert type(getattr(bridge, name)) is type(getattr(other, name))
@@ -153,7 +133,7 @@ def test_it_has_the_attributes_of_every_audio_tower(bridge):
 
 def test_a_corpus_without_sound_is_refused():
     with pytest.raises(BadInput, match='no clip with a sound'):
-        encode_corpus(FrozenEncoder(SIZES, 4), [], 1.0)
+        encode_corpus(FrozenEncoder(HEARD, 4), [], 1.0)
 
 
 def test_words_are_padded_out_of_sight(bridge):
@@ -196,10 +176,10 @@ def test_everything_has_a_gloss(bridge):
 
 def test_no_words_at_all_is_refused():
     with pytest.raises(BadInput, match='no words'):
-        Bridge(SIZES, SMALL, [], 12)
+        Bridge(HEARD, SMALL, [], 12)
     table = pd.DataFrame(dict(split=['train'], captions=[['of the']], gloss=[['']]))
     with pytest.raises(BadInput, match='content word'):
-        GlossTask(Bridge(SIZES, SMALL, ['of', 'the'], 12), table, 'content')
+        GlossTask(Bridge(HEARD, SMALL, ['of', 'the'], 12), table, 'content')
 
 
 # ---------------------------------------------------------------- which pairs belong together

@@ -45,7 +45,7 @@ from wavbrivl.pipeline.sources import (
     pair_selection,
     picture_columns,
     table4_rows,
-    token_times,
+    place_tokens,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -473,7 +473,7 @@ def test_a_variant_is_trained_evaluated_and_used(variants, capsys):
     assert (
         pair_selection(lab)['ds_rf'] == (0.25, 'both')
         and table4_rows(lab) == dict(ds_rf='(F)')
-        and len(token_times(lab, 'ds_rf')) > 0
+        and len(place_tokens(lab, 'ds_rf')) > 0
     )
     assert list(gloss_samples(lab, 'ds_rf').columns) == [
         'by rule',

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wavbrivl.core.params import AudioParams, LanguageParams
+from tiny import BRIDGE, HEARD
 from wavbrivl.gloss.bridge import Bridge, token_contrast
 from wavbrivl.report.timelines import describe_gain
 from wavbrivl.suites.timing import (
@@ -22,35 +22,15 @@ from wavbrivl.suites.timing import (
     usual_times,
 )
 
-SIZES = AudioParams(
-    conv_dim=[8] * 7,
-    hidden=16,
-    layers=2,
-    heads=2,
-    ffn=32,
-    pos_kernel=16,
-    pos_groups=2,
-    embed=24,
-)
-SMALL = LanguageParams(
-    hidden=16, layers=2, decoder_layers=1, heads=2, ffn=32, align_dim=8
-)
+pytestmark = pytest.mark.usefixtures('one_thread')
 DRAWN = [make_sequence('valid', i) for i in range(60)]
 WORDS = sorted({t['token'].lower() for s in DRAWN for t in sequence_tokens(s)})
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_bridge(words=WORDS, **changes):
     "An untrained bridge, always from the same seed."
     torch.manual_seed(0)
-    return Bridge(SIZES, SMALL.model_copy(update=changes), words, dim=12).eval()
+    return Bridge(HEARD, BRIDGE.model_copy(update=changes), words, dim=12).eval()
 
 
 def test_sequences_hold_short_events_in_order():

@@ -8,7 +8,7 @@ __all__ = ['ROW_NAMES', 'REPORT_TIMELINES', 'BESIDE_REFERENCE', 'TABLE4_ROWS', '
            'read_histories', 'read_variant_histories', 'one_per_class', 'gallery_arguments', 'caption_points',
            'space_arguments', 'predicted_clips', 'timeline_arguments', 'caption_rows', 'data_arguments', 'drawn_clips',
            'drawn_kinds', 'picture_columns', 'codec_rows', 'pair_selection', 'table4_rows', 'complete_variant',
-           'figure2_histories', 'gloss_samples', 'token_times', 'timed_variants', 'placing_variants']
+           'figure2_histories', 'gloss_samples', 'place_tokens', 'timed_variants', 'placing_variants']
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #27e27ec1
 import numpy as np
@@ -308,7 +308,7 @@ def gloss_samples(lab: Lab, run: str, n: int = 6) -> pd.DataFrame:
     return pd.DataFrame(columns)[:n]
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #2e821fda
-def token_times(lab: Lab, run: str, n: int = 3) -> list[dict]:
+def place_tokens(lab: Lab, run: str, n: int = 3) -> list[dict]:
     "Arguments of `alignment_figure`: test sequences, and where a variant puts their gloss tokens."
     seed = load_params(run, lab.root).language.seeds[0]
     folder = lab.root / 'models' / run / f'seed-{seed}'
