@@ -3758,8 +3758,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'wavbrivl/pipeline/sources.py'),
                                            'wavbrivl.pipeline.sources.table4_rows': ( '18_pipeline/sources.html#table4_rows',
                                                                                       'wavbrivl/pipeline/sources.py'),
-                                           'wavbrivl.pipeline.sources.timed_variants': ( '18_pipeline/sources.html#timed_variants',
-                                                                                         'wavbrivl/pipeline/sources.py'),
                                            'wavbrivl.pipeline.sources.timeline_arguments': ( '18_pipeline/sources.html#timeline_arguments',
                                                                                              'wavbrivl/pipeline/sources.py')},
             'wavbrivl.pipeline.studies': { 'wavbrivl.pipeline.studies.class_probabilities': ( '18_pipeline/studies.html#class_probabilities',

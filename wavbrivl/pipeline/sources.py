@@ -8,7 +8,7 @@ __all__ = ['ROW_NAMES', 'REPORT_TIMELINES', 'BESIDE_REFERENCE', 'TABLE4_ROWS', '
            'read_histories', 'read_variant_histories', 'one_per_class', 'gallery_arguments', 'caption_points',
            'space_arguments', 'predicted_clips', 'timeline_arguments', 'caption_rows', 'data_arguments', 'drawn_clips',
            'drawn_kinds', 'picture_columns', 'codec_rows', 'pair_selection', 'table4_rows', 'complete_variant',
-           'figure2_histories', 'gloss_samples', 'place_tokens', 'timed_variants', 'placing_variants']
+           'figure2_histories', 'gloss_samples', 'place_tokens', 'placing_variants']
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #27e27ec1
 import numpy as np
@@ -313,12 +313,6 @@ def place_tokens(lab: Lab, run: str, n: int = 3) -> list[dict]:
     seed = load_params(run, lab.root).language.seeds[0]
     folder = lab.root / 'models' / run / f'seed-{seed}'
     return placed_sequences(WavBriVL.from_pretrained(folder, 'cpu').audio, n)
-
-
-def timed_variants(lab: Lab) -> list[str]:
-    "The variants of the second paper, those on the frames of another encoder last."
-    kinds = ('variants', 'encoder_variants')
-    return [run for kind in kinds for run in list_runs(lab.root, kind)]
 
 
 def placing_variants(lab: Lab) -> dict:
