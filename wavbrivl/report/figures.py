@@ -152,8 +152,7 @@ def total_costs(history: pd.DataFrame) -> pd.DataFrame:  # a row a run and seed
     last = history.groupby(['run', 'seed'], sort=False).tail(1)  # epochs are in order
     known = last.columns[last.notna().all()]
     clock = next(c for c in COST_LABELS if c in known)
-    columns = ['run', 'seed', clock] + ['updates'] * ('updates' in known)
-    return last[columns].reset_index(drop=True)
+    return last[['run', 'seed', clock] + ['updates'] * ('updates' in known)]
 
 # %% ../../nbs/17_report/05_figures.ipynb #74769efc
 def cost_story(costs: pd.DataFrame, summary: dict, number: str, clips=None) -> str:
