@@ -3,16 +3,19 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from wavbrivl.core.files import BadInput
-from wavbrivl.core.params import OptimParams
+from wavbrivl.core.params import OptimParams, TrainParams
+from wavbrivl.pipeline.training import stored_score
+from wavbrivl.training.audio import AudioImageTask, LabelTask
 from wavbrivl.training.processes import OneDevice
 from wavbrivl.decoders.captioner import pad_frames
-from wavbrivl.training.loop import Trainer, Task
+from wavbrivl.training.loop import Trainer, Task, save_history
 
 OPTIM = OptimParams(epochs=5, batch=8, lr=0.02)
 
@@ -96,6 +99,42 @@ def test_early_stopping_and_ties(kind, epochs, kept):
     fit.end_epoch = lambda losses: (every.append(weights(task)), end_epoch(losses))
     fit.run()
     assert len(fit.history) == epochs and torch.equal(weights(task), every[kept])
+
+
+class Kept(Line):
+    "Keeps its weights as the audio tower does, by `train.keep`."
+
+    improves = AudioImageTask.improves
+
+    def __init__(self, keep):
+        super().__init__(scores=[0.0, 1.0, 0.5, 0.2, 0.1])
+        self.p = TrainParams(keep=keep)
+
+
+@pytest.mark.parametrize('keep, kept', [('best', 1), ('last', 4)])
+def test_the_best_or_the_last_epoch_is_kept(keep, kept):
+    task = Kept(keep)
+    fit = Trainer(task, OPTIM, 1, engine=OneDevice())
+    every = []
+    end_epoch = fit.end_epoch
+    fit.end_epoch = lambda losses: (every.append(weights(task)), end_epoch(losses))
+    history = fit.run()
+    assert torch.equal(weights(task), every[kept])
+    (said,) = stored_score(history, keep).values()
+    assert said == [0.0, 1.0, 0.5, 0.2, 0.1][kept]
+    assert LabelTask.improves(task, 0.1, 0.9) is (keep == 'last')
+
+
+def test_a_history_counts_what_training_cost(tmp_path):
+    killed, resumed = Line(stop_at=6), Line()
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(killed, OPTIM, 1, tmp_path, save_minutes=0.0).run()
+    history = Trainer(resumed, OPTIM, 1, tmp_path).run()
+    assert list(history.updates) == [4, 8, 12, 16, 20]
+    assert history.processor.is_monotonic_increasing
+    save_history(history, tmp_path)
+    written = pd.read_csv(tmp_path / 'history.csv')
+    assert list(written) == ['epoch', 'loss'], 'times differ from run to run'
 
 
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):

@@ -280,6 +280,8 @@ class TrainParams(Section):
     queue_start: Share = 0.9  # fraction of the steps before the queue is used
     gain_db: Annotated[float, Field(ge=0, le=60)] = 6.0  # largest random gain, +- dB
     mismatch: Share = 0.1  # of training sounds paired with another clip's frames
+    # weights that are stored: of the epoch with the best validation score, or of the last epoch trained
+    keep: Literal['best', 'last'] = 'best'
     optim: OptimParams = {'epochs': 14, 'batch': 32, 'lr': 0.001}
     renamed: ClassVar[dict] = {'warm_start': 'queue_start'}
 

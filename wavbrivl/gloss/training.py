@@ -210,12 +210,13 @@ def validate(self: BridgeTask) -> dict:
 @patch
 def score(self: BridgeTask):
     "After an epoch: score the pairs, choose among them, and validate."
-    began = time.time()
+    began, before = time.time(), time.process_time()
     if self.scoring_is_due():
         self.score_pairs()
     self.select_pairs()
     out = dict(
         look=round(time.time() - began, 2),
+        look_processor=round(time.process_time() - before, 2),
         kept=float(self.kept.float().mean()),
         kept_wrong=float(self.wrong[self.kept.cpu().numpy()].mean()),
     )

@@ -226,7 +226,8 @@ def store_evaluation(
             predicted=zero_shot['predictions'],
             probe=right,
         )
-    write_json(outputs, folder / f'seed-{seed}.json')
+    each = tasks.get('captioning', {}).get('each', {})
+    write_json(outputs | dict(caption_scores=each), folder / f'seed-{seed}.json')
 
 # %% ../../nbs/18_pipeline/04_evaluation.ipynb #5c060cb6
 SLOW_TASKS = ('detection', 'captioning')

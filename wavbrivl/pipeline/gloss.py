@@ -30,6 +30,7 @@ from ..core.config import read_config_layers
 from ..core.runtime import log
 from ..audio.frames import FrozenEncoder, StoredFrames, encode_corpus
 from ..metrics.classification import class_embeddings
+from ..training.loop import COSTS
 from ..training.targets import embed_texts
 from ..training.audio import Recordings, with_wavlm_sizes
 from ..tasks.evaluation import evaluate_tower
@@ -272,13 +273,15 @@ def store_glosses(lab: Lab, seed: int, tasks: dict):
 
 # %% ../../nbs/18_pipeline/05_gloss.ipynb #b91c929d
 def store_bridge_history(lab: Lab, history: pd.DataFrame):
-    "Write the history without times to results, and the seconds until each epoch's end to build."
+    "Write the history without its costs to results, and the costs until each epoch's end to build."
+    looks = ['look', 'look_processor']
     with atomic_write(lab.results / 'history' / f'{lab.run}.csv') as tmp:
-        history.drop(columns=['seconds', 'look']).round(6).to_csv(tmp, index=False)
-    looks = history.groupby('seed').look.cumsum()
-    timed = history.assign(seconds=history.seconds + looks)
+        history.drop(columns=[*COSTS, *looks]).round(6).to_csv(tmp, index=False)
+    looked = history.groupby('seed')[looks].cumsum().to_numpy()
+    costs = history[['seed', 'epoch', *COSTS]].copy()
+    costs[['seconds', 'processor']] += looked
     with atomic_write(lab.build / 'embeddings' / lab.run / 'seconds.csv') as tmp:
-        timed[['seed', 'epoch', 'seconds']].to_csv(tmp, index=False)
+        costs.round(2).to_csv(tmp, index=False)
 
 # %% ../../nbs/18_pipeline/05_gloss.ipynb #6400c510
 def train_bridge_run(lab: Lab) -> tuple:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PICTURE_METRICS', 'FEATURES_NOTE', 'RANDOM_PICTURE_NOTE', 'VOTE_COLUMNS', 'NOBODY', 'PROXY_NOTE', 'WILSON_NOTE',
            'fact_by_kind', 'picture_titles', 'picture_columns_of', 'picture_rows', 'pictures_table', 'vote_cells',
-           'repeats_note', 'survey_notes', 'compare_with_survey']
+           'repeats_note', 'survey_notes', 'compare_with_survey', 'share_text', 'apart_text', 'describe_naming']
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #d0c77f0f
 import numpy as np
@@ -13,8 +13,14 @@ import pandas as pd
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #5fa7bfe4
 from ..core.files import BadInput
-from ..survey.answers import PROXY_NAME
-from .summary import format_mean, metrics_frame, seeds_text
+from ..survey.answers import PROXY_NAME, wilson_interval
+from wavbrivl.report.summary import (
+    compare_runs,
+    format_mean,
+    is_apart,
+    metrics_frame,
+    seeds_text,
+)
 from .papers import PRINTED_FAULTS, read_printed_table
 from .tables import PICTURE_KINDS, DISPLAY_NAMES, chance_range, fact_text
 
@@ -198,3 +204,42 @@ def compare_with_survey(
     out = out.fillna('').rename_axis('model')
     out.attrs['notes'] = notes
     return out
+
+# %% ../../nbs/17_report/04_picture_tables.ipynb #efe9bce1
+def share_text(entry: dict) -> str:
+    "Write a share of counted sounds with Wilson's 95 % interval."
+    n = int(entry['sounds'])
+    _, low, high = wilson_interval(entry['mean'] * n, n)
+    return f'{entry["mean"]:.2f} [{low:.2f}, {high:.2f}]'
+
+
+def apart_text(found: dict | None) -> str:
+    "Write the difference of two shares, or that there is none."
+    if not found or 'low' not in found:
+        return ''
+    bounds = f'{found["difference"]:+.2f} [{found["low"]:+.2f}, {found["high"]:+.2f}]'
+    return f', {bounds}: ' + ('apart' if is_apart(found) else 'no difference')
+
+
+def describe_naming(
+    summary: dict,
+    corpus: str,
+    run: str,
+    other: str = 'wav2clip',
+    kinds=('guided', 'bare', 'diffusion'),
+) -> str:  # empty where no picture was scored
+    "Say how often a classifier of real pictures names what a run drew, beside another run where that drew too."
+    parts = []
+    for kind in kinds:
+        keys = [f'{corpus}/{r}/{kind}/r1' for r in (run, other)]
+        there = [k for k in keys if 'sounds' in summary.get(k, {})]
+        if keys[0] in there:
+            each = [f'{k.split("/")[1]} {share_text(summary[k])}' for k in there]
+            text = apart_text(compare_runs(summary, *keys))
+            sounds = f'{kind} ({summary[keys[0]]["sounds"]:.0f} sounds)'
+            parts.append(f'{sounds}: {", ".join(each)}{text}')
+            chance = summary[keys[0]]['chance']
+    if not parts:
+        return ''
+    head = f'Share of sounds whose picture a classifier names right (chance {chance:.2f}; 95 %)'
+    return f'{head}. {"; ".join(parts)}'

@@ -86,9 +86,11 @@ def _score_sentences(sentences, captions, train, truth: dict, seconds: float) ->
     "Scores of {clip: sentence} against {clip: references}, those of the typical caption as chance."
     references = list(truth.values())
     out = coco_scores([sentences[i] for i in truth], references, seconds)
+    each = {k: dict(zip(truth, x)) for k, x in out.pop('each', {}).items()}
     typical = baseline_caption([captions[i] for i in train])
     chance = coco_scores([typical] * len(truth), references, seconds)
-    return out | dict(chance={k: chance[k] for k in COCO_SCORES if k in chance})
+    chance = {k: chance[k] for k in COCO_SCORES if k in chance}
+    return out | dict(chance=chance, each=each)
 
 # %% ../../nbs/10_tasks/06_captioning.ipynb #57eecdd4
 def train_and_score_captioner(
@@ -102,7 +104,7 @@ def train_and_score_captioner(
     alpha: float = 0.7,
     seconds: float = 300,
     **settings,  # settings: see `train_captioner`
-) -> tuple:  # ({score: float, ..., chance: {score: float}, pool, n, empty, valid_loss, best_epoch, missing}, sentences)
+) -> tuple:  # ({score: float, ..., chance, each: {score: {clip: float}}, pool, n, empty, missing, ...}, sentences)
     "Train a captioner, caption the test clips, score them; `pool` words can be written, `n` clips are scored."
     check_caption_clips(frames, captions, training=train, validation=valid, test=test)
     truth = {}

@@ -276,7 +276,10 @@ def evaluate_captioning(
     scores, found = train_and_score_captioner(
         frames, captions, *rows, seed, beam=e.beam, **stop
     )
-    return scores, dict(zip(exam.table['clip'].to_numpy()[rows[-1]], found))
+    names = exam.table['clip'].to_numpy()
+    for metric, each in scores['each'].items():
+        scores['each'][metric] = {names[i]: x for i, x in each.items()}
+    return scores, dict(zip(names[rows[-1]], found))
 
 # %% ../../nbs/10_tasks/07_evaluation.ipynb #ca557d10
 def try_task(tasks: dict, where: str, name: str, evaluate, *args):

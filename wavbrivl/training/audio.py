@@ -466,6 +466,12 @@ def score(self: LabelTask) -> dict:
         return dict(score=accuracy_at(found, y))
     return dict(score=mean_average_precision(found, y)[0])
 
+# %% ../../nbs/09_training/06_audio.ipynb #3cfbaf69
+@patch
+def improves(self: (AudioImageTask, LabelTask), score: float, best: float) -> bool:
+    "Are these weights to be kept? With `train.keep: last` those of every later epoch are."
+    return self.p.keep == 'last' or score > best
+
 # %% ../../nbs/09_training/06_audio.ipynb #b11c0073
 def train_classifier(
     params: Params,
