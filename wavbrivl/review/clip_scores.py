@@ -17,7 +17,7 @@ from ..core.files import BadInput, atomic_write
 from ..core.runtime import log
 from ..metrics.caption_scores import score_each_caption
 from ..metrics.retrieval import rank_targets
-from ..pipeline.lab import Lab, StoredEvaluation
+from ..pipeline.lab import Lab, StoredEvaluation, listed_as
 
 # %% ../../nbs/19_review/01_clip_scores.ipynb #f901e8de
 def zero_shot_hits(stored: StoredEvaluation) -> pd.Series:  # by clip
@@ -95,7 +95,7 @@ def run_scores(
     captions: pd.Series,  # by clip
 ) -> dict:  # CORPUS/RUN/TASK/METRIC -> Series by clip, a mean over seeds
     "The scores of every clip of one run; none where it has not been evaluated."
-    by_number = {}
+    by_number, (corpus, name) = {}, listed_as(lab)
     for seed in lab.seeds:
         path = lab.build / 'embeddings' / lab.run / f'seed-{seed}.npz'
         if not path.exists():
@@ -104,9 +104,7 @@ def run_scores(
             by_number.setdefault(number, []).append(scores)
     out = {}
     for number, each in by_number.items():
-        out[f'{lab.corpus_name}/{lab.run}/{number}'] = pd.concat(each, axis=1).mean(
-            axis=1
-        )
+        out[f'{corpus}/{name}/{number}'] = pd.concat(each, axis=1).mean(axis=1)
     return out
 
 
@@ -116,7 +114,7 @@ def score_clips(
     "The scores of every test clip by every run of the lab."
     captions = lab.corpus.split('test').set_index('clip').captions
     columns = {}
-    for kind in ('runs', 'variants'):
+    for kind in ('runs', 'variants', 'teachers'):
         for run in list_runs(lab.root, kind):
             columns |= run_scores(Lab(run, lab.root), captions)
     return pd.DataFrame(columns).rename_axis('clip')
