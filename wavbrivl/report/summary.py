@@ -154,7 +154,7 @@ def entries_by_teacher(summary: dict, key: str) -> dict:  # key -> entry
             found[other] = entry
     return found
 
-
+# %% ../../nbs/17_report/01_summary.ipynb #1ac22452
 PICTURE_RUN = 'brivl'  # the teacher itself, asked about pictures
 
 

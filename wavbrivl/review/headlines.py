@@ -49,7 +49,7 @@ def scores_by_clip(keys, clips):
         return None
     return clips[list(keys)].mean(axis=1, skipna=False).dropna().to_numpy()
 
-
+# %% ../../nbs/19_review/04_headlines.ipynb #7f4f1149
 def measure_headline(
     summary: dict,
     key: str,  # CORPUS/RUN/TASK/METRIC
@@ -135,7 +135,7 @@ def measure_under(summary: dict, key: str, clips=None) -> dict | None:
     bounds = clip_interval(entry['mean'], scores_by_clip([key], clips), luck)
     return dict(mean=entry['mean'], seeds=[entry['n']], teachers=1) | bounds
 
-
+# %% ../../nbs/19_review/04_headlines.ipynb #06e71b84
 def teacher_row(summary: dict, corpus: str, run: str, clips=None) -> dict:
     "What one teacher names, and what is heard under it; values of `measure_under`."
     row = {'pictures named': picture_share(summary, corpus)}
