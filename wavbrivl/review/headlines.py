@@ -24,7 +24,6 @@ from wavbrivl.report.summary import (
     by_supervision,
     entries_by_teacher,
     is_taught,
-    own_numbers,
     seeds_text,
     split_key,
     training_luck,
