@@ -136,7 +136,8 @@ def shipped(tmp_path_factory):
 def test_config_can_be_surveyed(shipped):
     text = (shipped / 'params.yaml').read_text()
     fields = yaml.safe_load(text)
-    assert all(fields[k] for k in NAME_GROUPS)
+    assert all(fields[k] for k in NAME_GROUPS if k != 'teachers')
+    assert 'teachers' in fields, 'DVC needs the key'
     sections = {k: v for k, v in fields.items() if k not in NAME_GROUPS}
     assert set(iterate_keys(sections)) <= set(list_keys())
     assert len(leaves(sections)) <= 80

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['GAP_CLIPS', 'prepare_corpus', 'store_targets', 'caption_similarity', 'list_files', 'file_hash', 'dataset_params',
            'dataset_fingerprint', 'update_dataset', 'dataset_row', 'prepare_datasets', 'prepared_datasets',
-           'store_teacher', 'pretrain_brivl', 'pretrain_wavlm', 'stored_score', 'training_facts', 'embedding_facts',
-           'fit_classifier', 'save_classifier', 'calibrate_model', 'train_seed', 'train_run']
+           'store_teacher', 'brivl_state', 'pretrain_brivl', 'pretrain_wavlm', 'training_facts', 'embedding_facts',
+           'fit_classifier', 'save_classifier', 'calibrate_model', 'train_seed', 'train_run', 'teacher_note',
+           'prepare_teacher', 'train_under_teacher']
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #f79f9770
 import hashlib
@@ -27,7 +28,7 @@ from ..data.corpus import Corpus
 from ..data.shards import pack_corpus
 from ..teachers.clip import open_teacher
 from ..audio.tower import embed_clips
-from ..training.loop import COSTS, fingerprint, save_history
+from ..training.loop import fingerprint, save_history
 from ..training.image_text import learning_corpus, train_brivl
 from ..training.targets import make_targets
 from ..audio.tower import embed_clips
@@ -55,7 +56,8 @@ def store_targets(lab: Lab):
     if launch_stage(lab, 'targets'):
         return
     brivl, tokenizer = lab.brivl
-    make_targets(lab.params, lab.corpus, brivl, tokenizer, lab.build / 'targets')
+    folder = lab.taught_by / 'targets'
+    make_targets(lab.params, lab.corpus, brivl, tokenizer, folder)
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #2b2e1af6
 def caption_similarity(lab: Lab) -> pd.DataFrame:
@@ -172,13 +174,19 @@ def store_teacher(params: TeacherParams, folder: Path) -> pd.DataFrame:
     return history
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #5a233f91
+def brivl_state(lab: Lab) -> Path:
+    "The folder of the state of an image-text model in training."
+    name = f'{lab.name}-brivl' if lab.has_own_teacher else 'brivl'
+    return lab.checkpoints / name
+
+
 def pretrain_brivl(lab: Lab) -> pd.DataFrame:
     "Stage brivl: pre-train the image-text model, or take a released one. Returns the history."
-    folder = lab.build / 'brivl'
+    folder = lab.taught_by / 'brivl'
     if lab.params.teacher.checkpoint or lab.params.teacher.kind != 'brivl':
         return store_teacher(lab.params.teacher, folder)
     (folder / 'teacher.json').unlink(missing_ok=True)
-    state = lab.checkpoints / 'brivl'
+    state = brivl_state(lab)
     corpus = learning_corpus(lab.params, lab.corpus, state)
     if not lab.params.brivl.checkpoint and launch_stage(lab, 'brivl'):
         return pd.read_csv(folder / 'history.csv')
@@ -198,21 +206,13 @@ def pretrain_wavlm(lab: Lab) -> pd.DataFrame:
     return train_wavlm(lab.params, lab.corpus, folder, lab.checkpoints / 'wavlm')
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #152ccbba
-def stored_score(history: pd.DataFrame, keep: str) -> dict:  # empty without validation
-    "The validation score of the weights that are stored; `keep`: best or last epoch."
-    if 'score' not in history:
-        return {}
-    if keep == 'last':
-        last = float(history.score.iloc[-1])
-        return {'score on the validation clips after the last epoch': last}
-    return {'best score on the validation clips': float(history.score.max())}
-
-
-def training_facts(
-    lab: Lab, seed: int, loss: str, history: pd.DataFrame, keep: str = 'best'
-) -> dict:
+def training_facts(lab: Lab, seed: int, loss: str, history: pd.DataFrame) -> dict:
     "The facts of a training, for its model card."
     c, t = lab.params.corpus, lab.corpus.table
+    metrics = {}
+    if 'score' in history:
+        best = float(history.score.max())
+        metrics['best score on the validation clips'] = best
     return dict(
         run=lab.run,
         seed=seed,
@@ -224,7 +224,7 @@ def training_facts(
         film_crop=c.crop_size,
         labels=lab.corpus.labels,
         licence='; '.join(sorted(set(t.licence) - {''})),
-        metrics=stored_score(history, keep),
+        metrics=metrics,
     )
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #61bb8832
@@ -304,8 +304,7 @@ def train_seed(lab: Lab, seed: int) -> pd.DataFrame:
     if not is_main_process():
         return history
     folder = lab.models / f'seed-{seed}'
-    facts = training_facts(lab, seed, loss, history, lab.params.train.keep)
-    facts |= embedding_facts(lab, tower)
+    facts = training_facts(lab, seed, loss, history) | embedding_facts(lab, tower)
     model = WavBriVL(tower, brivl.cpu(), tokenizer, facts)
     if head is None:
         calibrate_model(lab, model)
@@ -325,6 +324,31 @@ def train_run(lab: Lab) -> pd.DataFrame:
     if not is_main_process():
         return history
     with atomic_write(path) as tmp:
-        history.drop(columns=COSTS).round(6).to_csv(tmp, index=False)
+        history.drop(columns='seconds').round(6).to_csv(tmp, index=False)
     shutil.rmtree(lab.checkpoints / lab.name, ignore_errors=True)
     return history
+
+# %% ../../nbs/18_pipeline/03_training.ipynb #de267a8f
+def teacher_note(lab: Lab) -> Path:
+    "The file that says which teacher was finished by a stage that has not ended."
+    return lab.checkpoints / f'{lab.name}.json'
+
+
+def prepare_teacher(lab: Lab) -> pd.DataFrame:
+    "Pre-train or open the teacher of a line under `teachers:` and embed the targets. Returns its history."
+    note, p = teacher_note(lab), lab.params
+    sections = [getattr(p, k).model_dump() for k in ('brivl', 'teacher', 'targets')]
+    made_of = fingerprint((sections, lab.corpus.fingerprint))
+    if note.exists() and read_json(note) == made_of:
+        log(f'{lab.run}: the teacher is there already')
+        return pd.read_csv(lab.taught_by / 'brivl/history.csv')
+    history = pretrain_brivl(lab)
+    store_targets(lab)
+    write_json(made_of, note)
+    return history
+
+
+def train_under_teacher(lab: Lab) -> pd.DataFrame:
+    "Stage teacher, first half: the teacher, its targets, the reference run. Returns the audio towers' history."
+    prepare_teacher(lab)
+    return train_run(lab)

@@ -55,6 +55,7 @@ REMEDIES = dict(
     targets='lower targets.batch',
     wavlm='lower wavlm.optim.batch',
     train='lower train.optim.batch or train.window, or set audio.trainable: frozen for a released encoder',
+    teacher='lower brivl.optim.batch or train.optim.batch',
     evaluate='lower evaluate.batch',
     encoder='lower language.window',
     gloss='lower language.pretrain.batch',

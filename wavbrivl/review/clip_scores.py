@@ -17,7 +17,7 @@ from ..core.files import atomic_write
 from ..metrics.event_scores import event_scores, segment_scores
 from ..metrics.events import clean_events
 from ..metrics.retrieval import rank_targets
-from ..pipeline.lab import Lab, StoredEvaluation
+from ..pipeline.lab import Lab, StoredEvaluation, listed_as
 
 # %% ../../nbs/19_review/01_clip_scores.ipynb #f901e8de
 def zero_shot_hits(stored: StoredEvaluation) -> pd.Series:  # by clip
@@ -130,7 +130,7 @@ def run_scores(
     table: pd.DataFrame,  # of the test split, by clip
 ) -> dict:  # CORPUS/RUN/TASK/METRIC -> Series by clip, a mean over seeds
     "The scores of every clip of one run; none where it has not been evaluated."
-    by_number = {}
+    by_number, (corpus, name) = {}, listed_as(lab)
     for seed in lab.seeds:
         path = lab.build / 'embeddings' / lab.run / f'seed-{seed}.npz'
         if not path.exists():
@@ -139,9 +139,7 @@ def run_scores(
             by_number.setdefault(number, []).append(scores)
     out = {}
     for number, each in by_number.items():
-        out[f'{lab.corpus_name}/{lab.run}/{number}'] = pd.concat(each, axis=1).mean(
-            axis=1
-        )
+        out[f'{corpus}/{name}/{number}'] = pd.concat(each, axis=1).mean(axis=1)
     return out
 
 
@@ -151,7 +149,7 @@ def score_clips(
     "The scores of every test clip by every run of the lab."
     table = lab.corpus.split('test').set_index('clip')
     columns = {}
-    for kind in ('runs', 'variants'):
+    for kind in ('runs', 'variants', 'teachers'):
         for run in list_runs(lab.root, kind):
             columns |= run_scores(Lab(run, lab.root), table)
     return pd.DataFrame(columns).rename_axis('clip')
