@@ -198,16 +198,17 @@ def test_dtw_is_librosa_step_for_step(seed, ties, double, data):
         )
 
 
-def test_dtw_in_threads_is_dtw():
-    cost, before = drawn(3, 40, 7, 11), torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = dtw(cost)
-        torch.set_num_threads(3)
-        three = dtw(cost)
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(one, three))
+def test_dtw_before_it_is_compiled_is_dtw(monkeypatch):
+    from wavbrivl.gloss import alignment
+
+    cost = drawn(3, 41, 7, 11)
+    rows, columns = torch.arange(41) % 8, torch.arange(41) % 12
+    results = []
+    for limit in (cost.numel(), 0):  # plain, then in machine code
+        monkeypatch.setattr(alignment, 'COMPILE_AFTER', limit)
+        monkeypatch.setattr(alignment, '_fill_paths', alignment._Loop())
+        results.append(dtw(cost, rows, columns))
+    assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
 @pytest.mark.parametrize('shape', [(0, 3, 4), (2, 0, 4), (2, 3, 0)])
