@@ -28,9 +28,11 @@ repro: setup            ## rebuild every table and figure that the present param
 verify: setup           ## compare the results here with the committed ones, against their intervals
 	$(RUN) "$$venv/bin/wavbrivl" verify
 
+# two processes side by side, one thread each
+test: export OMP_NUM_THREADS ?= 1
 test: setup             ## run the chapters and the tests
 	$(RUN) "$$venv/bin/nbdev_test" --n_workers 2
-	$(RUN) -m pytest -q -n 2 --dist loadfile
+	$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 smoke: setup            ## the whole pipeline, tiny, in a clean clone
 	rm -rf build/smoke && git clone -q . build/smoke
