@@ -19,7 +19,10 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv '$(VENV)'
 	'$(VENV)/bin/python' -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -e '.[lab,captions,peers,search,onnx,openclip,siglip,lora,datasets,demo,suites,real,test]' || { $(WHY); exit 1; }
-	@printf '#!/bin/sh\nexec python -m papermill "$$@"\n' > '$(VENV)/bin/papermill'   # dvc.yaml calls it by name
+	@# dvc.yaml calls papermill by name; jsonschema would compile a grammar of web addresses first, for a second
+	@printf '#!/bin/sh\nexec python -c "%s" "$$@"\n' \
+	  'import sys; sys.modules[\"rfc3987_syntax\"] = None; from papermill.cli import papermill; papermill()' \
+	  > '$(VENV)/bin/papermill'
 	@touch $@
 
 repro: setup            ## rebuild every table and figure that the present params.yaml asks for
