@@ -7,6 +7,19 @@ import torch
 
 if 'PYTEST_XDIST_WORKER' in os.environ:  # two processes share the cores
     torch.set_num_threads(1)
+    os.environ.setdefault('OMP_NUM_THREADS', '1')  # of the programs that tests start
+
+# These take longest. A worker takes whole files: the longest come first, so that none is left to one worker at the end.
+FIRST = """
+pipeline fuzzing distributed report wheel bulk released_lab export faults inputs captioning peers planning generation
+encoders vqgan sound_files foley
+""".split()
+
+
+def pytest_collection_modifyitems(items):
+    "Order the files; within a file nothing changes."
+    place = {f'test_{name}': i for i, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(scope='module')

@@ -1,6 +1,6 @@
 "Captioning: COCO's scores on published and computed cases, the tokenizer, beam search, and what cannot be scored."
 
-import csv, importlib.util, json, shutil
+import csv, importlib.util, json, shutil, subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 
 from wavbrivl.decoders.text import EOS, Vocabulary, tokenize_ptb
 from wavbrivl.decoders.captioner import beam_search, pool_frames
-from wavbrivl.metrics.caption_scores import coco_scores
+from wavbrivl.metrics.caption_scores import _METEOR, coco_scores
 from wavbrivl.decoders.captioner import pad_frames
 from wavbrivl.tasks.captioner import generate_captions, train_captioner
 from wavbrivl.tasks.captioning import train_and_score_captioner, baseline_caption
@@ -83,18 +83,51 @@ def test_scores_worked_out_by_hand():
 @needs_scorers
 @needs_java
 def test_meteor_answers_and_ends():
-    found = coco_scores(
-        ['a dog barks', 'rain falls'], [['a dog barks loudly'], ['the rain is falling']]
+    "One program answers all; the next one, within a thousandth of a second, does not."
+    _METEOR.end()
+    near = (
+        ['a dog barks', 'rain falls'],
+        [['a dog barks loudly'], ['the rain is falling']],
     )
+    found = coco_scores(*near)
     assert 0.3 < found['meteor'] < 1
-    assert (
-        coco_scores(['a dog barks', 'rain falls'], [['a dog barks'], ['rain falls']])[
-            'meteor'
-        ]
-        > found['meteor']
-    )
+    process = _METEOR.process
+    same = coco_scores(['a dog barks', 'rain falls'], [['a dog barks'], ['rain falls']])
+    assert same['meteor'] > found['meteor']
+    assert coco_scores(*near) == found, 'whatever was asked before'
+    assert _METEOR.process is process and process.poll() is None
+    _METEOR.end()
+    assert process.poll() is not None
     slow = coco_scores(['a dog', 'rain'], [['a dog'], ['rain']], seconds=0.001)
     assert 'meteor' not in slow and 'METEOR' in slow['missing']['meteor']
+    assert '0.001 s' in slow['missing']['meteor'] and _METEOR.process is None
+
+
+@needs_scorers
+def test_meteor_that_breaks_off_is_said_and_started_again(monkeypatch):
+    "Programs of one line stand in for Java: one that ends at once, one that answers."
+    from wavbrivl.metrics import caption_scores
+
+    made = []
+
+    def start(folder):
+        answers = 'while read line; do echo 0.5; done' if made else 'exit 1'
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        made.append(subprocess.Popen(['sh', '-c', answers], **pipes))
+        return made[-1]
+
+    monkeypatch.setattr(caption_scores, '_start_meteor', start)
+    meteor = caption_scores._Meteor()
+    with pytest.raises((OSError, ValueError)):
+        meteor.ask(['a'], [['a']], None, 60)
+    assert meteor.process is None and made[0].poll() is not None
+    monkeypatch.setattr(caption_scores, '_ask_meteor', lambda process, *_: process.pid)
+    assert meteor.ask(['a'], [['a']], None, 60) == made[1].pid
+    assert meteor.ask(['b'], [['b']], None, 60) == made[1].pid and len(made) == 2
+    assert meteor.rest.daemon and meteor.rest.interval == meteor.idle
+    meteor.rest.function()
+    assert made[1].poll() is not None and meteor.process is None
+    meteor.rest.cancel()
 
 
 @needs_data

@@ -224,7 +224,8 @@ def test_rows_without_a_joint_space(abroad, model):
         'that corpus has no pictures'
     )
     lab = Lab('supervised', abroad)
-    train_run(lab)
+    if not (abroad / 'models/supervised').exists():
+        train_run(lab)
     own, public = evaluate_run(lab)
     assert (
         own['tasks'].keys() == public['tasks'].keys() == {'probe'}
@@ -233,49 +234,44 @@ def test_rows_without_a_joint_space(abroad, model):
     assert 'scratch' in public['tasks']['probe']['accuracy']['supervision']
 
 
-TRAIN = (
-    'from wavbrivl.pipeline.lab import Lab\n'
-    'from wavbrivl.pipeline.training import train_run\n'
-    'import sys\n'
-    'train_run(Lab(sys.argv[1], sys.argv[2]))'
-)
-
-
-def test_killed_training_ends_as_an_undisturbed_one(root):
-    "SIGKILL after the first epoch has been saved, then the same command again."
-    state = root / 'checkpoints/killed/seed-0/state.pt'
-    env = os.environ | dict(PYTHONPATH=str(ROOT))
-    subprocess.run(
-        [sys.executable, '-c', TRAIN, 'undisturbed', str(root)],
-        env=env,
-        capture_output=True,
-        check=True,
+def kill_when_saved(root, module, function, run):
+    "Start a stage's function in a process of its own; SIGKILL as soon as a state of training is on disk."
+    state = root / f'checkpoints/{run}/seed-0/state.pt'
+    code = (
+        'import sys\n'
+        'from wavbrivl.pipeline.lab import Lab\n'
+        f'from {module} import {function}\n'
+        f'{function}(Lab(sys.argv[1], sys.argv[2]))'
     )
+    env = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
     p = subprocess.Popen(
-        [sys.executable, '-c', TRAIN, 'killed', str(root)],
+        [sys.executable, '-c', code, run, str(root)],
         env=env,
-        stdout=subprocess.PIPE,
-        text=True,
+        stdout=subprocess.DEVNULL,
     )
-    deadline = time.time() + 120
+    deadline = time.time() + 300
     while not state.exists() and time.time() < deadline and p.poll() is None:
         time.sleep(0.01)
     p.send_signal(signal.SIGKILL)
     p.wait()
-    saved = torch.load(state, weights_only=True)
-    assert not (root / 'models/killed').exists() and saved['epoch'] < 3
-    out = subprocess.run(
-        [sys.executable, '-c', TRAIN, 'killed', str(root)],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert 'resuming at epoch' in out
-    a, b = (
-        WavBriVL.from_pretrained(root / 'models' / r, device='cpu').audio.state_dict()
-        for r in ('undisturbed', 'killed')
-    )
+    assert not (root / 'models' / run).exists()
+    return torch.load(state, weights_only=True)
+
+
+def audio_weights(root, run):
+    folder = root / 'models' / run
+    return WavBriVL.from_pretrained(folder, device='cpu').audio.state_dict()
+
+
+def test_killed_training_ends_as_an_undisturbed_one(root, one_thread, capsys):
+    "SIGKILL after the first epoch has been saved, then the same training again."
+    train_run(Lab('undisturbed', root))
+    saved = kill_when_saved(root, 'wavbrivl.pipeline.training', 'train_run', 'killed')
+    assert saved['epoch'] < 3
+    capsys.readouterr()
+    train_run(Lab('killed', root))
+    assert 'resuming at epoch' in capsys.readouterr().out
+    a, b = (audio_weights(root, r) for r in ('undisturbed', 'killed'))
     assert all(torch.equal(a[k], b[k]) for k in a)
     h = [
         pd.read_csv(root / f'results/history/{r}.csv').drop(columns='run')
@@ -491,51 +487,13 @@ def test_a_trained_tower_can_be_the_audio_encoder(variants):
         )
 
 
-VARIANT = (
-    'from wavbrivl.pipeline.lab import Lab\n'
-    'from wavbrivl.pipeline.gloss import train_bridge_run\n'
-    'import sys\n'
-    'train_bridge_run(Lab(sys.argv[1], sys.argv[2]))'
-)
-
-
-def test_a_killed_variant_ends_as_an_undisturbed_one(variants):
-    env, state = (
-        os.environ | dict(PYTHONPATH=str(ROOT)),
-        variants / 'checkpoints/cut/seed-0/state.pt',
-    )
-    subprocess.run(
-        [sys.executable, '-c', VARIANT, 'whole', str(variants)],
-        env=env,
-        capture_output=True,
-        check=True,
-    )
-    p = subprocess.Popen(
-        [sys.executable, '-c', VARIANT, 'cut', str(variants)],
-        env=env,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.time() + 120
-    while not state.exists() and time.time() < deadline and p.poll() is None:
-        time.sleep(0.01)
-    p.send_signal(signal.SIGKILL)
-    p.wait()
-    assert not (variants / 'models/cut').exists()
-    out = subprocess.run(
-        [sys.executable, '-c', VARIANT, 'cut', str(variants)],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert 'resuming at epoch' in out
-    a, b = (
-        WavBriVL.from_pretrained(
-            variants / 'models' / r, device='cpu'
-        ).audio.state_dict()
-        for r in ('whole', 'cut')
-    )
+def test_a_killed_variant_ends_as_an_undisturbed_one(variants, one_thread, capsys):
+    train_bridge_run(Lab('whole', variants))
+    kill_when_saved(variants, 'wavbrivl.pipeline.gloss', 'train_bridge_run', 'cut')
+    capsys.readouterr()
+    train_bridge_run(Lab('cut', variants))
+    assert 'resuming at epoch' in capsys.readouterr().out
+    a, b = (audio_weights(variants, r) for r in ('whole', 'cut'))
     assert all(torch.equal(a[k], b[k]) for k in a)
     a, b = (
         read_json(variants / f'results/metrics/{r}/foley.json')['tasks']

@@ -59,7 +59,7 @@ def test_targets_find_their_programs(checkout):
     for target, said in dict(
         test=[
             '.venv/bin/nbdev_test --n_workers 2',
-            '-m pytest -q -n 2 --dist loadfile',
+            '-m pytest -q -n 2 --dist loadfile --no-loadscope-reorder',
         ],
         repro=['-m dvc repro', '.venv/bin/wavbrivl verify'],
         verify=['.venv/bin/wavbrivl verify'],

@@ -6,13 +6,16 @@
 __all__ = ['COCO_SCORES', 'check_sentences', 'meteor_scores', 'spice_score', 'coco_scores']
 
 # %% ../../nbs/08_metrics/06_caption_scores.ipynb #915fe69a
+import atexit
 import importlib.util
 import json
 import numpy as np
+import os
 import shutil
 import subprocess
 import tempfile
 import threading
+from fastcore.basics import patch
 from pathlib import Path
 
 # %% ../../nbs/08_metrics/06_caption_scores.ipynb #47e890b7
@@ -107,6 +110,55 @@ def _end(process):
     except (OSError, ValueError):
         pass
 
+# %% ../../nbs/08_metrics/06_caption_scores.ipynb #51c0a7e1
+class _Meteor:
+    "METEOR's program, started at the first question; a fork does not use its parent's."
+
+    idle = 60.0  # s after the last question, then it ends
+
+    def __init__(self):
+        self.lock, self.process, self.pid = threading.RLock(), None, None
+        self.rest = threading.Timer(0, self.end)
+        atexit.register(self.end)
+
+    def end(self):
+        "End the program of this process, if one runs."
+        with self.lock:
+            if self.process is not None and self.pid == os.getpid():
+                _end(self.process)
+            self.process = None
+
+    def start(self, folder: Path) -> subprocess.Popen:
+        "The program that runs, or a new one."
+        if self.process is None or self.pid != os.getpid():
+            self.process, self.pid = _start_meteor(folder), os.getpid()
+        return self.process
+
+# %% ../../nbs/08_metrics/06_caption_scores.ipynb #51c0a7e2
+@patch
+def ask(self: _Meteor, said: list, true: list, folder: Path, seconds: float) -> float:
+    "The score of all sentences. Raises `TimeoutError`, or `OSError` or `ValueError` when the program broke off."
+    with self.lock:
+        self.rest.cancel()
+        process = self.start(folder)
+        clock = threading.Timer(seconds, process.kill)
+        clock.start()
+        try:
+            found = _ask_meteor(process, said, true)
+        except BaseException as e:
+            self.end()
+            late = isinstance(e, (OSError, ValueError)) and not clock.is_alive()
+            raise TimeoutError if late else e
+        finally:
+            clock.cancel()
+        self.rest = threading.Timer(self.idle, self.end)
+        self.rest.daemon = True
+        self.rest.start()
+    return found
+
+
+_METEOR = _Meteor()
+
 # %% ../../nbs/08_metrics/06_caption_scores.ipynb #660e5ba7
 def meteor_scores(
     said: list,  # [N] candidates as token strings
@@ -118,21 +170,13 @@ def meteor_scores(
     if not seconds:
         raise BadInput('METEOR was left out: the time limit is 0.')
     _need_java('METEOR')
-    process = _start_meteor(folder)
-    clock = threading.Timer(seconds, process.kill)
-    clock.start()
     try:
-        return _ask_meteor(process, said, true)
+        return _METEOR.ask(said, true, folder, seconds)
+    except TimeoutError:
+        why = f'METEOR gave no answer within {seconds:g} s; allow it more.'
     except (OSError, ValueError):
-        late = not clock.is_alive()
-        raise BadInput(
-            f'METEOR gave no answer within {seconds:g} s; allow it more.'
-            if late
-            else 'METEOR ended without an answer; does java -version work, with 2 GB of memory free?'
-        ) from None
-    finally:
-        clock.cancel()
-        _end(process)
+        why = 'METEOR ended without an answer; does java -version work, with 2 GB of memory free?'
+    raise BadInput(why)
 
 # %% ../../nbs/08_metrics/06_caption_scores.ipynb #0cbae5c2
 _CORENLP = ('stanford-corenlp-3.6.0.jar', 'stanford-corenlp-3.6.0-models.jar')
