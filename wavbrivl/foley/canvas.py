@@ -120,7 +120,7 @@ def ring(x, y, rx, ry, a) -> np.ndarray:
     "The points of an ellipse about (x, y) at angles `a`, [k, 2]."
     return np.stack(around(x, y, rx, ry, a), 1)
 
-# %% ../../nbs/02_foley/05_canvas.ipynb #b02ffc87
+# %% ../../nbs/02_foley/05_canvas.ipynb #cc4baf29
 _STEPS = 16  # of the grid in a pixel
 
 
@@ -134,7 +134,7 @@ def first_centre(v: np.ndarray) -> np.ndarray:
     "The first pixel whose centre is at or beyond `v` (steps)."
     return (v + _STEPS // 2 - 1) // _STEPS
 
-# %% ../../nbs/02_foley/05_canvas.ipynb #e576b897
+# %% ../../nbs/02_foley/05_canvas.ipynb #8e4e601b
 def count_from(first, count) -> tuple:
     "Count on from each number of `first`: which of them [n], and the number reached [n]."
     which = np.repeat(np.arange(len(count)), count)
@@ -148,7 +148,7 @@ def rows_between(low, high, rows: int) -> tuple:
     stop = np.clip(first_centre(high), first, rows)
     return count_from(first, stop - first)
 
-# %% ../../nbs/02_foley/05_canvas.ipynb #8fb1b369
+# %% ../../nbs/02_foley/05_canvas.ipynb #5e109a8a
 def cross_edges(start, end, rows: int) -> tuple:
     "Crossings of edges with rows: number of the edge, row, x (steps); [n] each."
     x0, y0 = start.T
@@ -158,7 +158,7 @@ def cross_edges(start, end, rows: int) -> tuple:
     across = down * dx[which] // dy[which]
     return which, row, x0[which] + across
 
-# %% ../../nbs/02_foley/05_canvas.ipynb #8fed8e9a
+# %% ../../nbs/02_foley/05_canvas.ipynb #55ccc04a
 def widen_segments(start, end, radius) -> np.ndarray:
     "Corners of a band around each segment, in steps; [n, 4, 2]."
     step = end - start
@@ -176,46 +176,50 @@ def cross_discs(centre, radius, rows: int) -> tuple:
     half = np.sqrt(radius[which] ** 2 - up**2).astype(np.int64)
     return which, row, x[which] - half, x[which] + half
 
-# %% ../../nbs/02_foley/05_canvas.ipynb #9fc50e9a
+# %% ../../nbs/02_foley/05_canvas.ipynb #4c829198
 class Sheet:
     "Filled shapes and lines, painted in the order in which they were made."
 
-    def __init__(self):
-        self.paths = []  # [k, 2] each, pixels
-        self.looks = []  # red, green, blue, width; width 0: filled
+    def __init__(
+        self,
+        place=np.asarray,  # gives the pixels of points, [n, 2] to [n, 2]
+    ):
+        self.place = place
+        self.paths = []  # [k, 2] each
+        self.looks = []  # red, green, blue, width (0: filled), closed?
 
     def fill(self, path, colour):
         "Fill a shape."
         self.paths.append(path)
-        self.looks.append((*colour, 0))
+        self.looks.append((*colour, 0, True))
 
-    def stroke(self, path, colour, width: int):
+    def stroke(self, path, colour, width: int, closed: bool = False):
         "Draw a line, `width` pixels wide."
         self.paths.append(path)
-        self.looks.append((*colour, width))
+        self.looks.append((*colour, width, closed))
 
-# %% ../../nbs/02_foley/05_canvas.ipynb #fb66c03f
+# %% ../../nbs/02_foley/05_canvas.ipynb #046cd26b
 class Segments(NamedTuple):
     "All segments of a sheet, one after another, [n] each."
 
     start: np.ndarray  # [n, 2] steps
-    end: np.ndarray  # [n, 2] steps; of the last of a line: its start
+    end: np.ndarray  # [n, 2] steps; at the end of an open line: the start again
     shape: np.ndarray  # number of the last segment of its path
-    look: np.ndarray  # [n, 4]
+    look: np.ndarray  # [n, 5]
 
 
 @patch
 def segments(self: Sheet) -> Segments:
     "Join all paths."
     counts = np.array([len(p) for p in self.paths])
-    start = to_grid(np.concatenate(self.paths))
+    start = to_grid(self.place(np.concatenate(self.paths)))
     look = np.repeat(self.looks, counts, 0)
     last = np.cumsum(counts) - 1
     after = np.arange(1, len(start) + 1)
-    after[last] = np.where(look[last, 3] > 0, last, last + 1 - counts)
+    after[last] = np.where(look[last, 4], last + 1 - counts, last)
     return Segments(start, start[after], np.repeat(last, counts), look)
 
-# %% ../../nbs/02_foley/05_canvas.ipynb #d13ee1e6
+# %% ../../nbs/02_foley/05_canvas.ipynb #ea831099
 def cross_shapes(s: Segments, rows: int) -> list:
     "Crossings of filled shapes: [(piece, row, x)]."
     own = np.flatnonzero(s.look[:, 3] == 0)
@@ -235,7 +239,7 @@ def cross_lines(s: Segments, rows: int) -> list:
     ball = 2 * own[disc] + 1
     return [(2 * own[which // 4], row, x), (ball, line, left), (ball, line, right)]
 
-# %% ../../nbs/02_foley/05_canvas.ipynb #5ca1db43
+# %% ../../nbs/02_foley/05_canvas.ipynb #0f040d4c
 def spans(s: Segments, width: int, height: int) -> tuple:
     "Runs of pixels, from the lowest piece to the highest: piece, first pixel (row by row), number; [n] each."
     crossings = cross_shapes(s, height) + cross_lines(s, height)
@@ -263,7 +267,7 @@ def paint(self: Sheet, image: Image.Image):
     pixels.reshape(-1, 3)[seen] = s.look[piece[top[seen]] // 2, :3]
     image.paste(Image.fromarray(pixels))
 
-# %% ../../nbs/02_foley/05_canvas.ipynb #de2e4877
+# %% ../../nbs/02_foley/05_canvas.ipynb #0adad8a8
 def fill_polygon(image: Image.Image, points, colour):
     "Fill one polygon at once."
     sheet = Sheet()
@@ -286,7 +290,7 @@ class Pen:
         ink=(30, 30, 35),
     ):
         self.image = image
-        self.sheet = Sheet()
+        self.sheet = Sheet(self.pixels)
         self.x = x
         self.y = y
         self.scale = scale
@@ -301,7 +305,7 @@ class Pen:
 
     def pixels(self, points) -> np.ndarray:
         "Where the points lie in the picture, [k, 2]."
-        x, y = np.asarray(points, float).reshape(-1, 2).T
+        x, y = np.asarray(points, float).T
         right = self.flip * self.scale * (x * self.cos - y * self.sin)
         down = -self.scale * (x * self.sin + y * self.cos)
         return np.stack([self.x + right, self.y + down], 1)
@@ -320,11 +324,9 @@ def width(self: Pen, w: float) -> int:
 @patch
 def shape(self: Pen, points, fill, ink=True):
     "Draw a filled polygon with an outline."
-    corners = self.pixels(points)
-    self.sheet.fill(corners, fill)
+    self.sheet.fill(points, fill)
     if ink:
-        outline = np.concatenate([corners, corners[:1]])
-        self.sheet.stroke(outline, self.ink, self.width(0.035))
+        self.sheet.stroke(points, self.ink, self.width(0.035), closed=True)
 
 
 @patch
@@ -351,7 +353,7 @@ def box(self: Pen, x0, y0, x1, y1, fill, ink=True):
 def line(self: Pen, points, w=0.06, fill=None, bend=False):
     "Draw a line, smooth where `bend`."
     path = smooth_curve(points, False) if bend else points
-    self.sheet.stroke(self.pixels(path), fill or self.ink, self.width(w))
+    self.sheet.stroke(path, fill or self.ink, self.width(w))
 
 
 @patch

@@ -19,7 +19,7 @@ from typing import NamedTuple
 # %% ../../nbs/02_foley/08_pictures.ipynb #fc965665
 from ..core.files import BadInput
 from .scene import INDOORS, Scene, Source, interpolate, read_table
-from .canvas import Pen, SHAPES, fill_polygon, random_colour
+from .canvas import Pen, SHAPES, Sheet, fill_polygon, random_colour
 from wavbrivl.foley.nature import (
     see_cat,
     see_cricket,
@@ -179,10 +179,12 @@ def draw_field(site: Site):
 # %% ../../nbs/02_foley/08_pictures.ipynb #2397b9d4
 def draw_yard(site: Site):
     "Draw a fence of pointed pales."
+    fence = Sheet()
     for x in np.arange(0, 1.05, 0.09):
         pale = (SHAPES['yard pale'] + (x, 0)) * site.size
         pale = pale + (0, site.horizon)
-        fill_polygon(site.image, pale, site.colour(195, 175, 150))
+        fence.fill(pale, site.colour(195, 175, 150))
+    fence.paint(site.image)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #27b7ada2
 def draw_water_strip(site: Site, depth: float):
@@ -403,7 +405,7 @@ def draw_uneven_light(rng, size: int, noise: float) -> np.ndarray:
     across = rng.uniform(-0.25, 0.25) * slope[None, :, None]
     return 1 + noise * (down + across)
 
-# %% ../../nbs/02_foley/08_pictures.ipynb #684d7520
+# %% ../../nbs/02_foley/08_pictures.ipynb #c83ff773
 def box_radius(sigma: float) -> float:
     "Radius of the box that, three times over, blurs as a Gaussian of `sigma` does; pixels."
     whole = (math.sqrt(4 * sigma**2 + 1) - 1) // 2
