@@ -183,5 +183,5 @@ def set_level(x: np.ndarray, db: float, ceiling: float = 0.89) -> np.ndarray:
         if np.abs(x).max() < ceiling:
             break
         x = ceiling * np.tanh(x / ceiling)
-    steps = np.round(32768 * np.clip(x, -0.99, 0.99))
+    steps = np.round(32768 * np.clip(x, -0.99, 0.99)) + 0.0  # no -0
     return (steps / 32768).astype(np.float32)
