@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['BLACK', 'WOOD', 'STEEL', 'GLASS', 'GRASS', 'STEAM', 'FOAM', 'SHAPES', 'random_colour', 'shade', 'read_points',
-           'spline_basis', 'smooth_curve', 'angles', 'around', 'ring', 'Pen', 'mark_count', 'draw_arcs',
+           'spline_basis', 'smooth_curve', 'angles', 'round_off', 'sine', 'cosine', 'around', 'ring', 'to_grid',
+           'first_centre', 'count_from', 'rows_between', 'cross_edges', 'widen_segments', 'cross_discs', 'Sheet',
+           'Segments', 'cross_shapes', 'cross_lines', 'spans', 'fill_polygon', 'Pen', 'mark_count', 'draw_arcs',
            'draw_both_arcs', 'draw_star', 'draw_strokes', 'draw_note', 'draw_burst', 'draw_puff', 'draw_cloud',
            'draw_wheel', 'action_height', 'pulse', 'sketch']
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #611dbf1f
 import colorsys
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from dataclasses import replace
 from fastcore.basics import patch
 from functools import cache
+from typing import NamedTuple
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #d7bb10a1
 from .scene import make_source, read_table
@@ -80,8 +83,9 @@ def smooth_curve(
         q = np.concatenate([p[:1], p, p[-1:]])
     k = len(q) - 3
     corners = np.stack([q[i : i + k] for i in range(4)], 1)
-    curve = np.einsum('tc,kcd->ktd', _BASIS, corners).reshape(-1, 2)
-    return np.concatenate([curve, q[-2:-1]])
+    parts = corners[:, None] * _BASIS[:, :, None]  # [k, 6, 4, 2]
+    curve = parts[:, :, 0] + parts[:, :, 1] + parts[:, :, 2] + parts[:, :, 3]
+    return np.concatenate([curve.reshape(-1, 2), q[-2:-1]])
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #22b75721
 @cache
@@ -90,16 +94,185 @@ def angles(k: int) -> np.ndarray:
     return np.linspace(0, 2 * np.pi, k + 1)[:-1]
 
 
+def round_off(v):
+    "Round to multiples of 2 to the power -40, about 1e-12."
+    return np.rint(v * 2.0**40) / 2.0**40
+
+
+def sine(a):
+    "The sine of an angle (radians), the same on every processor."
+    return round_off(np.sin(a))
+
+
+def cosine(a):
+    "The cosine of an angle (radians), the same on every processor."
+    return round_off(np.cos(a))
+
+
 def around(x, y, rx, ry, a) -> tuple:
     "The point of an ellipse about (x, y) at angle `a`."
-    dx = rx * np.cos(a)
-    dy = ry * np.sin(a)
+    dx = rx * cosine(a)
+    dy = ry * sine(a)
     return x + dx, y + dy
 
 
 def ring(x, y, rx, ry, a) -> np.ndarray:
     "The points of an ellipse about (x, y) at angles `a`, [k, 2]."
     return np.stack(around(x, y, rx, ry, a), 1)
+
+# %% ../../nbs/02_foley/05_canvas.ipynb #cc4baf29
+_STEPS = 16  # of the grid in a pixel
+
+
+def to_grid(points) -> np.ndarray:
+    "Points (pixels) in whole steps of the grid, [..., 2]."
+    steps = np.asarray(points, float) * _STEPS
+    return np.floor(steps + 0.5).astype(np.int64)
+
+
+def first_centre(v: np.ndarray) -> np.ndarray:
+    "The first pixel whose centre is at or beyond `v` (steps)."
+    return (v + _STEPS // 2 - 1) // _STEPS
+
+# %% ../../nbs/02_foley/05_canvas.ipynb #8e4e601b
+def count_from(first, count) -> tuple:
+    "Count on from each number of `first`: which of them [n], and the number reached [n]."
+    which = np.repeat(np.arange(len(count)), count)
+    before = np.cumsum(count) - count - first
+    return which, np.arange(len(which)) - before[which]
+
+
+def rows_between(low, high, rows: int) -> tuple:
+    "Rows of the picture with centres from `low` to below `high` (steps); whose they are [n], and which [n]."
+    first = np.clip(first_centre(low), 0, rows)
+    stop = np.clip(first_centre(high), first, rows)
+    return count_from(first, stop - first)
+
+# %% ../../nbs/02_foley/05_canvas.ipynb #5e109a8a
+def cross_edges(start, end, rows: int) -> tuple:
+    "Crossings of edges with rows: number of the edge, row, x (steps); [n] each."
+    x0, y0 = start.T
+    dx, dy = (end - start).T
+    which, row = rows_between(np.minimum(y0, y0 + dy), np.maximum(y0, y0 + dy), rows)
+    down = row * _STEPS + _STEPS // 2 - y0[which]
+    across = down * dx[which] // dy[which]
+    return which, row, x0[which] + across
+
+# %% ../../nbs/02_foley/05_canvas.ipynb #55ccc04a
+def widen_segments(start, end, radius) -> np.ndarray:
+    "Corners of a band around each segment, in steps; [n, 4, 2]."
+    step = end - start
+    long = np.sqrt((step * step).sum(1)).clip(1)
+    turned = step[:, ::-1] * (-1, 1) * radius[:, None]
+    side = np.rint(turned / long[:, None]).astype(np.int64)
+    return np.stack([start + side, end + side, end - side, start - side], 1)
+
+
+def cross_discs(centre, radius, rows: int) -> tuple:
+    "Crossings of discs with rows: number of the disc, row, left and right x (steps); [n] each."
+    x, y = centre.T
+    which, row = rows_between(y - radius, y + radius, rows)
+    up = row * _STEPS + _STEPS // 2 - y[which]
+    half = np.sqrt(radius[which] ** 2 - up**2).astype(np.int64)
+    return which, row, x[which] - half, x[which] + half
+
+# %% ../../nbs/02_foley/05_canvas.ipynb #4c829198
+class Sheet:
+    "Filled shapes and lines, painted in the order in which they were made."
+
+    def __init__(
+        self,
+        place=np.asarray,  # gives the pixels of points, [n, 2] to [n, 2]
+    ):
+        self.place = place
+        self.paths = []  # [k, 2] each
+        self.looks = []  # red, green, blue, width (0: filled), closed?
+
+    def fill(self, path, colour):
+        "Fill a shape."
+        self.paths.append(path)
+        self.looks.append((*colour, 0, True))
+
+    def stroke(self, path, colour, width: int, closed: bool = False):
+        "Draw a line, `width` pixels wide."
+        self.paths.append(path)
+        self.looks.append((*colour, width, closed))
+
+# %% ../../nbs/02_foley/05_canvas.ipynb #046cd26b
+class Segments(NamedTuple):
+    "All segments of a sheet, one after another, [n] each."
+
+    start: np.ndarray  # [n, 2] steps
+    end: np.ndarray  # [n, 2] steps; at the end of an open line: the start again
+    shape: np.ndarray  # number of the last segment of its path
+    look: np.ndarray  # [n, 5]
+
+
+@patch
+def segments(self: Sheet) -> Segments:
+    "Join all paths."
+    counts = np.array([len(p) for p in self.paths])
+    start = to_grid(self.place(np.concatenate(self.paths)))
+    look = np.repeat(self.looks, counts, 0)
+    last = np.cumsum(counts) - 1
+    after = np.arange(1, len(start) + 1)
+    after[last] = np.where(look[last, 4], last + 1 - counts, last)
+    return Segments(start, start[after], np.repeat(last, counts), look)
+
+# %% ../../nbs/02_foley/05_canvas.ipynb #ea831099
+def cross_shapes(s: Segments, rows: int) -> list:
+    "Crossings of filled shapes: [(piece, row, x)]."
+    own = np.flatnonzero(s.look[:, 3] == 0)
+    which, row, x = cross_edges(s.start[own], s.end[own], rows)
+    return [(2 * s.shape[own[which]], row, x)]
+
+
+def cross_lines(s: Segments, rows: int) -> list:
+    "Crossings of bands and discs: [(piece, row, x)]."
+    own = np.flatnonzero(s.look[:, 3])
+    radius = s.look[own, 3] * _STEPS // 2
+    start = s.start[own]
+    corners = widen_segments(start, s.end[own], radius)
+    after = np.roll(corners, -1, 1)
+    which, row, x = cross_edges(corners.reshape(-1, 2), after.reshape(-1, 2), rows)
+    disc, line, left, right = cross_discs(start, radius, rows)
+    ball = 2 * own[disc] + 1
+    return [(2 * own[which // 4], row, x), (ball, line, left), (ball, line, right)]
+
+# %% ../../nbs/02_foley/05_canvas.ipynb #0f040d4c
+def spans(s: Segments, width: int, height: int) -> tuple:
+    "Runs of pixels, from the lowest piece to the highest: piece, first pixel (row by row), number; [n] each."
+    crossings = cross_shapes(s, height) + cross_lines(s, height)
+    piece, row, x = (np.concatenate(v) for v in zip(*crossings))
+    x = first_centre(x).clip(0, width)
+    key = (piece * height + row) * (width + 1) + x
+    key.sort()
+    line, x = np.divmod(key, width + 1)
+    piece, row = np.divmod(line[::2], height)
+    return piece, row * width + x[::2], x[1::2] - x[::2]
+
+
+@patch
+def paint(self: Sheet, image: Image.Image):
+    "Paint all marks on an RGB image, later ones above earlier ones."
+    if not self.paths:
+        return
+    s = self.segments()
+    piece, first, count = spans(s, *image.size)
+    which, pixel = count_from(first, count)
+    top = np.full(image.width * image.height, -1)
+    np.maximum.at(top, pixel, which)
+    seen = np.flatnonzero(top >= 0)
+    pixels = np.array(image)
+    pixels.reshape(-1, 3)[seen] = s.look[piece[top[seen]] // 2, :3]
+    image.paste(Image.fromarray(pixels))
+
+# %% ../../nbs/02_foley/05_canvas.ipynb #0adad8a8
+def fill_polygon(image: Image.Image, points, colour):
+    "Fill one polygon at once."
+    sheet = Sheet()
+    sheet.fill(points, colour)
+    sheet.paint(image)
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #0c88bdd4
 class Pen:
@@ -117,26 +290,29 @@ class Pen:
         ink=(30, 30, 35),
     ):
         self.image = image
-        self.draw = ImageDraw.Draw(image)
+        self.sheet = Sheet(self.pixels)
         self.x = x
         self.y = y
         self.scale = scale
         self.flip = flip
         self.ink = ink
         self.rng = rng
-        c = np.cos(tilt)
-        s = np.sin(tilt)
-        self.turn = np.array([[c, s], [-s, c]])
+        self.cos = cosine(tilt)
+        self.sin = sine(tilt)
         self.body = random_colour(rng, (0.1, 0.8), (0.35, 0.95))
         self.other = random_colour(rng, (0.1, 0.9), (0.25, 0.95))
         self.extra = random_colour(rng, (0.5, 1), (0.6, 1))
 
-    def pixels(self, points) -> list:
-        "Where the points lie in the picture."
-        p = np.asarray(points, float).reshape(-1, 2) @ self.turn
-        p = p * [self.flip, -1] * self.scale
-        p = p + [self.x, self.y]
-        return [tuple(q) for q in p.tolist()]
+    def pixels(self, points) -> np.ndarray:
+        "Where the points lie in the picture, [k, 2]."
+        x, y = np.asarray(points, float).T
+        right = self.flip * self.scale * (x * self.cos - y * self.sin)
+        down = -self.scale * (x * self.sin + y * self.cos)
+        return np.stack([self.x + right, self.y + down], 1)
+
+    def paint(self):
+        "Put all that was drawn into the picture."
+        self.sheet.paint(self.image)
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #849b76c3
 @patch
@@ -148,9 +324,9 @@ def width(self: Pen, w: float) -> int:
 @patch
 def shape(self: Pen, points, fill, ink=True):
     "Draw a filled polygon with an outline."
-    outline = self.ink if ink else None
-    width = self.width(0.035) if ink else 1
-    self.draw.polygon(self.pixels(points), fill=fill, outline=outline, width=width)
+    self.sheet.fill(points, fill)
+    if ink:
+        self.sheet.stroke(points, self.ink, self.width(0.035), closed=True)
 
 
 @patch
@@ -176,9 +352,8 @@ def box(self: Pen, x0, y0, x1, y1, fill, ink=True):
 @patch
 def line(self: Pen, points, w=0.06, fill=None, bend=False):
     "Draw a line, smooth where `bend`."
-    points = self.pixels(smooth_curve(points, False) if bend else points)
-    width = self.width(w)
-    self.draw.line(points, fill=fill or self.ink, width=width, joint='curve')
+    path = smooth_curve(points, False) if bend else points
+    self.sheet.stroke(path, fill or self.ink, self.width(w))
 
 
 @patch
@@ -228,8 +403,8 @@ def draw_star(pen, x, y, s, size=1.0):
 def draw_strokes(pen, x, y, towards, s, gap=0.12):
     "Draw motion lines at (x, y), as many as the rate is high."
     a = np.radians(towards)
-    side = np.array([-np.sin(a), np.cos(a)]) * gap
-    along = np.array([np.cos(a), np.sin(a)]) * 0.3
+    side = np.array([-sine(a), cosine(a)]) * gap
+    along = np.array([cosine(a), sine(a)]) * 0.3
     k = mark_count(s.rate)
     for i in range(k):
         place = i - (k - 1) / 2
@@ -278,7 +453,7 @@ def draw_wheel(pen, x, y, r, turn, spokes=0):
 # %% ../../nbs/02_foley/05_canvas.ipynb #5b15769d
 def action_height(stage: float) -> float:
     "0 at rest, 1 at the height of the action."
-    return 0.5 - 0.5 * np.cos(2 * np.pi * (stage + 0.25))
+    return 0.5 - 0.5 * cosine(2 * np.pi * (stage + 0.25))
 
 
 def pulse(stage: float, rest: float) -> float:
@@ -298,4 +473,5 @@ def sketch(
     s = replace(s, intensity=value, rate=value, pitch=0.5)
     pen = Pen(image, 128, 132, 105, rng=np.random.default_rng(seed))
     drawing(pen, s, 0.25)
+    pen.paint()
     return image.resize((128, 128), Image.BOX)

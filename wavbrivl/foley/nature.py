@@ -31,6 +31,8 @@ from wavbrivl.foley.canvas import (
     pulse,
     ring,
     shade,
+    sine,
+    cosine,
     smooth_curve,
     random_colour,
 )
@@ -319,7 +321,7 @@ def see_waves(pen, s, stage):
     h = 0.12 + 0.5 * s.intensity
     for row, y in enumerate((0.25, -0.2, -0.65)):
         step = 2.2 / k * (1 + 0.12 * row)
-        sway = 0.12 * np.sin(2 * np.pi * stage + row)
+        sway = 0.12 * sine(2 * np.pi * stage + row)
         first = -1.6 - 0.37 * step * row + sway
         top = crest_points(first, y, step, h * (0.8 + 0.15 * row), k + 2)
         water = [*top, (1.6, -1.1), (-1.6, -1.1)]
@@ -342,7 +344,7 @@ def draw_air_curls(pen, s, stage):
     "Draw curls of air, one below the other."
     k = mark_count(s.rate, 2, 5)
     for i in range(k):
-        sway = 0.1 * np.sin(2 * np.pi * (stage + 0.3 * i))
+        sway = 0.1 * sine(2 * np.pi * (stage + 0.3 * i))
         x = -1.1 + 0.25 * (i % 2) + sway
         draw_air_curl(pen, s, x, 0.95 - 1.5 * (i + 0.5) / k)
 
@@ -355,8 +357,8 @@ def draw_bent_tree(pen, lean, tall, leaf):
     trunk = [(-0.45, -1), (-0.42, -0.6), bend, (x, y)]
     pen.limb(trunk, 0.13, WOOD)
     r = 0.42 * tall * (1 + 0.06 * (-1) ** np.arange(12))
-    c = np.cos(angles(12))
-    s = np.sin(angles(12))
+    c = cosine(angles(12))
+    s = sine(angles(12))
     blown = 0.3 * lean * np.maximum(c, 0)
     crown_x = x + r * c * (1 + 0.5 * lean) + blown
     crown_y = y + 0.15 + r * s + 0.1 * c
@@ -419,7 +421,7 @@ def flame_points(size, high, stage) -> list:
     "A tongue of flame; it flickers twice in a turn of the action."
     x, y = SHAPES['fire flame'].T
     turn = 2 * stage + 3 * np.arange(10) / 10 + size
-    flick = 0.12 * np.sin(2 * np.pi * turn)
+    flick = 0.12 * sine(2 * np.pi * turn)
     x = size * (x + flick * 0.4)
     y = -0.75 + size * high * (y + flick * y)
     foot = [(0.5 * size, -0.9), (-0.5 * size, -0.9)]

@@ -177,10 +177,11 @@ def tilt_spectrum(x: np.ndarray, db: float) -> np.ndarray:
 
 # %% ../../nbs/02_foley/03_synthesis.ipynb #315e7f80
 def set_level(x: np.ndarray, db: float, ceiling: float = 0.89) -> np.ndarray:
-    "Bring RMS to `db` dBFS, with peaks rounded off below `ceiling`."
+    "Bring RMS to `db` dBFS, with peaks rounded off below `ceiling`; samples are multiples of 1/32768."
     for _ in range(3):
         x = unit_rms(x) * 10 ** (db / 20)
         if np.abs(x).max() < ceiling:
             break
         x = ceiling * np.tanh(x / ceiling)
-    return np.clip(x, -0.99, 0.99).astype(np.float32)
+    steps = np.round(32768 * np.clip(x, -0.99, 0.99)) + 0.0  # no -0
+    return (steps / 32768).astype(np.float32)

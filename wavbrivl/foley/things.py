@@ -30,6 +30,8 @@ from wavbrivl.foley.canvas import (
     action_height,
     mark_count,
     shade,
+    sine,
+    cosine,
     smooth_curve,
 )
 
@@ -50,7 +52,7 @@ def see_bell(pen, s, stage):
     "A flared body hanging from a yoke, clapper to one side, arcs on both."
     pen.box(-0.75, 0.78, 0.75, 0.95, WOOD)
     pen.box(-0.1, 0.55, 0.1, 0.8, shade(pen.body, 0.6))
-    swing = 0.28 * np.sin(2 * np.pi * stage + 0.8)
+    swing = 0.28 * sine(2 * np.pi * stage + 0.8)
     draw_bell_clapper(pen, swing * (0.5 + s.intensity))
     pen.shape(smooth_curve(SHAPES['bell body'], False), pen.body)
     pen.line(SHAPES['bell rim'], 0.05)
@@ -63,10 +65,10 @@ def draw_clock_case(pen, s, stage):
     "Draw a case with a pendulum, short when quick."
     pen.box(-0.42, -1, 0.42, 0.2, shade(pen.body, 0.75))
     pen.box(-0.3, -0.92, 0.3, -0.1, shade(pen.body, 0.4))
-    a = 0.5 * np.sin(2 * np.pi * stage + 0.6)
+    a = 0.5 * sine(2 * np.pi * stage + 0.6)
     long = 0.75 - 0.38 * s.rate
-    x = long * np.sin(a) * 0.7
-    y = -0.12 - long * np.cos(a)
+    x = long * sine(a) * 0.7
+    y = -0.12 - long * cosine(a)
     rod = [(0, -0.1), (x, y)]
     pen.line(rod, 0.05, (225, 190, 90))
     pen.disc(x, y, 0.12, fill=(240, 200, 80))
@@ -117,8 +119,8 @@ def draw_footprints(pen):
 # %% ../../nbs/02_foley/07_things.ipynb #d59237d2
 def see_footsteps(pen, s, stage):
     "Two striding legs in shoes, prints behind, dust under the heel."
-    swing = 0.45 + 0.15 * np.cos(2 * np.pi * stage)
-    lifted = -0.72 - 0.1 * np.sin(2 * np.pi * stage)
+    swing = 0.45 + 0.15 * cosine(2 * np.pi * stage)
+    lifted = -0.72 - 0.1 * sine(2 * np.pi * stage)
     draw_footprints(pen)
     for d, y in ((-1, lifted), (1, -0.82)):
         draw_striding_leg(pen, np.array([d * swing + 0.05, y]), d)
@@ -168,10 +170,10 @@ def draw_nail_in_wood(pen):
 
 def turn_hammer(points, angle: float) -> np.ndarray:
     "Turn points about the hand that holds the hammer."
-    c = np.cos(angle)
-    s = np.sin(angle)
-    turn = np.array([[c, -s], [s, c]])
-    return (points - (1.0, 0)) @ turn + (1.0, 0)
+    x, y = (points - (1.0, 0)).T
+    across = x * cosine(angle) + y * sine(angle)
+    up = y * cosine(angle) - x * sine(angle)
+    return np.stack([1 + across, up], 1)
 
 # %% ../../nbs/02_foley/07_things.ipynb #c7b72d21
 def see_hammer(pen, s, stage):
@@ -267,7 +269,7 @@ def draw_phone_base(pen):
 
 def see_phone(pen, s, stage):
     "A dial telephone whose handset jumps."
-    shake = 0.1 * np.sin(2 * np.pi * stage + 0.5)
+    shake = 0.1 * sine(2 * np.pi * stage + 0.5)
     jump = 0.12 + 0.16 * s.intensity * action_height(stage)
     draw_phone_base(pen)
     x, y = SHAPES['phone handset'].T
@@ -354,8 +356,8 @@ def draw_rotor(pen, s, stage):
     "Draw blades that multiply with the rate."
     for i in range(mark_count(s.rate, 1, 5)):
         b = 0.5 * (i + stage)
-        w = 0.95 * (1 - 0.45 * abs(np.sin(b)))
-        rise = 0.14 * np.sin(b)
+        w = 0.95 * (1 - 0.45 * abs(sine(b)))
+        rise = 0.14 * sine(b)
         left = (0.15 - w, 0.57 + rise)
         right = (0.15 + w, 0.57 - rise)
         pen.line([left, right], 0.055)
@@ -438,14 +440,14 @@ def draw_ship(pen, rock):
 def draw_water(pen, stage):
     "Draw water with small waves."
     x = np.linspace(-1.2, 1.2, 40)
-    y = -0.78 + 0.06 * np.sin(9 * x + 6 * stage)
+    y = -0.78 + 0.06 * sine(9 * x + 6 * stage)
     surface = [*zip(x, y), (1.2, -1), (-1.2, -1)]
     pen.shape(surface, (85, 130, 170), False)
 
 # %% ../../nbs/02_foley/07_things.ipynb #090a0d87
 def see_horn(pen, s, stage):
     "A ship: hull, decks, funnel, and the blast from its horn."
-    draw_ship(pen, 0.03 * np.sin(2 * np.pi * stage))
+    draw_ship(pen, 0.03 * sine(2 * np.pi * stage))
     draw_water(pen, stage)
     size = 0.06 + 0.1 * s.intensity
     for i in range(3):
