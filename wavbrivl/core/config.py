@@ -6,8 +6,8 @@
 __all__ = ['EXPERIMENTS', 'NAME_GROUPS', 'RENAMED_GROUPS', 'find_root', 'merge_config', 'list_keys', 'find_nearest_key',
            'describe_allowed', 'shorten', 'explain_validation_error', 'check_settings', 'checked_section',
            'list_renamed_keys', 'iterate_keys', 'check_spelling', 'check_groups', 'read_config_file', 'find_preset',
-           'list_experiments', 'read_config_layers', 'check_encoders', 'check_experiments', 'check_corpora',
-           'load_params', 'list_runs', 'write_preset', 'describe_params']
+           'read_preset', 'list_experiments', 'read_config_layers', 'lay_preset', 'check_encoders', 'check_experiments',
+           'check_corpora', 'load_params', 'make_params', 'list_runs', 'write_preset', 'describe_params']
 
 # %% ../../nbs/00_core/04_config.ipynb #4cf72814
 import difflib
@@ -269,6 +269,25 @@ def find_preset(
     some = ', '.join(known) or 'none'
     raise BadInput(f'There is no preset {preset}; {folder} holds {some}.')
 
+# %% ../../nbs/00_core/04_config.ipynb #769f53cc
+def read_preset(
+    path,
+    above: tuple = (),  # presets that hold this one
+) -> dict:
+    "Read a preset, laid over those that it names under `presets:`, which lie beside it. Raises `BadInput`."
+    path = Path(path)
+    if path in above:
+        raise BadInput(f'{path} holds itself; take it out of `presets:`.')
+    top = read_config_file(path)
+    names = top.pop('presets', None) or []
+    if not isinstance(names, list):
+        raise BadInput(f'{path}: presets is {shorten(names)}; it must be a list.')
+    config = {}
+    for name in names:
+        below = read_preset(path.with_name(f'{name}.yaml'), (*above, path))
+        config = merge_config(config, below)
+    return merge_config(config, top)
+
 # %% ../../nbs/00_core/04_config.ipynb #d71b9536
 def list_experiments(config: dict) -> dict:  # name -> the keys that it changes
     "All runs and variants of a config."
@@ -280,14 +299,17 @@ def list_experiments(config: dict) -> dict:  # name -> the keys that it changes
 
 def read_config_layers(
     root=None,  # the lab's folder; default: found by walking up
-    preset=None,  # a file, or its name in presets, laid over params.yaml; its runs and variants replace those there
+    preset=None,  # a file, or its name in presets, laid over params.yaml; its runs and variants replace those there, unless it says `adds: true`
 ) -> dict:
     "Read params.yaml as it stands, a preset laid over it. Raises `BadInput`."
     config = read_config_file(find_root(root) / 'params.yaml')
-    if not preset:
-        return config
-    top = read_config_file(find_preset(preset, root))
-    replaced = dict.fromkeys(_replaced(top), {})  # empty: DVC needs the key itself
+    return lay_preset(config, find_preset(preset, root)) if preset else config
+
+
+def lay_preset(config: dict, path) -> dict:
+    "Lay a preset over a config. Raises `BadInput`."
+    top = read_preset(path)
+    replaced = {} if top.pop('adds', False) else dict.fromkeys(_replaced(top), {})
     config = merge_config(config | replaced, top)
     if 'pictures' not in top:  # leave out pictures of runs that are gone
         names = list_experiments(config)
@@ -371,7 +393,12 @@ def load_params(
     preset=None,  # a file, or its name in presets, laid over the config first
 ) -> Params:
     "Read params.yaml, lay the run over it, check everything. Raises `BadInput`."
-    config, where = read_config_layers(root, preset), 'params.yaml'
+    return make_params(read_config_layers(root, preset), run)
+
+
+def make_params(config: dict, run: str | None = None) -> Params:
+    "Lay a run over a config, check everything. Raises `BadInput`."
+    where = 'params.yaml'
     check_experiments(config, where)
     check_encoders(config, where)
     settings = {k: v for k, v in config.items() if k not in NAME_GROUPS}

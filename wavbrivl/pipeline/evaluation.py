@@ -103,7 +103,8 @@ def write_metrics(lab: Lab, metrics: dict, folder: str):
     "Write all numbers to results/metrics/FOLDER, and the headlines of the lab's own corpus to results/scores/RUN.json."
     corpus, run = metrics['corpus'], metrics['run']
     name = corpus if folder == run else f'{run}-{corpus}'
-    write_json(metrics, lab.results / 'metrics' / folder / f'{name}.json')
+    path = lab.results / 'metrics' / folder / f'{name}.json'
+    lab.store_metrics(metrics, path, 'baselines' if folder == 'baselines' else None)
     if corpus == lab.corpus_name:
         scores = headlines(metrics['tasks'])
         write_json(scores, lab.results / 'scores' / f'{run}.json')

@@ -123,7 +123,8 @@ def store_study(lab: Lab, name: str, frame: pd.DataFrame, rhos: dict):
             tasks['study_' + k.replace('/', '_')] = dict(rho=rho)
     write_json(finite, folder / f'{name}.json')
     metrics = dict(corpus=lab.corpus_name, run=name, tasks=tasks)
-    write_json(metrics, lab.results / 'metrics/study' / f'{name}.json')
+    path = lab.results / 'metrics/study' / f'{name}.json'
+    lab.store_metrics(metrics, path, 'pictures')
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #71954e58
 def study_edits(lab: Lab) -> dict:
