@@ -45,7 +45,7 @@ from ..metrics.calibration import heard_matrix, list_heard, score_calibration
 from ..api.inputs import plain_name
 from ..api.model import embed_names, stored_calibration
 from ..report.summary import mean_and_spread
-from .lab import Lab
+from .lab import Lab, store_metrics
 from .training import file_hash, prepared_datasets
 
 # %% ../../nbs/18_pipeline/04_evaluation.ipynb #c4d5ee43
@@ -104,7 +104,7 @@ def write_metrics(lab: Lab, metrics: dict, folder: str):
     corpus, run = metrics['corpus'], metrics['run']
     name = corpus if folder == run else f'{run}-{corpus}'
     path = lab.results / 'metrics' / folder / f'{name}.json'
-    lab.store_metrics(metrics, path, 'baselines' if folder == 'baselines' else None)
+    store_metrics(lab, metrics, path, 'baselines' if folder == 'baselines' else None)
     if corpus == lab.corpus_name:
         scores = headlines(metrics['tasks'])
         write_json(scores, lab.results / 'scores' / f'{run}.json')

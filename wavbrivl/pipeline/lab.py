@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SMALL_LAB', 'NO_NUMBERS', 'DRAWN', 'HEARD', 'NOT_OF', 'OWN_KINDS', 'Lab', 'small_lab', 'number_settings',
            'list_changed_keys', 'shipped_params', 'list_boards', 'name_changes', 'name_board', 'changed_on',
-           'teacher_mark', 'require_output', 'make_folders', 'open_image_text', 'StoredEvaluation', 'depicted_clips',
-           'interleave_classes', 'picture_kinds', 'draws_itself', 'lab_decoder', 'paint_points']
+           'teacher_mark', 'describe_making', 'store_metrics', 'require_output', 'make_folders', 'open_image_text',
+           'StoredEvaluation', 'depicted_clips', 'interleave_classes', 'picture_kinds', 'draws_itself', 'lab_decoder',
+           'paint_points']
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #50df49ea
 import hashlib
@@ -120,7 +121,7 @@ def small_lab(
     (folder / 'data').symlink_to(folder / 'build/corpus')
     return Lab(run, folder)
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #d941dd5e
+# %% ../../nbs/18_pipeline/01_lab.ipynb #de0cfffa
 NO_NUMBERS = 'device processes report survey datasets baselines tune'.split()
 DRAWN = 'vqgan diffusion evaluator generator guidance generate study'.split()
 HEARD = 'audio wavlm train'.split()
@@ -155,7 +156,7 @@ def list_changed_keys(old: dict, new: dict) -> list:
             changed.append(section)
     return changed
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #1f7f18b0
+# %% ../../nbs/18_pipeline/01_lab.ipynb #5f52d621
 def shipped_params(root) -> str:
     "The params.yaml that came with the library: the wheel's, else the last commit's, else the lab's own."
     package = Path(str(files('wavbrivl')))
@@ -179,7 +180,7 @@ def list_boards(root) -> dict:  # name -> preset; None for the default
         found[path.stem] = path
     return found
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #d95963e2
+# %% ../../nbs/18_pipeline/01_lab.ipynb #2145597c
 def name_changes(changed: list) -> str:
     "Name a board that is none of the known ones by the settings that differ."
     more = len(changed) - 4
@@ -214,7 +215,7 @@ def changed_on(config: dict, preset, run: str | None, here: dict, kind: str) -> 
         return list_changed_keys({}, here)
     return list_changed_keys(number_settings(params, kind), here)
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #7d672920
+# %% ../../nbs/18_pipeline/01_lab.ipynb #3ecf33c9
 def teacher_mark(folder) -> str | None:  # 12 hex digits
     "A mark of the frozen image-text model in a folder; None where there is none."
     for name in ('model.safetensors', 'teacher.json'):
@@ -225,24 +226,22 @@ def teacher_mark(folder) -> str | None:  # 12 hex digits
     return None
 
 
-@patch
-def describe_making(self: Lab, kind: str | None = None) -> dict:
+def describe_making(lab: Lab, kind: str | None = None) -> dict:
     "Which board and teacher make this run's numbers; of a variant, also its share of wrong pairs and who chooses."
-    is_variant = self.run in list_runs(self.root, 'variants')
+    is_variant = lab.run in list_runs(lab.root, 'variants')
     kind = kind or ('variant' if is_variant else 'run')
-    made = dict(board=name_board(self.run, self.root, kind))
+    made = dict(board=name_board(lab.run, lab.root, kind))
     if kind != 'evaluator':  # it learns from pictures and their classes alone
-        made['teacher'] = teacher_mark(self.build / 'brivl')
-    language = self.params.language
+        made['teacher'] = teacher_mark(lab.build / 'brivl')
+    language = lab.params.language
     if kind == 'variant':
         made |= dict(mismatch=language.mismatch, chooses=language.select.by)
     return made
 
 
-@patch
-def store_metrics(self: Lab, metrics: dict, path, kind: str | None = None):
+def store_metrics(lab: Lab, metrics: dict, path, kind: str | None = None):
     "Write a metrics file, with which board and teacher made it; `kind`: of `NOT_OF`; default: by the run."
-    write_json(metrics | dict(made=self.describe_making(kind)), path)
+    write_json(metrics | dict(made=describe_making(lab, kind)), path)
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #44ac9b0f
 def require_output(stage: str, path):

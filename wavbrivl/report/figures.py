@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHANCE_COLOUR', 'best_scores', 'describe_loss', 'training_story', 'draw_run', 'draw_runs', 'name_runs',
            'check_history', 'training_figure', 'lead_text', 'row_key', 'describe_lead', 'describe_groups',
-           'draw_chance', 'draw_means', 'metric_label', 'chosen_runs', 'sort_by_supervision', 'runs_figure',
+           'draw_chance', 'draw_means', 'metric_label', 'chosen_runs', 'sort_by_supervision', 'row_mark', 'runs_figure',
            'task_rows', 'draw_task', 'leader_story', 'tasks_figure', 'class_indices', 'confusion_shares',
            'confusion_story', 'draw_shares', 'confusion_figure']
 
@@ -17,6 +17,7 @@ import pandas as pd
 from ..core.files import BadInput
 from ..core.plotting import palette, styled, set_finding
 from wavbrivl.report.summary import (
+    MARK,
     compare_runs,
     format_mean,
     group_rank,
@@ -248,6 +249,11 @@ def sort_by_supervision(t: pd.DataFrame, summary: dict) -> pd.DataFrame:
     return t.assign(taught=taught).iloc[places].reset_index(drop=True)
 
 # %% ../../nbs/17_report/05_figures.ipynb #272ec1f1
+def row_mark(row) -> str:
+    "The mark of a row of `metrics_frame` that another board left; empty for others."
+    return MARK if MARK in str(getattr(row, 'board', '')) else ''
+
+
 @styled
 def runs_figure(
     summary: dict,
@@ -265,7 +271,8 @@ def runs_figure(
     fig, ax = plt.subplots(figsize=(6, height), layout='constrained')
     draw_means(ax, t)
     draw_chance(ax, t)
-    ax.set_yticks(t.index, [f'{r.run}  ({seeds_text(r.n)})' for r in t.itertuples()])
+    names = [f'{r.run}{row_mark(r)}  ({seeds_text(r.n)})' for r in t.itertuples()]
+    ax.set_yticks(t.index, names)
     ax.invert_yaxis()
     ax.set(xlabel=metric_label(t, task, metric, corpus), xlim=(0, None))
     ax.grid(axis='x', lw=0.4, color='.85')
@@ -286,7 +293,8 @@ def task_rows(
     "Find the wanted numbers. Raises `BadInput` where there is none."
     t = metrics_frame(summary)
     t['want'] = t.task + '/' + t.metric
-    t['system'] = [(rows or {}).get(r, r) for r in t.run]
+    names = rows or {}
+    t['system'] = [names.get(r.run, r.run) + row_mark(r) for r in t.itertuples()]
     t = t[t.want.isin(wanted) & (t.run.isin(runs) if runs else True)]
     if not len(t):
         raise BadInput(f'None of {wanted} is in the summary.')

@@ -6,7 +6,7 @@
 __all__ = ['MADE_BY', 'SHARES', 'SUPERVISIONS', 'MARK', 'MARK_NOTE', 'mean_and_spread', 'check_values', 'format_mean',
            'read_metrics', 'collect_metrics', 'metrics_frame', 'have_one_teacher', 'seed_spread', 'seed_error',
            'share_error', 'difference_interval', 'compare_runs', 'is_apart', 'run_supervisions', 'supervision_group',
-           'group_rank', 'seeds_text', 'by_supervision', 'run_facts', 'find_boards', 'mark_boards', 'list_carried']
+           'group_rank', 'seeds_text', 'by_supervision', 'find_boards', 'run_facts', 'list_carried', 'mark_carried']
 
 # %% ../../nbs/17_report/01_summary.ipynb #9ad3daea
 import numpy as np
@@ -263,35 +263,29 @@ def by_supervision(rows: dict, summary: dict) -> list:  # row names
     return sorted(dict.fromkeys(rows.values()), key=ranks.__getitem__)
 
 
+def find_boards(summary: dict) -> dict:  # run -> board
+    "The board of each run that recorded one: that of its classification, else of any of its numbers."
+    found = {}
+    for key, entry in summary.items():
+        _, run, task, _ = key.split('/')
+        if board := entry.get('board'):
+            if task in ('zero_shot', 'probe') or run not in found:
+                found[run] = board
+    return found
+
+
 def run_facts(summary: dict, corpus: str, run: str) -> dict:
-    "What a run was taught with, and its seeds."
+    "What a run was taught with, its seeds, and its board where one is recorded."
     counts = [e['n'] for k, e in summary.items() if k.startswith(f'{corpus}/{run}/')]
     taught = supervision_group(run_supervisions(summary).get(run))
     seeds = seeds_text(*counts).split(' seed')[0] if counts else ''
-    return {'taught with': taught, 'seeds': seeds}
+    board = find_boards(summary).get(run)
+    made = dict(board=board) if board else {}
+    return {'taught with': taught, 'seeds': seeds} | made
 
-# %% ../../nbs/17_report/01_summary.ipynb #aba393be
-MARK = ' †'  # after the board of a row that another board made than the reference's
-MARK_NOTE = '†: made by another board than the rows of {run}, by that of {board}; read it beside its own board first.'
-
-
-def find_boards(summary: dict) -> dict:  # run -> board
-    "The board of each run whose file recorded one."
-    runs = {k.split('/')[1]: e.get('board') for k, e in summary.items()}
-    return {run: board for run, board in runs.items() if board}
-
-
-def mark_boards(
-    summary: dict,
-    reference: str,  # the run whose board is this one
-) -> dict:  # a copy
-    "Mark every number whose board is not that of the reference run."
-    own = find_boards(summary).get(reference)
-    out = {}
-    for key, entry in summary.items():
-        other = entry.get('board') not in (None, own)
-        out[key] = entry | dict(board=entry['board'] + MARK) if other else entry
-    return out
+# %% ../../nbs/17_report/01_summary.ipynb #398ddb8e
+MARK = ' †'  # after the board of a row that is not of this board
+MARK_NOTE = '†: not a run of this board; another one left the row, and its settings, seeds or teacher may differ.'
 
 
 def list_carried(
@@ -300,8 +294,16 @@ def list_carried(
 ) -> list:  # runs
     "Runs whose metrics lie in `results_dir`, but which this board has not: another one left them."
     folder = Path(results_dir) / 'metrics'
-    found = [
-        p.name for p in [*folder.glob('*'), *folder.glob('pictures/*')] if p.is_dir()
-    ]
+    found = [*folder.glob('*'), *folder.glob('pictures/*')]
     no_run = {'baselines', 'judge', 'painter', 'pictures', 'study', *on_board}
-    return sorted(set(found) - no_run)
+    return sorted({p.name for p in found if p.is_dir()} - no_run)
+
+
+def mark_carried(summary: dict, carried: list) -> dict:  # a copy
+    "Mark the board of every number that another board left."
+    out = dict(summary)
+    for key, entry in summary.items():
+        if key.split('/')[1] in carried:
+            board = entry.get('board', 'not recorded')
+            out[key] = entry | dict(board=board + MARK)
+    return out

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['zero_shot_hits', 'picture_ranks', 'sound_ranks', 'caption_ciders', 'open_seed', 'seed_scores', 'run_scores',
-           'score_clips', 'store_clip_scores']
+           'score_clips', 'carried_scores', 'store_clip_scores']
 
 # %% ../../nbs/19_review/01_clip_scores.ipynb #ca586347
 import numpy as np
 import pandas as pd
+from pathlib import Path
 from types import SimpleNamespace
 
 # %% ../../nbs/19_review/01_clip_scores.ipynb #ca0f2f18
@@ -18,6 +19,7 @@ from ..core.runtime import log
 from ..metrics.caption_scores import score_each_caption
 from ..metrics.retrieval import rank_targets
 from ..pipeline.lab import Lab, StoredEvaluation
+from ..pipeline.sources import carried_runs
 
 # %% ../../nbs/19_review/01_clip_scores.ipynb #f901e8de
 def zero_shot_hits(stored: StoredEvaluation) -> pd.Series:  # by clip
@@ -121,10 +123,32 @@ def score_clips(
             columns |= run_scores(Lab(run, lab.root), captions)
     return pd.DataFrame(columns).rename_axis('clip')
 
+# %% ../../nbs/19_review/01_clip_scores.ipynb #7049d9a2
+def carried_scores(
+    path,  # the table as it was
+    table: pd.DataFrame,  # of this board's runs
+    summary: dict,
+    carried: list,  # runs that another board left
+) -> pd.DataFrame:  # their columns
+    "The scores of runs that this board has not, as far as they belong to the summary and to the same clips."
+    if not Path(path).exists():
+        return table.iloc[:, :0]
+    old = pd.read_csv(path, index_col=0)
+    if list(old.index) != list(table.index):
+        return table.iloc[:, :0]
+    kept = [k for k in old if k.split('/')[1] in carried and k in summary]
+    means = {k: summary[k]['mean'] for k in kept}
+    return old[[k for k in kept if abs(old[k].mean() - means[k]) < 1e-4]]
+
 # %% ../../nbs/19_review/01_clip_scores.ipynb #48675b9e
-def store_clip_scores(lab: Lab) -> pd.DataFrame:  # as `score_clips`
+def store_clip_scores(
+    lab: Lab,
+    summary: dict,  # CORPUS/RUN/TASK/METRIC -> entry
+) -> pd.DataFrame:  # as `score_clips`, and the runs that another board left
     "Write the scores of every clip to results/scores/clips.csv, to four digits; the report uses what is written."
-    table = score_clips(lab).round(4)
-    with atomic_write(lab.results / 'scores/clips.csv') as tmp:
+    table, path = score_clips(lab).round(4), lab.results / 'scores/clips.csv'
+    left = carried_scores(path, table, summary, carried_runs(lab))
+    table = pd.concat([table, left], axis=1).rename_axis('clip')
+    with atomic_write(path) as tmp:
         table.to_csv(tmp, float_format='%g')
     return table
