@@ -269,7 +269,7 @@ def find_preset(
     some = ', '.join(known) or 'none'
     raise BadInput(f'There is no preset {preset}; {folder} holds {some}.')
 
-# %% ../../nbs/00_core/04_config.ipynb #5b1086e8
+# %% ../../nbs/00_core/04_config.ipynb #4395316a
 def read_preset(
     path,
     above: tuple = (),  # presets that hold this one
@@ -299,7 +299,7 @@ def list_experiments(config: dict) -> dict:  # name -> the keys that it changes
 
 def read_config_layers(
     root=None,  # the lab's folder; default: found by walking up
-    preset=None,  # a file, or its name in presets, laid over params.yaml; without `adds: true` its runs replace those there
+    preset=None,  # a file, or its name in presets, laid over params.yaml; its runs replace those there, or are added
 ) -> dict:
     "Read params.yaml as it stands, a preset laid over it. Raises `BadInput`."
     config = read_config_file(find_root(root) / 'params.yaml')

@@ -121,7 +121,7 @@ def small_lab(
     (folder / 'data').symlink_to(folder / 'build/corpus')
     return Lab(run, folder)
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #de0cfffa
+# %% ../../nbs/18_pipeline/01_lab.ipynb #bd9b3f98
 NO_NUMBERS = 'device processes report survey datasets baselines tune'.split()
 DRAWN = 'vqgan diffusion evaluator generator guidance generate study'.split()
 HEARD = 'audio wavlm train'.split()
@@ -156,7 +156,7 @@ def list_changed_keys(old: dict, new: dict) -> list:
             changed.append(section)
     return changed
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #5f52d621
+# %% ../../nbs/18_pipeline/01_lab.ipynb #789d9e4f
 def shipped_params(root) -> str:
     "The params.yaml that came with the library: the wheel's, else the last commit's, else the lab's own."
     package = Path(str(files('wavbrivl')))
@@ -180,7 +180,7 @@ def list_boards(root) -> dict:  # name -> preset; None for the default
         found[path.stem] = path
     return found
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #2145597c
+# %% ../../nbs/18_pipeline/01_lab.ipynb #7f0c997b
 def name_changes(changed: list) -> str:
     "Name a board that is none of the known ones by the settings that differ."
     more = len(changed) - 4
@@ -215,7 +215,7 @@ def changed_on(config: dict, preset, run: str | None, here: dict, kind: str) -> 
         return list_changed_keys({}, here)
     return list_changed_keys(number_settings(params, kind), here)
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #3ecf33c9
+# %% ../../nbs/18_pipeline/01_lab.ipynb #ff7ac5d8
 def teacher_mark(folder) -> str | None:  # 12 hex digits
     "A mark of the frozen image-text model in a folder; None where there is none."
     for name in ('model.safetensors', 'teacher.json'):

@@ -104,7 +104,7 @@ def read_histories(lab: Lab) -> pd.DataFrame:
         histories.append(pd.read_csv(require_output('train', path)))
     return pd.concat(histories)
 
-# %% ../../nbs/18_pipeline/08_sources.ipynb #d9718411
+# %% ../../nbs/18_pipeline/08_sources.ipynb #5ccc09df
 def carried_runs(lab: Lab) -> list:
     "Runs and variants that another board left in results."
     return list_carried(lab.results, list_experiments(read_config_layers(lab.root)))

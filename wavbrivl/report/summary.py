@@ -283,7 +283,7 @@ def run_facts(summary: dict, corpus: str, run: str) -> dict:
     made = dict(board=board) if board else {}
     return {'taught with': taught, 'seeds': seeds} | made
 
-# %% ../../nbs/17_report/01_summary.ipynb #398ddb8e
+# %% ../../nbs/17_report/01_summary.ipynb #d2abc646
 MARK = ' †'  # after the board of a row that is not of this board
 MARK_NOTE = '†: not a run of this board; another one left the row, and its settings, seeds or teacher may differ.'
 

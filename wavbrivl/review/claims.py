@@ -255,7 +255,7 @@ def describe_control(rows: list, control: str, number: str = 'zero-shot top-1') 
         f'{number}, {seeds} each: {control} {found["second"]:.3f}; {", ".join(parts)}.'
     )
 
-# %% ../../nbs/19_review/02_claims.ipynb #ede88b9d
+# %% ../../nbs/19_review/02_claims.ipynb #77641c9a
 QUEUE_RUNS = ('infonce', 'moco_early')  # beside the reference, whose queue begins later
 
 

@@ -123,7 +123,7 @@ def score_clips(
             columns |= run_scores(Lab(run, lab.root), captions)
     return pd.DataFrame(columns).rename_axis('clip')
 
-# %% ../../nbs/19_review/01_clip_scores.ipynb #7049d9a2
+# %% ../../nbs/19_review/01_clip_scores.ipynb #01c494f9
 def carried_scores(
     path,  # the table as it was
     table: pd.DataFrame,  # of this board's runs

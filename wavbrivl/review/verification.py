@@ -188,14 +188,14 @@ def count_by_board(keys, summary: dict) -> str:
     runs = pd.Series([f'{k.split("/")[1]}, here {boards[k]}' for k in keys], dtype=str)
     return '; '.join(f'{r} ({n})' for r, n in runs.value_counts(sort=False).items())
 
-
+# %% ../../nbs/19_review/03_verification.ipynb #3e8b2781
 def drop_carried(root, summary: dict) -> dict:
     "Leave out what this board did not make: its rows came with git, and would always be reproduced."
     on_board = list_experiments(read_config_layers(root))
     carried = list_carried(root / 'results', on_board)
     return {k: v for k, v in summary.items() if k.split('/')[1] not in carried}
 
-
+# %% ../../nbs/19_review/03_verification.ipynb #871daa37
 def explain_differences(committed: dict, fresh: dict, old_params, new_params) -> list:
     "Say in sentences what cannot be compared: another board, runs that only one of the two has."
     said = []
