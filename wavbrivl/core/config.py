@@ -269,7 +269,7 @@ def find_preset(
     some = ', '.join(known) or 'none'
     raise BadInput(f'There is no preset {preset}; {folder} holds {some}.')
 
-# %% ../../nbs/00_core/04_config.ipynb #4395316a
+# %% ../../nbs/00_core/04_config.ipynb #12ee42c7
 def read_preset(
     path,
     above: tuple = (),  # presets that hold this one
@@ -423,7 +423,7 @@ def write_preset(preset, root=None) -> Path:
     "Lay a preset over params.yaml for good; comments are lost. Raises `BadInput`."
     config = read_config_layers(root, preset)
     for run in [None, *list_experiments(config)]:
-        load_params(run, root, preset)
+        make_params(config, run)
     path = find_root(root) / 'params.yaml'
     with atomic_write(path) as tmp:
         tmp.write_text(yaml.safe_dump(config, sort_keys=False))
