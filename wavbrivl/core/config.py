@@ -269,7 +269,7 @@ def find_preset(
     some = ', '.join(known) or 'none'
     raise BadInput(f'There is no preset {preset}; {folder} holds {some}.')
 
-# %% ../../nbs/00_core/04_config.ipynb #12ee42c7
+# %% ../../nbs/00_core/04_config.ipynb #10f8d05f
 def read_preset(
     path,
     above: tuple = (),  # presets that hold this one
