@@ -139,7 +139,11 @@ def test_a_board_is_known_by_its_settings(root):
 def test_a_changed_setting_is_named(root):
     edit(root, 'queue: 512', 'queue: 128')
     assert name_board('wavbrivl', root) == 'changed (train.queue)'
-    edit(root, '  wavbrivl: {}\n  wav2clip', '  wavbrivl: {}\n  mine: {train: {loss: l2}}\n  wav2clip')
+    edit(
+        root,
+        '  wavbrivl: {}\n  wav2clip',
+        '  wavbrivl: {}\n  mine: {train: {loss: l2}}\n  wav2clip',
+    )
     assert name_board('mine', root) == 'changed (train.loss, train.queue)'
 
 
