@@ -8,14 +8,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from wavbrivl.core.config import find_root, list_runs
+from wavbrivl.app.layout import read_layout
+from wavbrivl.core.config import find_root, list_runs, write_preset
 from wavbrivl.core.files import read_json
 from wavbrivl.pipeline.evaluation import PAIR_SUPERVISION, pair_supervision
 from wavbrivl.pipeline.lab import Lab
-from wavbrivl.pipeline.sources import name_rows
+from wavbrivl.pipeline.sources import carried_runs, name_rows
 from wavbrivl.report.figures import runs_figure, tasks_figure, training_figure
 from wavbrivl.report.papers import TABLE_METRICS
-from wavbrivl.report.summary import compare_runs, mean_and_spread, run_supervisions
+from wavbrivl.report.summary import (
+    compare_runs,
+    mark_carried,
+    mean_and_spread,
+    run_supervisions,
+)
 from wavbrivl.report.tables import to_markdown
 from wavbrivl.report.timelines import alignment_story
 from wavbrivl.review import claims
@@ -30,7 +36,10 @@ needs_results = pytest.mark.skipif(
 
 @pytest.fixture(scope='module')
 def summary():
-    return read_json(RESULTS / 'summary.json')
+    "As the report reads it: rows of runs that the board of params.yaml has not are marked."
+    found = read_json(RESULTS / 'summary.json')
+    boards = any('board' in entry for entry in found.values())
+    return mark_carried(found, carried_runs(Lab(root=ROOT)) if boards else [])
 
 
 @pytest.fixture(scope='module')
@@ -89,13 +98,11 @@ def test_another_number_changes_the_table(summary, clips):
 @needs_results
 def test_sentences_of_the_report_are_computed(judged):
     said = report_text()
-    for sentence in (
-        claims.describe_pair(judged),
-        claims.count_verdicts(judged),
-        claims.describe_control(judged, 'random_drop'),
-        claims.describe_control(judged, 'random_drop_50'),
-    ):
-        assert sentence and sentence in said
+    controls = ('random_drop', 'random_drop_50')
+    own = claims.describe_pair(judged), claims.count_verdicts(judged)
+    assert all(own)
+    for sentence in (*own, *(claims.describe_control(judged, c) for c in controls)):
+        assert sentence in said, 'one that is empty is left out'
     assert said.index('Gloss (BGTAI)') < said.index('| paper |')
 
 
@@ -141,6 +148,15 @@ def test_numbers_of_the_readme_are_the_summarys(summary):
     assert [n for n in stated if n not in known] == []
 
 
+@pytest.fixture(scope='module')
+def full_board(tmp_path_factory):
+    "A lab with every variant."
+    root = tmp_path_factory.mktemp('full')
+    (root / 'params.yaml').write_bytes(read_layout()['params.yaml'])
+    write_preset(ROOT / 'presets/full.yaml', root)
+    return root
+
+
 @pytest.mark.parametrize(
     'run, kind',
     [
@@ -153,9 +169,9 @@ def test_numbers_of_the_readme_are_the_summarys(summary):
         ('random_drop', 'contrast'),
     ],
 )
-def test_a_run_says_what_it_was_taught_with(run, kind):
-    tower = 'audio' if run in list_runs(ROOT) else 'bridge'
-    assert pair_supervision(Lab(run, ROOT), tower) == PAIR_SUPERVISION[kind]
+def test_a_run_says_what_it_was_taught_with(full_board, run, kind):
+    tower = 'audio' if run in list_runs(full_board) else 'bridge'
+    assert pair_supervision(Lab(run, full_board), tower) == PAIR_SUPERVISION[kind]
 
 
 @needs_results
@@ -164,7 +180,7 @@ def test_no_sound_was_paired_with_words_only_where_it_is_true(summary):
     for run, said in run_supervisions(summary).items():
         if 'no sound was paired with words' in said:
             assert run not in glossed
-    assert len(glossed) > 10
+    assert len(glossed) > 3
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from wavbrivl.core.config import (
     find_root,
     load_params,
     merge_config,
-    read_config_file,
+    read_preset,
 )
 from .commands import MAX_NAMED, emit, printable
 
@@ -42,8 +42,9 @@ def lab_params(preset):
     try:
         find_root()
     except BadInput:
-        found = read_config_file(Path(preset)) if preset else {}
-        settings = {k: v for k, v in found.items() if k not in NAME_GROUPS}
+        found = read_preset(preset) if preset else {}
+        aside = (*NAME_GROUPS, 'adds')
+        settings = {k: v for k, v in found.items() if k not in aside}
         return check_settings(settings, str(preset)).tune
     return load_params(preset=preset).tune
 

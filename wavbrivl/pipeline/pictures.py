@@ -21,7 +21,7 @@ from functools import partial
 from typing import NamedTuple
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #14d34857
-from ..core.files import BadInput, atomic_write, write_json
+from ..core.files import BadInput, atomic_write
 from ..core.runtime import log
 from ..data.corpus import Corpus
 from ..audio.tower import embed_clips
@@ -53,6 +53,7 @@ from wavbrivl.pipeline.lab import (
     make_folders,
     picture_kinds,
     require_output,
+    store_metrics,
 )
 from .training import prepared_datasets
 from .evaluation import metrics_table, summarise_seeds
@@ -126,7 +127,8 @@ def measure_evaluator(lab: Lab, name: str, corpus: Corpus):
     for run, pictures in dict(real=true, random=shuffled).items():
         scores = score_pictures(lab, name, corpus, pictures, t.label.tolist())
         metrics = picture_metrics(run, name, {run: scores})
-        write_json(metrics, lab.results / 'metrics/judge' / f'{run}-{name}.json')
+        path = lab.results / 'metrics/judge' / f'{run}-{name}.json'
+        store_metrics(lab, metrics, path, 'evaluator')
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #9f6b6f22
 def train_evaluators(lab: Lab) -> pd.DataFrame:
@@ -230,7 +232,7 @@ def measure_ceiling(lab: Lab, run: str, kind: str, table, made: tuple, vqgan) ->
     )
     metrics = picture_metrics(run, lab.corpus_name, {kind: scores})
     path = lab.results / 'metrics/painter' / f'{run}-{lab.corpus_name}.json'
-    write_json(metrics, path)
+    store_metrics(lab, metrics, path, 'painter')
     store_pictures(lab, run, kind, table, pictures)
     return metrics
 
@@ -492,5 +494,5 @@ def draw_pictures(lab: Lab) -> list[dict]:
         if 'prompts' in lab.params.generate.kinds and name == lab.corpus_name:
             tasks |= draw_prompts(lab, corpus, table)
         metrics.append(picture_metrics(lab.run, name, tasks))
-        write_json(metrics[-1], folder / f'{name}.json')
+        store_metrics(lab, metrics[-1], folder / f'{name}.json', 'pictures')
     return metrics

@@ -38,6 +38,7 @@ from wavbrivl.pipeline.lab import (
     depicted_clips,
     paint_points,
     make_folders,
+    store_metrics,
     require_output,
 )
 from .pictures import embed_sounds, read_pictures, uses_level
@@ -123,7 +124,8 @@ def store_study(lab: Lab, name: str, frame: pd.DataFrame, rhos: dict):
             tasks['study_' + k.replace('/', '_')] = dict(rho=rho)
     write_json(finite, folder / f'{name}.json')
     metrics = dict(corpus=lab.corpus_name, run=name, tasks=tasks)
-    write_json(metrics, lab.results / 'metrics/study' / f'{name}.json')
+    path = lab.results / 'metrics/study' / f'{name}.json'
+    store_metrics(lab, metrics, path, 'pictures')
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #71954e58
 def study_edits(lab: Lab) -> dict:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'PRINTED_TABLES', 'PRINTED_FAULTS', 'TABLE_METRICS', 'CAPTION_METRICS', 'NOT_RUN_NOTE', 'BOLD_NOTE',
-           'READING_NOTES', 'read_paper_file', 'read_printed_table', 'read_faults']
+           'READING_NOTES', 'read_paper_file', 'read_printed_table', 'read_faults', 'format_dataset', 'dataset_table']
 
 # %% ../../nbs/17_report/02_papers.ipynb #85ba8265
 import pandas as pd
@@ -12,6 +12,7 @@ from importlib.resources import files
 
 # %% ../../nbs/17_report/02_papers.ipynb #37000e04
 from ..core.files import BadInput
+from ..data.published import DATASETS
 
 # %% ../../nbs/17_report/02_papers.ipynb #fda4ac7a
 PAPERS = files('wavbrivl') / 'report/printed'  # the folder of the CSV files
@@ -98,3 +99,47 @@ READING_NOTES = {
     ): 'Ours: rows taught with gloss train each sound on the gloss of its caption, '
     'so they have audio and text supervision.',
 }  # (paper, table) -> what our columns mean there
+
+# %% ../../nbs/17_report/02_papers.ipynb #0db91e2f
+def format_dataset(
+    clips: int,
+    rejected: int,
+    task: str,
+    published: str,  # clips
+    classes,
+    metric: str,
+) -> dict:
+    "Make a row of the table of data sets; blank where there is no clip."
+    return {
+        'task': task,
+        'clips, published': published,
+        'classes': classes,
+        'metric': metric,
+        'clips here': clips or '',
+        'set aside': rejected if clips else '',
+    }
+
+# %% ../../nbs/17_report/02_papers.ipynb #27063524
+def dataset_table(
+    found: list,  # rows of the stage `datasets`: dataset, clips, rejected, said (a note)
+    own: dict,  # name, clips, rejected, classes of the corpus the lab trains on
+) -> pd.DataFrame:
+    "Make the papers' Table 1, and how much of each data set was there."
+    row = format_dataset(
+        own['clips'], own['rejected'], 'all', '', own['classes'], 'all'
+    )
+    row |= {'clips here': own['clips'], 'set aside': own['rejected']}
+    rows = {own['name']: row}
+    notes = []
+    for r in found:
+        d = DATASETS[r['dataset']]
+        rows[d.name] = format_dataset(
+            r['clips'], r['rejected'], d.task, d.clips, d.classes, d.metric
+        )
+        if r['said']:
+            notes.append(f'{d.name}: {r["said"]}')
+    out = pd.DataFrame.from_dict(rows, orient='index').fillna('')
+    out = out.rename_axis('data set')
+    faults = [f'WavBriVL, Table 1: {f}' for f in PRINTED_FAULTS['WavBriVL', 1]]
+    out.attrs['notes'] = notes + faults
+    return out

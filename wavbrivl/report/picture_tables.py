@@ -22,7 +22,13 @@ from wavbrivl.report.summary import (
     seeds_text,
 )
 from .papers import PRINTED_FAULTS, read_printed_table
-from .tables import PICTURE_KINDS, DISPLAY_NAMES, chance_range, fact_text
+from wavbrivl.report.tables import (
+    PICTURE_KINDS,
+    DISPLAY_NAMES,
+    board_notes,
+    chance_range,
+    fact_text,
+)
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #38e991f9
 PICTURE_METRICS = {
@@ -91,6 +97,7 @@ def picture_rows(
         score = format_mean(dict(mean=r.mean, std=r.std), PICTURE_METRICS[r.metric])
         cells = rows.setdefault((PICTURE_KINDS[r.task], r.run), {})
         cells[r.column] = score
+        cells['board'] = getattr(r, 'board', '')
         counts.setdefault((PICTURE_KINDS[r.task], r.run), []).append(r.n)
     for row, n in counts.items():
         rows[row]['seeds'] = seeds_text(*n).split(' seed')[0]
@@ -121,13 +128,15 @@ def pictures_table(
     )
     t = t.assign(column=picture_titles(t))
     rows = picture_rows(t)
-    columns = ['seeds', *picture_columns_of(t)]
+    boards = t['board'].fillna('') if 'board' in t else pd.Series(dtype=str)
+    columns = ['seeds', *['board'] * bool(boards.any()), *picture_columns_of(t)]
     out = pd.DataFrame.from_dict(rows, orient='index')
     out = out.reindex(columns=columns, fill_value='').fillna('')
     out.index = pd.MultiIndex.from_tuples(out.index, names=['kind', 'run'])
     out = out.loc[list(rows)]
     facts = [fact_by_kind(t, 'extractor'), fact_by_kind(t, 'sounds')]
-    out.attrs['notes'] = [f for f in facts if f] + [FEATURES_NOTE, RANDOM_PICTURE_NOTE]
+    facts += [*board_notes(boards), FEATURES_NOTE, RANDOM_PICTURE_NOTE]
+    out.attrs['notes'] = [f for f in facts if f]
     return out
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #4b9b0680

@@ -14,6 +14,8 @@ import numpy as np
 from ..core.files import BadInput
 from ..core.plotting import palette, styled, set_finding
 from ..media.signal import draw_spectrogram
+from .summary import find_boards
+from .tables import board_notes
 
 # %% ../../nbs/17_report/07_timelines.ipynb #01062218
 KHZ = (0.5, 2, 8)  # marked beside a spectrogram
@@ -178,16 +180,19 @@ def timing_table(
     "Show how far each variant's tokens are from their events: mean over seeds, gains with their interval."
     import pandas as pd
 
+    boards = find_boards(summary)
     found = {v: timing_numbers(summary, corpus, v) for v in variants}
     timed = {v: numbers for v, numbers in found.items() if numbers}
-    rows = [dict(variant=v, **timing_row(numbers)) for v, numbers in timed.items()]
-    table = pd.DataFrame(rows)
+    made = {v: dict(board=boards[v]) if v in boards else {} for v in timed}
+    rows = [dict(variant=v, **made[v], **timing_row(timed[v])) for v in timed]
+    table = pd.DataFrame(rows).fillna('')
     first = next(iter(timed.values()), {})
     blind = [f'{k} {first[k]:.0f}' for k in BLIND if k in first]
     table.attrs['notes'] = [
         'ms between a token and the middle of its event, on generated sequences; '
         'in brackets the 95 % interval over them.',
         f'Without the model, ms off: {", ".join(blind)}.',
+        *board_notes(table.get('board', [])),
     ]
     return table
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SUMMARY', 'CLIPS', 'PARAMS', 'NEAR', 'SAME', 'MAX_LISTED', 'read_committed', 'read_carried', 'open_baseline',
-           'read_clips', 'own_interval', 'near_interval', 'judge_number', 'clip_differences', 'compare_summaries',
-           'by_task', 'list_changed_keys', 'count_by_run', 'explain_differences', 'verify_results', 'farthest_first',
-           'describe_number', 'describe_verification', 'print_verification']
+           'read_clips', 'own_interval', 'near_interval', 'judge_number', 'clip_differences', 'of_one_board',
+           'compare_summaries', 'by_task', 'count_by_run', 'count_by_board', 'drop_carried', 'explain_differences',
+           'verify_results', 'farthest_first', 'describe_number', 'describe_verification', 'print_verification']
 
 # %% ../../nbs/19_review/03_verification.ipynb #41ae1a66
 import io
@@ -19,13 +19,14 @@ from importlib.resources import files
 from pathlib import Path
 
 # %% ../../nbs/19_review/03_verification.ipynb #a8e7120d
-from ..core.config import find_root
+from ..core.config import find_root, list_experiments, read_config_layers
 from ..core.files import BadInput, read_json
+from ..pipeline.lab import list_changed_keys
 from wavbrivl.report.summary import (
     SHARES,
-    TrainingLuck,
     difference_interval,
-    training_luck,
+    list_carried,
+    seed_error,
 )
 
 # %% ../../nbs/19_review/03_verification.ipynb #d066198f
@@ -108,7 +109,7 @@ def near_interval(committed: dict, found: dict) -> dict:
 def judge_number(
     committed: dict,  # entries of two summaries
     fresh: dict,
-    luck: TrainingLuck = TrainingLuck(),  # what training adds to the error
+    seeds: tuple = (0, 0),  # standard error that seeds add, degrees of freedom
     clips=None,  # [N] fresh scores of each clip less the committed ones
     share: bool = False,  # a share of counted sounds?
 ) -> dict:  # committed, here, difference, allowed, basis, verdict
@@ -118,7 +119,7 @@ def judge_number(
     if np.isclose(apart, 0, atol=SAME * abs(committed['mean'])):
         return out | dict(allowed=0.0, basis='', verdict='same')
     found = own_interval(committed, fresh)
-    found = found or difference_interval(fresh, committed, luck, clips, share)
+    found = found or difference_interval(fresh, committed, seeds, clips, share)
     if found['basis'] == 'none':
         found = near_interval(committed, found)
     half = (found['high'] - found['low']) / 2
@@ -135,20 +136,27 @@ def clip_differences(key: str, fresh, committed):  # [N], or None
     return (fresh[key] - committed[key]).dropna().to_numpy()
 
 # %% ../../nbs/19_review/03_verification.ipynb #dcbbe5f3
+def of_one_board(key: str, *summaries: dict) -> bool:
+    "Did the same board make a number in both summaries, as far as they record it?"
+    return len({summary[key].get('board') for summary in summaries}) == 1
+
+
 def compare_summaries(
     committed: dict,  # summaries: CORPUS/RUN/TASK/METRIC -> entry
     fresh: dict,
     committed_clips=None,  # scores of each clip, as `read_clips`
     fresh_clips=None,
 ) -> pd.DataFrame:  # a row a number that both have, by key; columns of `judge_number`
-    "Judge every number that two summaries share."
+    "Judge every number that two summaries share and that the same board made in both."
     rows = {}
-    for key in [k for k in committed if k in fresh]:
+    for key in [
+        k for k in committed if k in fresh and of_one_board(k, committed, fresh)
+    ]:
         old, new = committed[key], fresh[key]
-        luck = training_luck(committed, (key, old['n'], 1), (key, new['n'], 1))
+        seeds = seed_error(committed, key, old['n'], new['n'])
         clips = clip_differences(key, fresh_clips, committed_clips)
         share = key.rsplit('/', 1)[1] in SHARES
-        rows[key] = judge_number(old, new, luck, clips, share)
+        rows[key] = judge_number(old, new, seeds, clips, share)
     return pd.DataFrame.from_dict(rows, orient='index')
 
 # %% ../../nbs/19_review/03_verification.ipynb #f6dfc17a
@@ -167,19 +175,6 @@ def by_task(
     out = pd.concat([groups.size().rename('numbers'), counts], axis=1)
     return out.assign(largest=groups.share.max())
 
-# %% ../../nbs/19_review/03_verification.ipynb #6e8ed592
-def list_changed_keys(old: dict, new: dict) -> list:
-    "Name the settings in which two configurations differ: SECTION, or SECTION.KEY."
-    changed = []
-    for section in dict.fromkeys([*old, *new]):
-        a, b = old.get(section), new.get(section)
-        if isinstance(a, dict) and isinstance(b, dict):
-            keys = [k for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)]
-            changed += [f'{section}.{k}' for k in keys]
-        elif a != b:
-            changed.append(section)
-    return changed
-
 # %% ../../nbs/19_review/03_verification.ipynb #f02a4e54
 def count_by_run(keys) -> str:
     "Name the runs of some numbers, with how many each has."
@@ -187,6 +182,20 @@ def count_by_run(keys) -> str:
     return ', '.join(f'{run} ({n})' for run, n in runs.value_counts(sort=False).items())
 
 
+def count_by_board(keys, summary: dict) -> str:
+    "Name the runs of some numbers with the board that made them here, and how many numbers each has."
+    boards = {k: summary[k].get('board', 'not recorded') for k in keys}
+    runs = pd.Series([f'{k.split("/")[1]}, here {boards[k]}' for k in keys], dtype=str)
+    return '; '.join(f'{r} ({n})' for r, n in runs.value_counts(sort=False).items())
+
+# %% ../../nbs/19_review/03_verification.ipynb #3e8b2781
+def drop_carried(root, summary: dict) -> dict:
+    "Leave out what this board did not make: its rows came with git, and would always be reproduced."
+    on_board = list_experiments(read_config_layers(root))
+    carried = list_carried(root / 'results', on_board)
+    return {k: v for k, v in summary.items() if k.split('/')[1] not in carried}
+
+# %% ../../nbs/19_review/03_verification.ipynb #871daa37
 def explain_differences(committed: dict, fresh: dict, old_params, new_params) -> list:
     "Say in sentences what cannot be compared: another board, runs that only one of the two has."
     said = []
@@ -202,6 +211,9 @@ def explain_differences(committed: dict, fresh: dict, old_params, new_params) ->
             )
     if lost := [k for k in committed if k not in fresh]:
         said.append(f'Committed, and not on this board: {count_by_run(lost)}.')
+    shared = [k for k in committed if k in fresh]
+    if other := [k for k in shared if not of_one_board(k, committed, fresh)]:
+        said.append(f'Not compared, of another board: {count_by_board(other, fresh)}.')
     if new := [k for k in fresh if k not in committed]:
         said.append(
             f'On this board, and not committed, so with nothing to compare with: {count_by_run(new)}.'
@@ -215,7 +227,7 @@ def verify_results(root=None, rev: str = 'HEAD') -> dict:
     if not (root / SUMMARY).exists():
         raise BadInput(f'{root / SUMMARY} does not exist; `make repro` makes it.')
     place, committed, old_clips, params = open_baseline(root, rev)
-    fresh = read_json(root / SUMMARY)
+    fresh = drop_carried(root, read_json(root / SUMMARY))
     clips = root / CLIPS
     new_clips = read_clips(clips.read_text()) if clips.exists() else None
     notes = explain_differences(committed, fresh, params, (root / PARAMS).read_text())
