@@ -21,7 +21,6 @@ from wavbrivl.gloss.tasks import (
     score_glosses,
     score_selection,
     locate_tokens,
-    locate_tokens_task,
 )
 from wavbrivl.decoders.text import BOS, EOS, PAD
 from wavbrivl.core.files import BadInput
@@ -375,5 +374,3 @@ def test_scores_of_gloss_and_time(world, tmp_path):
     assert all(
         len(placed[k]) == 2 for k in ('ds_net', 'langue2gloss', 'even')
     ) and np.all(np.diff(placed['ds_net']) >= 0)
-    times = locate_tokens_task(bridge, world.stored_frames, world.table)['token_times']
-    assert 0 <= times['ds_net'] <= 1 and times['pool'] == 8

@@ -383,7 +383,7 @@ class AlignmentParams(GlossModelParams):
     literal: bool = False  # eq. 5 exactly as printed
     sp: Literal['index', 'mask'] = 'index'  # form of eq. 6
     # when a token sounds: by DS-Net, as eqs. 5 and 6 teach it, or by a net taught by contrast
-    timing: Literal['dtw', 'contrast'] = 'dtw'
+    timing: Literal['dtw', 'contrast'] = 'contrast'
     self_paced: bool = False  # easy pairs first
     weights: LossWeights = LossWeights()
     renamed: ClassVar[dict] = GlossModelParams.renamed | {

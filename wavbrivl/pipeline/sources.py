@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ROW_NAMES', 'REPORT_TIMELINES', 'BESIDE_REFERENCE', 'TABLE4_ROWS', 'FIGURE2_VARIANTS', 'COMPLETE_VARIANTS',
-           'first_evaluation', 'reference_evaluation', 'has_metric', 'select_runs', 'select_corpus', 'name_rows',
-           'read_histories', 'read_variant_histories', 'one_per_class', 'gallery_arguments', 'caption_points',
-           'space_arguments', 'predicted_clips', 'timeline_arguments', 'caption_rows', 'data_arguments', 'drawn_clips',
-           'drawn_kinds', 'picture_columns', 'codec_rows', 'pair_selection', 'table4_rows', 'complete_variant',
-           'figure2_histories', 'gloss_samples', 'place_tokens', 'placing_variants']
+           'TIMING_FIGURES', 'first_evaluation', 'reference_evaluation', 'has_metric', 'select_runs', 'select_corpus',
+           'name_rows', 'read_histories', 'read_variant_histories', 'one_per_class', 'gallery_arguments',
+           'caption_points', 'space_arguments', 'predicted_clips', 'timeline_arguments', 'caption_rows',
+           'data_arguments', 'drawn_clips', 'drawn_kinds', 'picture_columns', 'codec_rows', 'pair_selection',
+           'table4_rows', 'complete_variant', 'figure2_histories', 'gloss_samples', 'place_tokens', 'placing_variants']
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #27e27ec1
 import numpy as np
@@ -315,11 +315,16 @@ def place_tokens(lab: Lab, run: str, n: int = 3) -> list[dict]:
     return placed_sequences(WavBriVL.from_pretrained(folder, 'cpu').audio, n)
 
 
+TIMING_FIGURES = dict(contrast='alignment', dtw='alignment_dtw')
+
+
 def placing_variants(lab: Lab) -> dict:
-    "{figure: the variant it shows}: the one with every part of BGTAI, and one with `timing: contrast`."
-    taught = {}
-    for run in list_runs(lab.root, 'variants'):
-        taught.setdefault(load_params(run, lab.root).language.timing, run)
-    shown = dict(alignment=complete_variant(lab))
-    shown['alignment_contrast'] = taught.get('contrast')
-    return {figure: run for figure, run in shown.items() if run}
+    "{figure: the variant it shows}: `alignment` one timed by contrast, `alignment_dtw` one as the paper does."
+    complete, variants = complete_variant(lab), list_runs(lab.root, 'variants')
+    first = [complete] if complete else []
+    shown = {}
+    for run in [*first, *variants]:
+        language = load_params(run, lab.root).language
+        if language.ds_net and language.gloss != 'none':
+            shown.setdefault(TIMING_FIGURES[language.timing], run)
+    return shown
