@@ -18,15 +18,15 @@ from ..decoders.captioner import attention_map
 from .gloss import gloss_scores, most_frequent_line
 from .alignment import monotone_path
 from .selection import selection_scores
-from .language_tower import decoder_memory, glosses_of
+from .language_tower import decoder_memory, glosses_of, told_texts
 from .bridge import NEVER, Bridge, DSNet
 from .training import BridgeTask
 
 # %% ../../nbs/11_gloss/08_tasks.ipynb #c020327a
 def first_glosses(table: pd.DataFrame, style: str) -> pd.DataFrame:
-    "The first caption and gloss of each clip that has a gloss: row, split, caption, gloss."
-    found = []
-    for i, (own, lines) in enumerate(zip(table.captions, glosses_of(table, style))):
+    "The first text and gloss of each clip that has a gloss: row, split, caption, gloss."
+    found, texts = [], told_texts(table, style)
+    for i, (own, lines) in enumerate(zip(texts, glosses_of(table, style))):
         if len(own) and tokenize_ptb(lines[0]):
             found.append((i, table.split.iloc[i], own[0], lines[0]))
     return pd.DataFrame(found, columns=['row', 'split', 'caption', 'gloss'])

@@ -257,7 +257,7 @@ def placed_sequences(bridge: Bridge, n: int = 3, split: str = 'test') -> list[di
 
 # %% ../../nbs/15_suites/03_timing.ipynb #32de0cda
 def score_timing(off: dict) -> dict:
-    "{timing: mean ms off of every way, gains of the path (`ds_net`) with intervals, chance}; empty where nothing could be timed."
+    "{timing: ms off of every way, gains of the path (`ds_net`) with intervals, chance}; empty where nothing was timed."
     if not off:
         return {}
     score = {k: float(v.mean()) for k, v in off.items()}
