@@ -386,6 +386,8 @@ class AlignmentParams(GlossModelParams):
     skip_fraction: Share = 0.2  # of gloss tokens, the costliest: to be skipped
     literal: bool = False  # eq. 5 exactly as printed
     sp: Literal['index', 'mask'] = 'index'  # form of eq. 6
+    # where a sound ends in training: where it does, or at the last pair of token and frame that is selected
+    ends: Literal['sound', 'last_pair'] = 'sound'
     # when a token sounds: by DS-Net, as eqs. 5 and 6 teach it, or by a net taught by contrast
     timing: Literal['dtw', 'contrast'] = 'contrast'
     self_paced: bool = False  # easy pairs first
