@@ -1,11 +1,14 @@
 "When a token sounds: the sequences, the measure, and the net that is taught by contrast."
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from tiny import BRIDGE, HEARD
 from wavbrivl.gloss.bridge import Bridge, token_contrast
+from wavbrivl.pipeline.sources import placing_variants
 from wavbrivl.report.timelines import describe_gain
 from wavbrivl.suites.timing import (
     LEAST_GAP,
@@ -141,6 +144,20 @@ def test_a_bridge_is_timed():
     assert (
         score_timing(time_sequences(make_bridge(['rain', 'falls']), 'valid', 4)) == {}
     )
+
+
+def test_each_way_of_timing_has_its_figure(tmp_path):
+    lab, off = SimpleNamespace(root=tmp_path), '{ds_net: false}'
+    both = (
+        f'base: {{language: {off}}}, timed: {{}}, paper: {{language: {{timing: dtw}}}}'
+    )
+    boards = {both: dict(alignment='timed', alignment_dtw='paper')}
+    boards['paper: {language: {timing: dtw}}'] = dict(alignment_dtw='paper')
+    boards['other: {}, ds_rf: {}'] = dict(alignment='ds_rf')
+    boards[f'base: {{language: {off}}}'] = {}
+    for variants, figures in boards.items():
+        (tmp_path / 'params.yaml').write_text(f'variants: {{{variants}}}\n')
+        assert placing_variants(lab) == figures
 
 
 def test_gains_are_paired():

@@ -6,7 +6,7 @@
 __all__ = ['PLACE_CHANCE', 'HOUR_CHANCE', 'HEARD', 'SEEN', 'Word', 'parse_markup', 'which_third', 'draw_mention', 'choose_word',
            'adjectives', 'adverbs', 'is_counted_plural', 'noun_phrase', 'takes_plural', 'verb_phrase', 'Style',
            'read_style', 'draw_setting', 'fill_pattern', 'make_caption', 'to_sentence', 'to_gloss', 'make_captions',
-           'say_when', 'describe_source', 'describe_at_length', 'summarise_scene', 'true_attributes', 'timed_events',
+           'say_when', 'tell_source', 'describe_at_length', 'summarise_scene', 'true_attributes', 'timed_events',
            'time_tokens', 'describe_scene']
 
 # %% ../../nbs/02_foley/02_captions.ipynb #bd0e1f47
@@ -231,7 +231,7 @@ def say_when(s: Source, seconds: float) -> str:
     return f'this is heard {often} {begins} {ends}'
 
 # %% ../../nbs/02_foley/02_captions.ipynb #8d8aa4c3
-def describe_source(rng, scene: Scene, of: int) -> list[str]:
+def tell_source(rng, scene: Scene, of: int) -> list[str]:
     "Two sentences about a source: what it does, and when."
     s = scene.sources[of]
     pattern = 'behind it {np} {v} {how}' if of else 'there {be} {np} {ving} {how}'
@@ -243,7 +243,7 @@ def describe_at_length(scene: Scene) -> str:
     "All that a listener could tell of a scene, in three to five sentences."
     rng, found = scene.stream('description'), []
     for of in range(len(scene.sources)):
-        found += describe_source(rng, scene, of)
+        found += tell_source(rng, scene, of)
     where = read_table('places')['where'][scene.place]
     when = read_table('places')['hours'][scene.hour]['when']
     setting = parse_markup(f'this was recorded {where} {when}')
