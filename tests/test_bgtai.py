@@ -399,11 +399,11 @@ def test_a_summary_stands_in_for_gloss(world):
     texts, lines = told_texts(table, 'summary'), glosses_of(table, 'summary')
     assert [len(t) for t in texts] == [len(g) for g in lines]
     assert texts[1] == ['There is a dog.', *table.captions[1]]
-    assert texts[0] == list(table.captions[0]) and set(lines[1]) == {'A dog barks.'}
+    assert texts[0] == list(table.captions[0]) and set(lines[1]) == {'A DOG BARKS'}
     assert told_texts(table, 'content') == [list(c) for c in table.captions]
     assert glosses_of(world.table, 'summary')[0] == ['']
     captions, glosses, owner = captions_and_glosses(table, [1], 'summary')
-    assert captions == list(table.captions[1]) and glosses == ['A dog barks.']
+    assert captions == list(table.captions[1]) and glosses == ['A DOG BARKS']
     first = first_glosses(table, 'summary')
     assert first.caption[1] == 'There is a dog.'
     bridge = Bridge(HEARD, SMALL, vocabulary_of(table, 'summary'), 12)

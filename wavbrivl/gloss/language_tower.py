@@ -348,8 +348,9 @@ def gloss_sounds(
 
 # %% ../../nbs/11_gloss/04_language_tower.ipynb #6ef36338
 def summaries(table: pd.DataFrame) -> list:
-    "The summary of each clip; '' where the corpus has none."
-    return list(table['summary']) if 'summary' in table else [''] * len(table)
+    "The words of each clip's summary, in capitals like a gloss; '' where the corpus has none."
+    lines = table['summary'] if 'summary' in table else [''] * len(table)
+    return [' '.join(tokenize_ptb(line)).upper() for line in lines]
 
 
 def told_texts(table: pd.DataFrame, style: str) -> list:
