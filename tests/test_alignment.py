@@ -35,7 +35,6 @@ from wavbrivl.gloss.selection import (
     best_share,
     selection_scores,
     self_paced,
-    token_hits,
 )
 from wavbrivl.core.files import BadInput
 
@@ -528,14 +527,3 @@ def test_selection_scores():
     )
     with pytest.raises(BadInput, match='2 scores, 1 labels'):
         selection_scores([1.0, 2.0], [True], [True, True])
-
-
-def test_token_hits():
-    spans = [(1.0, 2.0), (1.0, 2.0), (1.0, 2.0), (1.0, 2.0), (0.0, 0.1)]
-    assert (
-        token_hits([0.85, 2.15, 0.75, math.nan, 0.2], spans) == 3 / 5
-        and token_hits([0.75], [(1, 2)], within=0.3) == 1
-    )
-    assert math.isnan(token_hits([], []))
-    with pytest.raises(BadInput, match='1 times for 2 spans'):
-        token_hits([1.0], spans[:2])

@@ -12,16 +12,20 @@ from wavbrivl.gloss.language_tower import (
     GlossTask,
     embed_stored,
     gloss_rows,
+    glosses_of,
+    told_texts,
     vocabulary_of,
     word_rows,
 )
 from wavbrivl.gloss.bridge import Bridge, DSNet, pair_z_scores
-from wavbrivl.gloss.training import BridgeTask
+from wavbrivl.gloss.alignment import one_hot_path
+from wavbrivl.gloss.pairs import captions_and_glosses
+from wavbrivl.gloss.training import BridgeTask, end_at_last_pair
 from wavbrivl.gloss.tasks import (
+    first_glosses,
     score_glosses,
     score_selection,
     locate_tokens,
-    locate_tokens_task,
 )
 from wavbrivl.decoders.text import BOS, EOS, PAD
 from wavbrivl.core.files import BadInput
@@ -375,5 +379,35 @@ def test_scores_of_gloss_and_time(world, tmp_path):
     assert all(
         len(placed[k]) == 2 for k in ('ds_net', 'langue2gloss', 'even')
     ) and np.all(np.diff(placed['ds_net']) >= 0)
-    times = locate_tokens_task(bridge, world.stored_frames, world.table)['token_times']
-    assert 0 <= times['ds_net'] <= 1 and times['pool'] == 8
+
+
+def test_a_sound_ends_at_its_last_pair(world):
+    real = torch.tensor([[1] * 6, [1] * 4 + [0] * 2]).bool()
+    A = one_hot_path(torch.tensor([[0, 2], [-1, -1]]), 6)
+    assert end_at_last_pair(A, real).sum(1).tolist() == [3, 4]
+    task = world.task(ends='last_pair')
+    task.train()
+    batch = task.batch(np.arange(8), np.random.default_rng(0))
+    weight = batch.pop('weight')
+    assert all(v.isfinite().all() for v in task.losses(**batch).values())
+    assert len(weight) == 8
+
+
+def test_a_summary_stands_in_for_gloss(world):
+    table = world.table.assign(summary='A dog barks.', description='')
+    table['description'] = ['There is a dog.' if i % 2 else '' for i in table.index]
+    texts, lines = told_texts(table, 'summary'), glosses_of(table, 'summary')
+    assert [len(t) for t in texts] == [len(g) for g in lines]
+    assert texts[1] == ['There is a dog.', *table.captions[1]]
+    assert texts[0] == list(table.captions[0]) and set(lines[1]) == {'A DOG BARKS'}
+    assert told_texts(table, 'content') == [list(c) for c in table.captions]
+    assert glosses_of(world.table, 'summary')[0] == ['']
+    captions, glosses, owner = captions_and_glosses(table, [1], 'summary')
+    assert captions == list(table.captions[1]) and glosses == ['A DOG BARKS']
+    first = first_glosses(table, 'summary')
+    assert first.caption[1] == 'There is a dog.'
+    bridge = Bridge(HEARD, SMALL, vocabulary_of(table, 'summary'), 12)
+    assert {'a', 'there'} <= set(bridge.vocab.words)
+    assert GlossTask(bridge, table, 'summary').items == 48
+    with pytest.raises(BadInput, match='No training clip has a summary'):
+        GlossTask(bridge, world.table, 'summary')

@@ -35,7 +35,7 @@ from wavbrivl.foley.scene import (
 from wavbrivl.foley.captions import describe_scene
 from wavbrivl.foley.sounds import render_sound, render_source
 from wavbrivl.foley.canvas import SHAPES, Sheet, fill_polygon
-from wavbrivl.foley.pictures import draw_source, render_picture
+from wavbrivl.foley.pictures import REST, action_stage, draw_source, render_picture
 
 PARAMS = FoleyParams()
 CALM = FoleyParams(noise=0, overlap=0)
@@ -209,6 +209,30 @@ def test_sound_has_the_length_and_level_of_its_scene(params):
 def test_pictures_have_any_size(size):
     p = render_picture(of('dog', PARAMS), 2, size)
     assert p.shape == (size, size, 3) and p.dtype == np.uint8 and p.std() > 5
+
+
+def test_a_picture_shows_what_is_heard_when_it_is_taken():
+    s = replace(of('dog', CALM), seconds=4.0)
+    bark = replace(s.main, times=((0.3, 0.7), (2.6, 2.7)), count=1)
+    s = replace(s, main=bark)
+    stages = [action_stage(bark, s, k) for k in range(4)]
+    assert stages == [pytest.approx(0.25), REST, REST, REST]
+    calm = [render_picture(s, k) for k in range(4)]
+    assert np.array_equal(calm[1], calm[3]) and not np.array_equal(calm[0], calm[1])
+    rain = of('rain', CALM)
+    lasting = replace(rain.main, times=((0.0, rain.seconds),))
+    stages = [action_stage(lasting, rain, k) for k in range(4)]
+    assert stages == [0, 0.25, 0.5, 0.75]
+
+
+def test_a_summary_is_short_and_true():
+    for i in range(48):
+        s = make_scene(PARAMS, 5, 'train', i)
+        d = describe_scene(s)
+        words = d['summary'].lower().rstrip('.').split()
+        assert 3 <= len(words) <= 16 and len(d['description'].split()) > len(words)
+        assert ('while' in words or 'then' in words) == (s.behind is not None)
+        assert d['description'].count('.') == 2 * len(s.sources) + 1
 
 
 def test_frames_differ_but_little():

@@ -169,6 +169,13 @@ def test_every_run_of_every_preset(preset, shipped):
     assert set(fields['study']['runs']) <= set(fields['runs'])
 
 
+def test_the_ablations_hold_the_variants_they_are_compared_with(shipped):
+    own, laid = (read_config_layers(shipped, p) for p in (None, 'ablations'))
+    for group in ('variants', 'encoder_variants', 'pictures'):
+        for name, change in own[group].items():
+            assert laid[group].get(name) == change, name
+
+
 def test_the_papers_size(shipped):
     "The preset describes the released models: their sizes, and parts that fit each other."
     import torch

@@ -46,6 +46,7 @@ from wavbrivl.pipeline.sources import (
     picture_columns,
     table4_rows,
     place_tokens,
+    placing_variants,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -433,7 +434,7 @@ def test_a_variant_is_trained_evaluated_and_used(variants, capsys):
         'selection',
         'text_to_gloss',
         'audio_to_gloss',
-        'token_times',
+        'timing',
     } <= own['tasks'].keys()
     assert own['tasks']['selection']['auc']['chance'] == 0.5 and own['tasks'][
         'zero_shot'
@@ -469,7 +470,8 @@ def test_a_variant_is_trained_evaluated_and_used(variants, capsys):
     assert (
         pair_selection(lab)['ds_rf'] == (0.25, 'both')
         and table4_rows(lab) == dict(ds_rf='(F)')
-        and len(place_tokens(lab, 'ds_rf')) > 0
+        and list(placing_variants(lab)) == ['alignment']
+        and place_tokens(lab, 'ds_rf')[0]['net'] == 'TimingNet'
     )
     assert list(gloss_samples(lab, 'ds_rf').columns) == [
         'by rule',

@@ -1,11 +1,14 @@
 "When a token sounds: the sequences, the measure, and the net that is taught by contrast."
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from tiny import BRIDGE, HEARD
 from wavbrivl.gloss.bridge import Bridge, token_contrast
+from wavbrivl.pipeline.sources import placing_variants
 from wavbrivl.report.timelines import describe_gain
 from wavbrivl.suites.timing import (
     LEAST_GAP,
@@ -102,13 +105,13 @@ def test_token_contrast_is_a_loop_over_tokens():
 
 
 def test_the_setting_adds_a_net_and_changes_nothing_else():
-    paper, timed = make_bridge(), make_bridge(timing='contrast')
+    paper, timed = make_bridge(timing='dtw'), make_bridge(timing='contrast')
     own = timed.state_dict()
     assert all(torch.equal(own[k], w) for k, w in paper.state_dict().items())
     more = own.keys() - paper.state_dict().keys()
     assert more and all(k.startswith('timing_net.') for k in more)
     assert not hasattr(make_bridge(timing='contrast', ds_net=False), 'timing_net')
-    assert torch.equal(make_bridge().tower.word.weight, paper.tower.word.weight)
+    assert make_bridge().state_dict().keys() == own.keys(), 'contrast is the default'
 
 
 def test_frames_apart_do_not_know_each_other():
@@ -137,9 +140,24 @@ def test_a_bridge_is_timed():
         assert names == score['chance'].keys() and score['pool'] == 4
         (shown,) = placed_sequences(bridge, 1)
         assert shown['scores'].shape[0] == len(shown['spans'])
+        assert shown['net'] == dict(dtw='DS-Net', contrast='TimingNet')[timing]
     assert (
         score_timing(time_sequences(make_bridge(['rain', 'falls']), 'valid', 4)) == {}
     )
+
+
+def test_each_way_of_timing_has_its_figure(tmp_path):
+    lab, off = SimpleNamespace(root=tmp_path), '{ds_net: false}'
+    both = (
+        f'base: {{language: {off}}}, timed: {{}}, paper: {{language: {{timing: dtw}}}}'
+    )
+    boards = {both: dict(alignment='timed', alignment_dtw='paper')}
+    boards['paper: {language: {timing: dtw}}'] = dict(alignment_dtw='paper')
+    boards['other: {}, ds_rf: {}'] = dict(alignment='ds_rf')
+    boards[f'base: {{language: {off}}}'] = {}
+    for variants, figures in boards.items():
+        (tmp_path / 'params.yaml').write_text(f'variants: {{{variants}}}\n')
+        assert placing_variants(lab) == figures
 
 
 def test_gains_are_paired():

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Share', 'Count', 'WholeNumber', 'NonNegative', 'Positive', 'Seconds', 'Temperature', 'ConvWidths', 'TaskName',
-           'ENCODER_FIELDS', 'Section', 'FoleyParams', 'CorpusParams', 'DatasetsParams', 'OptimParams', 'TextParams',
-           'BrivlParams', 'TeacherParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams', 'TuneParams',
-           'BaselinesParams', 'HeadParams', 'EvaluateParams', 'ReportParams', 'GlossModelParams', 'LossWeights',
-           'AlignmentParams', 'SelectParams', 'LanguageParams']
+           'ENCODER_FIELDS', 'GlossStyle', 'Section', 'FoleyParams', 'CorpusParams', 'DatasetsParams', 'OptimParams',
+           'TextParams', 'BrivlParams', 'TeacherParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams',
+           'TuneParams', 'BaselinesParams', 'HeadParams', 'EvaluateParams', 'ReportParams', 'GlossModelParams',
+           'LossWeights', 'AlignmentParams', 'SelectParams', 'LanguageParams']
 
 # %% ../../nbs/00_core/02_params.ipynb #e81ca27f
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
@@ -346,6 +346,10 @@ class ReportParams(Section):
     gallery: Count = 5  # sounds in the gallery
 
 # %% ../../nbs/00_core/02_params.ipynb #8febf283
+# by rule, as the corpus gives it, or the corpus's summary of each clip in its place
+GlossStyle = Literal['content', 'aslg', 'corpus', 'summary']
+
+
 class GlossModelParams(Section):
     "The transformer of sound and words, and its pre-training on words alone (Langue2Gloss)."
 
@@ -358,7 +362,7 @@ class GlossModelParams(Section):
     dropout: Share = 0.0
     pool: Count = 4  # frames of 20 ms averaged into one
     # styles of gloss that Langue2Gloss learns from words, before any sound
-    styles: list[Literal['content', 'aslg', 'corpus']] = ['content', 'aslg']
+    styles: list[GlossStyle] = ['content', 'aslg', 'summary']
     max_tokens: Count = 16  # of a gloss
     pretrain: OptimParams = {'epochs': 10, 'batch': 64, 'lr': 0.003}  # on words alone
     renamed: ClassVar[dict] = {'align': 'align_dim', 'longest': 'max_tokens'}
@@ -376,7 +380,7 @@ class LossWeights(Section):
 class AlignmentParams(GlossModelParams):
     "How gloss is aligned with sound (DS-Net) and how well it fits (Result Filter)."
 
-    gloss: Literal['none', 'content', 'aslg', 'corpus'] = 'content'  # style
+    gloss: Literal['none'] | GlossStyle = 'content'  # style, or no intermediary
     beam: Count = 4  # width of the gloss decoder's beam search
     swap_fraction: Share = 0.3  # of aligned frames replaced by their gloss token
     ds_net: bool = True
@@ -385,8 +389,10 @@ class AlignmentParams(GlossModelParams):
     skip_fraction: Share = 0.2  # of gloss tokens, the costliest: to be skipped
     literal: bool = False  # eq. 5 exactly as printed
     sp: Literal['index', 'mask'] = 'index'  # form of eq. 6
+    # where a sound ends in training: where it does, or at the last pair of token and frame that is selected
+    ends: Literal['sound', 'last_pair'] = 'sound'
     # when a token sounds: by DS-Net, as eqs. 5 and 6 teach it, or by a net taught by contrast
-    timing: Literal['dtw', 'contrast'] = 'dtw'
+    timing: Literal['dtw', 'contrast'] = 'contrast'
     self_paced: bool = False  # easy pairs first
     weights: LossWeights = LossWeights()
     renamed: ClassVar[dict] = GlossModelParams.renamed | {

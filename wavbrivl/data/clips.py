@@ -248,11 +248,13 @@ def manifest_row(r: Record) -> dict:
     )
 
 # %% ../../nbs/03_data/05_clips.ipynb #949a33bc
-_TEXTS = 'clip split audio label mismatch_clip source licence'.split()
+_TEXTS = (
+    'clip split audio label mismatch_clip source licence description summary'.split()
+)
 _TEXT_LISTS = 'frames captions gloss labels'.split()
 _COLUMNS = (
     'clip split fold audio seconds frames captions gloss label labels events tokens '
-    'attributes mismatch_rank mismatch_clip source licence'
+    'attributes mismatch_rank mismatch_clip source licence description summary'
 ).split()
 
 

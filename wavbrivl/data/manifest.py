@@ -47,6 +47,8 @@ class Record:
     mismatch_clip: str | None = None  # the training clip whose pictures it gets then
     source: str = ''
     licence: str = ''
+    description: str = ''  # what is told of it at length
+    summary: str = ''  # that in one line
 
 # %% ../../nbs/03_data/01_manifest.ipynb #cb38f5eb
 @dataclass
@@ -142,7 +144,9 @@ def compose(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize('NFC', text)
 
 # %% ../../nbs/03_data/01_manifest.ipynb #d2cb3218
-FOLEY_FIELDS = 'captions gloss label labels events tokens attributes'.split()
+FOLEY_FIELDS = (
+    'captions gloss description summary label labels events tokens attributes'.split()
+)
 
 
 def foley_record(

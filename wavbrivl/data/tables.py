@@ -35,7 +35,7 @@ from wavbrivl.data.manifest import (
 )
 
 # %% ../../nbs/03_data/02_tables.ipynb #caaa3ec9
-COLUMNS = 'audio image video caption label fold split clip licence'.split()
+COLUMNS = 'audio image video caption summary label fold split clip licence'.split()
 
 # %% ../../nbs/03_data/02_tables.ipynb #77a0d25f
 KINDS_IN_COLUMN = dict(audio=('sound', 'film'), video=('film',), image=('picture',))
@@ -172,6 +172,7 @@ def row_record(base: Path, row: dict) -> Record:
         fold=fold,
         split=split,
         licence=row.get('licence', ''),
+        summary=row.get('summary', ''),
     )
 
 # %% ../../nbs/03_data/02_tables.ipynb #cf335dda
@@ -202,7 +203,7 @@ def merge_records(
 ):
     "Add a row to a clip. Raises `Refusal` when they contradict each other."
     check_same(old, new)
-    for f in ('audio', 'label', 'fold', 'split', 'licence'):
+    for f in ('audio', 'label', 'fold', 'split', 'licence', 'summary'):
         if getattr(old, f) in _NOT_GIVEN:
             setattr(old, f, getattr(new, f))
     for f in ('pictures', 'captions', 'labels', 'events'):
@@ -297,6 +298,7 @@ NAMES_IN_DATASETS = dict(
     label=('label', 'labels', 'category', 'class', 'class_name'),
     fold=('fold',),
     clip=('clip', 'id'),
+    summary=('summary',),
     licence=('licence', 'license'),
 )  # our column -> its names there, the first that is found counts
 
@@ -416,6 +418,7 @@ def dataset_record(row: dict, columns: dict, features: dict, base: Path) -> Reco
         labels=texts['label'],
         fold=fold_number(str(cell.get('fold') or '')),
         licence=str(cell.get('licence') or ''),
+        summary=str(cell.get('summary') or ''),
     )
 
 # %% ../../nbs/03_data/02_tables.ipynb #be38874a

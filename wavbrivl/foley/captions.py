@@ -6,7 +6,8 @@
 __all__ = ['PLACE_CHANCE', 'HOUR_CHANCE', 'HEARD', 'SEEN', 'Word', 'parse_markup', 'which_third', 'draw_mention', 'choose_word',
            'adjectives', 'adverbs', 'is_counted_plural', 'noun_phrase', 'takes_plural', 'verb_phrase', 'Style',
            'read_style', 'draw_setting', 'fill_pattern', 'make_caption', 'to_sentence', 'to_gloss', 'make_captions',
-           'true_attributes', 'timed_events', 'time_tokens', 'describe_scene']
+           'say_when', 'tell_source', 'describe_at_length', 'summarise_scene', 'true_attributes', 'timed_events',
+           'time_tokens', 'describe_scene']
 
 # %% ../../nbs/02_foley/02_captions.ipynb #bd0e1f47
 from typing import NamedTuple
@@ -213,6 +214,53 @@ def make_captions(scene: Scene, style: Style = HEARD) -> list[list[Word]]:
 # %% ../../nbs/02_foley/02_captions.ipynb #9ef6f432
 SEEN = read_style('seen', read_table('captions')['seen'])
 
+# %% ../../nbs/02_foley/02_captions.ipynb #29eceec1
+_TIMES = ('once', 'twice', 'three times', 'four times', 'five times')
+
+
+def say_when(s: Source, seconds: float) -> str:
+    "Say how often a source is heard, when it begins and whether it stops before the end."
+    first, last = s.span
+    often = 'many times'
+    if len(s.times) <= len(_TIMES):
+        often = _TIMES[len(s.times) - 1]
+    if not s.kind.length[1]:
+        often = 'without a pause'
+    begins = 'from the start' if first < 0.2 * seconds else 'after a while'
+    ends = 'until the end' if last > 0.85 * seconds else 'and then it stops'
+    return f'this is heard {often} {begins} {ends}'
+
+# %% ../../nbs/02_foley/02_captions.ipynb #8d8aa4c3
+def tell_source(rng, scene: Scene, of: int) -> list[str]:
+    "Two sentences about a source: what it does, and when."
+    s = scene.sources[of]
+    pattern = 'behind it {np} {v} {how}' if of else 'there {be} {np} {ving} {how}'
+    told = fill_pattern(rng, pattern, scene, of, 1.0)
+    return [to_sentence(told), to_sentence(parse_markup(say_when(s, scene.seconds)))]
+
+
+def describe_at_length(scene: Scene) -> str:
+    "All that a listener could tell of a scene, in three to five sentences."
+    rng, found = scene.stream('description'), []
+    for of in range(len(scene.sources)):
+        found += tell_source(rng, scene, of)
+    where = read_table('places')['where'][scene.place]
+    when = read_table('places')['hours'][scene.hour]['when']
+    setting = parse_markup(f'this was recorded {where} {when}')
+    return ' '.join([*found, to_sentence(setting)])
+
+# %% ../../nbs/02_foley/02_captions.ipynb #9a3bbd52
+def summarise_scene(scene: Scene) -> str:
+    "One line: what happens where, and what happens beside it or after it."
+    rng = scene.stream('summary')
+    where = read_table('places')['where'][scene.place]
+    words = fill_pattern(rng, '{np} {v}', scene, 0, 0.0) + parse_markup(where)
+    if scene.behind:
+        later = scene.behind.span[0] > scene.main.span[0] + 0.3
+        pattern = 'then {np} {v}' if later else 'while {np} {v}'
+        words += fill_pattern(rng, pattern, scene, 1, 0.0)
+    return to_sentence(words)
+
 # %% ../../nbs/02_foley/02_captions.ipynb #0992bad6
 def true_attributes(scene: Scene) -> list[dict]:
     "The attributes the main source has, and the clip's level in dBFS."
@@ -249,7 +297,7 @@ def time_tokens(scene: Scene, ws: list[Word]) -> list[dict]:
 def describe_scene(
     scene: Scene,
 ) -> dict:  # the manifest's columns about content
-    "Captions, gloss, labels, events, token times and attributes of a scene."
+    "Captions, gloss, description, summary, labels, events, token times and attributes of a scene."
     found = make_captions(scene)
     return dict(
         clip=scene.clip,
@@ -257,6 +305,8 @@ def describe_scene(
         seconds=scene.seconds,
         captions=[to_sentence(ws) for ws in found],
         gloss=[to_gloss(ws) for ws in found],
+        description=describe_at_length(scene),
+        summary=summarise_scene(scene),
         label=scene.label,
         labels=scene.labels,
         events=timed_events(scene),

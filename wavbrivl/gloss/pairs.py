@@ -68,7 +68,7 @@ def captions_and_glosses(table: pd.DataFrame, rows, style: str) -> tuple:
     chosen = table.iloc[rows]
     captions, glosses, owner = [], [], []
     for i, own, lines in zip(rows, chosen.captions, glosses_of(chosen, style)):
-        for caption, line in zip(own, lines):
+        for caption, line in zip(own, lines[-len(own) :]):
             captions.append(caption)
             glosses.append(line)
             owner.append(i)

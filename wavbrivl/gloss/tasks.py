@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GLOSS_METRICS', 'first_glosses', 'gloss_stored', 'gloss_result', 'score_glosses', 'score_selection', 'locate_tokens',
-           'frame_seconds', 'entry_path', 'timed_tokens', 'locate_tokens_task']
+           'frame_seconds', 'entry_path']
 
 # %% ../../nbs/11_gloss/08_tasks.ipynb #b3f2aa78
 import numpy as np
@@ -17,16 +17,16 @@ from ..decoders.text import UNK, tokenize_ptb
 from ..decoders.captioner import attention_map
 from .gloss import gloss_scores, most_frequent_line
 from .alignment import monotone_path
-from .selection import selection_scores, token_hits
-from .language_tower import decoder_memory, glosses_of
+from .selection import selection_scores
+from .language_tower import decoder_memory, glosses_of, told_texts
 from .bridge import NEVER, Bridge, DSNet
 from .training import BridgeTask
 
 # %% ../../nbs/11_gloss/08_tasks.ipynb #c020327a
 def first_glosses(table: pd.DataFrame, style: str) -> pd.DataFrame:
-    "The first caption and gloss of each clip that has a gloss: row, split, caption, gloss."
-    found = []
-    for i, (own, lines) in enumerate(zip(table.captions, glosses_of(table, style))):
+    "The first text and gloss of each clip that has a gloss: row, split, caption, gloss."
+    found, texts = [], told_texts(table, style)
+    for i, (own, lines) in enumerate(zip(texts, glosses_of(table, style))):
         if len(own) and tokenize_ptb(lines[0]):
             found.append((i, table.split.iloc[i], own[0], lines[0]))
     return pd.DataFrame(found, columns=['row', 'split', 'caption', 'gloss'])
@@ -94,7 +94,7 @@ def score_selection(task: BridgeTask) -> dict:
 def locate_tokens(
     bridge: Bridge, stored_frames: StoredFrames, row: int, entries: list
 ) -> dict:
-    "Seconds of each gloss entry by DS-Net's path, by the decoder's attention and evenly; scores and weights to draw."
+    "Seconds of each gloss entry by the path, by the decoder's attention and evenly; scores and weights to draw."
     tower = bridge.tower
     x, real = stored_frames.batch(stored_frames.windows_of[row][:1])
     low = tower.first_layer(tower.sound_inputs(x), real)
@@ -126,37 +126,3 @@ def entry_path(bridge: Bridge, net: DSNet, heard, n: int, entries: list) -> tupl
     never = torch.full_like(skip, NEVER)
     path = monotone_path(S, never, Q, torch.tensor([n]))[0]
     return S[0].numpy(), path[0].numpy()
-
-# %% ../../nbs/11_gloss/08_tasks.ipynb #c8e87988
-def timed_tokens(
-    bridge: Bridge, stored_frames: StoredFrames, table: pd.DataFrame
-) -> dict:
-    "Predicted seconds of the test clips' gloss tokens {method: list}, and their true spans."
-    found = dict(ds_net=[], langue2gloss=[], even=[], spans=[])
-    for i in np.flatnonzero((table.split == 'test') & table.tokens.str.len().gt(0)):
-        spans = [s for s in table.tokens.iloc[i] if tokenize_ptb(s['token'])]
-        spans = spans[: bridge.language.max_tokens]
-        if i not in stored_frames.windows_of or not spans:
-            continue
-        placed = locate_tokens(bridge, stored_frames, i, [s['token'] for s in spans])
-        found['spans'] += [(s['onset'], s['offset']) for s in spans]
-        for k in ('ds_net', 'langue2gloss', 'even'):
-            found[k] += list(placed[k][: len(spans)])
-    return found
-
-# %% ../../nbs/11_gloss/08_tasks.ipynb #fa6cec31
-def locate_tokens_task(
-    bridge: Bridge,
-    stored_frames: StoredFrames,
-    table: pd.DataFrame,
-    within: float = 0.2,
-) -> dict:
-    "Share of the test clips' gloss tokens placed within `within` s of where they sound."
-    found = timed_tokens(bridge, stored_frames, table)
-    spans = found.pop('spans')
-    if not spans:
-        return {}
-    share = {k: token_hits(v, spans, within) for k, v in found.items()}
-    even = share.pop('even')
-    chance = dict.fromkeys(share, even)
-    return dict(token_times=share | dict(chance=chance, pool=len(spans)))

@@ -140,7 +140,6 @@ GLOSS_TASKS = (
     'selection',
     'text_to_gloss',
     'audio_to_gloss',
-    'token_times',
     'timing',
 )
 HEAD_SUPERVISION = dict(

@@ -36,7 +36,7 @@ from ..training.audio import Recordings, with_wavlm_sizes
 from ..tasks.evaluation import evaluate_tower
 from ..gloss.language_tower import embed_stored
 from ..gloss.training import train_bridge, fit_gloss
-from ..gloss.tasks import score_glosses, score_selection, locate_tokens_task
+from ..gloss.tasks import score_glosses, score_selection
 from ..api.pictures import WavBriVL
 from ..suites.timing import score_timing, time_sequences
 from .lab import Lab, make_folders, require_output
@@ -255,7 +255,6 @@ def gloss_tasks(lab: Lab, bridge, frames: StoredFrames) -> dict:
         return {}
     tasks = score_glosses(bridge, frames, t, p.gloss)
     if p.ds_net:
-        tasks |= locate_tokens_task(bridge, frames, t)
         off = time_sequences(bridge, sequences=lab.params.evaluate.sequences)
         tasks |= score_timing(off)
     return tasks

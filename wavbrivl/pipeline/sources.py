@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['ROW_NAMES', 'REPORT_TIMELINES', 'BESIDE_REFERENCE', 'TABLE4_ROWS', 'FIGURE2_VARIANTS', 'COMPLETE_VARIANTS',
-           'first_evaluation', 'reference_evaluation', 'has_metric', 'select_runs', 'select_corpus', 'name_rows',
-           'read_histories', 'carried_runs', 'carried_makings', 'read_variant_histories', 'one_per_class',
-           'gallery_arguments', 'caption_points', 'space_arguments', 'predicted_clips', 'timeline_arguments',
-           'caption_rows', 'data_arguments', 'drawn_clips', 'drawn_kinds', 'picture_columns', 'codec_rows',
-           'pair_selection', 'table4_rows', 'complete_variant', 'figure2_histories', 'gloss_samples', 'place_tokens',
-           'placing_variants']
+           'TIMING_FIGURES', 'first_evaluation', 'reference_evaluation', 'has_metric', 'select_runs', 'select_corpus',
+           'name_rows', 'read_histories', 'read_variant_histories', 'one_per_class', 'gallery_arguments',
+           'caption_points', 'space_arguments', 'predicted_clips', 'timeline_arguments', 'caption_rows',
+           'data_arguments', 'drawn_clips', 'drawn_kinds', 'picture_columns', 'codec_rows', 'pair_selection',
+           'table4_rows', 'complete_variant', 'figure2_histories', 'gloss_samples', 'place_tokens', 'placing_variants']
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #27e27ec1
 import numpy as np
@@ -18,17 +17,11 @@ import torch
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #4459d8d5
 from ..core.files import BadInput, read_json
-from wavbrivl.core.config import (
-    list_experiments,
-    list_runs,
-    load_params,
-    read_config_layers,
-)
+from ..core.config import load_params, list_runs
 from ..core.runtime import derive_seed
 from ..decoders.vqgan import VQGAN, pixels_to_bytes, bytes_to_pixels
 from ..metrics.retrieval import search_top_k
 from ..api.pictures import WavBriVL
-from ..report.summary import MARK, list_carried
 from ..suites.timing import placed_sequences
 from wavbrivl.pipeline.lab import (
     Lab,
@@ -96,7 +89,7 @@ def name_rows(summary: dict) -> dict:
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #82dd5728
 def read_histories(lab: Lab) -> pd.DataFrame:
-    "The training curves of this board's runs that are scored by retrieval; a plain classifier's score is an accuracy."
+    "The training curves of the runs that are scored by retrieval; a plain classifier's score is an accuracy."
     histories = []
     losses = {run: load_params(run, lab.root).train.loss for run in list_runs(lab.root)}
     for run in [r for r in losses if losses[r] != 'labels'] or losses:
@@ -104,38 +97,15 @@ def read_histories(lab: Lab) -> pd.DataFrame:
         histories.append(pd.read_csv(require_output('train', path)))
     return pd.concat(histories)
 
-# %% ../../nbs/18_pipeline/08_sources.ipynb #5ccc09df
-def carried_runs(lab: Lab) -> list:
-    "Runs and variants that another board left in results."
-    return list_carried(lab.results, list_experiments(read_config_layers(lab.root)))
-
-
-def carried_makings(lab: Lab) -> dict:  # variant -> mismatch, chooses, board, teacher
-    "How each variant was made that another board left, as its metrics record it."
-    found = {}
-    for run in carried_runs(lab):
-        path = lab.results / 'metrics' / run / f'{lab.corpus_name}.json'
-        made = read_json(path).get('made', {}) if path.exists() else {}
-        if 'chooses' in made:
-            found[run] = made
-    return found
-
 # %% ../../nbs/18_pipeline/08_sources.ipynb #b7126433
 def read_variant_histories(lab: Lab) -> pd.DataFrame:
-    "The training curves of all variants of the second paper; the seconds they took, where this board trained them."
+    "The training curves of all variants of the second paper, with the seconds they took."
     histories = []
-    own = list_runs(lab.root, 'variants')
-    for run in [*own, *carried_makings(lab)]:
+    for run in list_runs(lab.root, 'variants'):
         path = lab.results / 'history' / f'{run}.csv'
-        if run not in own and not path.exists():
-            continue
         history = pd.read_csv(require_output('variant', path))
-        timed = lab.build / 'embeddings' / run / 'seconds.csv'
-        if run in own:
-            history = history.merge(pd.read_csv(timed), on=['seed', 'epoch'])
-        else:
-            history = history.assign(run=run + MARK)
-        histories.append(history)
+        seconds = pd.read_csv(lab.build / 'embeddings' / run / 'seconds.csv')
+        histories.append(history.merge(seconds, on=['seed', 'epoch']))
     return pd.concat(histories or [pd.DataFrame()])
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #ecf55561
@@ -296,19 +266,17 @@ COMPLETE_VARIANTS = ('bgtai', 'ds_rf')  # the first of them that there is
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #090889f3
 def pair_selection(lab: Lab) -> dict:
-    "Every variant, of this board and of others: {name: (mismatch rate, who chooses the pairs)}, by rate."
+    "Every variant: {name: (mismatch rate, who chooses the pairs)}, by rate."
     facts = []
     for run in list_runs(lab.root, 'variants'):
         p = load_params(run, lab.root).language
         facts.append((run, (p.mismatch, p.select.by)))
-    for run, made in carried_makings(lab).items():
-        facts.append((run, (made['mismatch'], made['chooses'])))
     return dict(sorted(facts, key=lambda fact: fact[1][0]))
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #6c9eb376
 def table4_rows(lab: Lab) -> dict:
     "Which variant is which row of BGTAI's Table 4."
-    variants = [*list_runs(lab.root, 'variants'), *carried_runs(lab)]
+    variants = list_runs(lab.root, 'variants')
     return {run: row for run, row in TABLE4_ROWS.items() if run in variants}
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #45513754
@@ -323,8 +291,7 @@ def figure2_histories(lab: Lab) -> pd.DataFrame:
     histories = read_variant_histories(lab)
     if not len(histories):
         return histories
-    names = histories.run.str.removesuffix(MARK)
-    return histories[names.isin(FIGURE2_VARIANTS)]
+    return histories[histories.run.isin(FIGURE2_VARIANTS)]
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #50569a01
 def gloss_samples(lab: Lab, run: str, n: int = 6) -> pd.DataFrame:
@@ -348,11 +315,16 @@ def place_tokens(lab: Lab, run: str, n: int = 3) -> list[dict]:
     return placed_sequences(WavBriVL.from_pretrained(folder, 'cpu').audio, n)
 
 
+TIMING_FIGURES = dict(contrast='alignment', dtw='alignment_dtw')
+
+
 def placing_variants(lab: Lab) -> dict:
-    "{figure: the variant it shows}: the one with every part of BGTAI, and one with `timing: contrast`."
-    taught = {}
-    for run in list_runs(lab.root, 'variants'):
-        taught.setdefault(load_params(run, lab.root).language.timing, run)
-    shown = dict(alignment=complete_variant(lab))
-    shown['alignment_contrast'] = taught.get('contrast')
-    return {figure: run for figure, run in shown.items() if run}
+    "{figure: the variant it shows}: `alignment` one timed by contrast, `alignment_dtw` one as the paper does."
+    complete, variants = complete_variant(lab), list_runs(lab.root, 'variants')
+    first = [complete] if complete else []
+    shown = {}
+    for run in [*first, *variants]:
+        language = load_params(run, lab.root).language
+        if language.ds_net and language.gloss != 'none':
+            shown.setdefault(TIMING_FIGURES[language.timing], run)
+    return shown

@@ -108,7 +108,7 @@ def draw_placing(
 
 # %% ../../nbs/17_report/07_timelines.ipynb #8184862d
 def draw_both_placings(left, right, clip: dict):
-    "Draw DS-Net's placing of a gloss beside Langue2Gloss's, tokens named at the left."
+    "Draw a net's placing of a gloss beside Langue2Gloss's, tokens named at the left."
     spans = clip['spans']
     seconds = clip['scores'].shape[1] * clip['hop']
     draw_placing(left, spans, clip['scores'], clip['ds_net'], seconds)
@@ -198,10 +198,10 @@ def timing_table(
 
 # %% ../../nbs/17_report/07_timelines.ipynb #dbcc8947
 def alignment_figure(
-    clips: list,  # of dict(spans, scores [Q, T], weights [Q, T], ds_net, langue2gloss, hop)
+    clips: list,  # of dict(net, spans, scores [Q, T], weights [Q, T], ds_net, langue2gloss, hop)
     finding: str = '',  # of `alignment_story`
 ):  # matplotlib Figure
-    "Draw true spans of gloss tokens, and where DS-Net and Langue2Gloss put them. Raises `BadInput` for no clip."
+    "Draw true spans of gloss tokens, and where the net `net` and Langue2Gloss put them. Raises `BadInput` for no clip."
     import matplotlib.pyplot as plt
 
     if not clips:
@@ -215,7 +215,7 @@ def alignment_figure(
     fig, axes = plt.subplots(len(clips), 2, **layout)
     for row, clip in zip(axes, clips):
         draw_both_placings(*row, clip)
-    axes[0, 0].set_title('DS-Net: score and path', fontsize=9)
+    axes[0, 0].set_title(f'{clips[0]["net"]}: score and path', fontsize=9)
     axes[0, 1].set_title('Langue2Gloss: attention and peak', fontsize=9)
     for ax in axes[-1]:
         ax.set_xlabel('time [s]')
