@@ -357,6 +357,9 @@ class GlossModelParams(Section):
     # styles of gloss that Langue2Gloss learns from words, before any sound
     styles: list[Literal['content', 'aslg', 'corpus']] = ['content', 'aslg']
     max_tokens: Count = 16  # of a gloss
+    # a BERT or RoBERTa that sound and words share: a folder, a hub name, or minilm; its
+    # sizes replace hidden, layers, heads and ffn
+    checkpoint: str | None = None
     pretrain: OptimParams = {'epochs': 10, 'batch': 64, 'lr': 0.003}  # on words alone
     renamed: ClassVar[dict] = {'align': 'align_dim', 'longest': 'max_tokens'}
 
@@ -408,6 +411,11 @@ class LanguageParams(AlignmentParams):
     "Sound and words in one transformer, gloss as the bridge (BGTAI)."
 
     encoder: str = 'wavlm'  # an entry under `encoders:`; its frames are the input
+    # what of that encoder learns with the language tower: nothing, so its frames are stored
+    # once; its transformer, the convolutions staying as they are; all of it
+    trainable: Literal['frozen', 'transformer', 'whole'] = 'frozen'
+    # learning rate of the encoder, in those of the language tower
+    encoder_lr_multiplier: Annotated[float, Field(gt=0, le=100)] = 0.1
     window: Seconds = 3.0  # at inference, and of the stored frames, s
     crop_seconds: Seconds | None = None  # of sound in training; None: the window
     words: bool = True  # train on captions too
@@ -419,7 +427,16 @@ class LanguageParams(AlignmentParams):
     tasks: list[TaskName] = ['zero_shot', 'retrieval']  # of the evaluation
     seeds: list[int] = [0, 1]  # one model for each
     optim: OptimParams = {'epochs': 8, 'batch': 32, 'lr': 0.002}
+    # written into a model folder: how to build what `checkpoint` named
+    transformer: dict | None = None
     renamed: ClassVar[dict] = AlignmentParams.renamed | {
         'front': 'encoder',
         'crop': 'crop_seconds',
     }
+
+    @model_serializer(mode='wrap')
+    def _leave_out_unused(self, dump):
+        "Fields added later are stored and compared only where they differ from their default."
+        later = dict(trainable='frozen', encoder_lr_multiplier=0.1)
+        none = dict(checkpoint=None, transformer=None)
+        return {k: v for k, v in dump(self).items() if (later | none).get(k, ...) != v}

@@ -19,7 +19,7 @@ from ..core.files import BadInput
 from ..core.params import AudioParams, LanguageParams
 from ..media.sound import SAMPLE_RATE
 from ..audio.tower import cut_windows, batched
-from ..audio.frames import FrozenEncoder, StoredFrames
+from ..audio.frames import StoredFrames, make_frame_encoder
 from ..decoders.text import PAD, UNK, Vocabulary, tokenize_ptb
 from ..decoders.captioner import FrameDecoder, beam_search, sinusoids
 from ..training.loop import Task
@@ -84,7 +84,7 @@ class LanguageTower(nn.Module):
 
     def __init__(
         self,
-        audio: AudioParams,  # sizes of the frozen audio encoder
+        audio: AudioParams,  # sizes of the audio encoder
         language: LanguageParams,
         words: list,  # of captions and glosses
         dim: int,  # of the joint space
@@ -94,7 +94,7 @@ class LanguageTower(nn.Module):
         self.language = language
         self.dim = dim
         self.window = language.window
-        self.front = FrozenEncoder(audio, language.pool)
+        self.front = make_frame_encoder(audio, language.pool, language.trainable)
         self.frame_hop = self.front.frame_hop  # seconds from frame to frame
         self.first_frame = self.front.first_frame  # seconds to the middle of frame 0
         self.vocab = word_vocabulary(words)
@@ -176,6 +176,16 @@ def joint(self: LanguageTower, z):
     "[N, embed] -> [N, dim], unit norm."
     return F.normalize(self.to_joint(F.relu(z)).float(), dim=-1)
 
+# %% ../../nbs/11_gloss/04_language_tower.ipynb #3a64872e
+@patch
+def hear(self: LanguageTower, x, real):
+    "Stored frames and their mask as they are; samples [N, n] and real [N, n] as frames [N, T, L+1, H], real [N, T]."
+    if x.ndim > 2:
+        return x, real
+    x, real = self.front(x, real.sum(1))
+    longest = int(real.sum(1).max())
+    return x[:, :longest], real[:, :longest]
+
 # %% ../../nbs/11_gloss/04_language_tower.ipynb #7d156343
 @patch
 def frames(self: LanguageTower, wave, lengths=None):
@@ -201,7 +211,8 @@ def embed_windows(
     tower: LanguageTower, stored_frames: StoredFrames, windows
 ) -> torch.Tensor:
     "Embedding and joint vector of some windows, side by side: [W, embed + dim]."
-    x, real = (v.to(tower.kind.device) for v in stored_frames.batch(windows))
+    stored = (v.to(tower.kind.device) for v in stored_frames.batch(windows))
+    x, real = tower.hear(*stored)
     z = tower.embedding(tower.encode(tower.sound_inputs(x), real)[1])
     return torch.cat([z, tower.joint(z)], 1).float().cpu()
 
@@ -211,10 +222,9 @@ def embed_stored(
     bridge,  # a model with a `tower`
     stored_frames: StoredFrames,
     rows,  # of the clips
-    batch: int = 128,  # windows at once
 ) -> tuple:  # (z [N, embed], a [N, dim])
     "What `embed_clips` gives, from stored frames."
-    tower = bridge.tower.eval()
+    tower, batch = bridge.tower.eval(), stored_frames.at_once
     windows, owner = stored_frames.all_windows(rows)
     starts = range(0, len(windows), batch)
     found = torch.cat(

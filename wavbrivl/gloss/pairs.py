@@ -20,7 +20,7 @@ from ..core.files import BadInput
 from ..core.picture_params import Params
 from ..core.runtime import log, named_rng
 from ..data.corpus import Corpus, mismatched_pairs
-from ..audio.frames import StoredFrames
+from ..audio.frames import SoundWindows, StoredFrames
 from ..decoders.text import EOS, PAD, Vocabulary
 from ..training.loop import Task
 from ..training.targets import Targets
@@ -209,6 +209,20 @@ def draw_windows(self: PairSelection, index, rng) -> list:
     windows_of = self.stored_frames.windows_of
     return [rng.choice(windows_of[int(self.rows[i])]) for i in index]
 
+# %% ../../nbs/11_gloss/06_pairs.ipynb #a1acb3db
+@patch
+def draw_crops(self: PairSelection, windows, rng) -> tuple:
+    "Frames, or the samples of an encoder that learns, their mask, the columns taken [N, C] and which of them are real."
+    stored, size = self.stored_frames, self.crop_size
+    if not isinstance(stored, SoundWindows):
+        x, real, take = crop_frames(*stored.batch(windows), size, rng)
+        return x, real, take, real
+    x, real, start = stored.crops(windows, size, self.bridge.frame_hop, rng)
+    count = self.bridge.tower.front.count_frames(real)
+    column = torch.arange(int(count.max()))
+    take = (start[:, None] + column).clamp(max=max(stored.lengths) - 1)
+    return x, real, take, column < count[:, None]
+
 # %% ../../nbs/11_gloss/06_pairs.ipynb #aaf899ec
 def crop_path(path, take, real) -> torch.Tensor:
     "Cut alignment targets [N, Q, T+1] as their frames were cut: [N, Q, C+1]."
@@ -235,8 +249,7 @@ def batch(self: PairSelection, index, rng):
     "Frames, pictures, words, gloss and alignment targets of the chosen pairs."
     d, index = self.pairs, self.trusted(index)
     windows = self.draw_windows(index, rng)
-    x, real = self.stored_frames.batch(windows)
-    x, real, take = crop_frames(x, real, self.crop_size, rng)
+    x, real, take, inside = self.draw_crops(windows, rng)
     drawn = d.draw_captions(index, rng)
     out = dict(frames=x, real=real, ids=d.ids[index])
     out['pictures'] = self.targets.draw(d.clips[index], rng)
@@ -249,7 +262,7 @@ def batch(self: PairSelection, index, rng):
         out[name] = getattr(d, name)[index]
     out['sequence'] = d.frames[index]
     for name in ('by_gloss', 'by_picture'):
-        out[name] = crop_path(getattr(self, name)[windows], take, real)
+        out[name] = crop_path(getattr(self, name)[windows], take, inside)
     return out
 
 # %% ../../nbs/11_gloss/06_pairs.ipynb #ebb0ec90
@@ -257,7 +270,7 @@ def batch(self: PairSelection, index, rng):
 def score_windows(self: PairSelection, windows, pair) -> tuple:
     "One batch of windows: scores {name: [n]} and the DTW cost of every gloss entry [n, Q] (inf where there is none)."
     slow, device = self.slow.tower, self.by_gloss.device
-    x, real = (v.to(device) for v in self.stored_frames.batch(windows))
+    x, real = slow.hear(*(v.to(device) for v in self.stored_frames.batch(windows)))
     low = slow.first_layer(slow.sound_inputs(x), real)
     o, _ = slow.other_layers(low, real)
     near, columns = slow.frame_joint(o).cpu(), real.sum(1)
@@ -340,11 +353,12 @@ def update_score(stored: torch.Tensor, new, momentum: float):
 # %% ../../nbs/11_gloss/06_pairs.ipynb #ef2c348e
 @patch
 @torch.no_grad()
-def score_pairs(self: PairSelection, batch: int = 128):
+def score_pairs(self: PairSelection):
     "Score all pairs and renew the alignment targets of all their windows, by the EMA model."
     for s, b in zip(self.slow.buffers(), self.bridge.buffers()):
         s.copy_(b)
     windows, owner = self.stored_frames.all_windows(self.rows)
+    batch = self.stored_frames.at_once
     parts = [slice(k, k + batch) for k in range(0, len(windows), batch)]
     seen = [self.score_windows(windows[part], owner[part]) for part in parts]
     limit = least_sure([cost for _, cost in seen], self.language.skip_fraction)

@@ -55,6 +55,13 @@ class BridgeTask(PairSelection):
         super().__init__(params, corpus, targets, stored_frames, bridge, seed, entries)
         self.classes = classes
 
+# %% ../../nbs/11_gloss/07_training.ipynb #0a9ae74d
+@patch
+def rate_multiplier(self: BridgeTask, name: str) -> float:
+    "Learning rate of a weight, relative to `language.optim.lr`: the audio encoder, where it learns, has its own."
+    encoder = name.startswith('bridge.tower.front.')
+    return self.language.encoder_lr_multiplier if encoder else 1.0
+
 # %% ../../nbs/11_gloss/07_training.ipynb #ea068cb1
 @patch
 def contrast_loss(self: BridgeTask, a, v, ids):
@@ -157,6 +164,7 @@ def ds_net_losses(self: BridgeTask, b, low, columns) -> dict:
 def losses(self: BridgeTask, **batch) -> dict:
     "Every loss of every pair: {name: [N]}."
     b, tower = SimpleNamespace(**batch), self.bridge.tower
+    b.frames, b.real = tower.hear(b.frames, b.real)
     columns = b.real.sum(1)
     low = tower.first_layer(tower.sound_inputs(b.frames), b.real)
     o, h = tower.other_layers(self.with_gloss(low, b, columns), b.real)
@@ -252,7 +260,7 @@ def build_bridge(
     encoder_weights: dict,  # of the audio encoder
     word_weights: dict,  # weights that `fit_gloss` left; {} to begin from nothing
 ) -> Bridge:
-    "Build a bridge with the frozen audio encoder's weights and those trained on words."
+    "Build a bridge with the audio encoder's weights and those trained on words."
     p = params.language
     style = p.gloss if p.gloss != 'none' else 'content'
     bridge = Bridge(audio, p, vocabulary_of(corpus.table, style), dim)
@@ -272,7 +280,8 @@ def train_bridge(
     seed: int,
     corpus: Corpus,
     targets: Targets,
-    stored_frames: StoredFrames,  # the audio encoder's frames of the corpus
+    # the audio encoder's frames of the corpus; `SoundWindows` where the encoder learns
+    stored_frames: StoredFrames,
     encoder_weights: dict,  # of that encoder
     audio: AudioParams,  # its sizes
     word_weights: dict,  # weights that `fit_gloss` left; {} to begin from nothing
