@@ -414,8 +414,9 @@ class LanguageParams(AlignmentParams):
     # what of that encoder learns with the language tower: nothing, so its frames are stored
     # once; its transformer, the convolutions staying as they are; all of it
     trainable: Literal['frozen', 'transformer', 'whole'] = 'frozen'
-    # learning rate of the encoder, in those of the language tower
-    encoder_lr_multiplier: Annotated[float, Field(gt=0, le=100)] = 0.1
+    # learning rate of what others trained, the encoder where it learns and the weights of
+    # `checkpoint`, relative to optim.lr
+    pretrained_lr_multiplier: Annotated[float, Field(gt=0, le=100)] = 0.1
     window: Seconds = 3.0  # at inference, and of the stored frames, s
     crop_seconds: Seconds | None = None  # of sound in training; None: the window
     words: bool = True  # train on captions too
@@ -437,6 +438,6 @@ class LanguageParams(AlignmentParams):
     @model_serializer(mode='wrap')
     def _leave_out_unused(self, dump):
         "Fields added later are stored and compared only where they differ from their default."
-        later = dict(trainable='frozen', encoder_lr_multiplier=0.1)
+        later = dict(trainable='frozen', pretrained_lr_multiplier=0.1)
         none = dict(checkpoint=None, transformer=None)
         return {k: v for k, v in dump(self).items() if (later | none).get(k, ...) != v}

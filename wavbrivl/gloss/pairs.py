@@ -14,6 +14,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
+from functools import partial
 
 # %% ../../nbs/11_gloss/06_pairs.ipynb #ba248bed
 from ..core.files import BadInput
@@ -53,11 +54,13 @@ class TrainingPairs:
         vocab: Vocabulary,
         targets: Targets,
         max_tokens: int,  # tokens of a gloss
+        read=None,  # captions -> rows; default: the words of `vocab`
     ):
         row = {c: i for i, c in enumerate(table['clip'])}
         self.clips = np.array(partner)
         self.ids = torch.from_numpy(pd.factorize(self.clips)[0])
         owners = np.array([row[c] for c in partner])
+        self.read = read or partial(word_rows, vocab)
         self._add_captions(table, owners, style, vocab, max_tokens)
         self._add_entries()
         self._add_pictures(targets)
@@ -82,7 +85,7 @@ def _add_captions(self: TrainingPairs, table, owners, style, vocab, max_tokens):
     captions, glosses, owner = captions_and_glosses(table, rows, style)
     own = {i: np.flatnonzero(owner == i) for i in rows}
     self.captions_of = [own[i] for i in owners]
-    self.captions = word_rows(vocab, captions or [''])
+    self.captions = self.read(captions or [''])
     self.gloss = gloss_rows(vocab, glosses or [''], max_tokens)
 
 # %% ../../nbs/11_gloss/06_pairs.ipynb #5606fbdd
@@ -173,6 +176,7 @@ def _add_pairs(self: PairSelection):
         self.bridge.vocab,
         self.targets,
         self.language.max_tokens,
+        self.bridge.tower.text_rows,
     )
 
 # %% ../../nbs/11_gloss/06_pairs.ipynb #2d46f69b
@@ -209,7 +213,7 @@ def draw_windows(self: PairSelection, index, rng) -> list:
     windows_of = self.stored_frames.windows_of
     return [rng.choice(windows_of[int(self.rows[i])]) for i in index]
 
-# %% ../../nbs/11_gloss/06_pairs.ipynb #a1acb3db
+# %% ../../nbs/11_gloss/06_pairs.ipynb #6663832a
 @patch
 def draw_crops(self: PairSelection, windows, rng) -> tuple:
     "Frames, or the samples of an encoder that learns, their mask, the columns taken [N, C] and which of them are real."

@@ -27,7 +27,12 @@ from ..training.loop import Trainer, load_state
 from ..training.targets import Targets
 from .alignment import one_hot_path, lay_out
 from .selection import self_paced
-from .language_tower import GlossTask, embed_stored, vocabulary_of
+from wavbrivl.gloss.language_tower import (
+    GlossTask,
+    embed_stored,
+    pretrained_rate,
+    vocabulary_of,
+)
 from wavbrivl.gloss.bridge import (
     Bridge,
     alignment_losses,
@@ -55,12 +60,11 @@ class BridgeTask(PairSelection):
         super().__init__(params, corpus, targets, stored_frames, bridge, seed, entries)
         self.classes = classes
 
-# %% ../../nbs/11_gloss/07_training.ipynb #0a9ae74d
+# %% ../../nbs/11_gloss/07_training.ipynb #3d6e034c
 @patch
 def rate_multiplier(self: BridgeTask, name: str) -> float:
     "Learning rate of a weight, relative to `language.optim.lr`: the audio encoder, where it learns, has its own."
-    encoder = name.startswith('bridge.tower.front.')
-    return self.language.encoder_lr_multiplier if encoder else 1.0
+    return pretrained_rate(self.bridge.language, name)
 
 # %% ../../nbs/11_gloss/07_training.ipynb #ea068cb1
 @patch
@@ -108,7 +112,7 @@ def word_losses(self: BridgeTask, b, o, h) -> dict:
     "Captions against pictures, and eq. 2 from words and from sound: {name: [N]}."
     tower, real = self.bridge.tower, b.words != PAD
     real[:, 0] = True
-    ow, hw = tower.encode(tower.word_inputs(b.words), real)
+    ow, hw = tower.encode(tower.text_inputs(b.words), real)
     a = tower.joint(tower.embedding(hw, 1))
     out = dict(words=self.contrast_loss(a, b.pictures, b.ids) * b.captioned)
     if self.language.gloss != 'none':
@@ -232,7 +236,14 @@ def score(self: BridgeTask):
     return out
 
 # %% ../../nbs/11_gloss/07_training.ipynb #fa8c4e97
-WORD_WEIGHTS = ('tower.shared', 'tower.word', 'tower.kind', 'tower.attend', 'decoder')
+WORD_WEIGHTS = (
+    'tower.shared',
+    'tower.word',
+    'tower.subwords',
+    'tower.kind',
+    'tower.attend',
+    'decoder',
+)
 
 
 def fit_gloss(
