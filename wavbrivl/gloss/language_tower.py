@@ -141,7 +141,7 @@ def _add_encoder(self: LanguageTower):
     self.to_joint = nn.Linear(embed, self.dim)
     self.drop = nn.Dropout(p.dropout)
 
-# %% ../../nbs/11_gloss/04_language_tower.ipynb #ee978be4
+# %% ../../nbs/11_gloss/04_language_tower.ipynb #43bd7772
 @patch
 @torch.no_grad()
 def _copy_released(self: LanguageTower, model):
@@ -171,7 +171,7 @@ def word_inputs(self: LanguageTower, ids):
     x = self.word(ids) * self.language.hidden**0.5
     return x + sinusoids(x.shape[1], x.shape[2]).to(x) + self.kind[1]
 
-# %% ../../nbs/11_gloss/04_language_tower.ipynb #f6e2b58d
+# %% ../../nbs/11_gloss/04_language_tower.ipynb #12bf2f1a
 @patch
 def text_rows(self: LanguageTower, texts) -> torch.Tensor:
     "Sentences as rows [N, L] of word numbers, or of sub-words where a released transformer reads; PAD after the end."
@@ -222,14 +222,14 @@ def joint(self: LanguageTower, z):
     "[N, embed] -> [N, dim], unit norm."
     return F.normalize(self.to_joint(F.relu(z)).float(), dim=-1)
 
-# %% ../../nbs/11_gloss/04_language_tower.ipynb #0464edc8
+# %% ../../nbs/11_gloss/04_language_tower.ipynb #a043bbc2
 @patch
-def hear(self: LanguageTower, x, real):
+def hear(self: LanguageTower, x, real, trim: bool = True):
     "Stored frames and their mask as they are; samples [N, n] and real [N, n] as frames [N, T, L+1, H], real [N, T]."
     if x.ndim > 2:
         return x, real
     x, real = self.front(x, real.sum(1))
-    longest = int(real.sum(1).max())
+    longest = int(real.sum(1).max()) if trim else x.shape[1]
     return x[:, :longest], real[:, :longest]
 
 # %% ../../nbs/11_gloss/04_language_tower.ipynb #7d156343
@@ -454,7 +454,7 @@ def batch(self: GlossTask, index, rng):
         words=trim_padding(self.words[index]), gloss=trim_padding(self.gloss[index], 2)
     )
 
-# %% ../../nbs/11_gloss/04_language_tower.ipynb #25eb92e8
+# %% ../../nbs/11_gloss/04_language_tower.ipynb #3a6f81a0
 RELEASED_PARTS = 'bridge.tower.shared.', 'bridge.tower.subwords.'
 
 

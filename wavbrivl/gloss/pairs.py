@@ -213,7 +213,7 @@ def draw_windows(self: PairSelection, index, rng) -> list:
     windows_of = self.stored_frames.windows_of
     return [rng.choice(windows_of[int(self.rows[i])]) for i in index]
 
-# %% ../../nbs/11_gloss/06_pairs.ipynb #6663832a
+# %% ../../nbs/11_gloss/06_pairs.ipynb #c99c6d91
 @patch
 def draw_crops(self: PairSelection, windows, rng) -> tuple:
     "Frames, or the samples of an encoder that learns, their mask, the columns taken [N, C] and which of them are real."
@@ -222,8 +222,9 @@ def draw_crops(self: PairSelection, windows, rng) -> tuple:
         x, real, take = crop_frames(*stored.batch(windows), size, rng)
         return x, real, take, real
     x, real, start = stored.crops(windows, size, self.bridge.frame_hop, rng)
-    count = self.bridge.tower.front.count_frames(real)
-    column = torch.arange(int(count.max()))
+    front = self.bridge.tower.front
+    count, width = front.count_frames(real), front.count_frames(torch.ones_like(real))
+    column = torch.arange(int(width[0]))
     take = (start[:, None] + column).clamp(max=max(stored.lengths) - 1)
     return x, real, take, column < count[:, None]
 

@@ -60,7 +60,7 @@ class BridgeTask(PairSelection):
         super().__init__(params, corpus, targets, stored_frames, bridge, seed, entries)
         self.classes = classes
 
-# %% ../../nbs/11_gloss/07_training.ipynb #3d6e034c
+# %% ../../nbs/11_gloss/07_training.ipynb #b9d75366
 @patch
 def rate_multiplier(self: BridgeTask, name: str) -> float:
     "Learning rate of a weight, relative to `language.optim.lr`: the audio encoder, where it learns, has its own."
@@ -168,7 +168,7 @@ def ds_net_losses(self: BridgeTask, b, low, columns) -> dict:
 def losses(self: BridgeTask, **batch) -> dict:
     "Every loss of every pair: {name: [N]}."
     b, tower = SimpleNamespace(**batch), self.bridge.tower
-    b.frames, b.real = tower.hear(b.frames, b.real)
+    b.frames, b.real = tower.hear(b.frames, b.real, trim=False)
     columns = b.real.sum(1)
     low = tower.first_layer(tower.sound_inputs(b.frames), b.real)
     o, h = tower.other_layers(self.with_gloss(low, b, columns), b.real)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BACKWARD', 'NO_PART_OF_A_STEP', 'NOT_TRAINED', 'PAGE_SECONDS', 'STAGE_PLANS', 'encoder_step', 'plan_encoder',
-           'frames_bytes', 'plan_gloss', 'scoring_epochs', 'bridge_part', 'scored_pairs', 'timing_part', 'plan_variant',
-           'kinds_drawn', 'trains_painter', 'plan_vqgan', 'plan_evaluator', 'decode_pass', 'denoise_pass', 'drawn',
-           'plan_diffusion', 'guided', 'plan_generate', 'plan_volume', 'plan_manipulate', 'plan_page']
+           'frames_bytes', 'plan_gloss', 'scoring_epochs', 'bridge_part', 'scored_pairs', 'timing_part', 'sound_bytes',
+           'plan_variant', 'kinds_drawn', 'trains_painter', 'plan_vqgan', 'plan_evaluator', 'decode_pass',
+           'denoise_pass', 'drawn', 'plan_diffusion', 'guided', 'plan_generate', 'plan_volume', 'plan_manipulate',
+           'plan_page']
 
 # %% ../../nbs/20_planning/07_later_stages.ipynb #fe9df703
 import torch
@@ -178,6 +179,13 @@ def timing_part(planner: Planner, params: Params, turns: float) -> WorkPart:
     )
 
 # %% ../../nbs/20_planning/07_later_stages.ipynb #fc1e963e
+def sound_bytes(planner: Planner, language) -> float:
+    "Bytes that a variant reads from: the stored frames, or 16-bit samples where the encoder learns."
+    if language.trainable == 'frozen':
+        return frames_bytes(planner)
+    return 2.0 * SAMPLE_RATE * planner.clips.all * planner.sample.mean_seconds
+
+
 # settings of a variant that change neither its steps nor its networks
 NO_PART_OF_A_STEP = {'seeds', 'mismatch', 'tasks', 'select', 'weights', 'encoder'}
 
@@ -195,7 +203,7 @@ def plan_variant(planner: Planner, name: str) -> list:
             if 'probe' in language.tasks
             else 0.0
         )
-    turns, host = in_turn(planner, seeds), seeds * frames_bytes(planner)
+    turns, host = in_turn(planner, seeds), seeds * sound_bytes(planner, language)
     facts = dict(flops=seeds * one.flops, host=host)
     facts['seconds'] = turns * (one.seconds + each * scored_pairs(planner, language))
     own = times(one, turns, f'{seeds} x {one.what}', **facts)
