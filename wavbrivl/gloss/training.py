@@ -60,7 +60,7 @@ class BridgeTask(PairSelection):
         super().__init__(params, corpus, targets, stored_frames, bridge, seed, entries)
         self.classes = classes
 
-# %% ../../nbs/11_gloss/07_training.ipynb #b9d75366
+# %% ../../nbs/11_gloss/07_training.ipynb #1a8841f2
 @patch
 def rate_multiplier(self: BridgeTask, name: str) -> float:
     "Learning rate of a weight, relative to `language.optim.lr`: the audio encoder, where it learns, has its own."

@@ -244,7 +244,7 @@ def _check_architecture(found: PretrainedCNN, p: BrivlParams):
             f'set brivl.cnn: {found.architecture}.'
         )
 
-# %% ../../nbs/04_image_text/07_pretrained.ipynb #104b740d
+# %% ../../nbs/04_image_text/07_pretrained.ipynb #0acd9bcf
 SHARED_KINDS = 'bert', 'roberta', 'xlm-roberta', 'camembert'
 PLAIN = dict(hidden_act='gelu', position_embedding_type='absolute', is_decoder=False)
 
@@ -261,7 +261,7 @@ def check_transformer(config, path: Path):
             reason = f'its {name} is {found!r}; take a model where it is {wanted!r}.'
             raise BadFile(path, reason)
 
-# %% ../../nbs/04_image_text/07_pretrained.ipynb #72bf2cc4
+# %% ../../nbs/04_image_text/07_pretrained.ipynb #85f82b6b
 def describe_transformer(config, tokenizer) -> dict:
     "What a model of sentences reads, in plain values: how to build its embeddings anew."
     backend = tokenizer.backend_tokenizer
@@ -309,7 +309,7 @@ def read_transformer(name) -> tuple:  # of transformers; its sizes; its descript
     )
     return model, sizes, describe_transformer(config, tokenizer)
 
-# %% ../../nbs/04_image_text/07_pretrained.ipynb #2e5dbbb5
+# %% ../../nbs/04_image_text/07_pretrained.ipynb #485b0d43
 class SubwordInput(nn.Module):
     "The embeddings of a BERT, of sub-words, places and kinds of sentence, and their norm."
 
@@ -335,7 +335,7 @@ class SubwordInput(nn.Module):
         found = self.tokenizer.encode_batch(list(texts))
         return [torch.tensor(e.ids) + 1 for e in found]
 
-# %% ../../nbs/04_image_text/07_pretrained.ipynb #785fec62
+# %% ../../nbs/04_image_text/07_pretrained.ipynb #6de10f8a
 def open_checkpoint(p: LanguageParams) -> tuple:  # the section with its sizes; it
     "What `language.checkpoint` names; None where there is none, or a model folder brings its weights."
     if p.checkpoint is None or p.transformer:
@@ -354,7 +354,7 @@ def released_layers(p: LanguageParams) -> nn.TransformerEncoder:
         layer, p.layers, nn.Identity(), enable_nested_tensor=False
     )
 
-# %% ../../nbs/04_image_text/07_pretrained.ipynb #d6ce8c40
+# %% ../../nbs/04_image_text/07_pretrained.ipynb #647e9845
 @torch.no_grad()
 def copy_embeddings(into: SubwordInput, model):
     "The embeddings of a model of transformers."

@@ -138,6 +138,7 @@ def bridge_part(
 ) -> tuple:  # the training, seconds to score a pair
     "One seed of a variant: its steps, and what it costs to score a pair."
     language = params.language
+    frozen = language.trainable == 'frozen'
     task = bridge_task(params, planner.sample, planner.dim)
     part = trained(
         planner,
@@ -147,7 +148,7 @@ def bridge_part(
         planner.clips.train,
         0.0,
         params,
-        is_small=True,
+        is_small=frozen or None,  # the encoder is part of a step where it learns
     )
     if not part.timed:  # a pass forward
         steps = training_steps(planner.clips.train, language.optim)
