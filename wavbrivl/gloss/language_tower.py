@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RELEASED_PARTS', 'word_vocabulary', 'word_ids', 'pad_rows', 'word_rows', 'gloss_ids', 'gloss_rows', 'trim_padding',
-           'shared_encoder', 'LanguageTower', 'embed_windows', 'embed_stored', 'Langue2Gloss', 'gloss_decoder',
-           'decoder_memory', 'glosses_of', 'captions_with_gloss', 'vocabulary_of', 'GlossTask', 'pretrained_rate']
+           'shared_encoder', 'LanguageTower', 'add_encoder', 'copy_released', 'embed_windows', 'embed_stored',
+           'Langue2Gloss', 'gloss_decoder', 'decoder_memory', 'glosses_of', 'captions_with_gloss', 'vocabulary_of',
+           'GlossTask', 'pretrained_rate']
 
 # %% ../../nbs/11_gloss/04_language_tower.ipynb #499fb845
 import pandas as pd
@@ -109,9 +110,9 @@ class LanguageTower(nn.Module):
         self.first_frame = self.front.first_frame  # seconds to the middle of frame 0
         self.vocab = word_vocabulary(words)
         self._add_inputs()
-        self._add_encoder()
+        add_encoder(self)
         if released is not None:
-            self._copy_released(released)
+            copy_released(self, released)
 
 # %% ../../nbs/11_gloss/04_language_tower.ipynb #30bb3bb5
 @patch
@@ -128,30 +129,28 @@ def _add_inputs(self: LanguageTower):
     self.subwords = SubwordInput(about, d) if about else None
 
 # %% ../../nbs/11_gloss/04_language_tower.ipynb #504eff38
-@patch
-def _add_encoder(self: LanguageTower):
+def add_encoder(tower: LanguageTower):
     "The shared transformer, its pooling, and the way to the joint space."
-    p, embed = self.language, self.params.embed
-    self.shared = shared_encoder(p)
-    self.attend = nn.Linear(p.hidden, 1)
-    self.centre = nn.ModuleList(
+    p, embed = tower.language, tower.params.embed
+    tower.shared = shared_encoder(p)
+    tower.attend = nn.Linear(p.hidden, 1)
+    tower.centre = nn.ModuleList(
         nn.BatchNorm1d(p.hidden, affine=False) for _ in range(2)
     )
-    self.to_embedding = nn.Linear(p.hidden, embed)
-    self.to_joint = nn.Linear(embed, self.dim)
-    self.drop = nn.Dropout(p.dropout)
+    tower.to_embedding = nn.Linear(p.hidden, embed)
+    tower.to_joint = nn.Linear(embed, tower.dim)
+    tower.drop = nn.Dropout(p.dropout)
 
-# %% ../../nbs/11_gloss/04_language_tower.ipynb #43bd7772
-@patch
+# %% ../../nbs/11_gloss/04_language_tower.ipynb #3a27deef
 @torch.no_grad()
-def _copy_released(self: LanguageTower, model):
+def copy_released(tower: LanguageTower, model):
     "Take the weights of a released transformer; a word of the glosses begins as the mean of its sub-words."
-    copy_embeddings(self.subwords, model)
-    copy_layers(self.shared, model)
-    for word, i in self.vocab.index.items():
-        ids = self.subwords.tokenizer.encode(word, add_special_tokens=False).ids
+    copy_embeddings(tower.subwords, model)
+    copy_layers(tower.shared, model)
+    for word, i in tower.vocab.index.items():
+        ids = tower.subwords.tokenizer.encode(word, add_special_tokens=False).ids
         if ids:
-            self.word.weight[i] = self.subwords.word.weight[ids].mean(0)
+            tower.word.weight[i] = tower.subwords.word.weight[ids].mean(0)
 
 # %% ../../nbs/11_gloss/04_language_tower.ipynb #6030cf48
 @patch
@@ -171,7 +170,7 @@ def word_inputs(self: LanguageTower, ids):
     x = self.word(ids) * self.language.hidden**0.5
     return x + sinusoids(x.shape[1], x.shape[2]).to(x) + self.kind[1]
 
-# %% ../../nbs/11_gloss/04_language_tower.ipynb #12bf2f1a
+# %% ../../nbs/11_gloss/04_language_tower.ipynb #a13523ce
 @patch
 def text_rows(self: LanguageTower, texts) -> torch.Tensor:
     "Sentences as rows [N, L] of word numbers, or of sub-words where a released transformer reads; PAD after the end."
@@ -222,7 +221,7 @@ def joint(self: LanguageTower, z):
     "[N, embed] -> [N, dim], unit norm."
     return F.normalize(self.to_joint(F.relu(z)).float(), dim=-1)
 
-# %% ../../nbs/11_gloss/04_language_tower.ipynb #a043bbc2
+# %% ../../nbs/11_gloss/04_language_tower.ipynb #42d8e1cd
 @patch
 def hear(self: LanguageTower, x, real, trim: bool = True):
     "Stored frames and their mask as they are; samples [N, n] and real [N, n] as frames [N, T, L+1, H], real [N, T]."
@@ -454,7 +453,7 @@ def batch(self: GlossTask, index, rng):
         words=trim_padding(self.words[index]), gloss=trim_padding(self.gloss[index], 2)
     )
 
-# %% ../../nbs/11_gloss/04_language_tower.ipynb #3a6f81a0
+# %% ../../nbs/11_gloss/04_language_tower.ipynb #a5313e44
 RELEASED_PARTS = 'bridge.tower.shared.', 'bridge.tower.subwords.'
 
 

@@ -37,6 +37,7 @@ from wavbrivl.gloss.language_tower import (
     gloss_rows,
     glosses_of,
     pad_rows,
+    pretrained_rate,
     trim_padding,
     word_rows,
 )
@@ -213,7 +214,13 @@ def draw_windows(self: PairSelection, index, rng) -> list:
     windows_of = self.stored_frames.windows_of
     return [rng.choice(windows_of[int(self.rows[i])]) for i in index]
 
-# %% ../../nbs/11_gloss/06_pairs.ipynb #c99c6d91
+# %% ../../nbs/11_gloss/06_pairs.ipynb #42a977fd
+@patch
+def rate_multiplier(self: PairSelection, name: str) -> float:
+    "Learning rate of a weight, relative to `language.optim.lr`: the audio encoder, where it learns, has its own."
+    return pretrained_rate(self.bridge.language, name)
+
+# %% ../../nbs/11_gloss/06_pairs.ipynb #5c7fd16d
 @patch
 def draw_crops(self: PairSelection, windows, rng) -> tuple:
     "Frames, or the samples of an encoder that learns, their mask, the columns taken [N, C] and which of them are real."

@@ -30,7 +30,6 @@ from .selection import self_paced
 from wavbrivl.gloss.language_tower import (
     GlossTask,
     embed_stored,
-    pretrained_rate,
     vocabulary_of,
 )
 from wavbrivl.gloss.bridge import (
@@ -59,12 +58,6 @@ class BridgeTask(PairSelection):
     ):
         super().__init__(params, corpus, targets, stored_frames, bridge, seed, entries)
         self.classes = classes
-
-# %% ../../nbs/11_gloss/07_training.ipynb #1a8841f2
-@patch
-def rate_multiplier(self: BridgeTask, name: str) -> float:
-    "Learning rate of a weight, relative to `language.optim.lr`: the audio encoder, where it learns, has its own."
-    return pretrained_rate(self.bridge.language, name)
 
 # %% ../../nbs/11_gloss/07_training.ipynb #ea068cb1
 @patch

@@ -244,7 +244,7 @@ def _check_architecture(found: PretrainedCNN, p: BrivlParams):
             f'set brivl.cnn: {found.architecture}.'
         )
 
-# %% ../../nbs/04_image_text/07_pretrained.ipynb #0acd9bcf
+# %% ../../nbs/04_image_text/07_pretrained.ipynb #8d4715b4
 SHARED_KINDS = 'bert', 'roberta', 'xlm-roberta', 'camembert'
 PLAIN = dict(hidden_act='gelu', position_embedding_type='absolute', is_decoder=False)
 
@@ -261,7 +261,7 @@ def check_transformer(config, path: Path):
             reason = f'its {name} is {found!r}; take a model where it is {wanted!r}.'
             raise BadFile(path, reason)
 
-# %% ../../nbs/04_image_text/07_pretrained.ipynb #85f82b6b
+# %% ../../nbs/04_image_text/07_pretrained.ipynb #1b150bf0
 def describe_transformer(config, tokenizer) -> dict:
     "What a model of sentences reads, in plain values: how to build its embeddings anew."
     backend = tokenizer.backend_tokenizer
@@ -277,7 +277,7 @@ def describe_transformer(config, tokenizer) -> dict:
         tokenizer=backend.to_str(),
     )
 
-
+# %% ../../nbs/04_image_text/07_pretrained.ipynb #c164114f
 def find_transformer(name) -> Path:
     "The folder of a released transformer. Raises `BadFile` for a bare file, such as those of SpeechLM."
     path = find_part(name)
@@ -309,7 +309,7 @@ def read_transformer(name) -> tuple:  # of transformers; its sizes; its descript
     )
     return model, sizes, describe_transformer(config, tokenizer)
 
-# %% ../../nbs/04_image_text/07_pretrained.ipynb #485b0d43
+# %% ../../nbs/04_image_text/07_pretrained.ipynb #4bb98d21
 class SubwordInput(nn.Module):
     "The embeddings of a BERT, of sub-words, places and kinds of sentence, and their norm."
 
@@ -335,7 +335,7 @@ class SubwordInput(nn.Module):
         found = self.tokenizer.encode_batch(list(texts))
         return [torch.tensor(e.ids) + 1 for e in found]
 
-# %% ../../nbs/04_image_text/07_pretrained.ipynb #6de10f8a
+# %% ../../nbs/04_image_text/07_pretrained.ipynb #de46ef77
 def open_checkpoint(p: LanguageParams) -> tuple:  # the section with its sizes; it
     "What `language.checkpoint` names; None where there is none, or a model folder brings its weights."
     if p.checkpoint is None or p.transformer:
@@ -354,7 +354,7 @@ def released_layers(p: LanguageParams) -> nn.TransformerEncoder:
         layer, p.layers, nn.Identity(), enable_nested_tensor=False
     )
 
-# %% ../../nbs/04_image_text/07_pretrained.ipynb #647e9845
+# %% ../../nbs/04_image_text/07_pretrained.ipynb #4fa12339
 @torch.no_grad()
 def copy_embeddings(into: SubwordInput, model):
     "The embeddings of a model of transformers."
