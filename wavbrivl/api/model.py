@@ -440,10 +440,11 @@ def gloss_audio(
     return [lines.get(i) for i in range(len(items))]
 
 # %% ../../nbs/13_api/03_model.ipynb #77639bc6
-def read_glossed(vocab, text: str) -> Sentence:
+def read_glossed(bridge: Bridge, text: str) -> Sentence:
     "Find out what a gloss decoder reads of a text. Raises `BadFile` where that is nothing."
     words = tokenize_ptb(text)
-    unknown = [w for w in words if w not in vocab.index]
+    known = bridge.vocab.index if bridge.tower.subwords is None else words
+    unknown = [w for w in words if w not in known]
     sentence = Sentence(text, (), words, unknown, [], len(words))
     refuse_unread(sentence)
     return sentence
@@ -458,7 +459,7 @@ def gloss_text(
     bridge = gloss_bridge(self)
     items = as_list(sentences, 'sentence')
     check_strings(items)
-    load = lambda text: read_glossed(bridge.vocab, text)
+    load = lambda text: read_glossed(bridge, text)
     read, where, self.rejected = load_each(items, load, 'sentence')
     note_words(read)
     lines = dict(zip(where, bridge.gloss_texts([s.text for s in read])))

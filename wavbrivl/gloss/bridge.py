@@ -149,7 +149,7 @@ class Bridge(Langue2Gloss):
         self, audio: AudioParams, language: LanguageParams, words: list, dim: int
     ):
         super().__init__(audio, language, words, dim)
-        d, align = language.hidden, language.align_dim
+        d, align = self.language.hidden, language.align_dim
         self.ds_net = DSNet(d, d, align)
         self.result_filter = DSNet(dim, d, align)
         if language.ds_net and language.timing == 'contrast':

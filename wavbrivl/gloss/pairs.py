@@ -14,13 +14,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
+from functools import partial
 
 # %% ../../nbs/11_gloss/06_pairs.ipynb #ba248bed
 from ..core.files import BadInput
 from ..core.picture_params import Params
 from ..core.runtime import log, named_rng
 from ..data.corpus import Corpus, mismatched_pairs
-from ..audio.frames import StoredFrames
+from ..audio.frames import SoundWindows, StoredFrames
 from ..decoders.text import EOS, PAD, Vocabulary
 from ..training.loop import Task
 from ..training.targets import Targets
@@ -36,6 +37,7 @@ from wavbrivl.gloss.language_tower import (
     gloss_rows,
     glosses_of,
     pad_rows,
+    pretrained_rate,
     trim_padding,
     word_rows,
 )
@@ -53,11 +55,13 @@ class TrainingPairs:
         vocab: Vocabulary,
         targets: Targets,
         max_tokens: int,  # tokens of a gloss
+        read=None,  # captions -> rows; default: the words of `vocab`
     ):
         row = {c: i for i, c in enumerate(table['clip'])}
         self.clips = np.array(partner)
         self.ids = torch.from_numpy(pd.factorize(self.clips)[0])
         owners = np.array([row[c] for c in partner])
+        self.read = read or partial(word_rows, vocab)
         self._add_captions(table, owners, style, vocab, max_tokens)
         self._add_entries()
         self._add_pictures(targets)
@@ -82,7 +86,7 @@ def _add_captions(self: TrainingPairs, table, owners, style, vocab, max_tokens):
     captions, glosses, owner = captions_and_glosses(table, rows, style)
     own = {i: np.flatnonzero(owner == i) for i in rows}
     self.captions_of = [own[i] for i in owners]
-    self.captions = word_rows(vocab, captions or [''])
+    self.captions = self.read(captions or [''])
     self.gloss = gloss_rows(vocab, glosses or [''], max_tokens)
 
 # %% ../../nbs/11_gloss/06_pairs.ipynb #5606fbdd
@@ -173,6 +177,7 @@ def _add_pairs(self: PairSelection):
         self.bridge.vocab,
         self.targets,
         self.language.max_tokens,
+        self.bridge.tower.text_rows,
     )
 
 # %% ../../nbs/11_gloss/06_pairs.ipynb #2d46f69b
@@ -209,6 +214,27 @@ def draw_windows(self: PairSelection, index, rng) -> list:
     windows_of = self.stored_frames.windows_of
     return [rng.choice(windows_of[int(self.rows[i])]) for i in index]
 
+# %% ../../nbs/11_gloss/06_pairs.ipynb #42a977fd
+@patch
+def rate_multiplier(self: PairSelection, name: str) -> float:
+    "Learning rate of a weight, relative to `language.optim.lr`: the audio encoder, where it learns, has its own."
+    return pretrained_rate(self.bridge.language, name)
+
+# %% ../../nbs/11_gloss/06_pairs.ipynb #5c7fd16d
+@patch
+def draw_crops(self: PairSelection, windows, rng) -> tuple:
+    "Frames, or the samples of an encoder that learns, their mask, the columns taken [N, C] and which of them are real."
+    stored, size = self.stored_frames, self.crop_size
+    if not isinstance(stored, SoundWindows):
+        x, real, take = crop_frames(*stored.batch(windows), size, rng)
+        return x, real, take, real
+    x, real, start = stored.crops(windows, size, self.bridge.frame_hop, rng)
+    front = self.bridge.tower.front
+    count, width = front.count_frames(real), front.count_frames(torch.ones_like(real))
+    column = torch.arange(int(width[0]))
+    take = (start[:, None] + column).clamp(max=max(stored.lengths) - 1)
+    return x, real, take, column < count[:, None]
+
 # %% ../../nbs/11_gloss/06_pairs.ipynb #aaf899ec
 def crop_path(path, take, real) -> torch.Tensor:
     "Cut alignment targets [N, Q, T+1] as their frames were cut: [N, Q, C+1]."
@@ -235,8 +261,7 @@ def batch(self: PairSelection, index, rng):
     "Frames, pictures, words, gloss and alignment targets of the chosen pairs."
     d, index = self.pairs, self.trusted(index)
     windows = self.draw_windows(index, rng)
-    x, real = self.stored_frames.batch(windows)
-    x, real, take = crop_frames(x, real, self.crop_size, rng)
+    x, real, take, inside = self.draw_crops(windows, rng)
     drawn = d.draw_captions(index, rng)
     out = dict(frames=x, real=real, ids=d.ids[index])
     out['pictures'] = self.targets.draw(d.clips[index], rng)
@@ -249,7 +274,7 @@ def batch(self: PairSelection, index, rng):
         out[name] = getattr(d, name)[index]
     out['sequence'] = d.frames[index]
     for name in ('by_gloss', 'by_picture'):
-        out[name] = crop_path(getattr(self, name)[windows], take, real)
+        out[name] = crop_path(getattr(self, name)[windows], take, inside)
     return out
 
 # %% ../../nbs/11_gloss/06_pairs.ipynb #ebb0ec90
@@ -257,7 +282,7 @@ def batch(self: PairSelection, index, rng):
 def score_windows(self: PairSelection, windows, pair) -> tuple:
     "One batch of windows: scores {name: [n]} and the DTW cost of every gloss entry [n, Q] (inf where there is none)."
     slow, device = self.slow.tower, self.by_gloss.device
-    x, real = (v.to(device) for v in self.stored_frames.batch(windows))
+    x, real = slow.hear(*(v.to(device) for v in self.stored_frames.batch(windows)))
     low = slow.first_layer(slow.sound_inputs(x), real)
     o, _ = slow.other_layers(low, real)
     near, columns = slow.frame_joint(o).cpu(), real.sum(1)
@@ -340,11 +365,12 @@ def update_score(stored: torch.Tensor, new, momentum: float):
 # %% ../../nbs/11_gloss/06_pairs.ipynb #ef2c348e
 @patch
 @torch.no_grad()
-def score_pairs(self: PairSelection, batch: int = 128):
+def score_pairs(self: PairSelection):
     "Score all pairs and renew the alignment targets of all their windows, by the EMA model."
     for s, b in zip(self.slow.buffers(), self.bridge.buffers()):
         s.copy_(b)
     windows, owner = self.stored_frames.all_windows(self.rows)
+    batch = self.stored_frames.at_once
     parts = [slice(k, k + batch) for k in range(0, len(windows), batch)]
     seen = [self.score_windows(windows[part], owner[part]) for part in parts]
     limit = least_sure([cost for _, cost in seen], self.language.skip_fraction)

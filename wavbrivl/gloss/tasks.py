@@ -38,6 +38,7 @@ def gloss_stored(bridge: Bridge, stored_frames: StoredFrames, rows) -> list:
     found = []
     for k in range(0, len(x), 64):
         part, there = x[k : k + 64], real[k : k + 64]
+        part, there = bridge.tower.hear(part, there)
         o, h = bridge.tower.encode(bridge.tower.sound_inputs(part), there)
         found += bridge.decode(o, h, there, bridge.language.beam)
     return found
@@ -96,7 +97,7 @@ def locate_tokens(
 ) -> dict:
     "Seconds of each gloss entry by the path, by the decoder's attention and evenly; scores and weights to draw."
     tower = bridge.tower
-    x, real = stored_frames.batch(stored_frames.windows_of[row][:1])
+    x, real = tower.hear(*stored_frames.batch(stored_frames.windows_of[row][:1]))
     low = tower.first_layer(tower.sound_inputs(x), real)
     o, h = tower.other_layers(low, real)
     n, Q = int(real.sum()), len(entries)

@@ -28,7 +28,11 @@ from ..training.loop import Trainer, load_state
 from ..training.targets import Targets
 from .alignment import one_hot_path, lay_out
 from .selection import self_paced
-from .language_tower import GlossTask, embed_stored, vocabulary_of
+from wavbrivl.gloss.language_tower import (
+    GlossTask,
+    embed_stored,
+    vocabulary_of,
+)
 from wavbrivl.gloss.bridge import (
     Bridge,
     alignment_losses,
@@ -114,7 +118,7 @@ def word_losses(self: BridgeTask, b, o, h) -> dict:
     "Captions against pictures, and eq. 2 from words and from sound: {name: [N]}."
     tower, real = self.bridge.tower, b.words != PAD
     real[:, 0] = True
-    ow, hw = tower.encode(tower.word_inputs(b.words), real)
+    ow, hw = tower.encode(tower.text_inputs(b.words), real)
     a = tower.joint(tower.embedding(hw, 1))
     out = dict(words=self.contrast_loss(a, b.pictures, b.ids) * b.captioned)
     if self.language.gloss != 'none':
@@ -170,6 +174,7 @@ def ds_net_losses(self: BridgeTask, b, low, columns) -> dict:
 def losses(self: BridgeTask, **batch) -> dict:
     "Every loss of every pair: {name: [N]}."
     b, tower = SimpleNamespace(**batch), self.bridge.tower
+    b.frames, b.real = tower.hear(b.frames, b.real, trim=False)
     columns = b.real.sum(1)
     low = tower.first_layer(tower.sound_inputs(b.frames), b.real)
     mixed, b.read = self.with_gloss(low, b, columns)
@@ -239,7 +244,14 @@ def score(self: BridgeTask):
     return out
 
 # %% ../../nbs/11_gloss/07_training.ipynb #fa8c4e97
-WORD_WEIGHTS = ('tower.shared', 'tower.word', 'tower.kind', 'tower.attend', 'decoder')
+WORD_WEIGHTS = (
+    'tower.shared',
+    'tower.word',
+    'tower.subwords',
+    'tower.kind',
+    'tower.attend',
+    'decoder',
+)
 
 
 def fit_gloss(
@@ -267,7 +279,7 @@ def build_bridge(
     encoder_weights: dict,  # of the audio encoder
     word_weights: dict,  # weights that `fit_gloss` left; {} to begin from nothing
 ) -> Bridge:
-    "Build a bridge with the frozen audio encoder's weights and those trained on words."
+    "Build a bridge with the audio encoder's weights and those trained on words."
     p = params.language
     style = p.gloss if p.gloss != 'none' else 'content'
     bridge = Bridge(audio, p, vocabulary_of(corpus.table, style), dim)
@@ -287,7 +299,8 @@ def train_bridge(
     seed: int,
     corpus: Corpus,
     targets: Targets,
-    stored_frames: StoredFrames,  # the audio encoder's frames of the corpus
+    # the audio encoder's frames of the corpus; `SoundWindows` where the encoder learns
+    stored_frames: StoredFrames,
     encoder_weights: dict,  # of that encoder
     audio: AudioParams,  # its sizes
     word_weights: dict,  # weights that `fit_gloss` left; {} to begin from nothing

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['IN_MODEL', 'NO_HISTORY', 'GLOSSES_STORED', 'find_wavlm_folder', 'open_wavlm', 'open_encoder', 'store_frames',
-           'wavlm_sizes', 'pretrain_gloss_style', 'pretrain_gloss', 'EncodedCorpus', 'open_encoded_corpus',
-           'embed_classes', 'train_bridge_seed', 'evaluate_bridge_tower', 'evaluate_bridge_public', 'evaluate_bridge',
-           'gloss_tasks', 'store_glosses', 'store_bridge_history', 'train_bridge_run']
+           'wavlm_sizes', 'pretrain_gloss_style', 'pretrain_gloss', 'EncodedCorpus', 'training_windows',
+           'open_encoded_corpus', 'embed_classes', 'train_bridge_seed', 'evaluate_bridge_tower',
+           'evaluate_bridge_public', 'evaluate_bridge', 'gloss_tasks', 'store_glosses', 'store_bridge_history',
+           'train_bridge_run']
 
 # %% ../../nbs/18_pipeline/05_gloss.ipynb #698e3531
 import numpy as np
@@ -28,7 +29,12 @@ from wavbrivl.core.files import (
 from ..core.params import AudioParams
 from ..core.config import read_config_layers
 from ..core.runtime import log
-from ..audio.frames import FrozenEncoder, StoredFrames, encode_corpus
+from wavbrivl.audio.frames import (
+    FrozenEncoder,
+    SoundWindows,
+    StoredFrames,
+    encode_corpus,
+)
 from ..metrics.classification import class_embeddings
 from ..training.loop import COSTS
 from ..training.targets import embed_texts
@@ -158,10 +164,19 @@ def pretrain_gloss(lab: Lab) -> pd.DataFrame:
 class EncodedCorpus(NamedTuple):
     "What the stages encoder and gloss left for a variant."
 
-    frames: StoredFrames  # frames of every clip
+    frames: StoredFrames  # frames of every clip, or its samples
     weights: dict  # of the WavLM that made them
     sizes: AudioParams  # its sizes
     gloss: dict  # weights of Langue2Gloss; empty where the variant glosses nothing
+
+# %% ../../nbs/18_pipeline/05_gloss.ipynb #0ea5e209
+def training_windows(lab: Lab, stored: dict) -> StoredFrames:
+    "The stored frames, or the same windows as sound where `language.trainable` lets the encoder learn."
+    p, rows = lab.params.language, stored['rows']
+    if p.trainable == 'frozen':
+        return StoredFrames(stored, rows)
+    sounds = Recordings(lab.corpus, lab.corpus.table)
+    return SoundWindows(stored, rows, sounds, p.window)
 
 # %% ../../nbs/18_pipeline/05_gloss.ipynb #932e4343
 def open_encoded_corpus(lab: Lab) -> EncodedCorpus:
@@ -171,7 +186,7 @@ def open_encoded_corpus(lab: Lab) -> EncodedCorpus:
     frames = read_tensors(require_output('encoder', folder / 'frames.safetensors'))
     gloss = lab.build / 'gloss' / f'{p.gloss}.safetensors'
     return EncodedCorpus(
-        StoredFrames(frames, frames['rows']),
+        training_windows(lab, frames),
         read_tensors(folder / 'weights.safetensors'),
         AudioParams(**read_json(folder / 'config.json')),
         read_tensors(gloss) if gloss.exists() else {},

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['BACKWARD', 'NO_PART_OF_A_STEP', 'NOT_TRAINED', 'PAGE_SECONDS', 'STAGE_PLANS', 'encoder_step', 'plan_encoder',
-           'frames_bytes', 'plan_gloss', 'scoring_epochs', 'bridge_part', 'scored_pairs', 'timing_part', 'plan_variant',
-           'kinds_drawn', 'trains_painter', 'plan_vqgan', 'plan_evaluator', 'decode_pass', 'denoise_pass', 'drawn',
-           'plan_diffusion', 'guided', 'plan_generate', 'plan_volume', 'plan_manipulate', 'plan_page', 'planner_under',
-           'plan_teacher']
+           'frames_bytes', 'plan_gloss', 'scoring_epochs', 'bridge_part', 'scored_pairs', 'timing_part', 'sound_bytes',
+           'plan_variant', 'kinds_drawn', 'trains_painter', 'plan_vqgan', 'plan_evaluator', 'decode_pass',
+           'denoise_pass', 'drawn', 'plan_diffusion', 'guided', 'plan_generate', 'plan_volume', 'plan_manipulate',
+           'plan_page']
 
 # %% ../../nbs/20_planning/07_later_stages.ipynb #fe9df703
 import torch
-from copy import copy
 from types import SimpleNamespace
 
 # %% ../../nbs/20_planning/07_later_stages.ipynb #df4d28d1
@@ -139,6 +138,7 @@ def bridge_part(
 ) -> tuple:  # the training, seconds to score a pair
     "One seed of a variant: its steps, and what it costs to score a pair."
     language = params.language
+    frozen = language.trainable == 'frozen'
     task = bridge_task(params, planner.sample, planner.dim)
     part = trained(
         planner,
@@ -148,7 +148,7 @@ def bridge_part(
         planner.clips.train,
         0.0,
         params,
-        is_small=True,
+        is_small=frozen or None,  # the encoder is part of a step where it learns
     )
     if not part.timed:  # a pass forward
         steps = training_steps(planner.clips.train, language.optim)
@@ -180,6 +180,13 @@ def timing_part(planner: Planner, params: Params, turns: float) -> WorkPart:
     )
 
 # %% ../../nbs/20_planning/07_later_stages.ipynb #fc1e963e
+def sound_bytes(planner: Planner, language) -> float:
+    "Bytes that a variant reads from: the stored frames, or 16-bit samples where the encoder learns."
+    if language.trainable == 'frozen':
+        return frames_bytes(planner)
+    return 2.0 * SAMPLE_RATE * planner.clips.all * planner.sample.mean_seconds
+
+
 # settings of a variant that change neither its steps nor its networks
 NO_PART_OF_A_STEP = {'seeds', 'mismatch', 'tasks', 'select', 'weights', 'encoder'}
 
@@ -197,7 +204,7 @@ def plan_variant(planner: Planner, name: str) -> list:
             if 'probe' in language.tasks
             else 0.0
         )
-    turns, host = in_turn(planner, seeds), seeds * frames_bytes(planner)
+    turns, host = in_turn(planner, seeds), seeds * sound_bytes(planner, language)
     facts = dict(flops=seeds * one.flops, host=host)
     facts['seconds'] = turns * (one.seconds + each * scored_pairs(planner, language))
     own = times(one, turns, f'{seeds} x {one.what}', **facts)
@@ -411,23 +418,6 @@ def plan_page(planner: Planner, name=None) -> list:
     "Stages survey and report: pages, tables and figures."
     return [WorkPart('page or figures', PAGE_SECONDS, timed=False)]
 
-# %% ../../nbs/20_planning/07_later_stages.ipynb #5d741c78
-def planner_under(planner: Planner, name: str) -> Planner:
-    "The same plan under another teacher."
-    other = copy(planner)
-    other.board = planner.params(name)
-    sizes = lambda p: (p.brivl.model_dump(exclude={'seed'}), p.teacher.model_dump())
-    if sizes(other.board) != sizes(planner.board):
-        other.measured = {}
-    return other
-
-
-def plan_teacher(planner: Planner, name: str) -> list:
-    "Stage teacher of one line under `teachers:`."
-    other = planner_under(planner, name)
-    parts = [*plan_brivl(other), *plan_targets(other)]
-    return [*parts, *plan_train(other, name), *plan_evaluate(other, name)]
-
 # %% ../../nbs/20_planning/07_later_stages.ipynb #57b9aa0a
 STAGE_PLANS = dict(
     corpus=plan_corpus,
@@ -437,7 +427,6 @@ STAGE_PLANS = dict(
     wavlm=plan_wavlm,
     train=plan_train,
     evaluate=plan_evaluate,
-    teacher=plan_teacher,
     encoder=plan_encoder,
     gloss=plan_gloss,
     variant=plan_variant,

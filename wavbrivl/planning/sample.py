@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMPLE_SECONDS', 'MAX_TIMED', 'sample_params', 'Sample', 'count_weights', 'build_model', 'is_counted', 'brivl_sizes',
            'brivl_task', 'wavlm_task', 'audio_tower', 'train_task', 'gloss_task', 'encoded_sample', 'random_frames',
-           'bridge_task', 'vqgan_task', 'diffusion_task_of', 'evaluator_task']
+           'sound_sample', 'bridge_task', 'vqgan_task', 'diffusion_task_of', 'evaluator_task']
 
 # %% ../../nbs/20_planning/02_sample.ipynb #9e1244d9
 import time
@@ -22,7 +22,12 @@ from ..data.prepare import write_corpus
 from ..image_text.brivl import BriVL
 from ..image_text.config import PRESETS
 from ..image_text.inputs import train_tokenizer
-from ..audio.frames import FrozenEncoder, StoredFrames, encode_corpus
+from wavbrivl.audio.frames import (
+    FrozenEncoder,
+    SoundWindows,
+    StoredFrames,
+    encode_corpus,
+)
 from wavbrivl.training.audio import (
     AudioImageTask,
     LabelTask,
@@ -215,9 +220,21 @@ def random_frames(params: Params, sample: Sample) -> StoredFrames:
     )
 
 
+def sound_sample(params: Params, sample: Sample, stored: StoredFrames) -> SoundWindows:
+    "The windows of those frames as sound, for an encoder that learns."
+    count = torch.tensor([len(w) for w in stored.windows_of.values()])
+    owner = torch.repeat_interleave(torch.arange(len(count)), count)
+    lengths = torch.tensor(stored.lengths)
+    facts = dict(lengths=lengths, weight=stored.weight, owner=owner)
+    sounds = Recordings(sample.corpus, sample.corpus.table)
+    return SoundWindows(facts, None, sounds, params.language.window)
+
+
 def bridge_task(params: Params, sample: Sample, dim: int):
     "Of a variant, as it is after the first scoring of its pairs."
     stored, encoder = encoded_sample(params, sample)
+    if params.language.trainable != 'frozen':
+        stored = sound_sample(params, sample, stored)
     weights = encoder.wavlm.state_dict()
     with torch.device('meta' if is_counted(encoder) else 'cpu'):
         bridge = build_bridge(params, sample.corpus, params.audio, dim, weights, {})
