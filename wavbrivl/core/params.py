@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Share', 'Count', 'WholeNumber', 'NonNegative', 'Positive', 'Seconds', 'Temperature', 'ConvWidths', 'TaskName',
-           'ENCODER_FIELDS', 'Section', 'FoleyParams', 'CorpusParams', 'DatasetsParams', 'OptimParams', 'TextParams',
-           'BrivlParams', 'TeacherParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams', 'TuneParams',
-           'BaselinesParams', 'HeadParams', 'EvaluateParams', 'ReportParams', 'GlossModelParams', 'LossWeights',
-           'AlignmentParams', 'SelectParams', 'LanguageParams']
+           'ENCODER_FIELDS', 'GlossStyle', 'Section', 'FoleyParams', 'CorpusParams', 'DatasetsParams', 'OptimParams',
+           'TextParams', 'BrivlParams', 'TeacherParams', 'TargetsParams', 'AudioParams', 'WavlmParams', 'TrainParams',
+           'TuneParams', 'BaselinesParams', 'HeadParams', 'EvaluateParams', 'ReportParams', 'GlossModelParams',
+           'LossWeights', 'AlignmentParams', 'SelectParams', 'LanguageParams']
 
 # %% ../../nbs/00_core/02_params.ipynb #e81ca27f
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
@@ -122,10 +122,10 @@ class TextParams(Section):
     "The BERT-style encoder of the text tower."
 
     vocab: Count = 2000  # tokens of the vocabulary
-    hidden: Count = 128  # width
-    layers: Count = 2
+    hidden: Count = 64  # width
+    layers: Count = 1
     heads: Count = 4  # attention heads
-    ffn: Count = 256  # width of the feed-forward layers
+    ffn: Count = 128  # width of the feed-forward layers
     max_length: Count = 24  # tokens of a sentence
     # a BERT to begin from: a folder, a hub name, or minilm; its sizes replace those above
     checkpoint: str | None = None
@@ -142,7 +142,7 @@ class BrivlParams(Section):
     checkpoint: str | None = None  # released weights to load instead of training
     preset: str | None = None  # their architecture: brivl-baai or brivl-nmi
     tokenizer: str | None = None  # folder or hub name of their tokenizer
-    cnn: str = 'test_efficientnet'  # any timm model
+    cnn: str = 'test_resnet'  # any timm model
     # what it begins from: a file, a folder, a hub name, or efficientnet-lite0
     cnn_weights: str | None = None
     output_stride: Annotated[int, Field(ge=1, le=32)] = 16  # px for each patch
@@ -157,13 +157,13 @@ class BrivlParams(Section):
     queue: Count = 256  # negatives in MoCo's queues
     momentum: Share = 0.99  # of MoCo's EMA towers
     temperature: Temperature = 0.07  # of the contrastive loss
-    backbone_lr_multiplier: Annotated[float, Field(gt=0, le=100)] = 3.0  # of the CNN
-    queue_start: Share = 0.8  # fraction of the steps before the queues are used
+    backbone_lr_multiplier: Annotated[float, Field(gt=0, le=100)] = 5.0  # of the CNN
+    queue_start: Share = 0.5  # fraction of the steps before the queues are used
     scenes: WholeNumber = 0  # of its own, with corpus.reader foley; 0: the corpus's
-    augment: Share = 1.0  # strength of crops and colours in augmented views
-    head_init: Literal['torch', 'orthogonal'] = 'torch'  # of what ends a tower
+    augment: Share = 0.5  # strength of crops and colours in augmented views
+    head_init: Literal['torch', 'orthogonal'] = 'orthogonal'  # of what ends a tower
     seed: int = 0
-    optim: OptimParams = {'epochs': 17, 'batch': 64}
+    optim: OptimParams = {'epochs': 8, 'batch': 64}
     renamed: ClassVar[dict] = {
         'cnn_pace': 'backbone_lr_multiplier',
         'warm_start': 'queue_start',
@@ -171,10 +171,11 @@ class BrivlParams(Section):
 
     @model_serializer(mode='wrap')
     def _leave_out_unused(self, dump):
-        "Fields added later are stored and compared only where they differ from their default."
-        later = dict(cnn_weights=None, scenes=0, augment=1.0, head_init='torch')
-        none = dict(cnn_mean=None, cnn_std=None)  # of `BrivlConfig`
-        return {k: v for k, v in dump(self).items() if (later | none).get(k, ...) != v}
+        "Parts that are not there are neither stored nor compared."
+        none = dict(
+            cnn_weights=None, cnn_mean=None, cnn_std=None
+        )  # two of `BrivlConfig`
+        return {k: v for k, v in dump(self).items() if none.get(k, ...) != v}
 
 # %% ../../nbs/00_core/02_params.ipynb #3e4e6894
 class TeacherParams(Section):
@@ -279,6 +280,8 @@ class TrainParams(Section):
     queue_start: Share = 0.9  # fraction of the steps before the queue is used
     gain_db: Annotated[float, Field(ge=0, le=60)] = 6.0  # largest random gain, +- dB
     mismatch: Share = 0.1  # of training sounds paired with another clip's frames
+    # weights that are stored: of the epoch with the best validation score, or of the last epoch trained
+    keep: Literal['best', 'last'] = 'best'
     optim: OptimParams = {'epochs': 14, 'batch': 32, 'lr': 0.001}
     renamed: ClassVar[dict] = {'warm_start': 'queue_start'}
 
@@ -343,6 +346,10 @@ class ReportParams(Section):
     gallery: Count = 5  # sounds in the gallery
 
 # %% ../../nbs/00_core/02_params.ipynb #8febf283
+# by rule, as the corpus gives it, or the corpus's summary of each clip in its place
+GlossStyle = Literal['content', 'aslg', 'corpus', 'summary']
+
+
 class GlossModelParams(Section):
     "The transformer of sound and words, and its pre-training on words alone (Langue2Gloss)."
 
@@ -355,7 +362,7 @@ class GlossModelParams(Section):
     dropout: Share = 0.0
     pool: Count = 4  # frames of 20 ms averaged into one
     # styles of gloss that Langue2Gloss learns from words, before any sound
-    styles: list[Literal['content', 'aslg', 'corpus']] = ['content', 'aslg']
+    styles: list[GlossStyle] = ['content', 'aslg', 'summary']
     max_tokens: Count = 16  # of a gloss
     # a BERT or RoBERTa that sound and words share: a folder, a hub name, or minilm; its
     # sizes replace hidden, layers, heads and ffn
@@ -376,7 +383,7 @@ class LossWeights(Section):
 class AlignmentParams(GlossModelParams):
     "How gloss is aligned with sound (DS-Net) and how well it fits (Result Filter)."
 
-    gloss: Literal['none', 'content', 'aslg', 'corpus'] = 'content'  # style
+    gloss: Literal['none'] | GlossStyle = 'content'  # style, or no intermediary
     beam: Count = 4  # width of the gloss decoder's beam search
     swap_fraction: Share = 0.3  # of aligned frames replaced by their gloss token
     ds_net: bool = True
@@ -385,8 +392,10 @@ class AlignmentParams(GlossModelParams):
     skip_fraction: Share = 0.2  # of gloss tokens, the costliest: to be skipped
     literal: bool = False  # eq. 5 exactly as printed
     sp: Literal['index', 'mask'] = 'index'  # form of eq. 6
+    # where a sound ends in training: where it does, or at the last pair of token and frame that is selected
+    ends: Literal['sound', 'last_pair'] = 'sound'
     # when a token sounds: by DS-Net, as eqs. 5 and 6 teach it, or by a net taught by contrast
-    timing: Literal['dtw', 'contrast'] = 'dtw'
+    timing: Literal['dtw', 'contrast'] = 'contrast'
     self_paced: bool = False  # easy pairs first
     weights: LossWeights = LossWeights()
     renamed: ClassVar[dict] = GlossModelParams.renamed | {
@@ -427,7 +436,7 @@ class LanguageParams(AlignmentParams):
     mismatch: Share = 0.25  # fraction of sounds with another clip's pictures and words
     tasks: list[TaskName] = ['zero_shot', 'retrieval']  # of the evaluation
     seeds: list[int] = [0, 1]  # one model for each
-    optim: OptimParams = {'epochs': 8, 'batch': 32, 'lr': 0.002}
+    optim: OptimParams = {'epochs': 24, 'batch': 32, 'lr': 0.002}
     # written into a model folder: how to build what `checkpoint` named
     transformer: dict | None = None
     renamed: ClassVar[dict] = AlignmentParams.renamed | {

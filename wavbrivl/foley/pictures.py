@@ -8,9 +8,11 @@ __all__ = ['FURNITURE', 'CLUTTER', 'DRAWINGS', 'FRAMES', 'REST', 'vary', 'hour_l
            'draw_yard', 'draw_water_strip', 'draw_beach', 'draw_harbour', 'draw_lake', 'draw_room', 'draw_shelf',
            'draw_binder', 'draw_office', 'draw_hall', 'furnish', 'draw_stone', 'draw_crate', 'draw_bush', 'draw_post',
            'draw_cone', 'scatter', 'draw_wall_colours', 'paint_place', 'half_height', 'centre_height',
-           'frame_seconds_in', 'action_stage', 'draw_source', 'draw_uneven_light', 'photograph', 'render_picture']
+           'frame_seconds_in', 'action_stage', 'draw_source', 'draw_uneven_light', 'box_radius', 'blur', 'photograph',
+           'render_picture']
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #5f3b0bc8
+import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from typing import NamedTuple
@@ -18,7 +20,7 @@ from typing import NamedTuple
 # %% ../../nbs/02_foley/08_pictures.ipynb #fc965665
 from ..core.files import BadInput
 from .scene import INDOORS, Scene, Source, interpolate, read_table
-from .canvas import Pen, SHAPES, random_colour
+from .canvas import Pen, SHAPES, Sheet, fill_polygon, random_colour
 from wavbrivl.foley.nature import (
     see_cat,
     see_cricket,
@@ -87,6 +89,7 @@ class Site(NamedTuple):
     "Where a place is drawn."
 
     rng: np.random.Generator
+    image: Image.Image
     draw: ImageDraw.ImageDraw
     size: int  # side of the picture, pixels
     horizon: float  # pixels from the top
@@ -140,7 +143,7 @@ def draw_street(site: Site):
         draw_street_house(site, x)
     left, right = 0.38 * size, 0.62 * size
     road = [(0, size), (left, y), (right, y), (size, size)]
-    site.draw.polygon(road, fill=site.colour(105, 105, 110))
+    fill_polygon(site.image, road, site.colour(105, 105, 110))
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #2822714d
 def draw_park(site: Site):
@@ -153,7 +156,7 @@ def draw_park(site: Site):
         draw_tree(site.draw, x, foot, high, site.colour(85, 140, 75))
     far = [(0.5 * size, y), (0.56 * size, y)]
     path = [(0.1 * size, size), *far, (0.6 * size, size)]
-    site.draw.polygon(path, fill=site.colour(205, 185, 145))
+    fill_polygon(site.image, path, site.colour(205, 185, 145))
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #5a4733d5
 def draw_forest(site: Site):
@@ -177,11 +180,12 @@ def draw_field(site: Site):
 # %% ../../nbs/02_foley/08_pictures.ipynb #2397b9d4
 def draw_yard(site: Site):
     "Draw a fence of pointed pales."
+    fence = Sheet()
     for x in np.arange(0, 1.05, 0.09):
         pale = (SHAPES['yard pale'] + (x, 0)) * site.size
         pale = pale + (0, site.horizon)
-        points = [tuple(p) for p in pale.tolist()]
-        site.draw.polygon(points, fill=site.colour(195, 175, 150))
+        fence.fill(pale, site.colour(195, 175, 150))
+    fence.paint(site.image)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #27b7ada2
 def draw_water_strip(site: Site, depth: float):
@@ -214,7 +218,7 @@ def draw_lake(site: Site):
     tops = [y - site.between(0.04, 0.16) for _ in range(7)]
     ridge = [(k / 6 * size, top) for k, top in enumerate(tops)]
     ridge = [(0, y), *ridge, (size, y)]
-    site.draw.polygon(ridge, fill=site.colour(100, 120, 110))
+    fill_polygon(site.image, ridge, site.colour(100, 120, 110))
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #c858cf15
 def draw_room(site: Site):
@@ -222,13 +226,14 @@ def draw_room(site: Site):
     size = site.size
     x = site.between(0.05, 0.6)
     pane = (x, 0.1 * size, x + 0.28 * size, 0.38 * size)
-    middle = x + 0.14 * size
-    bar = (middle, 0.1 * size, middle, 0.38 * size)
+    wide = max(size // 64, 1)
+    middle = int(x + 0.14 * size) - wide // 2
+    bar = (middle, 0.1 * size, middle + wide - 1, 0.38 * size)
     glass = tuple(sky_colours(site.scene)[0])
     frame = site.colour(235, 230, 220)
     site.draw.rectangle(pane, fill=glass, outline=frame, width=max(size // 48, 1))
     frame = site.colour(235, 230, 220)
-    site.draw.line(bar, fill=frame, width=max(size // 64, 1))
+    site.draw.rectangle(bar, fill=frame)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #195fe925
 def draw_shelf(site: Site, x: float, k: int):
@@ -282,36 +287,37 @@ def furnish(site: Site):
     FURNITURE[site.scene.place](site)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #32c9df52
-def draw_stone(draw, x, foot, r, colour):
+def draw_stone(site, x, foot, r, colour):
     "Draw an ellipse."
-    draw.ellipse((x - r, foot - r, x + r, foot), fill=colour)
+    site.draw.ellipse((x - r, foot - r, x + r, foot), fill=colour)
 
 
-def draw_crate(draw, x, foot, r, colour):
+def draw_crate(site, x, foot, r, colour):
     "Draw a box."
     top = foot - 1.6 * r
-    draw.rectangle((x - r, top, x + r, foot), fill=colour)
+    site.draw.rectangle((x - r, top, x + r, foot), fill=colour)
 
 
-def draw_bush(draw, x, foot, r, colour):
+def draw_bush(site, x, foot, r, colour):
     "Draw three balls."
     for k in range(3):
         left = x + (k - 1.6) * r
         right = x + k * r * 0.6 + r
-        draw.ellipse((left, foot - 1.4 * r, right, foot), fill=colour)
+        site.draw.ellipse((left, foot - 1.4 * r, right, foot), fill=colour)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #4be53e49
-def draw_post(draw, x, foot, r, colour):
+def draw_post(site, x, foot, r, colour):
     "Draw a thin upright."
     w = 0.2 * r
     top = foot - 5 * r
-    draw.rectangle((x - w, top, x + w, foot), fill=colour)
+    site.draw.rectangle((x - w, top, x + w, foot), fill=colour)
 
 
-def draw_cone(draw, x, foot, r, colour):
+def draw_cone(site, x, foot, r, colour):
     "Draw a triangle."
     top = (x, foot - 2 * r)
-    draw.polygon([(x - r, foot), top, (x + r, foot)], fill=colour)
+    corners = [(x - r, foot), top, (x + r, foot)]
+    fill_polygon(site.image, corners, colour)
 
 
 CLUTTER = (draw_stone, draw_crate, draw_bush, draw_post, draw_cone)
@@ -326,7 +332,7 @@ def scatter(site: Site):
         foot = site.horizon + rng.uniform(0.05, 0.9) * below
         r = site.between(0.02, 0.07)
         colour = random_colour(rng, (0.05, 0.7), (0.3, 0.9))
-        CLUTTER[rng.integers(5)](site.draw, x, foot, r, colour)
+        CLUTTER[rng.integers(5)](site, x, foot, r, colour)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #e26569d3
 def draw_wall_colours(rng, scene: Scene) -> tuple:
@@ -341,7 +347,7 @@ def paint_place(rng, size: int, horizon: float, scene: Scene) -> Image.Image:
     wall = draw_wall_colours(rng, scene)
     far = wall if scene.place in INDOORS else sky_colours(scene)
     image = backdrop(rng, size, horizon, scene, far)
-    site = Site(rng, ImageDraw.Draw(image), size, horizon * size, scene)
+    site = Site(rng, image, ImageDraw.Draw(image), size, horizon * size, scene)
     furnish(site)
     scatter(site)
     return image
@@ -412,6 +418,7 @@ def draw_source(image, scene: Scene, of: int, frame: int, x: float, ground: floa
         at = ((x + dx) * size, (y + dy) * size)
         pen = Pen(image, *at, half * size, flip, lean, rng)
         DRAWINGS[s.label](pen, s, (stage + 0.13 * i) % 1)
+        pen.paint()
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #dfe58378
 def draw_uneven_light(rng, size: int, noise: float) -> np.ndarray:
@@ -421,14 +428,29 @@ def draw_uneven_light(rng, size: int, noise: float) -> np.ndarray:
     across = rng.uniform(-0.25, 0.25) * slope[None, :, None]
     return 1 + noise * (down + across)
 
+# %% ../../nbs/02_foley/08_pictures.ipynb #c83ff773
+def box_radius(sigma: float) -> float:
+    "Radius of the box that, three times over, blurs as a Gaussian of `sigma` does; pixels."
+    whole = (math.sqrt(4 * sigma**2 + 1) - 1) // 2
+    past = whole + 1
+    missing = sigma**2 - whole * past
+    return whole + (2 * whole + 1) * missing / (6 * past**2 - 2 * sigma**2)
+
+
+def blur(image: Image.Image, sigma: float) -> Image.Image:
+    "Blur an image."
+    box = ImageFilter.BoxBlur(box_radius(sigma))
+    for _ in range(3):
+        image = image.filter(box)
+    return image
+
 # %% ../../nbs/02_foley/08_pictures.ipynb #3708434f
 def photograph(rng, image: Image.Image, size: int, scene: Scene) -> np.ndarray:
     "Reduce, blur a little, light unevenly, add sensor noise."
     noise = scene.noise
     image = image.resize((size, size), Image.BOX)
     if noise and rng.uniform() < 0.5 * noise:
-        radius = rng.uniform(0.2, 0.7) * size / 96
-        image = image.filter(ImageFilter.GaussianBlur(radius))
+        image = blur(image, rng.uniform(0.2, 0.7) * size / 96)
     x = np.asarray(image, np.float32) * draw_uneven_light(rng, size, noise)
     x = x * (1 + noise * rng.uniform(-0.25, 0.15))
     x = x + noise * rng.normal(0, 2.2, (size, size, 1))

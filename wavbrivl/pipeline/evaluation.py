@@ -6,9 +6,10 @@
 __all__ = ['HEADLINE_METRICS', 'PAIR_SUPERVISION', 'PICTURES_ALONE', 'JOINT_SPACE_TASKS', 'GLOSS_TASKS', 'HEAD_SUPERVISION',
            'SLOW_TASKS', 'LOGGED_METRICS', 'FROM_SCRATCH', 'open_evaluation_sets', 'summarise_seeds', 'headlines',
            'write_metrics', 'metrics_table', 'pair_supervision', 'task_facts', 'embed_evaluation_set', 'probe_hits',
-           'store_evaluation', 'limit_tasks', 'log_tasks', 'evaluate_calibration', 'evaluate_seed', 'evaluate_run',
-           'classify_test_clips', 'classifier_scores', 'log_means', 'evaluate_classifier', 'baseline_features',
-           'evaluate_features', 'evaluate_pictures', 'evaluate_baselines']
+           'store_evaluation', 'limit_tasks', 'log_tasks', 'evaluate_calibration', 'evaluate_seed', 'score_run',
+           'evaluate_run', 'classify_test_clips', 'classifier_scores', 'log_means', 'evaluate_classifier',
+           'baseline_features', 'evaluate_features', 'evaluate_pictures', 'evaluate_baselines', 'mark_replicate',
+           'evaluate_teacher']
 
 # %% ../../nbs/18_pipeline/04_evaluation.ipynb #f35d9faf
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from functools import partial
 
 # %% ../../nbs/18_pipeline/04_evaluation.ipynb #0b8e7583
+from ..core.config import is_replicate, read_config_layers
 from ..core.files import read_tensors, atomic_write, write_json
 from ..core.runtime import log
 from ..data.published import DATASETS
@@ -45,14 +47,14 @@ from ..metrics.calibration import heard_matrix, list_heard, score_calibration
 from ..api.inputs import plain_name
 from ..api.model import embed_names, stored_calibration
 from ..report.summary import mean_and_spread
-from .lab import Lab, store_metrics
-from .training import file_hash, prepared_datasets
+from .lab import Lab, listed_as, store_metrics
+from .training import file_hash, prepared_datasets, teacher_note
 
 # %% ../../nbs/18_pipeline/04_evaluation.ipynb #c4d5ee43
 def open_evaluation_sets(lab: Lab):
     "The lab's own corpus and every public one that is there: yields (name, exam, stored targets)."
     yield lab.corpus_name, EvaluationSet(lab.corpus), lab.targets
-    for name, corpus in prepared_datasets(lab):
+    for name, corpus in [] if lab.has_own_teacher else prepared_datasets(lab):
         facts = DATASETS[name]
         exam = EvaluationSet(corpus, facts.folds, facts.multi)
         yield name, exam, Targets(corpus.folder, corpus)
@@ -226,7 +228,8 @@ def store_evaluation(
             predicted=zero_shot['predictions'],
             probe=right,
         )
-    write_json(outputs, folder / f'seed-{seed}.json')
+    each = tasks.get('captioning', {}).get('each', {})
+    write_json(outputs | dict(caption_scores=each), folder / f'seed-{seed}.json')
 
 # %% ../../nbs/18_pipeline/04_evaluation.ipynb #5c060cb6
 SLOW_TASKS = ('detection', 'captioning')
@@ -293,16 +296,22 @@ def evaluate_seed(
     return tasks
 
 # %% ../../nbs/18_pipeline/04_evaluation.ipynb #89d2bd85
-def evaluate_run(lab: Lab) -> list[dict]:
-    "Stage evaluate: every corpus, every task, every seed. Returns the metrics of each corpus."
-    if lab.params.train.loss == 'labels':
-        return evaluate_classifier(lab)
+def score_run(lab: Lab) -> list[dict]:
+    "Every corpus, every task, every seed of a run with a joint space. Returns the metrics of each corpus."
     metrics, seeds = [], lab.params.train.seeds
     facts = task_facts(lab, 'audio')
     for name, exam, targets in open_evaluation_sets(lab):
         found = [evaluate_seed(lab, name, exam, targets, seed) for seed in seeds]
         tasks = summarise_seeds(found, seeds, **facts)
         metrics.append(dict(corpus=name, run=lab.run, tasks=tasks))
+    return metrics
+
+
+def evaluate_run(lab: Lab) -> list[dict]:
+    "Stage evaluate, every corpus. Returns the metrics of each."
+    if lab.params.train.loss == 'labels':
+        return evaluate_classifier(lab)
+    metrics = score_run(lab)
     for m in metrics:
         write_metrics(lab, m, lab.run)
     return metrics
@@ -401,6 +410,7 @@ def evaluate_pictures(lab: Lab, exam: EvaluationSet, targets: Targets) -> dict:
         given = points[known], words, exam.y[rows][known]
         try_task(tasks, 'brivl', 'zero_shot', zero_shot, *given)
     facts = dict(templates=e.templates, supervision=PICTURES_ALONE)
+    facts['pictures'] = int(known.sum())
     return summarise_seeds([tasks], [lab.params.brivl.seed], zero_shot=facts)
 
 # %% ../../nbs/18_pipeline/04_evaluation.ipynb #6fd4ad48
@@ -416,3 +426,31 @@ def evaluate_baselines(lab: Lab) -> list[dict]:
     for m in rows:
         write_metrics(lab, m, 'baselines')
     return rows
+
+# %% ../../nbs/18_pipeline/04_evaluation.ipynb #ba6313cb
+def mark_replicate(metrics: list[dict]):
+    "Write into every number that its teacher is the board's own, trained again."
+    for m in metrics:
+        for found in m['tasks'].values():
+            for entry in found.values():
+                entry['replicate'] = True
+
+
+def evaluate_teacher(lab: Lab) -> list[dict]:
+    "Stage teacher, second half: the run taught by it, and the teacher itself. Returns the metrics of both."
+    exam = EvaluationSet(lab.corpus)
+    corpus, run = listed_as(lab)
+    found = {run: score_run(lab)[0]['tasks']}
+    if exam.has_picture[exam.test].any():
+        found['brivl'] = evaluate_pictures(lab, exam, lab.targets)
+    metrics, scores = [], {}
+    for name, tasks in found.items():
+        metrics.append(dict(corpus=corpus, run=name, tasks=tasks))
+        scores[name] = headlines(tasks)
+    if is_replicate(read_config_layers(lab.root), lab.run):
+        mark_replicate(metrics)
+    for m in metrics:
+        write_json(m, lab.results / 'metrics' / lab.name / f'{m["run"]}.json')
+    write_json(scores, lab.results / 'scores' / f'{lab.run}.json')
+    teacher_note(lab).unlink(missing_ok=True)
+    return metrics

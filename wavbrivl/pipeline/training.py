@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['GAP_CLIPS', 'prepare_corpus', 'store_targets', 'caption_similarity', 'list_files', 'file_hash', 'dataset_params',
            'dataset_fingerprint', 'update_dataset', 'dataset_row', 'prepare_datasets', 'prepared_datasets',
-           'store_teacher', 'brivl_state', 'pretrain_brivl', 'pretrain_wavlm', 'training_facts', 'embedding_facts',
-           'fit_classifier', 'save_classifier', 'calibrate_model', 'train_seed', 'train_run', 'teacher_note',
-           'prepare_teacher', 'train_under_teacher']
+           'store_teacher', 'brivl_state', 'pretrain_brivl', 'pretrain_wavlm', 'stored_score', 'training_facts',
+           'embedding_facts', 'fit_classifier', 'save_classifier', 'calibrate_model', 'train_seed', 'train_run',
+           'teacher_note', 'prepare_teacher', 'train_under_teacher']
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #f79f9770
 import hashlib
@@ -28,7 +28,7 @@ from ..data.corpus import Corpus
 from ..data.shards import pack_corpus
 from ..teachers.clip import open_teacher
 from ..audio.tower import embed_clips
-from ..training.loop import fingerprint, save_history
+from ..training.loop import COSTS, fingerprint, save_history
 from ..training.image_text import learning_corpus, train_brivl
 from ..training.targets import make_targets
 from ..audio.tower import embed_clips
@@ -206,13 +206,21 @@ def pretrain_wavlm(lab: Lab) -> pd.DataFrame:
     return train_wavlm(lab.params, lab.corpus, folder, lab.checkpoints / 'wavlm')
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #152ccbba
-def training_facts(lab: Lab, seed: int, loss: str, history: pd.DataFrame) -> dict:
+def stored_score(history: pd.DataFrame, keep: str) -> dict:  # empty without validation
+    "The validation score of the weights that are stored; `keep`: best or last epoch."
+    if 'score' not in history:
+        return {}
+    if keep == 'last':
+        last = float(history.score.iloc[-1])
+        return {'score on the validation clips after the last epoch': last}
+    return {'best score on the validation clips': float(history.score.max())}
+
+
+def training_facts(
+    lab: Lab, seed: int, loss: str, history: pd.DataFrame, keep: str = 'best'
+) -> dict:
     "The facts of a training, for its model card."
     c, t = lab.params.corpus, lab.corpus.table
-    metrics = {}
-    if 'score' in history:
-        best = float(history.score.max())
-        metrics['best score on the validation clips'] = best
     return dict(
         run=lab.run,
         seed=seed,
@@ -224,7 +232,7 @@ def training_facts(lab: Lab, seed: int, loss: str, history: pd.DataFrame) -> dic
         film_crop=c.crop_size,
         labels=lab.corpus.labels,
         licence='; '.join(sorted(set(t.licence) - {''})),
-        metrics=metrics,
+        metrics=stored_score(history, keep),
     )
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #61bb8832
@@ -304,7 +312,8 @@ def train_seed(lab: Lab, seed: int) -> pd.DataFrame:
     if not is_main_process():
         return history
     folder = lab.models / f'seed-{seed}'
-    facts = training_facts(lab, seed, loss, history) | embedding_facts(lab, tower)
+    facts = training_facts(lab, seed, loss, history, lab.params.train.keep)
+    facts |= embedding_facts(lab, tower)
     model = WavBriVL(tower, brivl.cpu(), tokenizer, facts)
     if head is None:
         calibrate_model(lab, model)
@@ -324,7 +333,7 @@ def train_run(lab: Lab) -> pd.DataFrame:
     if not is_main_process():
         return history
     with atomic_write(path) as tmp:
-        history.drop(columns='seconds').round(6).to_csv(tmp, index=False)
+        history.drop(columns=COSTS).round(6).to_csv(tmp, index=False)
     shutil.rmtree(lab.checkpoints / lab.name, ignore_errors=True)
     return history
 

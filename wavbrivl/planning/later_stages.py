@@ -7,10 +7,11 @@ __all__ = ['BACKWARD', 'NO_PART_OF_A_STEP', 'NOT_TRAINED', 'PAGE_SECONDS', 'STAG
            'frames_bytes', 'plan_gloss', 'scoring_epochs', 'bridge_part', 'scored_pairs', 'timing_part', 'sound_bytes',
            'plan_variant', 'kinds_drawn', 'trains_painter', 'plan_vqgan', 'plan_evaluator', 'decode_pass',
            'denoise_pass', 'drawn', 'plan_diffusion', 'guided', 'plan_generate', 'plan_volume', 'plan_manipulate',
-           'plan_page']
+           'plan_page', 'planner_under', 'plan_teacher']
 
 # %% ../../nbs/20_planning/07_later_stages.ipynb #fe9df703
 import torch
+from copy import copy
 from types import SimpleNamespace
 
 # %% ../../nbs/20_planning/07_later_stages.ipynb #df4d28d1
@@ -418,6 +419,23 @@ def plan_page(planner: Planner, name=None) -> list:
     "Stages survey and report: pages, tables and figures."
     return [WorkPart('page or figures', PAGE_SECONDS, timed=False)]
 
+# %% ../../nbs/20_planning/07_later_stages.ipynb #5d741c78
+def planner_under(planner: Planner, name: str) -> Planner:
+    "The same plan under another teacher."
+    other = copy(planner)
+    other.board = planner.params(name)
+    sizes = lambda p: (p.brivl.model_dump(exclude={'seed'}), p.teacher.model_dump())
+    if sizes(other.board) != sizes(planner.board):
+        other.measured = {}
+    return other
+
+
+def plan_teacher(planner: Planner, name: str) -> list:
+    "Stage teacher of one line under `teachers:`."
+    other = planner_under(planner, name)
+    parts = [*plan_brivl(other), *plan_targets(other)]
+    return [*parts, *plan_train(other, name), *plan_evaluate(other, name)]
+
 # %% ../../nbs/20_planning/07_later_stages.ipynb #57b9aa0a
 STAGE_PLANS = dict(
     corpus=plan_corpus,
@@ -427,6 +445,7 @@ STAGE_PLANS = dict(
     wavlm=plan_wavlm,
     train=plan_train,
     evaluate=plan_evaluate,
+    teacher=plan_teacher,
     encoder=plan_encoder,
     gloss=plan_gloss,
     variant=plan_variant,

@@ -24,9 +24,10 @@ from ..core.files import BadInput, read_json
 from ..pipeline.lab import list_changed_keys
 from wavbrivl.report.summary import (
     SHARES,
+    TrainingLuck,
     difference_interval,
     list_carried,
-    seed_error,
+    training_luck,
 )
 
 # %% ../../nbs/19_review/03_verification.ipynb #d066198f
@@ -109,7 +110,7 @@ def near_interval(committed: dict, found: dict) -> dict:
 def judge_number(
     committed: dict,  # entries of two summaries
     fresh: dict,
-    seeds: tuple = (0, 0),  # standard error that seeds add, degrees of freedom
+    luck: TrainingLuck = TrainingLuck(),  # what training adds to the error
     clips=None,  # [N] fresh scores of each clip less the committed ones
     share: bool = False,  # a share of counted sounds?
 ) -> dict:  # committed, here, difference, allowed, basis, verdict
@@ -119,7 +120,7 @@ def judge_number(
     if np.isclose(apart, 0, atol=SAME * abs(committed['mean'])):
         return out | dict(allowed=0.0, basis='', verdict='same')
     found = own_interval(committed, fresh)
-    found = found or difference_interval(fresh, committed, seeds, clips, share)
+    found = found or difference_interval(fresh, committed, luck, clips, share)
     if found['basis'] == 'none':
         found = near_interval(committed, found)
     half = (found['high'] - found['low']) / 2
@@ -153,10 +154,10 @@ def compare_summaries(
         k for k in committed if k in fresh and of_one_board(k, committed, fresh)
     ]:
         old, new = committed[key], fresh[key]
-        seeds = seed_error(committed, key, old['n'], new['n'])
+        luck = training_luck(committed, (key, old['n'], 1), (key, new['n'], 1))
         clips = clip_differences(key, fresh_clips, committed_clips)
         share = key.rsplit('/', 1)[1] in SHARES
-        rows[key] = judge_number(old, new, seeds, clips, share)
+        rows[key] = judge_number(old, new, luck, clips, share)
     return pd.DataFrame.from_dict(rows, orient='index')
 
 # %% ../../nbs/19_review/03_verification.ipynb #f6dfc17a
