@@ -277,7 +277,7 @@ class TrainParams(Section):
     queue: Count = 512  # negatives in MoCo's queue
     momentum: Share = 0.99  # of MoCo's EMA tower
     temperature: Temperature = 0.1  # of the contrastive loss
-    queue_start: Share = 0.9  # fraction of the steps before the queue is used
+    queue_start: Share = 0.5  # fraction of the steps before the queue is used
     gain_db: Annotated[float, Field(ge=0, le=60)] = 6.0  # largest random gain, +- dB
     mismatch: Share = 0.1  # of training sounds paired with another clip's frames
     # weights that are stored: of the epoch with the best validation score, or of the last epoch trained

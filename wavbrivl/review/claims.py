@@ -204,7 +204,11 @@ def claims_table(rows: list) -> pd.DataFrame:  # text cells; notes in .attrs['no
     first, *notes = CLAIM_NOTES
     taken = {r['found']['basis'] for r in rows if 'found' in r}
     several = any('teachers' in basis for basis in taken)
-    table.attrs['notes'] = [first + TEACHER_NOTES[several], *notes, *board_notes(table.ours)]
+    table.attrs['notes'] = [
+        first + TEACHER_NOTES[several],
+        *notes,
+        *board_notes(table.ours),
+    ]
     return table
 
 
