@@ -13,10 +13,10 @@ from wavbrivl.gloss.language_tower import (
     embed_stored,
     gloss_rows,
     glosses_of,
-    told_texts,
     vocabulary_of,
     word_rows,
 )
+from wavbrivl.gloss.gloss import told_texts
 from wavbrivl.gloss.bridge import Bridge, DSNet, pair_z_scores
 from wavbrivl.gloss.alignment import one_hot_path
 from wavbrivl.gloss.pairs import captions_and_glosses

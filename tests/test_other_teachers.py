@@ -66,7 +66,7 @@ def test_a_teacher_has_folders_of_its_own(board):
 @pytest.mark.parametrize(
     'text, words',
     [
-        ('{a: {corpus: {seed: 1}}}', ['a under teachers: changes corpus', 'brivl']),
+        ('{a: {corpus: {seed: 1}}}', ['teacher a may change', 'corpus', 'brivl']),
         ('{a/b: {brivl: {seed: 1}}}', ['a/b', 'rename']),
         ('{wavbrivl: {}}', ['wavbrivl', 'runs:', 'teachers:', 'rename']),
         ('[a]', ['teachers', 'map names']),
@@ -83,7 +83,7 @@ def test_a_mistake_is_said(board, text, words):
 
 def test_a_reference_that_is_no_run_is_said(board):
     root = board('runs: {x: {}}\nteachers: {a: {brivl: {seed: 1}}}')
-    with pytest.raises(BadInput, match="'wavbrivl' is none of those under runs"):
+    with pytest.raises(BadInput, match="'wavbrivl'; name a run: x"):
         load_params('a', root)
     assert load_params('x', root)
 

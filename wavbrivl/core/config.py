@@ -71,16 +71,12 @@ def list_keys(
     return keys
 
 # %% ../../nbs/00_core/04_config.ipynb #c31f2e1a
-def _similarity(a: str, b: str) -> float:
-    "Similarity of two strings, 0 to 1."
-    return difflib.SequenceMatcher(None, a, b).ratio()
-
-
 def _key_similarity(key: str, known: str) -> float:
     "Similarity of two dotted names: as a whole or by the last word, the same depth preferred."
+    whole = difflib.SequenceMatcher(None, key, known).ratio()
     last, known_last = (k.rsplit('.', 1)[-1] for k in (key, known))
-    best = max(_similarity(key, known), 0.95 * _similarity(last, known_last))
-    return best + 0.1 * (key.count('.') == known.count('.'))
+    word = difflib.SequenceMatcher(None, last, known_last).ratio()
+    return max(whole, 0.95 * word) + 0.1 * (key.count('.') == known.count('.'))
 
 
 def find_nearest_key(
@@ -208,12 +204,8 @@ def check_spelling(
         raise BadInput(f'{where}: settings were renamed; write {words}.')
 
 # %% ../../nbs/00_core/04_config.ipynb #9e4345b4
-EXPERIMENTS = (
-    'runs',
-    'variants',
-    'encoder_variants',
-    'teachers',
-)  # name -> the keys that it changes
+# name -> the keys that it changes
+EXPERIMENTS = 'runs', 'variants', 'encoder_variants', 'teachers'
 NAME_GROUPS = (
     *EXPERIMENTS,
     'encoders',
@@ -374,10 +366,8 @@ def reference_run(config: dict, where: str) -> dict:
     name = (config.get('report') or {}).get('reference', Params().report.reference)
     runs = config.get('runs') or {}
     if name not in runs:
-        raise BadInput(
-            f'{where}: teachers: teach the run that report.reference names, and {name!r} is none of those '
-            f'under runs: ({", ".join(runs)}).'
-        )
+        known = ', '.join(runs)
+        raise BadInput(f'{where}: report.reference is {name!r}; name a run: {known}.')
     return runs[name] or {}
 
 
@@ -387,10 +377,8 @@ def check_teachers(config: dict, where: str):
         if set(name) & set('/@'):
             raise BadInput(f'{where}: {name} under teachers: holds / or @; rename it.')
         for section in set(change or {}) - set(TEACHER_SECTIONS):
-            raise BadInput(
-                f'{where}: {name} under teachers: changes {section}; it may change '
-                f'{", ".join(TEACHER_SECTIONS)}.'
-            )
+            may = ', '.join(TEACHER_SECTIONS)
+            raise BadInput(f'{where}: teacher {name} may change {may}, not {section}.')
 
 
 def is_replicate(config: dict, teacher: str) -> bool:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLOSED_CLASSES', 'STYLES', 'expand_contraction', 'split_words', 'same_verb', 'is_archaic_form', 'lemmatize',
            'is_known', 'is_comparable', 'is_adjective', 'is_adverb', 'gloss_word', 'has_letter', 'gloss_tokens',
-           'gloss_line', 'token_f1', 'gloss_scores', 'most_frequent_line']
+           'gloss_line', 'token_f1', 'gloss_scores', 'most_frequent_line', 'summaries', 'told_texts']
 
 # %% ../../nbs/11_gloss/01_gloss.ipynb #5e14633d
 import re
@@ -13,9 +13,11 @@ import simplemma
 import unicodedata
 from collections import Counter
 from functools import lru_cache
+from pandas import DataFrame
 
 # %% ../../nbs/11_gloss/01_gloss.ipynb #82abcdbc
 from ..core.files import BadInput
+from ..decoders.text import tokenize_ptb
 
 # %% ../../nbs/11_gloss/01_gloss.ipynb #813dd5e6
 _WHOLE = {
@@ -325,3 +327,17 @@ def most_frequent_line(
         raise BadInput('most_frequent_line takes a list of at least one line.')
     counts = Counter(lines)
     return min(counts, key=lambda line: (-counts[line], line))
+
+# %% ../../nbs/11_gloss/01_gloss.ipynb #6ef36338
+def summaries(table: DataFrame) -> list:
+    "The words of each clip's summary, in capitals like a gloss; '' where the corpus has none."
+    lines = table['summary'] if 'summary' in table else [''] * len(table)
+    return [' '.join(tokenize_ptb(line)).upper() for line in lines]
+
+
+def told_texts(table: DataFrame, style: str) -> list:
+    "For each clip the texts that have a gloss: its captions; before them, for a summary, its long description."
+    if style != 'summary' or 'description' not in table:
+        return [list(c) for c in table.captions]
+    both = zip(table.description, table.captions)
+    return [[told, *captions] if told else list(captions) for told, captions in both]

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NO_GLOSS', 'NO_SUMMARY', 'RELEASED_PARTS', 'word_vocabulary', 'word_ids', 'pad_rows', 'word_rows', 'gloss_ids',
            'gloss_rows', 'trim_padding', 'shared_encoder', 'LanguageTower', 'add_encoder', 'copy_released',
-           'embed_windows', 'embed_stored', 'Langue2Gloss', 'gloss_decoder', 'decoder_memory', 'summaries',
-           'told_texts', 'glosses_of', 'captions_with_gloss', 'vocabulary_of', 'GlossTask', 'pretrained_rate']
+           'embed_windows', 'embed_stored', 'Langue2Gloss', 'gloss_decoder', 'decoder_memory', 'glosses_of',
+           'captions_with_gloss', 'vocabulary_of', 'GlossTask', 'pretrained_rate']
 
 # %% ../../nbs/11_gloss/04_language_tower.ipynb #499fb845
 import pandas as pd
@@ -31,7 +31,7 @@ from ..audio.frames import StoredFrames, make_frame_encoder
 from ..decoders.text import PAD, UNK, Vocabulary, tokenize_ptb
 from ..decoders.captioner import FrameDecoder, beam_search, sinusoids
 from ..training.loop import Task
-from .gloss import gloss_line, gloss_scores
+from .gloss import gloss_line, gloss_scores, summaries, told_texts
 
 # %% ../../nbs/11_gloss/04_language_tower.ipynb #7e651c87
 def word_vocabulary(words: list) -> Vocabulary:
@@ -399,20 +399,6 @@ def gloss_sounds(
         o, h = self.tower.encode(self.tower.sound_inputs(x), real)
         found += self.decode(o, h, real, beam)
     return found
-
-# %% ../../nbs/11_gloss/04_language_tower.ipynb #6ef36338
-def summaries(table: pd.DataFrame) -> list:
-    "The words of each clip's summary, in capitals like a gloss; '' where the corpus has none."
-    lines = table['summary'] if 'summary' in table else [''] * len(table)
-    return [' '.join(tokenize_ptb(line)).upper() for line in lines]
-
-
-def told_texts(table: pd.DataFrame, style: str) -> list:
-    "For each clip the texts that have a gloss: its captions; before them, for a summary, its long description."
-    if style != 'summary' or 'description' not in table:
-        return [list(c) for c in table.captions]
-    both = zip(table.description, table.captions)
-    return [[told, *captions] if told else list(captions) for told, captions in both]
 
 # %% ../../nbs/11_gloss/04_language_tower.ipynb #4e62314c
 def glosses_of(table: pd.DataFrame, style: str) -> list:

@@ -15,10 +15,10 @@ import torch
 from ..audio.frames import StoredFrames
 from ..decoders.text import UNK, tokenize_ptb
 from ..decoders.captioner import attention_map
-from .gloss import gloss_scores, most_frequent_line
+from .gloss import gloss_scores, most_frequent_line, told_texts
 from .alignment import monotone_path
 from .selection import selection_scores
-from .language_tower import decoder_memory, glosses_of, told_texts
+from .language_tower import decoder_memory, glosses_of
 from .bridge import NEVER, Bridge, DSNet
 from .training import BridgeTask
 

@@ -7,7 +7,7 @@ __all__ = ['CHANCE_COLOUR', 'COST_LABELS', 'best_scores', 'describe_loss', 'trai
            'check_history', 'training_figure', 'total_costs', 'cost_story', 'draw_costs', 'draw_bought', 'costs_figure',
            'lead_text', 'row_key', 'describe_lead', 'describe_groups', 'draw_chance', 'draw_means', 'metric_label',
            'chosen_runs', 'sort_by_supervision', 'row_mark', 'runs_figure', 'task_rows', 'draw_task', 'leader_story',
-           'tasks_figure', 'class_indices', 'confusion_shares', 'confusion_story', 'draw_shares', 'confusion_figure']
+           'tasks_figure', 'confusion_shares', 'confusion_story', 'draw_shares', 'confusion_figure']
 
 # %% ../../nbs/17_report/05_figures.ipynb #7f82915d
 import numpy as np
@@ -18,6 +18,7 @@ from ..core.files import BadInput
 from ..core.plotting import palette, styled, set_finding
 from wavbrivl.report.summary import (
     MARK,
+    class_indices,
     compare_runs,
     format_mean,
     group_rank,
@@ -425,16 +426,6 @@ def tasks_figure(
         ax.set_visible(False)
     set_finding(fig, leader_story(t, summary, clips))
     return fig
-
-# %% ../../nbs/17_report/05_figures.ipynb #931986a1
-def class_indices(
-    values,  # [N] names, or indices into names
-    names: list,  # class names
-) -> np.ndarray:  # [N] int; -1: a name that is not among them
-    "Turn class names into indices."
-    if np.asarray(values).dtype.kind not in 'UOST':
-        return np.asarray(values, int)
-    return np.array([names.index(x) if x in names else -1 for x in map(str, values)])
 
 # %% ../../nbs/17_report/05_figures.ipynb #82113e39
 def confusion_shares(

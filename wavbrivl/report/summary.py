@@ -8,7 +8,7 @@ __all__ = ['MADE_BY', 'PICTURE_RUN', 'SHARES', 'SUPERVISIONS', 'MARK', 'MARK_NOT
            'seed_spread', 'own_numbers', 'entries_by_teacher', 'taught_again', 'is_taught', 'teacher_spread',
            'TrainingLuck', 'training_luck', 'share_error', 'difference_interval', 'compare_runs', 'is_apart',
            'run_supervisions', 'supervision_group', 'group_rank', 'seeds_text', 'by_supervision', 'find_boards',
-           'run_facts', 'list_carried', 'mark_carried']
+           'run_facts', 'list_carried', 'mark_carried', 'class_indices']
 
 # %% ../../nbs/17_report/01_summary.ipynb #9ad3daea
 import numpy as np
@@ -382,3 +382,13 @@ def mark_carried(summary: dict, carried: list) -> dict:  # a copy
             board = entry.get('board', 'not recorded')
             out[key] = entry | dict(board=board + MARK)
     return out
+
+# %% ../../nbs/17_report/01_summary.ipynb #931986a1
+def class_indices(
+    values,  # [N] names, or indices into names
+    names: list,  # class names
+) -> np.ndarray:  # [N] int; -1: a name that is not among them
+    "Turn class names into indices."
+    if np.asarray(values).dtype.kind not in 'UOST':
+        return np.asarray(values, int)
+    return np.array([names.index(x) if x in names else -1 for x in map(str, values)])
