@@ -170,7 +170,8 @@ def test_every_run_of_every_preset(preset, shipped):
 
 
 def test_the_ablations_hold_the_variants_they_are_compared_with(shipped):
-    own, laid = (read_config_layers(shipped, p) for p in (None, 'ablations'))
+    preset = ROOT / 'presets/ablations.yaml'
+    own, laid = (read_config_layers(shipped, p) for p in (None, preset))
     for group in ('variants', 'encoder_variants', 'pictures'):
         for name, change in own[group].items():
             assert laid[group].get(name) == change, name

@@ -152,7 +152,9 @@ def number_settings(
 ) -> dict:  # {section: values}
     "The settings that numbers depend on."
     aside = [*NO_NUMBERS, *NOT_OF[kind]]
-    return {k: v for k, v in params.model_dump().items() if k not in aside}
+    found = {k: v for k, v in params.model_dump().items() if k not in aside}
+    found.get('language', {}).pop('styles', None)  # each is learnt by itself
+    return found
 
 
 def list_changed_keys(old: dict, new: dict) -> list:
@@ -243,7 +245,7 @@ def describe_making(lab: Lab, kind: str | None = None) -> dict:
     kind = kind or ('variant' if is_variant else 'run')
     made = dict(board=name_board(lab.run, lab.root, kind))
     if kind != 'evaluator':  # it learns from pictures and their classes alone
-        made['teacher'] = teacher_mark(lab.build / 'brivl')
+        made['teacher'] = teacher_mark(lab.taught_by / 'brivl')
     language = lab.params.language
     if kind == 'variant':
         made |= dict(mismatch=language.mismatch, chooses=language.select.by)
