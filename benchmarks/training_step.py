@@ -16,10 +16,9 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from side_by_side import ROOT, begin, flops, options, record
+from side_by_side import begin, flops, options, record
 from wavbrivl.audio.tower import AudioTower
 from wavbrivl.audio.wav2clip import Wav2CLIPTower
-from wavbrivl.core.files import read_yaml
 from wavbrivl.core.params import AudioParams, BrivlParams, OptimParams
 from wavbrivl.core.picture_params import DiffusionParams, VqganParams
 from wavbrivl.decoders.diffusion import LatentDiffusion
@@ -53,9 +52,8 @@ class HearingStep(Task):
 
 
 def make_brivl(n: int):
-    "The converged teacher's training, on random pictures and words."
-    changed = read_yaml(ROOT / 'presets/converged.yaml')['brivl']
-    p, items = BrivlParams(**changed), 2 * n
+    "The image-text model's training, on random pictures and words."
+    p, items = BrivlParams(), 2 * n
     alone = [np.array([i]) for i in range(items)]
     data = SimpleNamespace(
         pictures=torch.randint(256, (items, 3, 96, 96), dtype=torch.uint8),
@@ -87,7 +85,7 @@ def make_wav2clip(n: int):
 
 
 STEPS = dict(
-    brivl=(make_brivl, 64, 'BriVL, the converged teacher, 64 pictures of 64 px'),
+    brivl=(make_brivl, 64, 'BriVL, 64 pictures of 64 px'),
     wavlm=(make_wavlm, 32, 'WavLM audio tower, 32 clips of 2 s'),
     wav2clip=(make_wav2clip, 32, 'Wav2CLIP audio tower, 32 clips of 2 s'),
     diffusion=(make_diffusion, 16, 'Diffusion, 16 pictures'),
