@@ -456,7 +456,10 @@ def test_presets_by_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / 'lab/nbs')
     assert find_preset('smoke') == tmp_path / 'lab/presets/smoke.yaml'
     assert main(['params', '--preset', 'smok']) == 2
-    assert 'ablations, clip, full, own_data, papers, real, smoke' in capsys.readouterr().err
+    assert (
+        'ablations, clip, full, own_data, papers, real, smoke'
+        in capsys.readouterr().err
+    )
     assert main(['params', '--preset', 'gone/smoke']) == 2
     assert main(['params', '--preset', 'smoke', '--write']) == 0
     assert load_params().audio.hidden == 32

@@ -120,6 +120,7 @@ class ImageTextTask(Task):
     def __init__(self, brivl: BriVL, train: PictureText, valid: PictureText | None):
         super().__init__()
         p = brivl.config
+        brivl.image.backbone.to(memory_format=torch.channels_last)
         towers = brivl.image, brivl.text, brivl.dim
         self._brivl = (brivl,)  # a tuple: its towers are the loss's already
         self.moco = TwoWayMoCo(
