@@ -43,6 +43,7 @@ def new_model(level=False, text=True):
     tokenizer = train_tokenizer(['a dog barks', 'rain falls on a roof'], 100)
     brivl = BriVL(
         BrivlParams(
+            cnn='test_efficientnet',
             image_size=32,
             text=dict(
                 vocab=tokenizer.get_vocab_size(), hidden=32, layers=1, heads=2, ffn=32

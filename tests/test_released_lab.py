@@ -189,7 +189,7 @@ def test_the_lab_draws_by_a_released_decoder(painted):
     assert (named['checkpoint'], named['revision']) == (UNCLIP, tiny.COMMIT)
     assert not list((painted.root / 'models/painter/vqgan').iterdir())
     rows = draw_manipulations(painted)
-    assert len(rows) == 13 and all(len(r['steps']) for r in rows)
+    assert len(rows) == 16 and all(len(r['steps']) for r in rows)
     (name,) = study_edits(painted)
     assert name == 'wavbrivl'
     assert len(make_survey(painted)['trials'])

@@ -11,6 +11,7 @@ __all__ = ['COMPILE_AFTER', 'real_entries', 'alignment_scores', 'row_softmax', '
 import numpy as np
 import torch
 import torch.nn.functional as F
+from functools import cache
 from threading import Lock
 
 # %% ../../nbs/11_gloss/02_alignment.ipynb #aea176ba
@@ -263,14 +264,17 @@ def _dtw_loop(cost, rows, columns, mask, total, length):
                 length[k] = _mark_path(cost[k], D[k - n], q, t, mask[k])
 
 # %% ../../nbs/11_gloss/02_alignment.ipynb #393774fe
+@cache
 def _compile_loop():
     "The loop in machine code, kept nowhere: two processes that write one cache at once can spoil it."
     import numba
+    from numba.extending import register_jitable
 
-    compiled = numba.njit(nogil=True)
     for step in (_least_above, _fill_row, _fill_costs, _step_back, _mark_path):
-        globals()[step.__name__] = compiled(step)  # by these names the loop calls them
-    return compiled(_dtw_loop)
+        register_jitable(
+            step
+        )  # stays Python, and is compiled where compiled code calls it
+    return numba.njit(nogil=True)(_dtw_loop)
 
 # %% ../../nbs/11_gloss/02_alignment.ipynb #7c438569
 COMPILE_AFTER = 2**18  # entries that a process fills before the loop is compiled
