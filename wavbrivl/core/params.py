@@ -142,7 +142,7 @@ class BrivlParams(Section):
     checkpoint: str | None = None  # released weights to load instead of training
     preset: str | None = None  # their architecture: brivl-baai or brivl-nmi
     tokenizer: str | None = None  # folder or hub name of their tokenizer
-    cnn: str = 'test_resnet'  # any timm model
+    cnn: str = 'test_efficientnet'  # any timm model
     # what it begins from: a file, a folder, a hub name, or efficientnet-lite0
     cnn_weights: str | None = None
     output_stride: Annotated[int, Field(ge=1, le=32)] = 16  # px for each patch

@@ -172,7 +172,7 @@ class GenerateParams(Section):
 class EvaluatorParams(Section):
     "The evaluator: a classifier of pictures, trained on the corpus's real ones only."
 
-    cnn: str = 'test_efficientnet'  # any timm model, another one than the image tower's
+    cnn: str = 'test_resnet'  # any timm model, another one than the image tower's
     size: Count = 64  # side of the input picture, px
     seed: int = 0
     optim: OptimParams = {'epochs': 5, 'batch': 32, 'lr': 0.005}
