@@ -71,7 +71,10 @@ def report_text():
 def test_scores_of_clips_are_those_of_the_summary(summary, clips):
     assert len(clips) == 320
     for key in clips:
-        assert clips[key].mean() == pytest.approx(summary[key]['mean'], abs=6e-5), key
+        if not key.endswith('/meteor'):  # of a corpus it is no mean over clips
+            assert clips[key].mean() == pytest.approx(summary[key]['mean'], abs=6e-5), (
+                key
+            )
     probed = [k for k in summary if k.endswith('/probe/accuracy')]
     without = {k.split('/')[1] for k in probed if k not in clips}
     assert without == {'log_mel', 'mfcc'}
