@@ -112,7 +112,7 @@ SMALL_LAB = dict(
     precision='fp32',
     device='cpu',
     corpus=dict(foley=dict(train=48, valid=12, test=24)),
-    brivl=dict(optim=dict(batch=16)),
+    brivl=dict(scenes=0, optim=dict(batch=16)),
     wavlm=dict(optim=dict(batch=16)),
     train=dict(seeds=[0], optim=dict(epochs=3, batch=16)),
     encoders=dict(wavlm='build/wavlm', wavbrivl='models/wavbrivl'),
