@@ -218,7 +218,10 @@ def learning_corpus(
     wanted, folder = picture_corpus_params(params), Path(state) / 'pictures'
     summary = folder / 'summary.json'
     if not summary.exists() or read_json(summary)['params'] != wanted.model_dump():
-        write_corpus(wanted, folder, folder.parent)
+        alone = (
+            1 if p.scenes < 500 else None
+        )  # few scenes are rendered before a process has begun
+        write_corpus(wanted, folder, folder.parent, alone)
     return Corpus(folder)
 
 # %% ../../nbs/09_training/04_image_text.ipynb #c09f47cf
