@@ -78,8 +78,7 @@ def training_story(
     ]
     if len(rest) > 6:
         rest = [rest[0], f'{len(rest) - 2} runs between', rest[-1]]
-    story = ', '.join([story, *rest])
-    return story
+    return ', '.join([story, *rest])
 
 # %% ../../nbs/17_report/05_figures.ipynb #0a39e0a4
 def draw_run(ax, history: pd.DataFrame, x: str, y: str, colour, label: str):
@@ -150,10 +149,12 @@ COST_LABELS = dict(processor='processor time [s]', seconds='time [s]')
 
 
 def total_costs(history: pd.DataFrame) -> pd.DataFrame:  # a row a run and seed
-    "What all of a seed's training cost: processor (or seconds), and updates where they were counted."
-    last = history.groupby(['run', 'seed'], sort=False).tail(1)  # epochs are in order
+    "What all of a seed's training cost, where it is known: processor (or seconds), and updates if counted."
+    clocks = [c for c in COST_LABELS if c in history]
+    timed = history.dropna(subset=clocks, how='all')
+    last = timed.groupby(['run', 'seed'], sort=False).tail(1)  # epochs are in order
     known = last.columns[last.notna().all()]
-    clock = next(c for c in COST_LABELS if c in known)
+    clock = next(c for c in clocks if c in known)
     return last[['run', 'seed', clock] + ['updates'] * ('updates' in known)]
 
 # %% ../../nbs/17_report/05_figures.ipynb #74769efc
@@ -444,8 +445,8 @@ def confusion_story(labels, predictions, share: np.ndarray, names: list) -> str:
     "Say how many sounds are named right, and the largest confusion."
     known = labels >= 0
     right = (labels == predictions)[known].mean()
-    story = f'{right:.0%} of {known.sum():,} sounds are named right'
-    story += f' (chance {1 / len(names):.0%})'
+    chance = f'(chance {1 / len(names):.0%})'
+    story = f'{right:.0%} of {known.sum():,} sounds are named right {chance}'
     wrong = share * (1 - np.eye(len(names)))
     i, j = np.unravel_index(wrong.argmax(), wrong.shape)
     if wrong.max():
