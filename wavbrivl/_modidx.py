@@ -1551,6 +1551,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'wavbrivl/decoders/diffusion.py'),
                                              'wavbrivl.decoders.diffusion.LatentDiffusion.start_latents': ( '07_decoders/diffusion.html#latentdiffusion.start_latents',
                                                                                                             'wavbrivl/decoders/diffusion.py'),
+                                             'wavbrivl.decoders.diffusion.LatentDiffusion.towards_pictures': ( '07_decoders/diffusion.html#latentdiffusion.towards_pictures',
+                                                                                                               'wavbrivl/decoders/diffusion.py'),
                                              'wavbrivl.decoders.diffusion.check_diffusion': ( '07_decoders/diffusion.html#check_diffusion',
                                                                                               'wavbrivl/decoders/diffusion.py'),
                                              'wavbrivl.decoders.diffusion.check_grid': ( '07_decoders/diffusion.html#check_grid',
