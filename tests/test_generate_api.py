@@ -440,8 +440,8 @@ def test_frames_follow_one_another(model, painter, monkeypatch):
     monkeypatch.setattr(
         type(painter.diffusion),
         'denoise_once',
-        lambda self, z, share, noise: (
-            shares.append(share) or likely(self, z, share, noise)
+        lambda self, z, share, noise, wanted: (
+            shares.append(share) or likely(self, z, share, noise, wanted)
         ),
     )
     painter.film(

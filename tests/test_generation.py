@@ -397,18 +397,18 @@ def test_bad_input(models, wanted):
         )
 
 
-def recorded(answer=lambda z, share, noise: z):
-    "A prior, and what it was asked: (z, share, noise)."
+def recorded(answer=lambda z, share, noise, wanted: z):
+    "A prior, and what it was asked: (z, share, noise, wanted)."
     asked = []
 
-    def prior(z, share, noise):
-        asked.append((z.clone(), share, noise.clone()))
-        return answer(z, share, noise)
+    def prior(z, share, noise, wanted):
+        asked.append((z.clone(), share, noise.clone(), wanted.clone()))
+        return answer(z, share, noise, wanted)
 
     return prior, asked
 
 
-softly = lambda z, share, noise: (
+softly = lambda z, share, noise, wanted: (
     (1 - share) * z + share * noise.roll(1, 2)
 )  # something that minds all it is told
 ASKED = QUICK.model_copy(update=dict(steps=7, prior_interval=3, chunk=64))
@@ -426,7 +426,7 @@ def test_a_prior_is_asked_now_and_then_with_less_and_less_noise(models, wanted):
         prior=prior,
         watch=lambda step, *_: when.append(len(asked)),
     )
-    assert [share for _, share, _ in asked] == pytest.approx(
+    assert [share for _, share, *_ in asked] == pytest.approx(
         [1, 4 / 7, 1 / 7]
     ) and when == [1, 1, 1, 2, 2, 2, 3]
     assert torch.allclose(
@@ -442,6 +442,8 @@ def test_a_prior_is_asked_now_and_then_with_less_and_less_noise(models, wanted):
         ),
         atol=1e-5,
     ), 'z as the codec has it'
+    unit = F.normalize(torch.as_tensor(wanted), dim=1)
+    assert all(torch.allclose(w.cpu(), unit, atol=1e-5) for *_, w in asked)
     from_picture, asked = recorded()
     search_pictures(
         codec,
@@ -469,10 +471,12 @@ def test_what_a_prior_says_is_where_the_search_goes_on(models, wanted):
         brivl,
         wanted,
         still,
-        prior=lambda z, share, noise: codec.codebook[9][:, None, None].expand_as(z),
+        prior=lambda z, share, noise, wanted: codec.codebook[9][
+            :, None, None
+        ].expand_as(z),
     )
     assert (forced.indices == 9).all()
-    late = lambda z, share, noise: codec.codebook[2 if share < 0.5 else 9][
+    late = lambda z, share, noise, wanted: codec.codebook[2 if share < 0.5 else 9][
         :, None, None
     ].expand_as(z)
     looked = []
@@ -558,13 +562,13 @@ def test_a_sounds_noise_is_its_own(models, wanted):
 def test_a_prior_that_breaks_stops_that_sound_alone(models, wanted):
     codec, brivl = models
 
-    def breaks(z, share, noise):
+    def breaks(z, share, noise, wanted):
         return torch.where(
             (torch.arange(len(z)) == 1)[:, None, None, None]
             & (share < 1)
             & (len(z) == 3),
             math.nan,
-            softly(z, share, noise),
+            softly(z, share, noise, wanted),
         )
 
     well, made = (

@@ -264,7 +264,9 @@ def guide(
     "Search the codes of every row: `GuidedPictures`."
     prior = None
     if kind != 'bare':
-        prior = lambda z, s, noise: self.diffusion.denoise_once(z, share * s, noise)
+        wanted = self.diffusion.towards_pictures(wanted)
+        likely = self.diffusion.denoise_once
+        prior = lambda z, s, noise, w: likely(z, share * s, noise, w)
     return search_pictures(self.vqgan, model.brivl, wanted, params, start, names, prior)
 
 # %% ../../nbs/13_api/04_painter.ipynb #8bf4968b

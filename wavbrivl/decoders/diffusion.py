@@ -344,13 +344,18 @@ def denoise_once(
     z: torch.Tensor,  # [N, channels, side, side]
     share: float,  # of the process, 0 .. 1: how much of z gives way to noise
     noise: torch.Tensor,  # as z
+    wanted=None,  # [N, dim] embeddings of pictures; None: anything
 ) -> torch.Tensor:  # as z
-    "Noise latents by a share and denoise them in one step, without a condition."
+    "Noise latents by a share and denoise them in one step."
     steps = self.params.steps
     process = noise_scheduler(steps)
     step = torch.full((len(z),), round(share * (steps - 1)), device=z.device)
     x = process.add_noise((z - self.mean) / self.deviation, noise, step)
-    v = self(x, step, None)
+    if wanted is None:
+        v = self(x, step, None)
+    else:
+        weight, wanted = self.params.guidance_scale, self.condition_vector(wanted)
+        v = self.guided_velocity(x, step, wanted, weight)
     keep = process.alphas_cumprod.to(z.device)[step[:, None, None, None]]
     clean = keep.sqrt() * x - (1 - keep).sqrt() * v
     return clean * self.deviation + self.mean

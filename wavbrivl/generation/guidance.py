@@ -222,7 +222,8 @@ def apply_prior(self: GuidedSearch, share: float):
     for rows in self.groups():
         z = self.scaled(rows)
         noise = [torch.randn(z.shape[1:], generator=self.draws[i]) for i in rows]
-        likely = self.prior(z, share, torch.stack(noise).to(z.device))
+        noise = torch.stack(noise).to(z.device)
+        likely = self.prior(z, share, noise, self.wanted[rows])
         for i, row in zip(rows, likely / self.scale):
             self.z[i].copy_(row)
 
@@ -268,7 +269,7 @@ def search_pictures(
     params: GuidanceParams,
     start=None,  # uint8 [N, 3, H, W] for start 'picture' and 'retrieved'; or codes [N, h, w]
     names=None,  # of the sounds: each seeds its own draws; None: 0 .. N-1
-    prior=None,  # (z, share of noise, noise) -> denoised z, by a diffusion model
+    prior=None,  # (z, share of noise, noise, wanted) -> denoised z, by a diffusion model
     watch=None,  # called with (step, pictures uint8 [N, 3, S, S], loss [N])
 ) -> GuidedPictures:
     "Search one picture per sound, each independent of the others. Raises `BadInput`. Source: VQGAN-CLIP."

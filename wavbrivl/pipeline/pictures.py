@@ -220,7 +220,8 @@ def reconstruct_pictures(lab: Lab, vqgan: VQGAN, table, batch: int = 64) -> tupl
 def draw_for_pictures(lab: Lab, vqgan: VQGAN, diffusion, table) -> tuple:
     "A drawing for the embedding of each clip's true picture: (uint8 [N, 3, S, S], codes)."
     points, names = lab.targets.mean_picture(table['clip']), first_drawings(table)
-    return diffusion.draw(vqgan, points, names, batch=lab.params.generate.batch)
+    how = dict(batch=lab.params.generate.batch, of_pictures=True)
+    return diffusion.draw(vqgan, points, names, **how)
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #24e34ce0
 def measure_ceiling(lab: Lab, run: str, kind: str, table, made: tuple, vqgan) -> dict:
@@ -400,17 +401,14 @@ def guide_drawings(lab: Lab, sounds: SoundPoints, bare: bool = False) -> tuple:
     params = lab.params.guidance.model_copy(update=dict(start=start))
     names = [(clip,) for clip in sounds.table['clip']]
     prior = None if bare else diffusion.denoise_once
-    given = sounds.points, params, begin, names, prior
+    wanted = sounds.points if bare else diffusion.towards_pictures(sounds.points)
+    given = wanted, params, begin, names, prior
     made = search_pictures(vqgan, lab.brivl[0], *given)
     for clip, why in zip(sounds.table['clip'], made.stopped):
         if why:
             log(f'{"bare" if bare else "guided"}, {clip}: {why}')
-    usage = used_codes(vqgan, made.indices)
-    return (
-        sounds.table,
-        made.pictures,
-        dict(score=made.score.mean().item(), usage=usage),
-    )
+    drawn = made.pictures, made.indices
+    return sounds.table, *drawn_facts(lab, vqgan, drawn, sounds.points)
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #cf4dbc57
 DRAWN_KINDS = dict(
