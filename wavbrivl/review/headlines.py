@@ -92,9 +92,9 @@ HEADLINES = {
     'detection/f1': 'detection, F1',
 }  # a number: its column
 HEADLINE_NOTE = (
-    'Brackets: 95 % intervals over the test clips (over their number, where the score of each is not stored), widened by '
-    'the spread between audio seeds, and between teachers where the board has several. Plain features and BriVL, which is '
-    'asked about pictures, have no audio seeds. A row of several teachers is the mean over them.'
+    'Brackets: 95 % intervals over the test clips (over their number, where the score of each is not stored), widened '
+    'by the spread between audio seeds, and between teachers where the board has several. Plain features and BriVL, '
+    'which is asked about pictures, have no audio seeds. A row of several teachers is the mean over them.'
 )
 
 
