@@ -429,7 +429,7 @@ def leader_story(t: pd.DataFrame, summary: dict, clips=None) -> str:
     if apart:
         story += f' ({"; ".join(apart)})'
     lacking = f', {unknown} without one' * bool(unknown)
-    return f'{story}, by 95 % intervals{lacking}; bars: chance, {WHISKERS}'
+    return f'{story}, by 95 % intervals{lacking}; bars: chance; dots: {WHISKERS}'
 
 # %% ../../nbs/17_report/05_figures.ipynb #0f137371
 @styled

@@ -219,11 +219,10 @@ def study_story(
     )
 
 # %% ../../nbs/17_report/08_picture_figures.ipynb #70b023d2
-def sounds_text(studies: dict) -> str:
+def sounds_text(studies: dict, edit: str, panels: list) -> str:
     "Say over how many sounds lines and bands were taken, where that is recorded."
-    counts = {
-        int(r['n']) for _, rhos in studies.values() for r in rhos.values() if r.get('n')
-    }
+    found = [r for m in panels for r in runs_with_rho(studies, edit, m).values()]
+    counts = {int(r['n']) for r in found if 'n' in r}
     if not counts:
         return ''
     sounds = ' to '.join(f'{n:,}' for n in sorted({min(counts), max(counts)}))
@@ -309,5 +308,7 @@ def study_figure(
     style = dict(loc='upper center', bbox_to_anchor=(0.5, -0.2), handlelength=1.2)
     for ax in named or [axes[0, 0]]:
         ax.legend(fontsize=7, **style)
-    set_finding(fig, study_story(studies, edit, panels) + sounds_text(studies))
+    set_finding(
+        fig, study_story(studies, edit, panels) + sounds_text(studies, edit, panels)
+    )
     return fig

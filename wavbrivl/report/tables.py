@@ -6,8 +6,8 @@
 __all__ = ['TASK_NAMES', 'METRIC_NAMES', 'PICTURE_KINDS', 'DISPLAY_NAMES', 'CLASSIFYING', 'CELL_COLUMNS', 'FACT_NAMES', 'TAUGHT',
            'SEEDS', 'BOARD', 'PERCENT_NOTE', 'SMALLER_IS_BETTER', 'NO_SCORE', 'RETRIEVAL_DIGITS', 'SELECTION_COLUMNS',
            'column_title', 'row_of', 'chance_range', 'make_our_columns', 'describe_column', 'fact_text',
-           'describe_fact', 'table_rows', 'row_facts', 'unique_words', 'board_notes', 'row_notes', 'prints_percent',
-           'compare_with_paper', 'flatten_table', 'last_word', 'leading_numbers', 'bold_best', 'markdown_row',
+           'describe_fact', 'table_rows', 'row_facts', 'unique_words', 'board_notes', 'row_notes', 'leading_numbers',
+           'prints_percent', 'compare_with_paper', 'flatten_table', 'last_word', 'bold_best', 'markdown_row',
            'to_markdown', 'save_table', 'show_table', 'retrieval_rows', 'retrieval_table', 'selection_table',
            'caption_table']
 
@@ -266,14 +266,20 @@ def row_notes(
     named = [f'Runs of ours: {", ".join(other)}.'] if other else []
     return named + board_notes(boards.values())
 
+# %% ../../nbs/17_report/03_tables.ipynb #c4718395
+def leading_numbers(cells: pd.Series) -> pd.Series:
+    "Read the first number of each cell; NaN where it does not begin with one."
+    found = cells.astype(str).str.extract(r'^\s*([-+]?\d*\.?\d+)')[0]
+    return pd.to_numeric(found, errors='coerce')
+
 # %% ../../nbs/17_report/03_tables.ipynb #84a04d95
 PERCENT_NOTE = 'The paper prints these shares in percent; ours run from 0 to 1.'
 
 
 def prints_percent(theirs: pd.DataFrame) -> bool:
     "Are the shares of a printed table (R@k, top-1) above 1?"
-    shares = [c for c in theirs if 'R@' in str(c) or 'top-' in str(c)]
-    return any(leading_numbers(theirs[c]).gt(1).any() for c in shares)
+    shares = theirs.filter(regex='R@|top-')
+    return bool(shares.apply(leading_numbers).gt(1).any(axis=None))
 
 
 def compare_with_paper(
@@ -336,12 +342,6 @@ def last_word(
     name = column[-1] if isinstance(column, tuple) else column
     name = str(name).split(' of ')[0]
     return 'median rank' if name.endswith('median rank') else name.split()[-1]
-
-# %% ../../nbs/17_report/03_tables.ipynb #c4718395
-def leading_numbers(cells: pd.Series) -> pd.Series:
-    "Read the first number of each cell; NaN where it does not begin with one."
-    found = cells.astype(str).str.extract(r'^\s*([-+]?\d*\.?\d+)')[0]
-    return pd.to_numeric(found, errors='coerce')
 
 # %% ../../nbs/17_report/03_tables.ipynb #c07c23b0
 def bold_best(

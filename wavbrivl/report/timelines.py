@@ -190,7 +190,7 @@ def timing_table(
     blind = [f'{k} {first[k]:.0f}' for k in BLIND if k in first]
     table.attrs['notes'] = [
         'ms between a token and the middle of its event, on generated sequences; '
-        'in brackets the 95 % interval over them. Path: of TimingNet or DS-Net; attention: of Langue2Gloss, the decoder.',
+        'in brackets the 95 % interval over them. Path: of TimingNet or DS-Net; attention: of Langue2Gloss.',
         'Nearer than: even, tokens laid out evenly; usual, the median place of a token of its rank in training; '
         'peaks, the strongest onsets in order. Oracle: the frame nearest to the truth.',
         f'Without the model, ms off: {", ".join(blind)}.',
