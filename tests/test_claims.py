@@ -224,6 +224,50 @@ def test_seeds_widen_the_interval_over_clips():
     assert both['high'] - both['low'] > 3 * (alone['high'] - alone['low'])
 
 
+def test_plain_features_are_compared_over_the_clips_alone():
+    "The spread between seeds of towers says nothing of features without a seed."
+    small = {
+        f'toy/{run}/probe/accuracy': mean_and_spread(values, len(values))
+        for run, values in dict(
+            a=[0.95, 0.75], b=[0.9], mfcc=[0.8], log_mel=[0.6]
+        ).items()
+    }
+    a, b, mfcc, log_mel = small
+    clips = pd.DataFrame({'toy/a/zero_shot/top1': np.ones(320)})
+    plain = compare_runs(small, mfcc, log_mel, clips)
+    assert plain['basis'] == 'counts' and 0.1 < plain['low'] < 0.2 < plain['high']
+    towers = compare_runs(small, a, b, clips)
+    assert towers['basis'] == 'counts and seeds' and towers['low'] < -1 < towers['high']
+    assert compare_runs(small, mfcc, log_mel)['basis'] == 'none', 'no clips to count'
+
+
+def test_an_interval_over_seeds_holds_the_clips_too():
+    key = 'toy/a/text_to_audio/r1'
+    small = {key: mean_and_spread([0.1, 0.1001], 2, chance=0.003)}
+    clips = pd.DataFrame({'toy/a/zero_shot/top1': np.ones(320)})
+    found = claims.beyond_chance(small, key, clips)
+    assert found['basis'] == 'counts and seeds'
+    assert 0.05 < found['high'] - found['low'] < 0.08
+    assert claims.beyond_chance(small, key)['basis'] == 'seeds'
+
+
+def test_a_finding_without_the_spread_of_training_says_so():
+    found = dict(first=0.8, second=0.7, low=0.02, high=0.18, basis='counts')
+    row = dict(verdict=claims.REPRODUCED, found=found)
+    assert claims.verdict_words(row) == 'better, over counts alone'
+    row['found'] = found | dict(basis='clips and seeds')
+    assert claims.verdict_words(row) == 'better'
+    assert claims.verdict_words(row | dict(verdict=claims.LEVEL)) == claims.LEVEL
+
+
+@needs_results
+def test_the_notes_explain_every_basis_in_the_table(summary, clips):
+    rows = claims.judge_claims(summary, 'foley', clips)
+    notes = ' '.join(claims.claims_table(rows).attrs['notes']).lower()
+    for basis in {r['found']['basis'] for r in rows if 'found' in r}:
+        assert all(word in notes for word in basis.split(' and ')), basis
+
+
 def test_an_empty_board_tests_nothing():
     rows = claims.judge_claims({}, 'foley')
     assert {r['verdict'] for r in rows} == {claims.UNTESTED}

@@ -30,8 +30,10 @@ from wavbrivl.report.picture_tables import (
     pictures_table,
     compare_with_survey,
 )
-from wavbrivl.report.figures import confusion_figure, runs_figure, training_figure
+from wavbrivl.report.figures import runs_figure, training_figure
+from wavbrivl.report.timelines import timeline_figure
 from wavbrivl.report.space_figures import (
+    confusion_figure,
     gallery_figure,
     similarity_figure,
     space_figure,
@@ -208,7 +210,7 @@ def test_ours_and_theirs_never_share_a_column(results):
         and column['chance'] == '0.020'
         and column['SOTA'] == ''
     )
-    zero = t['ours, foley', 'zero-shot top-1 of 20']
+    zero = t['ours, foley', 'zero-shot top-1 of 20 classes']
     assert zero['WavBriVL (ZS)'] == '0.300' and zero['WavBriVL'] == ''
     assert any('supervision pairs' in n for n in t.attrs['notes']) and any(
         'templates scene' in n for n in t.attrs['notes']
@@ -371,7 +373,7 @@ def test_titles_say_what_the_numbers_say(results, space):
         )
         .get_suptitle()
         .replace('\n', ' ')
-        == '75% of 4 sounds are named right (chance 50%); rain is taken for dog 50% of the time'
+        == '3 of 4 (75% [30%, 95%]) sounds are named right, chance 50%; rain is taken for dog in 1 of 2'
     )
     assert (
         runs_figure(collect_metrics(results), 'foley', 'audio_to_image', 'mrr')
@@ -380,7 +382,7 @@ def test_titles_say_what_the_numbers_say(results, space):
         == 'wavbrivl 0.310 ± 0.014 (2 seeds), above l2 (2 seeds) by 0.139 to 0.261'
     )
     assert (
-        'b reaches a validation MRR of 0.400'
+        'best epoch: b 0.400 ± 0.000 (2 seeds), a 0.200'
         in training_figure(
             pd.concat(
                 [
@@ -394,6 +396,87 @@ def test_titles_say_what_the_numbers_say(results, space):
         '100%' in similarity_figure(a, a, y).get_suptitle()
         or '9' in similarity_figure(a, a, y).get_suptitle()
     )
+
+
+def board(**runs):
+    "A summary of zero-shot numbers of one seed each: run=(mean, supervision, share of wrong pairs)."
+    found = {}
+    for run, (mean, said, wrong) in runs.items():
+        facts = dict(supervision=said, mismatch=wrong)
+        found[f'toy/{run}/zero_shot/top1'] = mean_and_spread([mean], [0], **facts)
+    return found
+
+
+def test_a_title_compares_runs_of_one_setting_alone():
+    told = board(a=(0.8, 'gloss', 0.1), b=(0.6, 'gloss', 0.25), c=(0.5, 'gloss', 0.25))
+    fig = runs_figure(told, 'toy', 'zero_shot', 'top1')
+    title = fig.get_suptitle().replace('\n', ' ')
+    assert 'gloss, 10% wrong pairs: a 0.800 (1 seed);' in title
+    assert 'gloss, 25% wrong pairs: b 0.600 (1 seed), 0.100 above c' in title
+    labels = [t.get_text() for t in fig.axes[0].get_yticklabels()]
+    assert labels[0] == 'a  (1 seed, 10% wrong pairs)'
+
+
+def test_a_supervision_has_one_colour_in_every_figure():
+    def colours(**runs):
+        fig = runs_figure(board(**runs), 'toy', 'zero_shot', 'top1')
+        handles, names = fig.legends[0].legend_handles, fig.legends[0].texts
+        found = [tuple(np.ravel(h.get_color())) for h in handles]
+        return dict(zip([t.get_text() for t in names], found))
+
+    few = colours(a=(0.8, 'pictures', None), b=(0.7, 'gloss and contrast', None))
+    more = colours(
+        a=(0.8, 'pictures', None),
+        c=(0.7, 'gloss', None),
+        b=(0.7, 'gloss and contrast', None),
+    )
+    assert few.items() <= more.items() and len(set(more.values())) == 3
+
+
+def test_whiskers_and_pools_are_named():
+    told = board(a=(0.8, 'pictures', None))
+    told['toy/a/zero_shot/top1']['pool'] = 24
+    label = runs_figure(told, 'toy', 'zero_shot', 'top1').axes[0].get_xlabel()
+    assert label.startswith('zero-shot top-1 of 24 classes, toy')
+    assert 'standard deviation between seeds' in label
+
+
+def test_figures_of_one_run_name_it(space):
+    a, v, y = space
+    beep, event = np.ones(1600, 'f'), [dict(label='dog', onset=0.0, offset=0.1)]
+    planes = dict(sound=a, picture=v), dict(sound=y, picture=y)
+    for fig in (
+        similarity_figure(a, v, y, run='tower, seed 0'),
+        space_figure(*planes, run='tower, seed 0'),
+        timeline_figure([beep], [event], [event], run='tower, seed 0'),
+        gallery_figure(
+            [beep], [dots()], [[dots()]], ['dog'], [['dog']], run='tower, seed 0'
+        ),
+    ):
+        assert fig.get_suptitle().startswith('tower, seed 0: ')
+
+
+def test_a_gallery_says_how_the_whole_split_does():
+    right = np.arange(320) < 283
+    shown = [np.ones(1600, 'f')], [dots()], [[dots()]], ['dog'], [['dog']]
+    title = gallery_figure(*shown, right).get_suptitle().replace('\n', ' ')
+    assert title.endswith('of all test sounds 283 of 320 (88% [84%, 91%]) do first')
+
+
+@pytest.mark.parametrize(
+    'paper, table, percent', [('BGTAI', 5, True), ('BGTAI', 2, False)]
+)
+def test_a_table_says_where_the_paper_prints_percent(paper, table, percent):
+    notes = compare_with_paper({}, paper, table).attrs['notes']
+    assert any('in percent' in n for n in notes) == percent
+
+
+def test_notes_explain_the_columns_that_there_are():
+    summary = {'toy/a/diffusion/r1': mean_and_spread([0.3], [0])}
+    notes = ' '.join(pictures_table(summary, 'toy').attrs['notes'])
+    assert 'R@1' in notes and 'FID' not in notes and 'codebook' not in notes
+    summary['toy/a/diffusion/fid'] = mean_and_spread([30.0], [0])
+    assert 'FID' in ' '.join(pictures_table(summary, 'toy').attrs['notes'])
 
 
 def test_figures_refuse(results, space):
@@ -481,7 +564,7 @@ def test_grid_marks_what_was_clipped():
         and len(fig.axes) == 6
     )
     assert fig.get_suptitle().replace('\n', ' ').startswith(
-        'From end to end pictures change most along pitch'
+        'From the first picture of a row to its last, pixels change most along pitch'
     ) and 'least along volume (0)' in fig.get_suptitle().replace('\n', ' ')
     alone = [
         dict(name='volume', steps=[('0 dB', dots())]),
@@ -620,7 +703,7 @@ def test_pictures_table():
     bare = pictures_table(
         {'foley/wavbrivl/diffusion/score': mean_and_spread([0.3], [0])}, 'foley'
     )
-    assert len(bare) == 1 and len(bare.attrs['notes']) == 2
+    assert len(bare) == 1 and len(bare.attrs['notes']) == 1
 
 
 def test_the_missing_table_stays_empty_until_there_is_ours():
@@ -636,7 +719,7 @@ def test_the_missing_table_stays_empty_until_there_is_ours():
         3,
     )
     assert (
-        ours.loc['WavBriVL', ('ours, vegas', 'diffusion FID of 5')] == '30.000'
+        ours.loc['WavBriVL', ('ours, vegas', 'diffusion FID of 5 classes')] == '30.000'
         and (ours.iloc[:, :3] == '').all().all()
     )
 

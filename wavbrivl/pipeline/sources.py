@@ -28,7 +28,12 @@ from ..core.runtime import derive_seed
 from ..decoders.vqgan import VQGAN, pixels_to_bytes, bytes_to_pixels
 from ..metrics.retrieval import search_top_k
 from ..api.pictures import WavBriVL
-from ..report.summary import MARK, list_carried
+from wavbrivl.report.summary import (
+    MARK,
+    collect_metrics,
+    list_carried,
+    run_supervisions,
+)
 from ..suites.timing import placed_sequences
 from ..report.summary import mean_and_spread
 from wavbrivl.pipeline.lab import (
@@ -153,6 +158,7 @@ def gallery_arguments(lab: Lab, stored: StoredEvaluation, k: int = 5) -> dict:
     k = min(k, len(t))
     _, nearest = search_top_k(stored.audio[stored.seen], stored.pictures, k)
     rows = one_per_class(t, lab.params.report.gallery)
+    classes = t.label.to_numpy()
     files = [frames[0] for frames in t.frames]
     found, found_labels = [], []
     for i in rows:
@@ -164,6 +170,7 @@ def gallery_arguments(lab: Lab, stored: StoredEvaluation, k: int = 5) -> dict:
         labels=list(t.label.iloc[rows]),
         found=found,
         found_labels=found_labels,
+        everyone=classes[nearest[:, 0]] == classes,
     )
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #32d06428
@@ -184,7 +191,7 @@ def space_arguments(lab: Lab, stored: StoredEvaluation) -> tuple[dict, dict]:
     modalities = dict(
         sound=(stored.audio, stored.labels),
         picture=(stored.pictures, stored.labels[stored.seen]),
-        text=caption_points(lab, stored),
+        caption=caption_points(lab, stored),
     )
     there = {m: pair for m, pair in modalities.items() if len(pair[0])}
     points = {m: points for m, (points, _) in there.items()}
@@ -210,10 +217,10 @@ def timeline_arguments(lab: Lab, stored: StoredEvaluation, n: int = 6) -> dict:
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #f0ed2846
 def caption_rows(lab: Lab, stored: StoredEvaluation, n: int = 8) -> list[dict]:
-    "Arguments of `caption_table`: a model's caption of some clips beside a person's."
+    "Arguments of `caption_table`: a model's caption of some clips beside the first of their own."
     t = predicted_clips(lab, stored, 'captioning', n)
     pairs = zip(t.index, t.prediction, t.captions)
-    return [dict(clip=c, said=made, person=own[0]) for c, made, own in pairs]
+    return [dict(clip=c, produced=made, reference=own[0]) for c, made, own in pairs]
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #be11e450
 def data_arguments(lab: Lab) -> tuple[list, dict]:
@@ -298,11 +305,13 @@ def five_class_summary(
     if not set(FIVE_CLASSES) <= set(lab.corpus.table.label):
         return {}
     found, kind = {}, lab.params.generator.kind
+    taught = run_supervisions(collect_metrics(lab.results, write=False))
     for run in list_runs(lab.root, 'pictures'):
         file = lab.build / f'pictures/{run}/{kind}.npz'
         if file.exists():
             hits = five_class_hits(lab, file)
             facts = dict(chance=1 / len(FIVE_CLASSES), pool=5, sounds=len(hits))
+            facts |= dict(supervision=taught.get(run))
             entry = mean_and_spread([float(hits.mean())], [0], **facts)
             found[f'{lab.corpus_name}, 5 classes/{run}/{kind}/r1'] = entry
     return found
@@ -329,7 +338,7 @@ def codec_rows(lab: Lab, n: int = 12) -> list[dict]:
 TABLE4_ROWS = dict(
     l2='(A)', sp_only='(B)', total='(C)', second='(D)', half='(E)', ds_rf='(F)'
 )  # a variant: its row in BGTAI's Table 4
-FIGURE2_VARIANTS = ('base', 'ds_net', 'result_filter', 'ds_rf', 'random_drop')
+FIGURE2_VARIANTS = ('base', 'total', 'ds_net', 'result_filter', 'ds_rf', 'random_drop')
 COMPLETE_VARIANTS = ('bgtai', 'ds_rf')  # the first of them that there is
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #090889f3

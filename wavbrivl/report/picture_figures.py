@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['STUDY_PANELS', 'MEASURE_LABELS', 'EDIT_LABELS', 'draw_sound', 'pictures_figure', 'picture_change', 'describe_changes',
            'draw_steps', 'edits_figure', 'select_line', 'select_correlation', 'format_rho', 'classify_trend',
-           'runs_with_rho', 'study_story', 'study_panels', 'draw_clipped', 'draw_study', 'study_size', 'study_figure']
+           'runs_with_rho', 'study_story', 'sounds_text', 'study_panels', 'draw_clipped', 'draw_study', 'study_size',
+           'study_figure']
 
 # %% ../../nbs/17_report/08_picture_figures.ipynb #bb4d509d
 import numpy as np
@@ -87,14 +88,14 @@ def describe_changes(
     most = max(change, key=change.get)
     least = min(change, key=change.get)
     return (
-        f'From end to end pictures change most along {most} '
-        f'(by {change[most]:.0f} of 255 levels), least along {least} ({change[least]:.0f})'
-    )
+        f'From the first picture of a row to its last, pixels change most along {most} '
+        f'(by {change[most]:.0f} of 255 levels on average), least along {least} ({change[least]:.0f})'
+    ).replace('_', '-')
 
 # %% ../../nbs/17_report/08_picture_figures.ipynb #b73b6ca1
 def draw_steps(row, name: str, steps: list):
     "Draw a row of pictures under their captions, red where one ends in an asterisk."
-    name_row(row[0], name, fontsize=8)
+    name_row(row[0], name.replace('_', '-'), fontsize=8)
     for ax, (caption, picture) in zip(row, steps):
         colour = '#c00000' if caption.endswith('*') else '.3'
         picture = check_image_array(picture, f'{name}, {caption}')
@@ -218,6 +219,16 @@ def study_story(
     )
 
 # %% ../../nbs/17_report/08_picture_figures.ipynb #70b023d2
+def sounds_text(studies: dict, edit: str, panels: list) -> str:
+    "Say over how many sounds lines and bands were taken, where that is recorded."
+    found = [r for m in panels for r in runs_with_rho(studies, edit, m).values()]
+    counts = {int(r['n']) for r in found if 'n' in r}
+    if not counts:
+        return ''
+    sounds = ' to '.join(f'{n:,}' for n in sorted({min(counts), max(counts)}))
+    return f'. {sounds} sounds; brackets and bands: 95 % over them'
+
+
 def study_panels(
     studies: dict,  # as in `study_figure`
     edit: str,
@@ -244,7 +255,7 @@ def draw_clipped(ax, studies: dict, edit: str):
     "Draw the share of clipped samples in grey: the panel's height is all of them."
     lines = [select_line(t, edit, 'clipped') for t, _ in studies.values()]
     line = next((v for v in lines if len(v)), None)
-    if line is None or not line['mean'].max() > 0:
+    if line is None or line['mean'].max() < 0.0005:
         return
     grey = dict(color='.85', lw=0, zorder=0, transform=ax.get_xaxis_transform())
     ax.fill_between(line.value, 0, line['mean'], **grey)
@@ -297,5 +308,7 @@ def study_figure(
     style = dict(loc='upper center', bbox_to_anchor=(0.5, -0.2), handlelength=1.2)
     for ax in named or [axes[0, 0]]:
         ax.legend(fontsize=7, **style)
-    set_finding(fig, study_story(studies, edit, panels))
+    set_finding(
+        fig, study_story(studies, edit, panels) + sounds_text(studies, edit, panels)
+    )
     return fig

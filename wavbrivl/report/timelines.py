@@ -14,7 +14,7 @@ import numpy as np
 from ..core.files import BadInput
 from ..core.plotting import palette, styled, set_finding
 from ..media.signal import draw_spectrogram
-from .summary import find_boards
+from .summary import find_boards, seeds_text
 from .tables import board_notes
 
 # %% ../../nbs/17_report/07_timelines.ipynb #01062218
@@ -59,6 +59,7 @@ def timeline_figure(
     clips,  # arrays [n] at 16 kHz
     true,  # for each a list of dict(label, onset, offset)
     found,  # the same, as detected
+    run: str = '',  # whose detections they are
 ):  # matplotlib Figure
     "Draw clips with their true and detected events. Raises `BadInput` where a clip lacks either."
     import matplotlib.pyplot as plt
@@ -80,11 +81,9 @@ def timeline_figure(
         top.set_visible(False)
         low.set_visible(False)
     right = sum(same_classes(t, f) for t, f in zip(true, found))
-    set_finding(
-        fig,
-        'True events (blue, above) and detected ones (orange, below): '
-        f'in {right} of {n} clips exactly the sounding classes are detected',
-    )
+    story = f'in {right} of these {n} clips exactly the sounding classes are detected'
+    colours = 'true events blue, above; detected ones orange, below'
+    set_finding(fig, f'{run + ": " * bool(run)}{story} ({colours})')
     return fig
 
 # %% ../../nbs/17_report/07_timelines.ipynb #10b76e76
@@ -157,7 +156,8 @@ def alignment_story(summary: dict, corpus: str, run: str) -> str:
     if not found:
         return ''
     gains = [describe_gain(*nearer_by(found, k), COMPARED[k]) for k in COMPARED]
-    off = f'{run}: gloss tokens lie {found["ds_net"]:.0f} ms from their events'
+    seeds = seeds_text(summary[f'{corpus}/{run}/timing/ds_net']['n'])
+    off = f'{run}, {seeds}: gloss tokens lie {found["ds_net"]:.0f} ms from their events'
     return f'{off}; {"; ".join(gains)}'
 
 # %% ../../nbs/17_report/07_timelines.ipynb #f446f763
@@ -190,7 +190,9 @@ def timing_table(
     blind = [f'{k} {first[k]:.0f}' for k in BLIND if k in first]
     table.attrs['notes'] = [
         'ms between a token and the middle of its event, on generated sequences; '
-        'in brackets the 95 % interval over them.',
+        'in brackets the 95 % interval over them. Path: of TimingNet or DS-Net; attention: of Langue2Gloss.',
+        'Nearer than: even, tokens laid out evenly; usual, the median place of a token of its rank in training; '
+        'peaks, the strongest onsets in order. Oracle: the frame nearest to the truth.',
         f'Without the model, ms off: {", ".join(blind)}.',
         *board_notes(table.get('board', [])),
     ]

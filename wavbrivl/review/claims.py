@@ -6,7 +6,7 @@
 __all__ = ['REPRODUCED', 'LEVEL', 'LOST', 'UNDECIDED', 'UNTESTED', 'NUMBER_NAMES', 'TEACHER_NOTES', 'CLAIM_COLUMNS',
            'CLAIM_NOTES', 'QUEUE_RUNS', 'read_claims', 'give_verdict', 'beyond_chance', 'correlation', 'evidence_text',
            'interval_text', 'number_name', 'measure_claim', 'mark_names', 'judge_claim', 'judge_claims', 'claims_table',
-           'count_verdicts', 'describe_pair', 'describe_control', 'describe_contrast']
+           'count_verdicts', 'verdict_words', 'describe_pair', 'describe_control', 'describe_contrast']
 
 # %% ../../nbs/19_review/02_claims.ipynb #e0e5f70d
 import csv
@@ -14,13 +14,13 @@ import pandas as pd
 from importlib.resources import files
 
 # %% ../../nbs/19_review/02_claims.ipynb #aea37631
-from ..metrics.intervals import paired_interval, seed_interval
+from ..metrics.intervals import paired_interval
 from wavbrivl.report.summary import (
     MARK,
-    SHARES,
     compare_runs,
     seeds_text,
-    share_error,
+    count_sounds,
+    luck_interval,
     training_luck,
 )
 from ..report.tables import board_notes, column_title
@@ -72,13 +72,8 @@ def beyond_chance(
         _, low, high = paired_interval(each, error, freedom)
         basis = luck.basis('clips')
         return out | dict(difference=apart, low=low, high=high, basis=basis)
-    basis = luck.basis() if error else 'seeds'
-    if not error and key.rsplit('/', 1)[1] in SHARES:
-        error, freedom, basis = share_error(entry), 1e9, 'counts'
-    if not error:
-        return out | dict(difference=apart, basis='none')
-    low, high = seed_interval(apart, error, freedom)
-    return out | dict(difference=apart, low=low, high=high, basis=basis)
+    counted = entry['mean'], count_sounds(summary, key, clips)
+    return out | dict(difference=apart) | luck_interval(apart, luck, counted)
 
 
 def correlation(summary: dict, key: str) -> dict | None:
@@ -176,8 +171,10 @@ TEACHER_NOTES = (
 CLAIM_COLUMNS = ['paper', 'place', 'claim', 'number', 'ours', 'difference', 'verdict']
 CLAIM_NOTES = (
     'Brackets: 95 % intervals. Clips and seeds: a bootstrap over the test clips, both runs on the same clips, '
-    'widened by the spread between seeds that all runs with several of them show. Clips alone, or counts of '
-    'sounds: one seed, so without the spread of training. ',
+    'widened by the spread between seeds that all runs with several of them show. Counts: the same where the scores '
+    'of each clip are not stored, from how many sounds a share is of. Clips or counts alone: one seed, so the '
+    'spread of training is left out and the interval is too narrow. Seeds alone: the spread of the clips is left '
+    'out, which makes it too narrow as well. Sounds: of a rank correlation, drawn anew over the sounds. ',
     'Of 20 intervals about one leaves zero out by luck; a single verdict of this table is no proof.',
     'A claim that two runs are alike is met by no difference.',
     'Undecided: a difference without an interval. Not tested here: a system, data set or people that this lab has not.',
@@ -220,10 +217,19 @@ def count_verdicts(rows: list) -> str:
         n = group.verdict.value_counts()
         every = REPRODUCED, LEVEL, LOST, UNDECIDED, UNTESTED
         parts = [f'{n[v]} {v}' for v in every if v in n]
-        said.append(f'{paper}: {", ".join(parts)}')
+        said.append(f'{paper}, {len(group)} comparisons: {", ".join(parts)}')
     return '; '.join(said) + '.'
 
 # %% ../../nbs/19_review/02_claims.ipynb #7a7a0f3b
+def verdict_words(row: dict) -> str:
+    "The verdict of a comparison in a sentence; a finding that no spread of training stands behind says so."
+    word = 'better' if row['verdict'] == REPRODUCED else row['verdict']
+    found = row['found']
+    if row['verdict'] in (LEVEL, UNDECIDED) or 'seeds' in found['basis']:
+        return word
+    return f'{word}, over {found["basis"]} alone'
+
+
 def describe_pair(
     rows: list,
     first: str = 'bgtai',
@@ -242,8 +248,7 @@ def describe_pair(
     parts = []
     for r in found:
         a, b = r['found']['first'], r['found']['second']
-        word = 'better' if r['verdict'] == REPRODUCED else r['verdict']
-        parts.append(f'{r["number"]} {a:.3f} beside {b:.3f} ({word})')
+        parts.append(f'{r["number"]} {a:.3f} beside {b:.3f} ({verdict_words(r)})')
     each = list(zip(*(r['found']['seeds'] for r in found)))
     first, second = (f'{n}, {seeds_text(*s)},' for n, s in zip(names, each))
     head = f'{first} beats {second} here in {wins} of {len(found)} numbers'
@@ -258,8 +263,7 @@ def describe_control(rows: list, control: str, number: str = 'zero-shot top-1') 
     for r in rows:
         if r.get('second') == control and r['number'] == number:
             found, run = r['found'], r['key'].split('/')[0]
-            verdict = 'better' if r['verdict'] == REPRODUCED else r['verdict']
-            parts.append(f'{run} {found["first"]:.3f} ({verdict})')
+            parts.append(f'{run} {found["first"]:.3f} ({verdict_words(r)})')
             seeds = seeds_text(*found['seeds'])
     if not parts:
         return ''

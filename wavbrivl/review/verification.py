@@ -23,7 +23,7 @@ from ..core.config import find_root, list_experiments, read_config_layers
 from ..core.files import BadInput, read_json
 from ..pipeline.lab import list_changed_keys
 from wavbrivl.report.summary import (
-    SHARES,
+    count_sounds,
     TrainingLuck,
     difference_interval,
     list_carried,
@@ -112,7 +112,7 @@ def judge_number(
     fresh: dict,
     luck: TrainingLuck = TrainingLuck(),  # what training adds to the error
     clips=None,  # [N] fresh scores of each clip less the committed ones
-    share: bool = False,  # a share of counted sounds?
+    sounds: tuple = (0, 0),  # that each is a share of; 0: it is none
 ) -> dict:  # committed, here, difference, allowed, basis, verdict
     "Was a number reproduced? The verdict is same, within or outside."
     apart = fresh['mean'] - committed['mean']
@@ -120,7 +120,7 @@ def judge_number(
     if np.isclose(apart, 0, atol=SAME * abs(committed['mean'])):
         return out | dict(allowed=0.0, basis='', verdict='same')
     found = own_interval(committed, fresh)
-    found = found or difference_interval(fresh, committed, luck, clips, share)
+    found = found or difference_interval(fresh, committed, luck, clips, sounds)
     if found['basis'] == 'none':
         found = near_interval(committed, found)
     half = (found['high'] - found['low']) / 2
@@ -156,8 +156,8 @@ def compare_summaries(
         old, new = committed[key], fresh[key]
         luck = training_luck(committed, (key, old['n'], 1), (key, new['n'], 1))
         clips = clip_differences(key, fresh_clips, committed_clips)
-        share = key.rsplit('/', 1)[1] in SHARES
-        rows[key] = judge_number(old, new, luck, clips, share)
+        sounds = [count_sounds(s, key) for s in (committed, fresh)]
+        rows[key] = judge_number(old, new, luck, clips, sounds)
     return pd.DataFrame.from_dict(rows, orient='index')
 
 # %% ../../nbs/19_review/03_verification.ipynb #f6dfc17a
