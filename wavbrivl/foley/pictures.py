@@ -20,7 +20,7 @@ from typing import NamedTuple
 # %% ../../nbs/02_foley/08_pictures.ipynb #fc965665
 from ..core.files import BadInput
 from .scene import INDOORS, Scene, Source, interpolate, read_table
-from .canvas import Pen, SHAPES, Sheet, fill_polygon, random_colour
+from .canvas import Pen, SHAPES, Sheet, fill_polygon, paint, random_colour
 from wavbrivl.foley.nature import (
     see_cat,
     see_cricket,
@@ -185,7 +185,7 @@ def draw_yard(site: Site):
         pale = (SHAPES['yard pale'] + (x, 0)) * site.size
         pale = pale + (0, site.horizon)
         fence.fill(pale, site.colour(195, 175, 150))
-    fence.paint(site.image)
+    paint(site.image, fence)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #27b7ada2
 def draw_water_strip(site: Site, depth: float):
@@ -401,14 +401,21 @@ def action_stage(s: Source, scene: Scene, frame: int) -> float:
     return (REST + (t - onset) / (offset - onset)) % 1
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #56f9836a
-def draw_source(image, scene: Scene, of: int, frame: int, x: float, ground: float):
+def draw_source(
+    scene: Scene,
+    of: int,  # number of the source
+    frame: int,
+    size: int,  # side of the picture, pixels
+    x: float,
+    ground: float,
+) -> list:  # of sheets
     "Draw all individuals of a source around `x`, feet at `ground` (shares of the picture)."
     s = scene.sources[of]
-    size = image.width
     half = half_height(s, of)
     y = centre_height(s, of, half, ground)
     many = 1 if s.kind.counted else s.count
     stage = action_stage(s, scene, frame)
+    sheets = []
     for i in range(many):
         rng = scene.stream('object', of, i)
         flip = 1 if rng.uniform() < 0.5 else -1
@@ -416,9 +423,10 @@ def draw_source(image, scene: Scene, of: int, frame: int, x: float, ground: floa
         dx = (i - (many - 1) / 2) * 1.45 * half
         dy = 0.05 * (i % 2)
         at = ((x + dx) * size, (y + dy) * size)
-        pen = Pen(image, *at, half * size, flip, lean, rng)
+        pen = Pen(*at, half * size, flip, lean, rng)
         DRAWINGS[s.label](pen, s, (stage + 0.13 * i) % 1)
-        pen.paint()
+        sheets.append(pen.sheet)
+    return sheets
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #dfe58378
 def draw_uneven_light(rng, size: int, noise: float) -> np.ndarray:
@@ -474,9 +482,12 @@ def render_picture(
     side = 1 if rng.uniform() < 0.5 else -1
     shift = 0.12 * side if scene.behind else noise * rng.uniform(-0.12, 0.12)
     moved = noise * eye.uniform(-0.03, 0.03)
+    sheets = []
     if scene.behind:
         x = 0.5 - 0.28 * side + 0.6 * moved
-        draw_source(image, scene, 1, frame, x, horizon + 0.14)
+        sheets += draw_source(scene, 1, frame, 2 * size, x, horizon + 0.14)
     ground = noise * (rng.uniform(-0.04, 0.03) + eye.uniform(-0.015, 0.015))
-    draw_source(image, scene, 0, frame, 0.5 + shift + moved, 0.93 + ground)
+    x = 0.5 + shift + moved
+    sheets += draw_source(scene, 0, frame, 2 * size, x, 0.93 + ground)
+    paint(image, *sheets)
     return photograph(eye, image, size, scene)
