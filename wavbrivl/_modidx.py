@@ -1804,6 +1804,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'wavbrivl.foley.canvas.spline_basis': ( '02_foley/canvas.html#spline_basis',
                                                                                'wavbrivl/foley/canvas.py'),
                                        'wavbrivl.foley.canvas.to_grid': ('02_foley/canvas.html#to_grid', 'wavbrivl/foley/canvas.py'),
+                                       'wavbrivl.foley.canvas.unit_circle': ( '02_foley/canvas.html#unit_circle',
+                                                                              'wavbrivl/foley/canvas.py'),
                                        'wavbrivl.foley.canvas.widen_segments': ( '02_foley/canvas.html#widen_segments',
                                                                                  'wavbrivl/foley/canvas.py')},
             'wavbrivl.foley.captions': { 'wavbrivl.foley.captions.Style': ('02_foley/captions.html#style', 'wavbrivl/foley/captions.py'),

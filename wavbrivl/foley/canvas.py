@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BLACK', 'WOOD', 'STEEL', 'GLASS', 'GRASS', 'STEAM', 'FOAM', 'SHAPES', 'random_colour', 'shade', 'read_points',
-           'spline_basis', 'smooth_curve', 'angles', 'round_off', 'sine', 'cosine', 'around', 'ring', 'to_grid',
-           'first_centre', 'count_from', 'rows_between', 'cross_edges', 'widen_segments', 'cross_discs', 'Sheet',
-           'Segments', 'join_sheets', 'cross_shapes', 'cross_lines', 'spans', 'paint', 'fill_polygon', 'Pen',
+           'spline_basis', 'smooth_curve', 'angles', 'round_off', 'sine', 'cosine', 'around', 'ring', 'unit_circle',
+           'to_grid', 'first_centre', 'count_from', 'rows_between', 'cross_edges', 'widen_segments', 'cross_discs',
+           'Sheet', 'Segments', 'join_sheets', 'cross_shapes', 'cross_lines', 'spans', 'paint', 'fill_polygon', 'Pen',
            'mark_count', 'draw_arcs', 'draw_both_arcs', 'draw_star', 'draw_strokes', 'draw_note', 'draw_burst',
            'draw_puff', 'draw_cloud', 'draw_wheel', 'action_height', 'pulse', 'sketch']
 
@@ -33,9 +33,9 @@ def random_colour(rng, saturation=(0.2, 0.9), value=(0.3, 0.95)) -> tuple:
 
 def shade(colour: tuple, by: float) -> tuple:
     "Make a colour darker (`by` < 1) or lighter (`by` > 1)."
-    c = np.asarray(colour, float)
-    c = c * by if by <= 1 else 255 - (255 - c) / by
-    return tuple(int(v) for v in c)
+    if by <= 1:
+        return tuple(int(c * by) for c in colour)
+    return tuple(int(255 - (255 - c) / by) for c in colour)
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #80bc0f47
 BLACK = (10, 10, 10)
@@ -82,9 +82,8 @@ def smooth_curve(
     else:
         q = np.concatenate([p[:1], p, p[-1:]])
     k = len(q) - 3
-    corners = np.stack([q[i : i + k] for i in range(4)], 1)
-    parts = corners[:, None] * _BASIS[:, :, None]  # [k, 6, 4, 2]
-    curve = parts[:, :, 0] + parts[:, :, 1] + parts[:, :, 2] + parts[:, :, 3]
+    a, b, c, d = (q[i : i + k, None] * _BASIS[:, i, None] for i in range(4))
+    curve = a + b + c + d  # [k, 6, 2]
     return np.concatenate([curve.reshape(-1, 2), q[-2:-1]])
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #22b75721
@@ -119,6 +118,12 @@ def around(x, y, rx, ry, a) -> tuple:
 def ring(x, y, rx, ry, a) -> np.ndarray:
     "The points of an ellipse about (x, y) at angles `a`, [k, 2]."
     return np.array(around(x, y, rx, ry, a)).T
+
+
+@cache
+def unit_circle(k: int) -> np.ndarray:
+    "`k` points of a circle of radius 1 about (0, 0), [k, 2]."
+    return ring(0, 0, 1, 1, angles(k))
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #cc4baf29
 _STEPS = 16  # of the grid in a pixel
@@ -259,7 +264,7 @@ def spans(s: Segments, width: int, height: int) -> tuple:
     left, right = key[::2], key[1::2]
     return left >> _HALF, left & (1 << _HALF) - 1, right - left
 
-# %% ../../nbs/02_foley/05_canvas.ipynb #748b1029
+# %% ../../nbs/02_foley/05_canvas.ipynb #0c73e591
 def paint(image: Image.Image, *sheets: Sheet):
     "Paint all marks on an RGB image, later ones above earlier ones."
     sheets = [s for s in sheets if s.paths]
@@ -268,11 +273,9 @@ def paint(image: Image.Image, *sheets: Sheet):
     s = join_sheets(sheets)
     piece, first, count = spans(s, *image.size)
     colours = s.look[:, :4].astype(np.uint8).view(np.uint32)[:, 0]
-    pixels = np.array(image.convert('RGBX'))
-    flat = pixels.view(np.uint32).reshape(-1)
-    flat[count_from(first, count)] = np.repeat(colours[piece // 2], count)
-    painted = Image.frombuffer('RGBX', image.size, pixels, 'raw', 'RGBX', 0, 1)
-    image.paste(painted.convert('RGB'))
+    pixels = np.frombuffer(bytearray(image.tobytes('raw', 'RGBX')), np.uint32)
+    pixels[count_from(first, count)] = np.repeat(colours[piece // 2], count)
+    image.frombytes(pixels, 'raw', 'RGBX')
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #0adad8a8
 def fill_polygon(image: Image.Image, points, colour):
@@ -339,7 +342,7 @@ def blob(self: Pen, points, fill, ink=True):
 @patch
 def disc(self: Pen, x, y, rx, ry=None, fill=None, ink=True):
     "Draw an ellipse."
-    points = ring(x, y, rx, ry or rx, angles(21))
+    points = unit_circle(21) * (rx, ry or rx) + (x, y)
     self.shape(points, fill or self.body, ink)
 
 

@@ -81,8 +81,8 @@ def backdrop(rng, size: int, horizon: float, scene: Scene, far) -> Image.Image:
     below = near * (0.8 + 0.35 * (y - horizon) / (1 - horizon))
     rows = np.where(y < horizon, above, below)
     rows = np.clip(rows, 0, 255).astype(np.uint8)
-    pixels = np.broadcast_to(rows[:, None], (size, size, 3))
-    return Image.fromarray(pixels.copy())
+    column = Image.fromarray(rows[:, None])
+    return column.resize((size, size), Image.NEAREST)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #99836e94
 class Site(NamedTuple):
@@ -459,10 +459,10 @@ def photograph(rng, image: Image.Image, size: int, scene: Scene) -> np.ndarray:
     image = image.resize((size, size), Image.BOX)
     if noise and rng.uniform() < 0.5 * noise:
         image = blur(image, rng.uniform(0.2, 0.7) * size / 96)
-    x = np.asarray(image, np.float32) * draw_uneven_light(rng, size, noise)
-    x = x * (1 + noise * rng.uniform(-0.25, 0.15))
-    x = x + noise * rng.normal(0, 2.2, (size, size, 1))
-    return np.clip(x, 0, 255).astype(np.uint8)
+    x = np.asarray(image) * draw_uneven_light(rng, size, noise)
+    x *= 1 + noise * rng.uniform(-0.25, 0.15)
+    x += noise * rng.normal(0, 2.2, (size, size, 1))
+    return np.clip(x, 0, 255, out=x).astype(np.uint8)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #66198881
 def render_picture(
