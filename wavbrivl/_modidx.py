@@ -4122,6 +4122,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'wavbrivl/planning/later_stages.py'),
                                                 'wavbrivl.planning.later_stages.guided': ( '20_planning/later_stages.html#guided',
                                                                                            'wavbrivl/planning/later_stages.py'),
+                                                'wavbrivl.planning.later_stages.image_text_facts': ( '20_planning/later_stages.html#image_text_facts',
+                                                                                                     'wavbrivl/planning/later_stages.py'),
                                                 'wavbrivl.planning.later_stages.kinds_drawn': ( '20_planning/later_stages.html#kinds_drawn',
                                                                                                 'wavbrivl/planning/later_stages.py'),
                                                 'wavbrivl.planning.later_stages.plan_diffusion': ( '20_planning/later_stages.html#plan_diffusion',
