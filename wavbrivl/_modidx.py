@@ -1785,7 +1785,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'wavbrivl.foley.canvas.join_sheets': ( '02_foley/canvas.html#join_sheets',
                                                                               'wavbrivl/foley/canvas.py'),
                                        'wavbrivl.foley.canvas.mark_count': ('02_foley/canvas.html#mark_count', 'wavbrivl/foley/canvas.py'),
-                                       'wavbrivl.foley.canvas.paint': ('02_foley/canvas.html#paint', 'wavbrivl/foley/canvas.py'),
+                                       'wavbrivl.foley.canvas.paint_sheets': ('02_foley/canvas.html#paint_sheets', 'wavbrivl/foley/canvas.py'),
                                        'wavbrivl.foley.canvas.pulse': ('02_foley/canvas.html#pulse', 'wavbrivl/foley/canvas.py'),
                                        'wavbrivl.foley.canvas.random_colour': ( '02_foley/canvas.html#random_colour',
                                                                                 'wavbrivl/foley/canvas.py'),

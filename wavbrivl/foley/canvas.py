@@ -6,7 +6,7 @@
 __all__ = ['BLACK', 'WOOD', 'STEEL', 'GLASS', 'GRASS', 'STEAM', 'FOAM', 'SHAPES', 'random_colour', 'shade', 'read_points',
            'spline_basis', 'smooth_curve', 'angles', 'round_off', 'sine', 'cosine', 'around', 'ring', 'unit_circle',
            'to_grid', 'first_centre', 'count_from', 'rows_between', 'cross_edges', 'widen_segments', 'cross_discs',
-           'Sheet', 'Segments', 'join_sheets', 'cross_shapes', 'cross_lines', 'spans', 'paint', 'fill_polygon', 'Pen',
+           'Sheet', 'Segments', 'join_sheets', 'cross_shapes', 'cross_lines', 'spans', 'paint_sheets', 'fill_polygon', 'Pen',
            'mark_count', 'draw_arcs', 'draw_both_arcs', 'draw_star', 'draw_strokes', 'draw_note', 'draw_burst',
            'draw_puff', 'draw_cloud', 'draw_wheel', 'action_height', 'pulse', 'sketch']
 
@@ -265,7 +265,7 @@ def spans(s: Segments, width: int, height: int) -> tuple:
     return left >> _HALF, left & (1 << _HALF) - 1, right - left
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #0c73e591
-def paint(image: Image.Image, *sheets: Sheet):
+def paint_sheets(image: Image.Image, *sheets: Sheet):
     "Paint all marks on an RGB image, later ones above earlier ones."
     sheets = [s for s in sheets if s.paths]
     if not sheets:
@@ -282,7 +282,7 @@ def fill_polygon(image: Image.Image, points, colour):
     "Fill one polygon at once."
     sheet = Sheet()
     sheet.fill(points, colour)
-    paint(image, sheet)
+    paint_sheets(image, sheet)
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #0c88bdd4
 class Pen:
@@ -477,5 +477,5 @@ def sketch(
     s = replace(s, intensity=value, rate=value, pitch=0.5)
     pen = Pen(128, 132, 105, rng=np.random.default_rng(seed))
     drawing(pen, s, 0.25)
-    paint(image, pen.sheet)
+    paint_sheets(image, pen.sheet)
     return image.resize((128, 128), Image.BOX)

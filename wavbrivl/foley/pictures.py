@@ -20,7 +20,7 @@ from typing import NamedTuple
 # %% ../../nbs/02_foley/08_pictures.ipynb #fc965665
 from ..core.files import BadInput
 from .scene import INDOORS, Scene, Source, interpolate, read_table
-from .canvas import Pen, SHAPES, Sheet, fill_polygon, paint, random_colour
+from .canvas import Pen, SHAPES, Sheet, fill_polygon, paint_sheets, random_colour
 from wavbrivl.foley.nature import (
     see_cat,
     see_cricket,
@@ -185,7 +185,7 @@ def draw_yard(site: Site):
         pale = (SHAPES['yard pale'] + (x, 0)) * site.size
         pale = pale + (0, site.horizon)
         fence.fill(pale, site.colour(195, 175, 150))
-    paint(site.image, fence)
+    paint_sheets(site.image, fence)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #27b7ada2
 def draw_water_strip(site: Site, depth: float):
@@ -489,5 +489,5 @@ def render_picture(
     ground = noise * (rng.uniform(-0.04, 0.03) + eye.uniform(-0.015, 0.015))
     x = 0.5 + shift + moved
     sheets += draw_source(scene, 0, frame, 2 * size, x, 0.93 + ground)
-    paint(image, *sheets)
+    paint_sheets(image, *sheets)
     return photograph(eye, image, size, scene)
