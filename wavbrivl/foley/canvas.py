@@ -6,8 +6,8 @@
 __all__ = ['BLACK', 'WOOD', 'STEEL', 'GLASS', 'GRASS', 'STEAM', 'FOAM', 'SHAPES', 'random_colour', 'shade', 'read_points',
            'spline_basis', 'smooth_curve', 'angles', 'round_off', 'sine', 'cosine', 'around', 'ring', 'unit_circle',
            'to_grid', 'first_centre', 'count_from', 'rows_between', 'cross_edges', 'widen_segments', 'cross_discs',
-           'Sheet', 'Segments', 'join_sheets', 'cross_shapes', 'cross_lines', 'spans', 'paint_sheets', 'fill_polygon', 'Pen',
-           'mark_count', 'draw_arcs', 'draw_both_arcs', 'draw_star', 'draw_strokes', 'draw_note', 'draw_burst',
+           'Sheet', 'Segments', 'join_sheets', 'cross_shapes', 'cross_lines', 'spans', 'paint_sheets', 'fill_polygon',
+           'Pen', 'mark_count', 'draw_arcs', 'draw_both_arcs', 'draw_star', 'draw_strokes', 'draw_note', 'draw_burst',
            'draw_puff', 'draw_cloud', 'draw_wheel', 'action_height', 'pulse', 'sketch']
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #611dbf1f

@@ -20,7 +20,14 @@ from typing import NamedTuple
 # %% ../../nbs/02_foley/08_pictures.ipynb #fc965665
 from ..core.files import BadInput
 from .scene import INDOORS, Scene, Source, interpolate, read_table
-from .canvas import Pen, SHAPES, Sheet, fill_polygon, paint_sheets, random_colour
+from wavbrivl.foley.canvas import (
+    Pen,
+    SHAPES,
+    Sheet,
+    fill_polygon,
+    paint_sheets,
+    random_colour,
+)
 from wavbrivl.foley.nature import (
     see_cat,
     see_cricket,
