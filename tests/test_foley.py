@@ -34,7 +34,7 @@ from wavbrivl.foley.scene import (
 )
 from wavbrivl.foley.captions import describe_scene
 from wavbrivl.foley.sounds import render_sound, render_source
-from wavbrivl.foley.canvas import SHAPES, Sheet, fill_polygon
+from wavbrivl.foley.canvas import SHAPES, Sheet, fill_polygon, paint_sheets
 from wavbrivl.foley.pictures import REST, action_stage, draw_source, render_picture
 
 PARAMS = FoleyParams()
@@ -60,7 +60,7 @@ def db(x):
 def drawn(scene, size=192):
     "The object alone, on white."
     image = Image.new('RGB', (size, size), (255, 255, 255))
-    draw_source(image, scene, 0, 1, 0.5, 0.95)
+    paint_sheets(image, *draw_source(scene, 0, 1, size, 0.5, 0.95))
     return np.asarray(image).astype(int)
 
 
@@ -140,12 +140,12 @@ def test_a_line_is_as_wide_as_asked_and_later_marks_lie_above():
     sheet.stroke([(5, 20), (35, 20)], (255, 0, 0), 6)
     sheet.stroke([(20, 5), (20, 35)], (0, 255, 0), 4)
     sheet.stroke([(8, 8)], (0, 0, 255), 6)
-    sheet.paint(image)
+    paint_sheets(image, sheet)
     red, green, blue = np.moveaxis(np.asarray(image) > 0, 2, 0)
     assert red[:, 10].sum() == 6 and green[10].sum() == 4
     assert green[20].sum() == 4 and not red[green].any()
     assert blue.sum() == 32 and blue[5:11, 5:11].sum() == 32  # a disc of 6 pixels
-    Sheet().paint(image)
+    paint_sheets(image, Sheet())
 
 
 def test_a_scene_travels_by_pickle():

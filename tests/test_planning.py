@@ -264,6 +264,48 @@ def test_variants_that_differ_in_the_choice_of_pairs_are_counted_once(
     assert len(built) == 1
 
 
+@pytest.fixture
+def planner(lab, tmp_path):
+    return Planner(stated_machine('h200'), tmp_path / 'sample', lab.root)
+
+
+def count_calls(monkeypatch, module, name) -> list:
+    "A list that grows by one with each call of a function."
+    calls, function = [], getattr(module, name)
+    note = lambda *given: calls.append(1) or function(*given)
+    monkeypatch.setattr(module, name, note)
+    return calls
+
+
+def plan_changed(planner, stage, name, section, **changes):
+    "Plan a stage under the board's settings with one section changed."
+    changed = getattr(planner.board, section).model_copy(update=changes)
+    run = planner.board.model_copy(update={section: changed})
+    planner.measured['params', made_key(name)] = run
+    return STAGE_PLANS[stage](planner, name)
+
+
+def test_teachers_of_one_architecture_are_measured_once(planner, monkeypatch):
+    from wavbrivl.planning import stages
+
+    teachers = count_calls(monkeypatch, stages, 'brivl_task')
+    towers = count_calls(monkeypatch, stages, 'train_task')
+    one = plan_changed(planner, 'teacher', 'one', 'brivl', seed=1)
+    two = plan_changed(planner, 'teacher', 'two', 'brivl', seed=2)
+    assert one == two and len(teachers) == len(towers) == 1
+    plan_changed(planner, 'teacher', 'three', 'brivl', queue_start=1.0)
+    assert len(teachers) == 2 and len(towers) == 1  # its own steps, the same towers
+
+
+def test_sounds_are_encoded_once_for_variants_of_one_encoder(planner, monkeypatch):
+    from wavbrivl.planning import sample
+
+    encoded = count_calls(monkeypatch, sample, 'encoded_sample')
+    for ds_net in (True, False):
+        plan_changed(planner, 'variant', str(ds_net), 'language', ds_net=ds_net)
+    assert len(encoded) == 1
+
+
 def made_key(run):
     from wavbrivl.training.loop import fingerprint
 

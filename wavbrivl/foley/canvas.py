@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['BLACK', 'WOOD', 'STEEL', 'GLASS', 'GRASS', 'STEAM', 'FOAM', 'SHAPES', 'random_colour', 'shade', 'read_points',
-           'spline_basis', 'smooth_curve', 'angles', 'round_off', 'sine', 'cosine', 'around', 'ring', 'to_grid',
-           'first_centre', 'count_from', 'rows_between', 'cross_edges', 'widen_segments', 'cross_discs', 'Sheet',
-           'Segments', 'cross_shapes', 'cross_lines', 'spans', 'fill_polygon', 'Pen', 'mark_count', 'draw_arcs',
-           'draw_both_arcs', 'draw_star', 'draw_strokes', 'draw_note', 'draw_burst', 'draw_puff', 'draw_cloud',
-           'draw_wheel', 'action_height', 'pulse', 'sketch']
+           'spline_basis', 'smooth_curve', 'angles', 'round_off', 'sine', 'cosine', 'around', 'ring', 'unit_circle',
+           'to_grid', 'first_centre', 'count_from', 'rows_between', 'cross_edges', 'widen_segments', 'cross_discs',
+           'Sheet', 'Segments', 'join_sheets', 'cross_shapes', 'cross_lines', 'spans', 'paint_sheets', 'fill_polygon',
+           'Pen', 'mark_count', 'draw_arcs', 'draw_both_arcs', 'draw_star', 'draw_strokes', 'draw_note', 'draw_burst',
+           'draw_puff', 'draw_cloud', 'draw_wheel', 'action_height', 'pulse', 'sketch']
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #611dbf1f
 import colorsys
@@ -33,9 +33,9 @@ def random_colour(rng, saturation=(0.2, 0.9), value=(0.3, 0.95)) -> tuple:
 
 def shade(colour: tuple, by: float) -> tuple:
     "Make a colour darker (`by` < 1) or lighter (`by` > 1)."
-    c = np.asarray(colour, float)
-    c = c * by if by <= 1 else 255 - (255 - c) / by
-    return tuple(int(v) for v in c)
+    if by <= 1:
+        return tuple(int(c * by) for c in colour)
+    return tuple(int(255 - (255 - c) / by) for c in colour)
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #80bc0f47
 BLACK = (10, 10, 10)
@@ -82,9 +82,8 @@ def smooth_curve(
     else:
         q = np.concatenate([p[:1], p, p[-1:]])
     k = len(q) - 3
-    corners = np.stack([q[i : i + k] for i in range(4)], 1)
-    parts = corners[:, None] * _BASIS[:, :, None]  # [k, 6, 4, 2]
-    curve = parts[:, :, 0] + parts[:, :, 1] + parts[:, :, 2] + parts[:, :, 3]
+    a, b, c, d = (q[i : i + k, None] * _BASIS[:, i, None] for i in range(4))
+    curve = a + b + c + d  # [k, 6, 2]
     return np.concatenate([curve.reshape(-1, 2), q[-2:-1]])
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #22b75721
@@ -118,7 +117,13 @@ def around(x, y, rx, ry, a) -> tuple:
 
 def ring(x, y, rx, ry, a) -> np.ndarray:
     "The points of an ellipse about (x, y) at angles `a`, [k, 2]."
-    return np.stack(around(x, y, rx, ry, a), 1)
+    return np.array(around(x, y, rx, ry, a)).T
+
+
+@cache
+def unit_circle(k: int) -> np.ndarray:
+    "`k` points of a circle of radius 1 about (0, 0), [k, 2]."
+    return ring(0, 0, 1, 1, angles(k))
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #cc4baf29
 _STEPS = 16  # of the grid in a pixel
@@ -135,18 +140,18 @@ def first_centre(v: np.ndarray) -> np.ndarray:
     return (v + _STEPS // 2 - 1) // _STEPS
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #8e4e601b
-def count_from(first, count) -> tuple:
-    "Count on from each number of `first`: which of them [n], and the number reached [n]."
-    which = np.repeat(np.arange(len(count)), count)
-    before = np.cumsum(count) - count - first
-    return which, np.arange(len(which)) - before[which]
+def count_from(first, count) -> np.ndarray:
+    "Count on from each number of `first`, so many times; all numbers reached, [n]."
+    before = np.cumsum(count) - count
+    return np.repeat(first - before, count) + np.arange(count.sum())
 
 
 def rows_between(low, high, rows: int) -> tuple:
     "Rows of the picture with centres from `low` to below `high` (steps); whose they are [n], and which [n]."
-    first = np.clip(first_centre(low), 0, rows)
-    stop = np.clip(first_centre(high), first, rows)
-    return count_from(first, stop - first)
+    first = np.maximum(first_centre(low), 0)
+    stop = np.minimum(first_centre(high), rows)
+    count = np.maximum(stop - first, 0)
+    return np.repeat(np.arange(len(count)), count), count_from(first, count)
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #5e109a8a
 def cross_edges(start, end, rows: int) -> tuple:
@@ -178,7 +183,7 @@ def cross_discs(centre, radius, rows: int) -> tuple:
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #4c829198
 class Sheet:
-    "Filled shapes and lines, painted in the order in which they were made."
+    "Filled shapes and lines, in the order in which they were made."
 
     def __init__(
         self,
@@ -198,9 +203,13 @@ class Sheet:
         self.paths.append(path)
         self.looks.append((*colour, width, closed))
 
+    def points(self) -> np.ndarray:
+        "All paths, one after another, in steps of the grid; [n, 2]."
+        return to_grid(self.place(np.concatenate(self.paths)))
+
 # %% ../../nbs/02_foley/05_canvas.ipynb #046cd26b
 class Segments(NamedTuple):
-    "All segments of a sheet, one after another, [n] each."
+    "All segments of some sheets, one after another, [n] each."
 
     start: np.ndarray  # [n, 2] steps
     end: np.ndarray  # [n, 2] steps; at the end of an open line: the start again
@@ -208,71 +217,72 @@ class Segments(NamedTuple):
     look: np.ndarray  # [n, 5]
 
 
-@patch
-def segments(self: Sheet) -> Segments:
-    "Join all paths."
-    counts = np.array([len(p) for p in self.paths])
-    start = to_grid(self.place(np.concatenate(self.paths)))
-    look = np.repeat(self.looks, counts, 0)
+def join_sheets(sheets) -> Segments:
+    "Join all paths of sheets that are not empty."
+    counts = np.array([len(p) for s in sheets for p in s.paths])
+    looks = np.array([look for s in sheets for look in s.looks])
+    start = np.concatenate([s.points() for s in sheets])
     last = np.cumsum(counts) - 1
     after = np.arange(1, len(start) + 1)
-    after[last] = np.where(look[last, 4], last + 1 - counts, last)
-    return Segments(start, start[after], np.repeat(last, counts), look)
+    after[last] = np.where(looks[:, 4], last + 1 - counts, last)
+    shape = np.repeat(last, counts)
+    return Segments(start, start[after], shape, np.repeat(looks, counts, 0))
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #ea831099
-def cross_shapes(s: Segments, rows: int) -> list:
-    "Crossings of filled shapes: [(piece, row, x)]."
+def cross_shapes(s: Segments, rows: int) -> tuple:
+    "Crossings of filled shapes: piece, row, x."
     own = np.flatnonzero(s.look[:, 3] == 0)
     which, row, x = cross_edges(s.start[own], s.end[own], rows)
-    return [(2 * s.shape[own[which]], row, x)]
+    return 2 * s.shape[own[which]], row, x
 
 
 def cross_lines(s: Segments, rows: int) -> list:
     "Crossings of bands and discs: [(piece, row, x)]."
     own = np.flatnonzero(s.look[:, 3])
+    if not len(own):
+        return []
     radius = s.look[own, 3] * _STEPS // 2
     start = s.start[own]
     corners = widen_segments(start, s.end[own], radius)
-    after = np.roll(corners, -1, 1)
+    after = corners[:, [1, 2, 3, 0]]
     which, row, x = cross_edges(corners.reshape(-1, 2), after.reshape(-1, 2), rows)
     disc, line, left, right = cross_discs(start, radius, rows)
     ball = 2 * own[disc] + 1
     return [(2 * own[which // 4], row, x), (ball, line, left), (ball, line, right)]
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #0f040d4c
+_HALF = 32  # bits of a place
+
+
 def spans(s: Segments, width: int, height: int) -> tuple:
     "Runs of pixels, from the lowest piece to the highest: piece, first pixel (row by row), number; [n] each."
-    crossings = cross_shapes(s, height) + cross_lines(s, height)
+    crossings = [cross_shapes(s, height), *cross_lines(s, height)]
     piece, row, x = (np.concatenate(v) for v in zip(*crossings))
-    x = first_centre(x).clip(0, width)
-    key = (piece * height + row) * (width + 1) + x
+    x = np.clip(first_centre(x), 0, width)
+    key = (piece << _HALF) + row * width + x
     key.sort()
-    line, x = np.divmod(key, width + 1)
-    piece, row = np.divmod(line[::2], height)
-    return piece, row * width + x[::2], x[1::2] - x[::2]
+    left, right = key[::2], key[1::2]
+    return left >> _HALF, left & (1 << _HALF) - 1, right - left
 
-
-@patch
-def paint(self: Sheet, image: Image.Image):
+# %% ../../nbs/02_foley/05_canvas.ipynb #0c73e591
+def paint_sheets(image: Image.Image, *sheets: Sheet):
     "Paint all marks on an RGB image, later ones above earlier ones."
-    if not self.paths:
+    sheets = [s for s in sheets if s.paths]
+    if not sheets:
         return
-    s = self.segments()
+    s = join_sheets(sheets)
     piece, first, count = spans(s, *image.size)
-    which, pixel = count_from(first, count)
-    top = np.full(image.width * image.height, -1)
-    np.maximum.at(top, pixel, which)
-    seen = np.flatnonzero(top >= 0)
-    pixels = np.array(image)
-    pixels.reshape(-1, 3)[seen] = s.look[piece[top[seen]] // 2, :3]
-    image.paste(Image.fromarray(pixels))
+    colours = s.look[:, :4].astype(np.uint8).view(np.uint32)[:, 0]
+    pixels = np.frombuffer(bytearray(image.tobytes('raw', 'RGBX')), np.uint32)
+    pixels[count_from(first, count)] = np.repeat(colours[piece // 2], count)
+    image.frombytes(pixels, 'raw', 'RGBX')
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #0adad8a8
 def fill_polygon(image: Image.Image, points, colour):
     "Fill one polygon at once."
     sheet = Sheet()
     sheet.fill(points, colour)
-    sheet.paint(image)
+    paint_sheets(image, sheet)
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #0c88bdd4
 class Pen:
@@ -280,7 +290,6 @@ class Pen:
 
     def __init__(
         self,
-        image,
         x: float,  # centre of the box, pixels
         y: float,
         scale: float,  # half side of the box, pixels
@@ -289,7 +298,6 @@ class Pen:
         rng=None,
         ink=(30, 30, 35),
     ):
-        self.image = image
         self.sheet = Sheet(self.pixels)
         self.x = x
         self.y = y
@@ -308,11 +316,7 @@ class Pen:
         x, y = np.asarray(points, float).T
         right = self.flip * self.scale * (x * self.cos - y * self.sin)
         down = -self.scale * (x * self.sin + y * self.cos)
-        return np.stack([self.x + right, self.y + down], 1)
-
-    def paint(self):
-        "Put all that was drawn into the picture."
-        self.sheet.paint(self.image)
+        return np.array([self.x + right, self.y + down]).T
 
 # %% ../../nbs/02_foley/05_canvas.ipynb #849b76c3
 @patch
@@ -338,7 +342,7 @@ def blob(self: Pen, points, fill, ink=True):
 @patch
 def disc(self: Pen, x, y, rx, ry=None, fill=None, ink=True):
     "Draw an ellipse."
-    points = ring(x, y, rx, ry or rx, angles(21))
+    points = unit_circle(21) * (rx, ry or rx) + (x, y)
     self.shape(points, fill or self.body, ink)
 
 
@@ -471,7 +475,7 @@ def sketch(
     image = Image.new('RGB', (256, 256), (225, 222, 210))
     s = make_source(np.random.default_rng(1), label, 2.0)
     s = replace(s, intensity=value, rate=value, pitch=0.5)
-    pen = Pen(image, 128, 132, 105, rng=np.random.default_rng(seed))
+    pen = Pen(128, 132, 105, rng=np.random.default_rng(seed))
     drawing(pen, s, 0.25)
-    pen.paint()
+    paint_sheets(image, pen.sheet)
     return image.resize((128, 128), Image.BOX)

@@ -20,7 +20,14 @@ from typing import NamedTuple
 # %% ../../nbs/02_foley/08_pictures.ipynb #fc965665
 from ..core.files import BadInput
 from .scene import INDOORS, Scene, Source, interpolate, read_table
-from .canvas import Pen, SHAPES, Sheet, fill_polygon, random_colour
+from wavbrivl.foley.canvas import (
+    Pen,
+    SHAPES,
+    Sheet,
+    fill_polygon,
+    paint_sheets,
+    random_colour,
+)
 from wavbrivl.foley.nature import (
     see_cat,
     see_cricket,
@@ -81,8 +88,8 @@ def backdrop(rng, size: int, horizon: float, scene: Scene, far) -> Image.Image:
     below = near * (0.8 + 0.35 * (y - horizon) / (1 - horizon))
     rows = np.where(y < horizon, above, below)
     rows = np.clip(rows, 0, 255).astype(np.uint8)
-    pixels = np.broadcast_to(rows[:, None], (size, size, 3))
-    return Image.fromarray(pixels.copy())
+    column = Image.fromarray(rows[:, None])
+    return column.resize((size, size), Image.NEAREST)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #99836e94
 class Site(NamedTuple):
@@ -185,7 +192,7 @@ def draw_yard(site: Site):
         pale = (SHAPES['yard pale'] + (x, 0)) * site.size
         pale = pale + (0, site.horizon)
         fence.fill(pale, site.colour(195, 175, 150))
-    fence.paint(site.image)
+    paint_sheets(site.image, fence)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #27b7ada2
 def draw_water_strip(site: Site, depth: float):
@@ -401,14 +408,21 @@ def action_stage(s: Source, scene: Scene, frame: int) -> float:
     return (REST + (t - onset) / (offset - onset)) % 1
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #56f9836a
-def draw_source(image, scene: Scene, of: int, frame: int, x: float, ground: float):
+def draw_source(
+    scene: Scene,
+    of: int,  # number of the source
+    frame: int,
+    size: int,  # side of the picture, pixels
+    x: float,
+    ground: float,
+) -> list:  # of sheets
     "Draw all individuals of a source around `x`, feet at `ground` (shares of the picture)."
     s = scene.sources[of]
-    size = image.width
     half = half_height(s, of)
     y = centre_height(s, of, half, ground)
     many = 1 if s.kind.counted else s.count
     stage = action_stage(s, scene, frame)
+    sheets = []
     for i in range(many):
         rng = scene.stream('object', of, i)
         flip = 1 if rng.uniform() < 0.5 else -1
@@ -416,9 +430,10 @@ def draw_source(image, scene: Scene, of: int, frame: int, x: float, ground: floa
         dx = (i - (many - 1) / 2) * 1.45 * half
         dy = 0.05 * (i % 2)
         at = ((x + dx) * size, (y + dy) * size)
-        pen = Pen(image, *at, half * size, flip, lean, rng)
+        pen = Pen(*at, half * size, flip, lean, rng)
         DRAWINGS[s.label](pen, s, (stage + 0.13 * i) % 1)
-        pen.paint()
+        sheets.append(pen.sheet)
+    return sheets
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #dfe58378
 def draw_uneven_light(rng, size: int, noise: float) -> np.ndarray:
@@ -451,10 +466,10 @@ def photograph(rng, image: Image.Image, size: int, scene: Scene) -> np.ndarray:
     image = image.resize((size, size), Image.BOX)
     if noise and rng.uniform() < 0.5 * noise:
         image = blur(image, rng.uniform(0.2, 0.7) * size / 96)
-    x = np.asarray(image, np.float32) * draw_uneven_light(rng, size, noise)
-    x = x * (1 + noise * rng.uniform(-0.25, 0.15))
-    x = x + noise * rng.normal(0, 2.2, (size, size, 1))
-    return np.clip(x, 0, 255).astype(np.uint8)
+    x = np.asarray(image) * draw_uneven_light(rng, size, noise)
+    x *= 1 + noise * rng.uniform(-0.25, 0.15)
+    x += noise * rng.normal(0, 2.2, (size, size, 1))
+    return np.clip(x, 0, 255, out=x).astype(np.uint8)
 
 # %% ../../nbs/02_foley/08_pictures.ipynb #66198881
 def render_picture(
@@ -474,9 +489,12 @@ def render_picture(
     side = 1 if rng.uniform() < 0.5 else -1
     shift = 0.12 * side if scene.behind else noise * rng.uniform(-0.12, 0.12)
     moved = noise * eye.uniform(-0.03, 0.03)
+    sheets = []
     if scene.behind:
         x = 0.5 - 0.28 * side + 0.6 * moved
-        draw_source(image, scene, 1, frame, x, horizon + 0.14)
+        sheets += draw_source(scene, 1, frame, 2 * size, x, horizon + 0.14)
     ground = noise * (rng.uniform(-0.04, 0.03) + eye.uniform(-0.015, 0.015))
-    draw_source(image, scene, 0, frame, 0.5 + shift + moved, 0.93 + ground)
+    x = 0.5 + shift + moved
+    sheets += draw_source(scene, 0, frame, 2 * size, x, 0.93 + ground)
+    paint_sheets(image, *sheets)
     return photograph(eye, image, size, scene)

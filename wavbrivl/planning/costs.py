@@ -249,9 +249,10 @@ def seconds_of(compute) -> float:
     return time.perf_counter() - began
 
 
-def fastest(compute, repeats: int = 5) -> float:
-    "Seconds of the fastest of some calls."
-    compute()  # warms up
+def fastest(compute, repeats: int = 5, warm: bool = False) -> float:
+    "Seconds of the fastest of some calls; `warm`: it was called before."
+    if not warm:
+        compute()
     return min(seconds_of(compute) for _ in range(repeats))
 
 # %% ../../nbs/20_planning/01_costs.ipynb #8b09b0da

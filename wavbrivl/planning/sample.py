@@ -37,6 +37,7 @@ from wavbrivl.training.audio import (
 )
 from ..training.diffusion import DiffusionTask, new_diffusion
 from ..training.image_text import flatten_column, image_text_task
+from ..training.loop import fingerprint
 from ..training.targets import Targets
 from ..training.vqgan import Perceptual, VqganTask, load_frames
 from ..tasks.evaluation import EvaluationSet
@@ -85,7 +86,7 @@ class Sample:
         self.clips = len(self.corpus.table)
         self.made = {}
 
-    def once(self, key: str, make):
+    def once(self, key, make):
         "What `make()` returned the first time it was asked for."
         if key not in self.made:
             self.made[key] = make()
@@ -232,7 +233,9 @@ def sound_sample(params: Params, sample: Sample, stored: StoredFrames) -> SoundW
 
 def bridge_task(params: Params, sample: Sample, dim: int):
     "Of a variant, as it is after the first scoring of its pairs."
-    stored, encoder = encoded_sample(params, sample)
+    facts = params.audio.model_dump(), params.language.pool, params.language.window
+    key = 'frames', fingerprint(facts)
+    stored, encoder = sample.once(key, lambda: encoded_sample(params, sample))
     if params.language.trainable != 'frozen':
         stored = sound_sample(params, sample, stored)
     weights = encoder.wavlm.state_dict()

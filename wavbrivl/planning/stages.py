@@ -178,9 +178,14 @@ def plan_brivl(planner: Planner, name=None) -> list:
         return [WorkPart('released weights', 4 * size / 1e9, memory=size, disk=size)]
     own, n = own_pictures(planner), planner.clips
     items = own or planner.frames_of(n.train)
-    task = brivl_task(planner.board, planner.sample)
-    given = 'image-text model', task, p, items, valid_ratio(planner)
-    part, side = trained(planner, *given), planner.board.corpus.image_size
+
+    def measure():
+        task = brivl_task(planner.board, planner.sample)
+        given = 'image-text model', task, p, items, valid_ratio(planner)
+        return trained(planner, *given)
+
+    part = planner.once('image-text step', p.model_dump(exclude={'seed'}), measure)
+    side = planner.board.corpus.image_size
     both = picture_bytes(planner, n.train + n.valid, side)
     host = 3.0 * side**2 * (own + n.valid) if own else both
     part = times(part, 1, part.what, disk=planner.image_text_bytes(), host=host)

@@ -166,5 +166,9 @@ def measure_pass(
     given = [x if tried else x.to('meta') for x in inputs]
     with torch.no_grad():
         cost = count_cost(lambda: call(*given))
-        seconds = fastest(lambda: call(*given), 2) if tried else machine.seconds(cost)
+        seconds = (
+            fastest(lambda: call(*given), 2, warm=True)
+            if tried
+            else machine.seconds(cost)
+        )
     return Step(seconds, cost.flops, held + cost.memory, tried)
