@@ -1543,6 +1543,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'wavbrivl/decoders/diffusion.py'),
                                              'wavbrivl.decoders.diffusion.LatentDiffusion.guided_velocity': ( '07_decoders/diffusion.html#latentdiffusion.guided_velocity',
                                                                                                               'wavbrivl/decoders/diffusion.py'),
+                                             'wavbrivl.decoders.diffusion.LatentDiffusion.keep_pictures': ( '07_decoders/diffusion.html#latentdiffusion.keep_pictures',
+                                                                                                            'wavbrivl/decoders/diffusion.py'),
                                              'wavbrivl.decoders.diffusion.LatentDiffusion.latents': ( '07_decoders/diffusion.html#latentdiffusion.latents',
                                                                                                       'wavbrivl/decoders/diffusion.py'),
                                              'wavbrivl.decoders.diffusion.LatentDiffusion.load': ( '07_decoders/diffusion.html#latentdiffusion.load',

@@ -177,6 +177,15 @@ SEEN_PICTURES = 4096  # embeddings kept, at most
 
 
 @patch
+def keep_pictures(self: LatentDiffusion, points: torch.Tensor):
+    "Keep embeddings of pictures [M, dim], spread evenly over the rows."
+    last, n = len(points) - 1, min(len(points), SEEN_PICTURES)
+    rows = torch.linspace(0, last, n).round().long()
+    kept = F.normalize(points[rows].float(), dim=1).half()
+    self.register_buffer('seen', kept.to(self.mean.device))
+
+
+@patch
 def towards_pictures(self: LatentDiffusion, points: torch.Tensor) -> torch.Tensor:
     "Move points of sounds or sentences [N, dim] to where pictures lie: [N, dim], unit norm; as they are if none are kept."
     if not len(self.seen):

@@ -183,7 +183,9 @@ def train_diffusion(
         task.latents.sum().item(),
     )
     history = Trainer(task, p.optim, p.seed, state, make_engine(params), facts).run()
-    task.average.cpu().eval().save(out)
+    average = task.average.cpu().eval()
+    average.keep_pictures(task.wanted[:, 0])
+    average.save(out)
     save_history(history, out)
     shutil.rmtree(state, ignore_errors=True)
     return history
