@@ -187,7 +187,7 @@ def keep_pictures(self: LatentDiffusion, points: torch.Tensor):
 
 @patch
 def towards_pictures(self: LatentDiffusion, points: torch.Tensor) -> torch.Tensor:
-    "Move points of sounds or sentences [N, dim] to where pictures lie: [N, dim], unit norm; as they are if none are kept."
+    "Move points of sounds or sentences [N, dim] to where pictures lie, if any are kept: [N, dim], unit norm."
     if not len(self.seen):
         return points
     seen = self.seen.float()

@@ -281,7 +281,7 @@ def prints_percent(theirs: pd.DataFrame) -> bool:
     shares = theirs.filter(regex='R@|top-')
     return bool(shares.apply(leading_numbers).gt(1).any(axis=None))
 
-
+# %% ../../nbs/17_report/03_tables.ipynb #0d43e8cc
 def compare_with_paper(
     summary: dict,
     paper: str,
