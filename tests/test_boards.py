@@ -130,8 +130,8 @@ def test_a_board_is_known_by_its_settings(root):
     assert name_board('base', root, 'variant') == 'default'
     assert name_board('l2', root, 'variant') == 'ablations'
     write_preset('full', root)
-    assert name_board('wavbrivl', root) == 'full'
-    assert name_board('level', root) == 'default', 'full leaves it as it is'
+    assert name_board('infonce', root) == 'full'
+    assert name_board('wavbrivl', root) == 'default', 'more seeds, and no other setting'
     write_preset('smoke', root)
     assert name_board('wavbrivl', root) == 'smoke'
 

@@ -150,10 +150,12 @@ def number_settings(
     params,
     kind: str,  # one of `NOT_OF`
 ) -> dict:  # {section: values}
-    "The settings that numbers depend on."
+    "The settings that numbers depend on; the seeds stand beside every number."
     aside = [*NO_NUMBERS, *NOT_OF[kind]]
     found = {k: v for k, v in params.model_dump().items() if k not in aside}
     found.get('language', {}).pop('styles', None)  # each is learnt by itself
+    for section in ('train', 'language'):
+        found.get(section, {}).pop('seeds', None)
     return found
 
 
