@@ -239,7 +239,7 @@ def retrieval_r1(
     classes = judge.encode_labels(labels), judge.encode_labels(real_labels)
     return score_retrieval(rank_relevant(ours, theirs, classes), at=at)
 
-# %% ../../nbs/12_generation/08_fidelity.ipynb #ad71f3e5
+# %% ../../nbs/12_generation/08_fidelity.ipynb #32bcd0b8
 THUMBNAIL = 16  # px, side in which copies are sought
 
 
@@ -257,7 +257,7 @@ def cut_thumbnails(
         parts.append(antialiased(part, THUMBNAIL).flatten(1))
     return torch.stack(parts, 1)
 
-# %% ../../nbs/12_generation/08_fidelity.ipynb #e7f50ba2
+# %% ../../nbs/12_generation/08_fidelity.ipynb #e3c0c1b2
 def nearest_distances(
     pictures: torch.Tensor,  # uint8 [N, 3, H, W]
     thumbnails: torch.Tensor,  # [K, 768] of the known pictures' middles
@@ -274,7 +274,7 @@ def nearest_distances(
         found.append(nearest.view(2, len(some), -1).amin((0, 2)))
     return torch.cat(found) / thumbnails.shape[1] ** 0.5
 
-# %% ../../nbs/12_generation/08_fidelity.ipynb #dbad35c1
+# %% ../../nbs/12_generation/08_fidelity.ipynb #b2c52a03
 class KnownPictures:
     "The pictures that a model may copy, and how near new true pictures come to them."
 
