@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PICTURE_METRICS', 'FEATURES_NOTE', 'RANDOM_PICTURE_NOTE', 'TRUE_COPIES', 'COPIES_NOTE', 'VOTE_COLUMNS', 'NOBODY',
            'PROXY_NOTE', 'WILSON_NOTE', 'fact_by_kind', 'picture_titles', 'picture_columns_of', 'picture_rows',
-           'share_text', 'add_first', 'is_counted', 'score_text', 'copies_note', 'pictures_table', 'vote_cells',
+           'share_text', 'add_first', 'has_share_interval', 'score_text', 'copies_note', 'pictures_table', 'vote_cells',
            'repeats_note', 'survey_notes', 'compare_with_survey', 'apart_text', 'kind_story', 'describe_naming']
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #d0c77f0f
@@ -126,7 +126,7 @@ def add_first(t: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([t, part.assign(metric='r1', sounds=part['first'])])
 
 
-def is_counted(r) -> bool:
+def has_share_interval(r) -> bool:
     "Is this number of `metrics_frame` a share of sounds counted once, which has an interval?"
     counted = r.metric in ('r1', 'copies') and r.n == 1
     return counted and np.isfinite(getattr(r, 'sounds', np.nan))
@@ -135,7 +135,7 @@ def is_counted(r) -> bool:
 def score_text(r) -> str:
     "Write a number of `metrics_frame`: a share of sounds with its interval, another as a mean."
     entry = r._asdict()
-    if is_counted(r):
+    if has_share_interval(r):
         return share_text(entry)
     return format_mean(entry, PICTURE_METRICS[r.metric])
 
