@@ -45,7 +45,9 @@ from wavbrivl.decoders.condition import (
     read_embedding_facts,
 )
 from ..training.targets import Targets
+from ..training.vqgan import load_frames
 from ..generation.judge import Evaluator
+from ..generation.fidelity import KnownPictures
 from ..api.pictures import WavBriVL
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #34055ba2
@@ -426,3 +428,14 @@ def evaluator(self: Lab, name: str | None = None) -> Evaluator:
     "The evaluator of a corpus's pictures; default: of the lab's own."
     folder = self.build / 'judge' / (name or self.corpus_name)
     return Evaluator.load(require_output('evaluator', folder)).to(self.device)
+
+# %% ../../nbs/18_pipeline/01_lab.ipynb #ac5db04b
+@patch(as_prop=True)
+def known_pictures(self: Lab) -> KnownPictures:
+    "The training and validation pictures of the corpus. Raises `BadInput` where there are none, or none for testing."
+    if not hasattr(self, '_known'):
+        size, corpus = self.params.vqgan.size, self.corpus
+        seen = [load_frames(corpus, split, size) for split in ('train', 'valid')]
+        true = load_frames(corpus, 'test', size, len(corpus.table))
+        self._known = KnownPictures(torch.cat(seen), true)
+    return self._known

@@ -96,18 +96,19 @@ def score_pictures(
 ) -> dict:  # {metric: number, chance, pool, facts}
     "Score pictures with a corpus's evaluator, as one task."
     evaluator, valid = lab.evaluator(name), depicted_clips(corpus, 'valid')
-    real = first_pictures(lab, corpus, valid)
-    found = score_pictures_of(evaluator, pictures, labels, real, valid.label.tolist())
+    real = first_pictures(lab, corpus, valid), valid.label.tolist()
+    first = lab.params.generate.sounds
+    found = score_pictures_of(evaluator, pictures, labels, *real, first=first)
+    if lab.can_evaluate_pictures:
+        found |= lab.known_pictures.score(pictures)
     few = len(pictures) < 2 * evaluator.dim
     left_out = DISTRIBUTION_METRICS if few else ()
-    scores = {}
-    for k, v in (found | extra).items():
-        if is_metric(k, v, left_out):
-            scores[k] = float(v)
+    found |= extra
+    scores = {k: float(v) for k, v in found.items() if is_metric(k, v, left_out)}
     return scores | dict(
         chance=dict.fromkeys(scores) | found['chance'],
         pool=found['pool'],
-        facts=dict(extractor=found['extractor'], sounds=len(pictures)),
+        facts=dict(extractor=found['extractor'], sounds=len(pictures), first=first),
     )
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #28095036
@@ -120,7 +121,7 @@ def picture_metrics(run: str, corpus: str, tasks: dict) -> dict:
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #ff2dcc0e
 def measure_evaluator(lab: Lab, name: str, corpus: Corpus):
     "Write an evaluator's ceiling and floor: its scores on the true pictures of the test split, and on random ones."
-    t = depicted_clips(corpus)
+    t = interleave_classes(depicted_clips(corpus))
     true = first_pictures(lab, corpus, t)
     chosen = draw_rows(len(t), len(t), lab.params.evaluator.seed)
     shuffled = true[torch.from_numpy(chosen)]
@@ -247,7 +248,7 @@ def measure_painter(lab: Lab) -> pd.DataFrame:
     if not lab.can_evaluate_pictures or not draws_itself(lab):
         return pd.DataFrame()
     vqgan, diffusion = lab.painter
-    t = depicted_clips(lab.corpus)
+    t = interleave_classes(depicted_clips(lab.corpus))
     coded = reconstruct_pictures(lab, vqgan, t)
     drawn = draw_for_pictures(lab, vqgan, diffusion, t)
     return metrics_table(

@@ -8,8 +8,8 @@ __all__ = ['ROW_NAMES', 'REPORT_TIMELINES', 'BESIDE_REFERENCE', 'FIVE_CLASSES', 
            'select_runs', 'select_corpus', 'name_rows', 'read_histories', 'carried_runs', 'carried_makings',
            'read_variant_histories', 'one_per_class', 'gallery_arguments', 'caption_points', 'space_arguments',
            'predicted_clips', 'timeline_arguments', 'caption_rows', 'data_arguments', 'drawn_clips', 'drawn_kinds',
-           'picture_columns', 'five_class_hits', 'five_class_summary', 'codec_rows', 'pair_selection', 'table4_rows',
-           'complete_variant', 'figure2_histories', 'gloss_samples', 'place_tokens', 'placing_variants']
+           'picture_columns', 'class_pairs', 'five_class_hits', 'five_class_summary', 'codec_rows', 'pair_selection',
+           'table4_rows', 'complete_variant', 'figure2_histories', 'gloss_samples', 'place_tokens', 'placing_variants']
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #27e27ec1
 import numpy as np
@@ -259,7 +259,7 @@ def drawn_kinds(lab: Lab, reference: str, runs) -> dict:
 # %% ../../nbs/18_pipeline/08_sources.ipynb #f2b4d872
 def picture_columns(
     lab: Lab,
-    n: int = 12,  # clips
+    n: int = 8,  # clips
     own: bool = False,  # pictures of this run alone?
 ) -> list[dict]:
     "Arguments of `pictures_figure`: pictures of some test clips by the reference run and those beside it."
@@ -276,6 +276,24 @@ def picture_columns(
         wave = lab.corpus.audio(audio)
         columns.append(dict(label=label, clip=wave, pictures=pictures))
     return columns
+
+# %% ../../nbs/18_pipeline/08_sources.ipynb #5440aed1
+def class_pairs(lab: Lab, n: int = 2) -> dict:  # empty where nothing was drawn
+    "Arguments of `classes_figure`: the first n test clips of each class, and what the reference run drew for them."
+    run, kind = lab.params.report.reference, lab.params.generator.kind
+    file = lab.build / f'pictures/{run}/{kind}.npz'
+    if not file.exists():
+        return {}
+    drawn, evaluator = read_pictures(file), lab.evaluator()
+    t = depicted_clips(lab.corpus)
+    t = t[t['clip'].isin(list(drawn))].groupby('label').head(n)
+    true = np.moveaxis(first_pictures(lab, lab.corpus, t).numpy(), 1, -1)
+    made = np.stack([drawn[clip] for clip in t['clip']])
+    seen = evaluator.logits(np.moveaxis(made, -1, 1)).argmax(1).tolist()
+    rows = {label: [] for label in sorted(set(t.label))}
+    for label, *pair, number in zip(t.label, true, made, seen):
+        rows[label].append((*pair, evaluator.classes[number]))
+    return rows
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #ec3c0fab
 FIVE_CLASSES = dict(

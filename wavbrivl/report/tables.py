@@ -82,6 +82,8 @@ METRIC_NAMES |= {
     'is': 'IS',
     'diversity': 'diversity',
     'usage': 'codes used',
+    'nearest': 'nearest',
+    'copies': 'copies',
     'score': 'cosine',
 }
 
@@ -163,7 +165,7 @@ def make_our_columns(
 
 # %% ../../nbs/17_report/03_tables.ipynb #f5c303fa
 CELL_COLUMNS = (
-    'corpus run task metric mean std chance pool seeds board teacher'.split()
+    'corpus run task metric mean std chance pool seeds board teacher first'.split()
 )  # not in notes
 
 
