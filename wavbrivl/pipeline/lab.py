@@ -34,6 +34,7 @@ from wavbrivl.core.config import (
 )
 from ..core.runtime import pick_device
 from ..data.corpus import Corpus
+from ..data.prepare import scene_params
 from ..image_text.brivl import BriVL
 from ..teachers.clip import load_teacher
 from ..image_text.inputs import load_tokenizer
@@ -111,8 +112,8 @@ def show(self: Lab, *sections: str):
 SMALL_LAB = dict(
     precision='fp32',
     device='cpu',
-    corpus=dict(foley=dict(train=48, valid=12, test=24)),
-    brivl=dict(scenes=0, optim=dict(batch=16)),
+    corpus=dict(foley=dict(train=48, valid=12, test=24, pictures=0)),
+    brivl=dict(optim=dict(batch=16)),
     wavlm=dict(optim=dict(batch=16)),
     train=dict(seeds=[0], optim=dict(epochs=3, batch=16)),
     encoders=dict(wavlm='build/wavlm', wavbrivl='models/wavbrivl'),
@@ -277,13 +278,15 @@ def built_corpus(self: Lab) -> Corpus:
     "The corpus as its stage built it, before DVC gives it out as `data`."
     return Corpus(require_output('corpus', self.build / 'corpus'))
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #5e089d66
+# %% ../../nbs/18_pipeline/01_lab.ipynb #bd645d17
 @patch(as_prop=True)
-def corpus(self: Lab) -> Corpus:
-    "The corpus that every later stage reads."
-    if not hasattr(self, '_corpus'):
-        self._corpus = Corpus(require_output('corpus', self.root / 'data'))
-    return self._corpus
+def scenes(self: Lab) -> Corpus:
+    "Generated scenes of which only pictures are known; the lab's own corpus where it has none."
+    if scene_params(self.params.corpus) is None:
+        return self.corpus
+    if not hasattr(self, '_scenes'):
+        self._scenes = Corpus(require_output('corpus', self.build / 'scenes'))
+    return self._scenes
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #4124ee3c
 def open_image_text(folder: Path, device) -> tuple:
@@ -420,7 +423,8 @@ def paint_points(
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #ed2c95ec
 @patch
-def evaluator(self: Lab, name: str | None = None) -> Evaluator:
-    "The evaluator of a corpus's pictures; default: of the lab's own."
+def evaluator(self: Lab, name: str | None = None, second: bool = False) -> Evaluator:
+    "An evaluator of a corpus's pictures, the first or the second; default: of the lab's own."
     folder = self.build / 'judge' / (name or self.corpus_name)
+    folder = folder / 'second' if second else folder
     return Evaluator.load(require_output('evaluator', folder)).to(self.device)
