@@ -272,13 +272,15 @@ def make_folders(*folders):
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #7c292975
+# %% ../../nbs/18_pipeline/01_lab.ipynb #5e089d66
 @patch(as_prop=True)
-def built_corpus(self: Lab) -> Corpus:
-    "The corpus as its stage built it, before DVC gives it out as `data`."
-    return Corpus(require_output('corpus', self.build / 'corpus'))
+def corpus(self: Lab) -> Corpus:
+    "The corpus that every later stage reads."
+    if not hasattr(self, '_corpus'):
+        self._corpus = Corpus(require_output('corpus', self.root / 'data'))
+    return self._corpus
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #bd645d17
+# %% ../../nbs/18_pipeline/01_lab.ipynb #55266a3b
 @patch(as_prop=True)
 def scenes(self: Lab) -> Corpus:
     "Generated scenes of which only pictures are known; the lab's own corpus where it has none."
