@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_pictures', 'antialiased', 'resize_bytes', 'Evaluator', 'within_unit', 'usable_attributes', 'LabelledPictures',
-           'soften', 'spearman', 'EvaluatorTask', 'new_evaluator', 'train_evaluator', 'second_judge_params']
+           'soften', 'spearman', 'EvaluatorTask', 'new_evaluator', 'train_evaluator', 'second_judge_params',
+           'train_both', 'second_opinion']
 
 # %% ../../nbs/12_generation/07_judge.ipynb #27cef325
 import math
@@ -363,7 +364,7 @@ def train_evaluator(
     shutil.rmtree(state, ignore_errors=True)
     return history
 
-# %% ../../nbs/12_generation/07_judge.ipynb #84bae9b0
+# %% ../../nbs/12_generation/07_judge.ipynb #4e831d67
 def second_judge_params(params: Params) -> Params | None:
     "The settings under which the second evaluator is trained; None where none is asked for."
     p = params.evaluator
@@ -371,3 +372,23 @@ def second_judge_params(params: Params) -> Params | None:
         return None
     chosen = p.model_copy(update=p.second.model_dump())
     return params.model_copy(update=dict(evaluator=chosen))
+
+# %% ../../nbs/12_generation/07_judge.ipynb #0c3b51a3
+def train_both(params: Params, corpus: Corpus, out: Path, state: Path, scenes) -> list:
+    "Train the evaluator of a corpus in `out`, and the second one in `out/second`. Returns their histories."
+    shutil.rmtree(out / 'second', ignore_errors=True)
+    asked = [(params, out), (second_judge_params(params), out / 'second')]
+    histories = []
+    for p, folder in asked:
+        if p is not None:
+            history = train_evaluator(p, corpus, folder, state / folder.name, scenes)
+            histories.append(history.assign(cnn=p.evaluator.cnn))
+    return histories
+
+
+def second_opinion(judge: Evaluator | None, pictures, labels) -> dict:
+    "R@1 of pictures by the second evaluator, as `second_r1`; empty where there is none."
+    if judge is None:
+        return {}
+    y = judge.encode_labels(labels)
+    return dict(second_r1=accuracy_at(judge.logits(pictures).numpy(), y))
