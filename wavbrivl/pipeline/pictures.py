@@ -412,11 +412,8 @@ def guide_drawings(lab: Lab, sounds: SoundPoints, bare: bool = False) -> tuple:
         if why:
             log(f'{"bare" if bare else "guided"}, {clip}: {why}')
     usage = used_codes(vqgan, made.indices)
-    return (
-        sounds.table,
-        made.pictures,
-        dict(score=made.score.mean().item(), usage=usage),
-    )
+    facts = dict(score=made.score.mean().item(), usage=usage)
+    return sounds.table, made.pictures, facts
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #cf4dbc57
 DRAWN_KINDS = dict(
@@ -479,10 +476,8 @@ def draw_kinds(lab: Lab, name: str, sounds: SoundPoints) -> dict:
             log(f'{name}/{lab.run}: no {kind}: {e}')
             continue
         table, pictures, facts = made
-        labels = list(table.label)
-        tasks[kind] = score_pictures(
-            lab, name, sounds.corpus, pictures, labels, **facts
-        )
+        given = lab, name, sounds.corpus, pictures, list(table.label)
+        tasks[kind] = score_pictures(*given, **facts)
         store_drawn(lab, name, kind, made, sounds.points)
         log_pictures(name, lab.run, kind, tasks[kind])
     return tasks
