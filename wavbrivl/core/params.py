@@ -50,6 +50,8 @@ class FoleyParams(Section):
     train: Count = 1000  # scenes in the training split
     valid: Count = 160  # scenes in the validation split
     test: Count = 320  # scenes in the test split
+    # further scenes, of which only pictures are made, for all that learns from pictures
+    pictures: WholeNumber = 0
     min_seconds: Seconds = 2.0  # shortest clip, s; lengths are drawn uniformly
     max_seconds: Seconds = 3.0  # longest clip, s
     overlap: Share = 0.3  # fraction of scenes with a second source behind the first
@@ -159,7 +161,6 @@ class BrivlParams(Section):
     temperature: Temperature = 0.07  # of the contrastive loss
     backbone_lr_multiplier: Annotated[float, Field(gt=0, le=100)] = 5.0  # of the CNN
     queue_start: Share = 0.5  # fraction of the steps before the queues are used
-    scenes: WholeNumber = 0  # of its own, with corpus.reader foley; 0: the corpus's
     augment: Share = 0.5  # strength of crops and colours in augmented views
     head_init: Literal['torch', 'orthogonal'] = 'orthogonal'  # of what ends a tower
     seed: int = 0

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PictureKind', 'CodecParams', 'VqganParams', 'DiffusionParams', 'GeneratorParams', 'GuidanceParams', 'GenerateParams',
-           'EvaluatorParams', 'StudyParams', 'SurveyParams', 'Params']
+           'SecondEvaluatorParams', 'EvaluatorParams', 'StudyParams', 'SurveyParams', 'Params']
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #71f07c0b
 from pydantic import Field
@@ -169,13 +169,22 @@ class GenerateParams(Section):
     batch: Count = 64  # pictures at once
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #d4218b1a
+class SecondEvaluatorParams(Section):
+    "A second evaluator, trained as the first, which tells pictures that please only one."
+
+    cnn: str | None = 'test_byobnet'  # any timm model but the first's; None: no second
+    seed: int = 1
+
+# %% ../../nbs/00_core/03_picture_params.ipynb #514bc552
 class EvaluatorParams(Section):
-    "The evaluator: a classifier of pictures, trained on the corpus's real ones only."
+    "The evaluator: a classifier of pictures, trained on real ones only."
 
     cnn: str = 'test_resnet'  # any timm model, another one than the image tower's
     size: Count = 64  # side of the input picture, px
+    label_smoothing: Share = 0.1  # of a class, spread over all classes
     seed: int = 0
-    optim: OptimParams = {'epochs': 5, 'batch': 32, 'lr': 0.005}
+    optim: OptimParams = {'epochs': 4, 'batch': 32, 'lr': 0.005}
+    second: SecondEvaluatorParams = SecondEvaluatorParams()
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #4a81db47
 class StudyParams(Section):
@@ -227,4 +236,8 @@ class Params(Section):
     study: StudyParams = StudyParams()
     survey: SurveyParams = SurveyParams()
     report: ReportParams = ReportParams()
-    renamed: ClassVar[dict] = {'guide': 'guidance', 'judge': 'evaluator'}
+    renamed: ClassVar[dict] = {
+        'guide': 'guidance',
+        'judge': 'evaluator',
+        'brivl.scenes': 'corpus.foley.pictures',
+    }

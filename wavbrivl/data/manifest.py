@@ -18,7 +18,13 @@ from pathlib import Path
 from ..core.files import BadInput
 from ..core.params import CorpusParams
 from ..foley.scene import PICTURE_SPLIT, make_scene, draw_mismatches
-from ..foley.captions import SEEN, describe_scene, make_captions, to_sentence
+from wavbrivl.foley.captions import (
+    SEEN,
+    describe_scene,
+    make_captions,
+    to_sentence,
+    true_attributes,
+)
 from ..foley.sounds import render_sound
 from ..foley.pictures import render_picture
 
@@ -195,15 +201,17 @@ def picture_record(
     moment = int(scene.stream('moment').integers(4))
     picture = partial(render_picture, scene, moment, params.image_size)
     captions = [to_sentence(ws) for ws in make_captions(scene, SEEN)]
-    facts = dict(label=scene.label, labels=scene.labels, source='foley')
+    known = dict(label=scene.label, labels=scene.labels)
     return Record(
         f'{split}-{i:05d}',
         None,
         [picture],
         captions,
         split=split,
+        source='foley',
         licence='Apache-2.0',
-        **facts,
+        attributes=true_attributes(scene),
+        **known,
     )
 
 # %% ../../nbs/03_data/01_manifest.ipynb #c9ecdebe

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_pictures', 'antialiased', 'resize_bytes', 'Evaluator', 'within_unit', 'usable_attributes', 'LabelledPictures',
-           'soften', 'spearman', 'EvaluatorTask', 'new_evaluator', 'train_evaluator']
+           'soften', 'spearman', 'EvaluatorTask', 'new_evaluator', 'train_evaluator', 'second_judge_params',
+           'train_both', 'second_opinion']
 
 # %% ../../nbs/12_generation/07_judge.ipynb #27cef325
 import math
@@ -265,10 +266,15 @@ class EvaluatorTask(Task):
     "Predict class and attributes of pictures that are cropped, mirrored, recoloured and softened a little."
 
     def __init__(
-        self, judge: Evaluator, train: LabelledPictures, valid: LabelledPictures
+        self,
+        judge: Evaluator,
+        train: LabelledPictures,
+        valid: LabelledPictures,
+        smoothing: float = 0.0,  # of a class, spread over all: `label_smoothing`
     ):
         super().__init__()
         self.judge = judge
+        self.smoothing = smoothing
         self.train_set = train
         self.valid_set = valid
         self.items = len(train)
@@ -298,7 +304,7 @@ def batch(self: EvaluatorTask, index, rng) -> dict:
 def forward(self: EvaluatorTask, pixels, y, values) -> torch.Tensor:
     "Cross-entropy of the class, and of the attributes that are known."
     _, logits, attributes = self.judge(pixels)
-    loss = F.cross_entropy(logits.float(), y)
+    loss = F.cross_entropy(logits.float(), y, label_smoothing=self.smoothing)
     known = ~values.isnan()
     if not known.any():
         return loss
@@ -342,16 +348,47 @@ def train_evaluator(
     corpus: Corpus,
     out,  # folder for config.json, model.safetensors, history.csv
     state,  # folder of the resumable state
+    scenes: Corpus | None = None,  # whose pictures teach; None: the corpus's own
 ) -> pd.DataFrame:  # history
-    "Train the evaluator on the corpus's training pictures and save it in `out`. Raises `BadInput` without labels."
+    "Train an evaluator of the corpus's classes and save it in `out`. Raises `BadInput` without labels."
     p, judge = params.evaluator, new_evaluator(params.evaluator, corpus)
-    names = judge.classes, judge.attribute_names
-    train, valid = (LabelledPictures(corpus, s, *names) for s in ('train', 'valid'))
-    task = EvaluatorTask(judge, train, valid)
-    facts = (p.model_dump(), corpus.fingerprint)
+    names, scenes = (judge.classes, judge.attribute_names), scenes or corpus
+    train = LabelledPictures(scenes, 'train', *names)
+    valid = LabelledPictures(corpus, 'valid', *names)
+    task = EvaluatorTask(judge, train, valid, p.label_smoothing)
+    facts = (p.model_dump(), corpus.fingerprint, scenes.fingerprint)
     engine = make_engine(params)
     history = Trainer(task, p.optim, p.seed, state, engine, facts=facts).run()
     judge.cpu().save(out)
     save_history(history, out)
     shutil.rmtree(state, ignore_errors=True)
     return history
+
+# %% ../../nbs/12_generation/07_judge.ipynb #4e831d67
+def second_judge_params(params: Params) -> Params | None:
+    "The settings under which the second evaluator is trained; None where none is asked for."
+    p = params.evaluator
+    if p.second.cnn is None:
+        return None
+    chosen = p.model_copy(update=p.second.model_dump())
+    return params.model_copy(update=dict(evaluator=chosen))
+
+# %% ../../nbs/12_generation/07_judge.ipynb #0c3b51a3
+def train_both(params: Params, corpus: Corpus, out: Path, state: Path, scenes) -> list:
+    "Train the evaluator of a corpus in `out`, and the second one in `out/second`. Returns their histories."
+    shutil.rmtree(out / 'second', ignore_errors=True)
+    asked = [(params, out), (second_judge_params(params), out / 'second')]
+    histories = []
+    for p, folder in asked:
+        if p is not None:
+            history = train_evaluator(p, corpus, folder, state / folder.name, scenes)
+            histories.append(history.assign(cnn=p.evaluator.cnn))
+    return histories
+
+
+def second_opinion(judge: Evaluator | None, pictures, labels) -> dict:
+    "R@1 of pictures by the second evaluator, as `second_r1`; empty where there is none."
+    if judge is None:
+        return {}
+    y = judge.encode_labels(labels)
+    return dict(second_r1=accuracy_at(judge.logits(pictures).numpy(), y))

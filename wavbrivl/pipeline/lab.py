@@ -34,6 +34,7 @@ from wavbrivl.core.config import (
 )
 from ..core.runtime import pick_device
 from ..data.corpus import Corpus
+from ..data.prepare import scene_params
 from ..image_text.brivl import BriVL
 from ..teachers.clip import load_teacher
 from ..image_text.inputs import load_tokenizer
@@ -113,8 +114,8 @@ def show(self: Lab, *sections: str):
 SMALL_LAB = dict(
     precision='fp32',
     device='cpu',
-    corpus=dict(foley=dict(train=48, valid=12, test=24)),
-    brivl=dict(scenes=0, optim=dict(batch=16)),
+    corpus=dict(foley=dict(train=48, valid=12, test=24, pictures=0)),
+    brivl=dict(optim=dict(batch=16)),
     wavlm=dict(optim=dict(batch=16)),
     train=dict(seeds=[0], optim=dict(epochs=3, batch=16)),
     encoders=dict(wavlm='build/wavlm', wavbrivl='models/wavbrivl'),
@@ -275,12 +276,6 @@ def make_folders(*folders):
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
 
-# %% ../../nbs/18_pipeline/01_lab.ipynb #7c292975
-@patch(as_prop=True)
-def built_corpus(self: Lab) -> Corpus:
-    "The corpus as its stage built it, before DVC gives it out as `data`."
-    return Corpus(require_output('corpus', self.build / 'corpus'))
-
 # %% ../../nbs/18_pipeline/01_lab.ipynb #5e089d66
 @patch(as_prop=True)
 def corpus(self: Lab) -> Corpus:
@@ -288,6 +283,16 @@ def corpus(self: Lab) -> Corpus:
     if not hasattr(self, '_corpus'):
         self._corpus = Corpus(require_output('corpus', self.root / 'data'))
     return self._corpus
+
+# %% ../../nbs/18_pipeline/01_lab.ipynb #55266a3b
+@patch(as_prop=True)
+def scenes(self: Lab) -> Corpus:
+    "Generated scenes of which only pictures are known; the lab's own corpus where it has none."
+    if scene_params(self.params.corpus) is None:
+        return self.corpus
+    if not hasattr(self, '_scenes'):
+        self._scenes = Corpus(require_output('corpus', self.build / 'scenes'))
+    return self._scenes
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #4124ee3c
 def open_image_text(folder: Path, device) -> tuple:
@@ -424,9 +429,10 @@ def paint_points(
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #ed2c95ec
 @patch
-def evaluator(self: Lab, name: str | None = None) -> Evaluator:
-    "The evaluator of a corpus's pictures; default: of the lab's own."
+def evaluator(self: Lab, name: str | None = None, second: bool = False) -> Evaluator:
+    "An evaluator of a corpus's pictures, the first or the second; default: of the lab's own."
     folder = self.build / 'judge' / (name or self.corpus_name)
+    folder = folder / 'second' if second else folder
     return Evaluator.load(require_output('evaluator', folder)).to(self.device)
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #ac5db04b

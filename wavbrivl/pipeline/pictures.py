@@ -37,7 +37,7 @@ from ..training.vqgan import train_vqgan
 from ..training.diffusion import measure_levels, train_diffusion
 from ..generation.guidance import search_pictures, rerank, write_similarities
 from ..generation.mosaic import Mosaic, build_mosaic
-from ..generation.judge import train_evaluator
+from ..generation.judge import second_opinion, train_both
 from wavbrivl.generation.fidelity import (
     measure_code_usage,
     score_pictures_of,
@@ -101,12 +101,15 @@ def score_pictures(
     found = score_pictures_of(evaluator, pictures, labels, *real, first=first)
     if lab.can_evaluate_pictures:
         found |= lab.known_pictures.score(pictures)
+    other = lab.params.evaluator.second.cnn and lab.evaluator(name, second=True)
+    second = second_opinion(other, pictures, labels)
+    chance = found['chance'] | dict.fromkeys(second, found['chance']['r1'])
     few = len(pictures) < 2 * evaluator.dim
     left_out = DISTRIBUTION_METRICS if few else ()
-    found |= extra
+    found |= second | extra
     scores = {k: float(v) for k, v in found.items() if is_metric(k, v, left_out)}
     return scores | dict(
-        chance=dict.fromkeys(scores) | found['chance'],
+        chance=dict.fromkeys(scores) | chance,
         pool=found['pool'],
         facts=dict(extractor=found['extractor'], sounds=len(pictures), first=first),
     )
@@ -133,13 +136,14 @@ def measure_evaluator(lab: Lab, name: str, corpus: Corpus):
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #9f6b6f22
 def train_evaluators(lab: Lab) -> pd.DataFrame:
-    "Stage evaluator: train one for each corpus on real pictures, and measure it. Returns the histories."
+    "Stage evaluator: train two for each corpus on real pictures, and measure them. Returns the histories."
     make_folders(lab.build / 'judge', lab.results / 'metrics/judge')
-    histories = [pd.DataFrame(columns=['corpus', 'epoch', 'loss'])]
+    histories = [pd.DataFrame(columns=['corpus', 'cnn', 'epoch', 'loss'])]
     for name, corpus in list_evaluator_corpora(lab):
         folder, state = lab.build / 'judge' / name, lab.checkpoints / 'judge' / name
-        history = train_evaluator(lab.params, corpus, folder, state)
-        histories.append(history.assign(corpus=name))
+        scenes = lab.scenes if name == lab.corpus_name else corpus
+        both = train_both(lab.params, corpus, folder, state, scenes)
+        histories += [history.assign(corpus=name) for history in both]
         measure_evaluator(lab, name, corpus)
     return pd.concat(histories)
 
@@ -157,7 +161,8 @@ def train_codec(lab: Lab) -> pd.DataFrame:
     if not draws_itself(lab):
         return skip_training(lab.root / 'models/painter/vqgan')
     folder, state = lab.root / 'models/painter/vqgan', lab.checkpoints / 'vqgan'
-    return train_vqgan(lab.params, lab.corpus, lab.brivl[0], folder, state)
+    given = lab.params, lab.corpus, lab.brivl[0]
+    return train_vqgan(*given, folder, state, lab.scenes)
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #b127b745
 def name_decoder(lab: Lab, folder):
@@ -179,7 +184,8 @@ def train_painter(lab: Lab) -> pd.DataFrame:
         return skip_training(folder / 'diffusion')
     vqgan = VQGAN.load(require_output('vqgan', folder / 'vqgan'))
     data = lab.corpus, lab.targets, vqgan
-    history = train_diffusion(lab.params, *data, folder / 'diffusion', state)
+    more = lab.scenes, lab.brivl[0]
+    history = train_diffusion(lab.params, *data, folder / 'diffusion', state, *more)
     build_mosaic(*data).save(folder / 'mosaic')
     return history
 
@@ -456,7 +462,7 @@ def store_drawn(lab: Lab, name: str, kind: str, made: tuple, points):
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #c0ae5117
 def log_pictures(name: str, run: str, kind: str, scores: dict):
     "Log the main numbers of one kind of pictures."
-    keys = [k for k in ('r1', 'r5', 'fid', 'score') if k in scores]
+    keys = [k for k in ('r1', 'second_r1', 'r5', 'fid', 'score') if k in scores]
     log(name, run, kind, ' '.join(f'{k} {scores[k]:.3f}' for k in keys))
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #b1502bcf
@@ -472,10 +478,8 @@ def draw_kinds(lab: Lab, name: str, sounds: SoundPoints) -> dict:
             log(f'{name}/{lab.run}: no {kind}: {e}')
             continue
         table, pictures, facts = made
-        labels = list(table.label)
-        tasks[kind] = score_pictures(
-            lab, name, sounds.corpus, pictures, labels, **facts
-        )
+        given = lab, name, sounds.corpus, pictures, list(table.label)
+        tasks[kind] = score_pictures(*given, **facts)
         store_drawn(lab, name, kind, made, sounds.points)
         log_pictures(name, lab.run, kind, tasks[kind])
     return tasks

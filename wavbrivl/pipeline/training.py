@@ -23,13 +23,13 @@ from ..core.params import CorpusParams, TeacherParams
 from ..core.runtime import is_main_process, log
 from ..data.manifest import source_path
 from ..data.published import DATASETS
-from ..data.prepare import write_corpus
+from ..data.prepare import write_corpus, write_scenes
 from ..data.corpus import Corpus
 from ..data.shards import pack_corpus
 from ..teachers.clip import open_teacher
 from ..audio.tower import embed_clips
 from ..training.loop import COSTS, fingerprint, save_history
-from ..training.image_text import learning_corpus, train_brivl
+from ..training.image_text import train_brivl
 from ..training.targets import make_targets
 from ..audio.tower import embed_clips
 from ..decoders.condition import EmbeddingFacts
@@ -43,11 +43,12 @@ from .launch import launch_stage, run_parallel
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #e2b3efd7
 def prepare_corpus(lab: Lab, workers: int | None = None) -> dict:
-    "Stage corpus: read, check, convert, list, and pack where asked. Returns the summary."
+    "Stage corpus: read, check, convert, list, and pack where asked; render the scenes. Returns the summary."
     folder = lab.build / 'corpus'
     summary = write_corpus(lab.params.corpus, folder, lab.root, workers)
     if lab.params.corpus.shard_size:
         pack_corpus(folder, lab.params.corpus.shard_size)
+    write_scenes(lab.params.corpus, lab.build / 'scenes', lab.root, workers)
     return summary
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #a9fa6727
@@ -186,11 +187,9 @@ def pretrain_brivl(lab: Lab) -> pd.DataFrame:
     if lab.params.teacher.checkpoint or lab.params.teacher.kind != 'brivl':
         return store_teacher(lab.params.teacher, folder)
     (folder / 'teacher.json').unlink(missing_ok=True)
-    state = brivl_state(lab)
-    corpus = learning_corpus(lab.params, lab.corpus, state)
     if not lab.params.brivl.checkpoint and launch_stage(lab, 'brivl'):
         return pd.read_csv(folder / 'history.csv')
-    return train_brivl(lab.params, corpus, folder, state)
+    return train_brivl(lab.params, lab.scenes, folder, brivl_state(lab))
 
 # %% ../../nbs/18_pipeline/03_training.ipynb #9a7b45f1
 def pretrain_wavlm(lab: Lab) -> pd.DataFrame:

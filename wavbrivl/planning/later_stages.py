@@ -19,6 +19,7 @@ from ..core.picture_params import Params
 from ..media.sound import SAMPLE_RATE
 from ..audio.frames import FrozenEncoder
 from ..decoders.diffusion import LatentDiffusion
+from ..generation.judge import second_judge_params
 from ..pipeline.lab import OWN_KINDS, picture_kinds
 from ..pipeline.launch import single_thread
 from .costs import count_bytes, fastest
@@ -39,6 +40,8 @@ from wavbrivl.planning.sample import (
 from wavbrivl.planning.stages import (
     HOST_CLIPS,
     WorkPart,
+    count_scenes,
+    embedded,
     heads_part,
     in_turn,
     picture_bytes,
@@ -241,36 +244,27 @@ def plan_vqgan(planner: Planner, name=None) -> list:
     p, size = planner.board.vqgan, count_bytes(planner.codec.parameters())
     if p.checkpoint:
         return [WorkPart('released weights', 4 * size / 1e9, memory=size, disk=size)]
-    items = planner.frames_of(planner.clips.train)
+    items = planner.frames_of(planner.clips.train) + count_scenes(planner)
     task, ratio = (
         vqgan_task(planner.board, planner.sample),
         min(256.0, planner.clips.valid),
     )
     part = trained(planner, 'codec', task, p, items, ratio / len(task.valid_set))
-    return [
-        times(
-            part,
-            1,
-            part.what,
-            disk=size,
-            host=picture_bytes(planner, planner.clips.train, p.size),
-        )
-    ]
+    return [times(part, 1, part.what, disk=size, host=3.0 * p.size**2 * items)]
 
 # %% ../../nbs/20_planning/07_later_stages.ipynb #a00af734
 def plan_evaluator(planner: Planner, name=None) -> list:
-    "Stage evaluator."
-    p, items = planner.board.evaluator, planner.frames_of(planner.clips.train)
-    part = trained(
-        planner,
-        'classifier',
-        evaluator_task(planner.board, planner.sample),
-        p,
-        items,
-        valid_ratio(planner),
-    )
-    host = picture_bytes(planner, planner.clips.all, planner.board.corpus.image_size)
-    return [times(part, 1, part.what, host=host)]
+    "Stage evaluator: two of them, one after the other."
+    board, n, side = planner.board, planner.clips, planner.board.corpus.image_size
+    items = count_scenes(planner) or planner.frames_of(n.train)
+    host = 3.0 * side**2 * items + picture_bytes(planner, n.valid + n.test, side)
+    parts = []
+    for params in filter(None, (board, second_judge_params(board))):
+        task, p = evaluator_task(params, planner.sample), params.evaluator
+        what = f'classifier {p.cnn}'
+        part = trained(planner, what, task, p, items, valid_ratio(planner))
+        parts.append(times(part, 1, part.what, host=host))
+    return parts
 
 # %% ../../nbs/20_planning/07_later_stages.ipynb #f2f10788
 def decode_pass(planner: Planner, batch: int) -> Step:
@@ -329,17 +323,18 @@ def plan_diffusion(planner: Planner, name=None) -> list:
     if not trains_painter(planner):
         return [WorkPart(NOT_TRAINED, 0.0)]
     p, board = planner.board.diffusion, planner.board
-    items = planner.frames_of(planner.clips.train)
+    scenes = count_scenes(planner)
+    items = planner.frames_of(planner.clips.train) + scenes
     task = diffusion_task_of(board, planner.codec, planner.dim)
     part = trained(planner, 'diffusion', task, p, items, 0.0)
     batch = 64 if planner.machine.here else board.generate.batch
     encoded = repeated(
         f'{items} pictures encoded', decode_pass(planner, batch), items / batch
     )
-    host = 4.0 * board.vqgan.embed * planner.codec.side**2 * items + picture_bytes(
-        planner, planner.clips.train, board.vqgan.size
-    )
+    host = 4.0 * board.vqgan.embed * planner.codec.side**2 * items
+    host += 3.0 * board.vqgan.size**2 * items
     return [
+        *(embedded(planner, scenes, 1, 0)[:1] if scenes else []),
         encoded,
         times(part, 1, part.what, host=host, disk=2 * part.disk / 3),
         drawn(planner, 'drawings', planner.clips.test),

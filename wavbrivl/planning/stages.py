@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HOST_CLIPS', 'HOST_PIXELS', 'HOST_FEATURES', 'PROBE_EPOCHS', 'HEADS', 'JAVA_SECONDS', 'WorkPart', 'repeated',
            'training_steps', 'score_seconds', 'trained', 'valid_ratio', 'in_turn', 'times', 'plan_corpus',
-           'picture_bytes', 'own_pictures', 'rendered', 'plan_brivl', 'view_seconds', 'reading_seconds', 'embedded',
+           'picture_bytes', 'count_scenes', 'rendered', 'plan_brivl', 'view_seconds', 'reading_seconds', 'embedded',
            'plan_targets', 'plan_datasets', 'host_features', 'plan_units', 'audio_bytes', 'plan_wavlm', 'train_facts',
            'plan_train', 'probe_seconds', 'random_sample_frames', 'caption_sample', 'head_seconds', 'heads_part',
            'plan_evaluate', 'plan_baselines']
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from ..core.params import EvaluateParams
 from ..core.picture_params import Params
 from ..data.manifest import picture_record
+from ..data.prepare import scene_params
 from ..foley.scene import CLASSES
 from ..audio.pretraining import assign_units
 from ..tasks.baseline import log_mel_features, mfcc_features
@@ -140,7 +141,9 @@ def plan_corpus(planner: Planner, name=None) -> list:
     seconds = n * each / min(8, count_cores() if here else HOST_CORES)
     timed = here and planner.board.corpus.reader == 'foley'
     what = f'{n} clips of {s.mean_seconds:.1f} s'
-    return [WorkPart(what, seconds, disk=n * s.bytes_of_clips(), timed=timed)]
+    clips = WorkPart(what, seconds, disk=n * s.bytes_of_clips(), timed=timed)
+    scenes = count_scenes(planner)
+    return [clips, rendered(planner, scenes)] if scenes else [clips]
 
 
 def picture_bytes(planner: Planner, clips: int, size: int) -> float:
@@ -148,18 +151,18 @@ def picture_bytes(planner: Planner, clips: int, size: int) -> float:
     return 3.0 * size**2 * planner.frames_of(clips)
 
 # %% ../../nbs/20_planning/06_stages.ipynb #44308a0f
-def own_pictures(planner: Planner) -> int:
-    "Generated pictures that the image-text model alone learns from; 0: it takes the corpus's."
-    board = planner.board
-    return board.brivl.scenes if board.corpus.reader == 'foley' else 0
+def count_scenes(planner: Planner) -> int:
+    "Scenes of which only pictures are known; 0: what learns from pictures takes the corpus's."
+    scenes = scene_params(planner.board.corpus)
+    return scenes.foley.train if scenes else 0
 
 
 def rendered(planner: Planner, n: int) -> WorkPart:
-    "Pictures of its own, rendered in processes and stored as JPEG of .4 bytes a pixel."
+    "Pictures of scenes, rendered in processes and stored as JPEG of .4 bytes a pixel."
     c, k = planner.board.corpus, len(CLASSES)
     draw = lambda: [picture_record(c, 'train', i).pictures[0]() for i in range(k)]
     one = planner.once('picture', c.image_size, lambda: fastest(draw, 2)) / k
-    what = f'{n} pictures of its own, rendered'
+    what = f'{n} pictures of further scenes'
     seconds = n * one / min(8, count_cores())
     return WorkPart(what, seconds, disk=0.4 * n * c.image_size**2)
 
@@ -176,7 +179,7 @@ def plan_brivl(planner: Planner, name=None) -> list:
     if p.checkpoint:
         size = planner.image_text_bytes()
         return [WorkPart('released weights', 4 * size / 1e9, memory=size, disk=size)]
-    own, n = own_pictures(planner), planner.clips
+    own, n = count_scenes(planner), planner.clips
     items = own or planner.frames_of(n.train)
 
     def measure():
@@ -188,8 +191,7 @@ def plan_brivl(planner: Planner, name=None) -> list:
     side = planner.board.corpus.image_size
     both = picture_bytes(planner, n.train + n.valid, side)
     host = 3.0 * side**2 * (own + n.valid) if own else both
-    part = times(part, 1, part.what, disk=planner.image_text_bytes(), host=host)
-    return [rendered(planner, own), part] if own else [part]
+    return [times(part, 1, part.what, disk=planner.image_text_bytes(), host=host)]
 
 # %% ../../nbs/20_planning/06_stages.ipynb #ddaaf947
 def view_seconds(planner: Planner) -> float:

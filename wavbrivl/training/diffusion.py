@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEP_LOGIT_MEAN', 'EVEN_SHARE', 'LEVEL_KNOWN', 'draw_step_shares', 'DiffusionTask', 'measure_levels',
-           'frames_of_clips', 'picture_levels', 'new_diffusion', 'diffusion_task', 'train_diffusion']
+           'frames_of_clips', 'picture_levels', 'new_diffusion', 'corpus_conditions', 'scene_conditions',
+           'diffusion_task', 'train_diffusion']
 
 # %% ../../nbs/09_training/08_diffusion.ipynb #172360b0
 import copy
@@ -29,9 +30,10 @@ from wavbrivl.decoders.diffusion import (
 from .losses import ema_update, mean_over_processes
 from .processes import make_engine
 from .loop import Trainer, Task, save_history
-from .targets import Targets
+from .image_text import flatten_column
+from .targets import Targets, embed_corpus_pictures
 from .audio import Recordings
-from .vqgan import load_frames
+from .vqgan import load_training_frames
 
 # %% ../../nbs/09_training/08_diffusion.ipynb #f4db200c
 STEP_LOGIT_MEAN = 0.2  # centre of the steps that are taught, in logits
@@ -83,7 +85,7 @@ def jittered(self: DiffusionTask, rows: torch.Tensor, g) -> torch.Tensor:
     return wanted + away * self.model.params.condition_noise * length
 
 # %% ../../nbs/09_training/08_diffusion.ipynb #773c28b7
-LEVEL_KNOWN = 0.7  # share of the examples whose level is given
+LEVEL_KNOWN = 0.9  # share of the sounds' pictures whose level is given
 
 
 @patch
@@ -145,24 +147,45 @@ def new_diffusion(p: DiffusionParams, dim: int, latents: torch.Tensor):
     model.deviation.copy_(deviation[:, None, None])
     return model
 
-# %% ../../nbs/09_training/08_diffusion.ipynb #ddab73f9
-def diffusion_task(
-    params: Params, corpus: Corpus, targets: Targets, vqgan: VQGAN
-) -> DiffusionTask:
-    "The task of drawing the training split's pictures. Raises `BadInput` for fewer than two."
-    p, table = params.diffusion, corpus.split('train')
+# %% ../../nbs/09_training/08_diffusion.ipynb #9d5a72e5
+def corpus_conditions(corpus: Corpus, targets: Targets, known: bool) -> tuple:
+    "Of the training split's pictures: embeddings [N, views, D], levels [N]. Raises `BadInput` for fewer than two."
+    table = corpus.split('train')
     frames = frames_of_clips(targets, table['clip'])
     counts = list(map(len, frames))
     if sum(counts) < 2:
         raise BadInput(
             'Fewer than two training pictures; there is nothing to learn drawing from.'
         )
-    level = picture_levels(corpus, table, counts, p.level)
+    level = picture_levels(corpus, table, counts, known)
+    return targets.frames[np.concatenate(frames)], level
+
+# %% ../../nbs/09_training/08_diffusion.ipynb #b69969e2
+def scene_conditions(params: Params, scenes: Corpus, teacher, views: int) -> tuple:
+    "Of the scenes' training pictures: embeddings, the same in every view, [M, views, D]; levels [M], all unknown."
+    paths, _ = flatten_column(scenes.split('train'), 'frames')
+    plain = embed_corpus_pictures(params, scenes, teacher, paths, 1)
+    return plain.expand(-1, views, -1), np.full(len(paths), np.nan)
+
+# %% ../../nbs/09_training/08_diffusion.ipynb #ddab73f9
+def diffusion_task(
+    params: Params,
+    corpus: Corpus,
+    targets: Targets,
+    vqgan: VQGAN,
+    scenes: Corpus | None = None,  # further pictures; None: no others
+    teacher=None,  # the frozen image-text model, which embeds them
+) -> DiffusionTask:
+    "The task of drawing the training pictures. Raises `BadInput` for fewer than two of the corpus."
+    wanted, level = corpus_conditions(corpus, targets, params.diffusion.level)
+    if scenes not in (None, corpus):
+        more = scene_conditions(params, scenes, teacher, wanted.shape[1])
+        wanted = torch.cat([wanted, more[0].to(wanted)])
+        level = np.concatenate([level, more[1]])
     vqgan = vqgan.to(pick_device(params.device)).eval()
-    pictures = load_frames(corpus, 'train', vqgan.config.size)
+    pictures = load_training_frames(corpus, scenes, vqgan.config.size)
     latents = encode_pictures(vqgan, pictures)
-    model = new_diffusion(p, targets.dim, latents)
-    wanted = targets.frames[np.concatenate(frames)]
+    model = new_diffusion(params.diffusion, targets.dim, latents)
     return DiffusionTask(model, latents, wanted, level)
 
 # %% ../../nbs/09_training/08_diffusion.ipynb #cafbdf0e
@@ -173,14 +196,18 @@ def train_diffusion(
     vqgan: VQGAN,
     out,  # folder for config.json, model.safetensors, history.csv
     state,  # folder of the resumable state
+    scenes: Corpus | None = None,  # further pictures to learn from
+    teacher=None,  # the frozen image-text model, which embeds them
 ):  # history
-    "Train the model on the training split's pictures, their stored embeddings and their sounds' levels."
+    "Train the model on pictures, their embeddings and, where they are known, their sounds' levels."
     p = params.diffusion
-    task = diffusion_task(params, corpus, targets, vqgan)
+    task = diffusion_task(params, corpus, targets, vqgan, scenes, teacher)
     facts = (
         p.model_dump(exclude={'guidance_scale', 'inference_steps'}),
         corpus.fingerprint,
+        (scenes or corpus).fingerprint,
         task.latents.sum().item(),
+        task.wanted.sum().item(),
     )
     history = Trainer(task, p.optim, p.seed, state, make_engine(params), facts).run()
     average = task.average.cpu().eval()

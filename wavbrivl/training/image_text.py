@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['JITTER', 'flatten_column', 'positions_by_owner', 'draw_member', 'load_pictures', 'draw_views', 'make_views',
-           'group_sizes', 'PictureText', 'ImageTextTask', 'picture_corpus_params', 'learning_corpus', 'new_brivl',
-           'caption_tokenizer', 'image_text_task', 'train_brivl', 'store_released_brivl']
+           'group_sizes', 'PictureText', 'ImageTextTask', 'new_brivl', 'caption_tokenizer', 'image_text_task',
+           'train_brivl', 'store_released_brivl']
 
 # %% ../../nbs/09_training/04_image_text.ipynb #db29e699
 import numpy as np
@@ -16,12 +16,10 @@ from fastcore.basics import patch
 from pathlib import Path
 
 # %% ../../nbs/09_training/04_image_text.ipynb #875c031e
-from ..core.files import BadInput, atomic_write, read_json
-from ..core.params import CorpusParams
+from ..core.files import BadInput, atomic_write
 from ..core.picture_params import Params
-from ..core.runtime import log, derive_seed
+from ..core.runtime import derive_seed
 from ..data.corpus import Corpus
-from ..data.prepare import write_corpus
 from ..image_text.brivl import BriVL
 from ..image_text.layers import init_orthogonal, init_orthogonal_mlp
 from wavbrivl.image_text.pretrained import (
@@ -193,36 +191,6 @@ def score(self: ImageTextTask) -> dict:
     ]
     b = brivl.encode_text(data.ids[words].to(device), data.lengths[words].to(device))
     return dict(score=float(np.mean(1 / rank_targets(torch.cat(a).cpu(), b.cpu()))))
-
-# %% ../../nbs/09_training/04_image_text.ipynb #0f4de588
-def picture_corpus_params(params: Params) -> CorpusParams:
-    "The corpus of pictures that `brivl.scenes` asks for."
-    c = params.corpus
-    foley = c.foley.model_copy(update=dict(train=params.brivl.scenes))
-    changed = dict(reader='foley_pictures', frames=1, max_clips=None, shard_size=None)
-    return c.model_copy(update=changed | dict(foley=foley))
-
-# %% ../../nbs/09_training/04_image_text.ipynb #c51b6750
-def learning_corpus(
-    params: Params,
-    corpus: Corpus,
-    state,  # folder of the training's state, where pictures are kept
-) -> Corpus:
-    "What the image-text model learns from: scenes of its own, rendered once, or `corpus`."
-    p = params.brivl
-    if not p.scenes or p.checkpoint:
-        return corpus
-    if params.corpus.reader != 'foley':
-        log('brivl.scenes is for corpus.reader foley; the own pictures are used.')
-        return corpus
-    wanted, folder = picture_corpus_params(params), Path(state) / 'pictures'
-    summary = folder / 'summary.json'
-    if not summary.exists() or read_json(summary)['params'] != wanted.model_dump():
-        alone = (
-            1 if p.scenes < 500 else None
-        )  # few scenes are rendered before a process has begun
-        write_corpus(wanted, folder, folder.parent, alone)
-    return Corpus(folder)
 
 # %% ../../nbs/09_training/04_image_text.ipynb #c09f47cf
 def new_brivl(p, vocab: int) -> BriVL:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BATCHES_IN_MEMORY', 'NORM_PICTURES', 'embed_pictures', 'embed_texts', 'share_in_batches', 'join_shares',
-           'picture_norm', 'make_targets', 'Targets']
+           'embed_corpus_pictures', 'picture_norm', 'make_targets', 'Targets']
 
 # %% ../../nbs/09_training/05_targets.ipynb #2fca8e87
 import torch
@@ -101,7 +101,9 @@ def join_shares(mine: dict, out) -> dict | None:
     return out
 
 # %% ../../nbs/09_training/05_targets.ipynb #6d469716
-def _embed_frames(params: Params, corpus: Corpus, teacher: Teacher, paths, views: int):
+def embed_corpus_pictures(
+    params: Params, corpus: Corpus, teacher: Teacher, paths, views: int
+):
     "This process's share of the frames, in all views: [n, views, D]."
     batch, seed = params.targets.batch, params.brivl.seed
     strength = params.brivl.augment
@@ -153,7 +155,7 @@ def make_targets(
     views = views or params.targets.views
     paths, _ = flatten_column(corpus.table, 'frames')
     captions, _ = flatten_column(corpus.table, 'captions')
-    frames = _embed_frames(params, corpus, teacher, paths, views)
+    frames = embed_corpus_pictures(params, corpus, teacher, paths, views)
     own = captions[share_in_batches(len(captions), 256)]
     texts = embed_texts(teacher, tokenizer, own, 256)
     made = join_shares(dict(frames=frames, captions=texts), out)

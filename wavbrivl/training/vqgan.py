@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['unit_gap', 'Perceptual', 'patch_discriminator', 'adversarial_losses', 'adversary_weight', 'check_crops', 'VqganTask',
-           'load_frames', 'fit_vqgan', 'train_vqgan']
+           'load_frames', 'load_training_frames', 'fit_vqgan', 'train_vqgan']
 
 # %% ../../nbs/09_training/07_vqgan.ipynb #696ef675
 import numpy as np
@@ -282,13 +282,25 @@ def load_frames(
         return torch.zeros(0, 3, size, size, dtype=torch.uint8)
     return torch.cat(parts)
 
+# %% ../../nbs/09_training/07_vqgan.ipynb #8895d896
+def load_training_frames(
+    corpus: Corpus,
+    scenes: Corpus | None,  # further pictures; None, or the corpus itself: no others
+    size: int,  # side wanted, px
+) -> torch.Tensor:  # uint8 [N, 3, size, size]
+    "Load the training pictures of the corpus, then those of the scenes."
+    parts = [load_frames(corpus, 'train', size)]
+    if scenes not in (None, corpus):
+        parts.append(load_frames(scenes, 'train', size))
+    return torch.cat(parts)
+
 # %% ../../nbs/09_training/07_vqgan.ipynb #486eb229
 def fit_vqgan(
-    params: Params, corpus: Corpus, brivl: BriVL, state
+    params: Params, corpus: Corpus, brivl: BriVL, state, scenes: Corpus | None = None
 ) -> tuple:  # the codec, its history
     "Train a VQGAN on the training pictures. Raises `BadInput` for fewer than two."
-    p = params.vqgan
-    train = load_frames(corpus, 'train', p.size)
+    p, scenes = params.vqgan, scenes or corpus
+    train = load_training_frames(corpus, scenes, p.size)
     if len(train) < 2:
         raise BadInput(
             'Fewer than two training pictures; a VQGAN cannot be trained on them.'
@@ -297,7 +309,7 @@ def fit_vqgan(
     engine = make_engine(params)
     valid = load_frames(corpus, 'valid', p.size, 256)
     task = VqganTask(p, train, valid, Perceptual(brivl.to(engine.device)))
-    facts = (p.model_dump(), corpus.fingerprint)
+    facts = (p.model_dump(), corpus.fingerprint, scenes.fingerprint)
     history = Trainer(task, p.optim, p.seed, state, engine, facts=facts).run()
     return task.vqgan.cpu().eval(), history
 
@@ -308,6 +320,7 @@ def train_vqgan(
     brivl: BriVL,  # its image tower measures what looks alike
     out,  # folder for config.json, model.safetensors, history.csv
     state,  # folder of the resumable state
+    scenes: Corpus | None = None,  # further pictures to learn from
 ) -> pd.DataFrame:  # history, one row an epoch
     "Train a VQGAN on the training pictures, or take the released one (`vqgan.checkpoint`)."
     p = params.vqgan
@@ -315,7 +328,7 @@ def train_vqgan(
         vqgan = VQGAN.from_checkpoint(p.checkpoint, p.config or p)
         history = pd.DataFrame(columns=['epoch', 'loss', 'seconds', 'l1'])
     else:
-        vqgan, history = fit_vqgan(params, corpus, brivl, state)
+        vqgan, history = fit_vqgan(params, corpus, brivl, state, scenes)
     vqgan.save(out)
     save_history(history, out)
     shutil.rmtree(state, ignore_errors=True)
