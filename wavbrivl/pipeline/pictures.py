@@ -104,8 +104,7 @@ def score_pictures(
     other = lab.params.evaluator.second.cnn and lab.evaluator(name, second=True)
     second = second_opinion(other, pictures, labels)
     chance = found['chance'] | dict.fromkeys(second, found['chance']['r1'])
-    few = len(pictures) < 2 * evaluator.dim
-    left_out = DISTRIBUTION_METRICS if few else ()
+    left_out = DISTRIBUTION_METRICS if len(pictures) < 2 * evaluator.dim else ()
     found |= second | extra
     scores = {k: float(v) for k, v in found.items() if is_metric(k, v, left_out)}
     return scores | dict(

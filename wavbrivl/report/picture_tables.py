@@ -291,7 +291,7 @@ def apart_text(found: dict | None) -> str:
     bounds = f'{found["difference"]:+.2f} [{found["low"]:+.2f}, {found["high"]:+.2f}]'
     return f', {bounds}: ' + ('apart' if is_apart(found) else 'no difference')
 
-
+# %% ../../nbs/17_report/04_picture_tables.ipynb #c3184157
 def kind_story(
     summary: dict,
     corpus: str,
@@ -306,7 +306,7 @@ def kind_story(
     chance = f'chance {entry["chance"]:.2f}, 95 %'
     return f'A classifier of real pictures names {shares} right ({chance})'
 
-
+# %% ../../nbs/17_report/04_picture_tables.ipynb #0737740d
 def describe_naming(
     summary: dict,
     corpus: str,

@@ -292,16 +292,14 @@ def compare_with_paper(
     wanted: list | None = None,  # TASK/METRIC of ours; default: `TABLE_METRICS`
 ) -> pd.DataFrame:  # text cells, two-level columns; notes in .attrs['notes']
     "Set our numbers beside a paper's table, in columns of their own."
-    theirs = read_printed_table(paper, table)
-    title = f'{paper}, Table {table}'
-    if wanted is None:
-        wanted = TABLE_METRICS.get((paper, table), [])
+    theirs, title = read_printed_table(paper, table), f'{paper}, Table {table}'
+    wanted = TABLE_METRICS.get((paper, table), []) if wanted is None else wanted
     names = list(theirs.index)
     rows = table_rows(summary, wanted, names, rows or {})
     ours, notes = make_our_columns(summary, wanted, rows, names)
     own = by_supervision(rows, summary)
-    index = [*names, *own, *(['chance'] if ours else [])]
-    index = list(dict.fromkeys(index))
+    last = ['chance'] if ours else []
+    index = list(dict.fromkeys([*names, *own, *last]))
     out = pd.concat({f'{title}, as printed': theirs}, axis=1).reindex(index)
     facts = row_facts(summary, wanted, rows, names) if ours else {}
     for key, column in (facts | ours).items():
@@ -312,8 +310,8 @@ def compare_with_paper(
     said = notes + row_notes(rows, facts.get(BOARD, {})) + [NOT_RUN_NOTE]
     said += [PERCENT_NOTE] * prints_percent(theirs)
     if ours:
-        said += [READING_NOTES[key] for key in [(paper, table)] if key in READING_NOTES]
-        said.append(BOLD_NOTE)
+        reading = READING_NOTES.get((paper, table))
+        said += [reading, BOLD_NOTE] if reading else [BOLD_NOTE]
         aside = [r for r, said_of in facts[TAUGHT].items() if said_of == 'no sound']
         out.attrs['aside'] = ('chance', *aside)
     out.attrs['notes'] = said + faults
