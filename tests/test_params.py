@@ -264,7 +264,7 @@ def test_an_old_group_is_answered_with_the_new_one(config, old):
 @pytest.mark.parametrize('section', SECTIONS, ids=lambda c: c.__name__)
 def test_a_saved_model_of_old_opens(section):
     now = section().model_dump()
-    back = {new: old for old, new in section.renamed.items()}
+    back = {new: old for old, new in section.renamed.items() if '.' not in old}
     assert set(back) <= set(now) and not set(section.renamed) & set(now)
     saved = {back.get(k, k): v for k, v in now.items()}
     assert section(**saved).model_dump() == now

@@ -7,7 +7,7 @@ __all__ = ['SMALL_LAB', 'NO_NUMBERS', 'DRAWN', 'HEARD', 'NOT_OF', 'OWN_KINDS', '
            'list_changed_keys', 'shipped_params', 'list_boards', 'name_changes', 'name_board', 'changed_on',
            'teacher_mark', 'describe_making', 'store_metrics', 'require_output', 'make_folders', 'open_image_text',
            'StoredEvaluation', 'depicted_clips', 'interleave_classes', 'picture_kinds', 'draws_itself', 'lab_decoder',
-           'paint_points']
+           'paint_points', 'known_pictures']
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #50df49ea
 import hashlib
@@ -436,12 +436,13 @@ def evaluator(self: Lab, name: str | None = None, second: bool = False) -> Evalu
     return Evaluator.load(require_output('evaluator', folder)).to(self.device)
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #ac5db04b
-@patch(as_prop=True)
-def known_pictures(self: Lab) -> KnownPictures:
-    "The training and validation pictures of the corpus. Raises `BadInput` where there are none, or none for testing."
-    if not hasattr(self, '_known'):
-        size, corpus = self.params.vqgan.size, self.corpus
+def known_pictures(lab: Lab) -> KnownPictures:
+    "All pictures that something was taught or chosen by. Raises `BadInput` where there are none, or none for testing."
+    if not hasattr(lab, '_known'):
+        size, corpus = lab.params.vqgan.size, lab.corpus
         seen = [load_frames(corpus, split, size) for split in ('train', 'valid')]
+        if lab.scenes is not corpus:
+            seen.append(load_frames(lab.scenes, 'train', size))
         true = load_frames(corpus, 'test', size, len(corpus.table))
-        self._known = KnownPictures(torch.cat(seen), true)
-    return self._known
+        lab._known = KnownPictures(torch.cat(seen), true)
+    return lab._known

@@ -47,6 +47,7 @@ from ..api.pictures import WavBriVL
 from wavbrivl.pipeline.lab import (
     Lab,
     depicted_clips,
+    known_pictures,
     interleave_classes,
     paint_points,
     draws_itself,
@@ -81,9 +82,8 @@ DISTRIBUTION_METRICS = ('fid', 'kid', 'is', 'diversity')
 
 def is_metric(name: str, value, left_out: tuple) -> bool:
     "Is this finding a finite number to report?"
-    if not isinstance(value, (int, float)) or name in ('n', 'pool', *left_out):
-        return False
-    return bool(np.isfinite(value))
+    counted = isinstance(value, (int, float)) and name not in ('n', 'pool', *left_out)
+    return counted and bool(np.isfinite(value))
 
 # %% ../../nbs/18_pipeline/06_pictures.ipynb #df17df55
 def score_pictures(
@@ -100,7 +100,7 @@ def score_pictures(
     first = lab.params.generate.sounds
     found = score_pictures_of(evaluator, pictures, labels, *real, first=first)
     if lab.can_evaluate_pictures:
-        found |= lab.known_pictures.score(pictures)
+        found |= known_pictures(lab).score(pictures)
     other = lab.params.evaluator.second.cnn and lab.evaluator(name, second=True)
     second = second_opinion(other, pictures, labels)
     chance = found['chance'] | dict.fromkeys(second, found['chance']['r1'])
