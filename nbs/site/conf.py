@@ -11,12 +11,14 @@ INIT = (ROOT / 'wavbrivl/__init__.py').read_text()
 
 project = 'WavBriVL'
 author = 'The WavBriVL authors'
+copyright = author
 release = version = re.search(r'__version__ = [\'"](.+)[\'"]', INIT)[1]
 html_title = f'{project} {version}'
 language = 'en'
 
 extensions = ['myst_nb', 'sphinx_copybutton']
 nb_execution_mode = 'off'  # the outputs are those that are committed
+nb_merge_streams = True
 nb_render_image_options = {'class': 'output'}
 myst_enable_extensions = ['amsmath', 'dollarmath', 'colon_fence', 'fieldlist']
 myst_heading_anchors = 4
@@ -33,6 +35,7 @@ html_css_files = ['site.css']
 html_favicon = 'static/icon.svg'
 html_logo = 'static/icon.svg'
 exclude_patterns = ['README.md']
+copybutton_selector = 'div:not(.output) > div.highlight pre'
 html_show_sphinx = False
 html_copy_source = False
 html_math_renderer = 'mathml'

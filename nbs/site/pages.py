@@ -187,6 +187,14 @@ def count_verdicts() -> str:
     return f'{sum(verdicts().values())} numbers are asked about: {counts}.'
 
 
+def table_title(name, heading) -> str:
+    "Several tables of a section are told apart by the paper's number, or by their file."
+    if found := re.fullmatch(r'(wavbrivl|bgtai)_table(\d)', name):
+        return f'{dict(wavbrivl="WavBriVL", bgtai="BGTAI")[found[1]]}, Table {found[2]}'
+    is_shared = [h for h, _ in report_sections().values()].count(heading) > 1
+    return f'{heading}: {name}' if is_shared else heading
+
+
 def write_tables() -> list:
     "A page for each table of the report. Returns their names."
     there = {p.stem for p in (ROOT / 'results/tables').glob('*.md')}
@@ -195,7 +203,12 @@ def write_tables() -> list:
     for name in names:
         heading, text = report_sections().get(name, (name, ''))
         counts = count_verdicts() if name == 'claims' else ''
-        parts = [f'# {heading}', text, counts, read(f'results/tables/{name}.md')]
+        parts = [
+            f'# {table_title(name, heading)}',
+            text,
+            counts,
+            read(f'results/tables/{name}.md'),
+        ]
         parts.append(f'[The same as CSV]({name}.csv)')
         write(f'results/tables/{name}.md', '\n\n'.join(parts))
     write(
@@ -431,6 +444,21 @@ def owners_of(node) -> list:
     return [ast.unparse(k) for k in getattr(kinds, 'elts', [kinds])]
 
 
+def names_of(node):
+    "The names that a statement of a module defines, each with the statement that defines it alone."
+    if hasattr(node, 'name'):
+        yield node.name, node
+    elif isinstance(node, ast.Assign | ast.AnnAssign):
+        target = getattr(node, 'target', None) or node.targets[0]
+        if isinstance(target, ast.Tuple):
+            for i, t in enumerate(target.elts):
+                elements = getattr(node.value, 'elts', None)
+                value = elements[i] if elements else ast.Constant(i)  # of a range
+                yield t.id, ast.copy_location(ast.Assign([t], value), node)
+        elif isinstance(target, ast.Name):
+            yield target.id, node
+
+
 class Reference:
     "The public names of all modules, in reading order."
 
@@ -456,22 +484,11 @@ class Reference:
     def public(self, name) -> list:
         "What a module's `__all__` names, and the methods it adds: (shown name, node)."
         body = self.code[name].body
-        named = {}
-        for n in body:
-            target = (
-                n.targets[0]
-                if isinstance(n, ast.Assign)
-                else getattr(n, 'target', None)
-            )
-            if key := getattr(n, 'name', getattr(target, 'id', None)):
-                named.setdefault(key, n)
-        wanted = {
-            n: named[n] for n in ast.literal_eval(named['__all__'].value) if n in named
-        }
-        found = [(n.lineno, key, n) for key, n in wanted.items()]
-        found += [
-            (n.lineno, f'{owners_of(n)[0]}.{n.name}', n) for n in body if is_added(n)
-        ]
+        named = {key: n for n in reversed(body) for key, n in names_of(n)}
+        public = ast.literal_eval(named['__all__'].value)
+        found = [(named[key].lineno, key, named[key]) for key in public]
+        added = filter(is_added, body)
+        found += [(n.lineno, f'{owners_of(n)[0]}.{n.name}', n) for n in added]
         return [(key, n) for _, key, n in sorted(found, key=lambda f: f[0])]
 
     def describe(self, name, key, node) -> str:
@@ -620,7 +637,7 @@ def write_front(tables):
         '<!-- commands -->': readme_section('Two commands'),
     }
     trees = {
-        'Guides': ['nbs/index', *guides()],
+        'Guides': ['The map of chapters <nbs/index>', *guides()],
         'Results': [
             'results/reports/report',
             *(f'results/tables/{n}' for n in tables),
