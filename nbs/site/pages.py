@@ -83,9 +83,10 @@ def only_imports(text) -> bool:
 
 def prepare_code(cell, said, fold):
     "Alternative texts for its pictures; imports are folded, and what the library takes is marked."
-    text = ''.join(cell['source'])
+    text = cell['source'] = ''.join(cell['source'])
     tags = ['exported'] if house.EXPORT.match(text) else []
-    if fold or only_imports(text):
+    cell['imports'] = only_imports(text)  # several such cells become one
+    if fold or cell['imports']:
         tags.append('hide-input')
     cell['metadata'] = dict(tags=tags, mystnb=dict(image=dict(alt=said)))
 
@@ -100,6 +101,9 @@ def prepare_notebook(path, fold=False):
         if cell['id'] == 'navigation' or re.match(r'#\| *(default_exp|hide)\b', text):
             continue
         if cell['cell_type'] == 'code':
+            if only_imports(text) and cells and cells[-1].get('imports'):
+                cells[-1]['source'] += '\n\n' + text
+                continue
             prepare_code(cell, said, fold)
         else:
             said = shorten(text) or said
@@ -109,6 +113,8 @@ def prepare_notebook(path, fold=False):
         cells[0]['source'] += (
             f'\n\nModule {module_link(house.module_of(path), path.parent)}'
         )
+    for cell in cells:
+        cell.pop('imports', None)
     write(path.relative_to(ROOT), json.dumps(nb | dict(cells=cells)))
 
 
