@@ -82,6 +82,7 @@ def test_every_setting_and_command_has_its_line(made):
     groups = {k.rpartition('.')[0] for k in keys}
     lines = re.findall(r'^\| `([\w.]+)` \| (.*?) \| `.+` \| .+ \|$', text, re.M)
     assert {k for k, _ in lines} == set(keys) - groups
+    assert [k for k, meaning in lines if not meaning] == []
     told = (made / 'commands.md').read_text()
     commands = [r['command'] for r in read_rows('commands.csv')]
     assert re.findall(r'^## (\S+)$', told, re.M) == commands

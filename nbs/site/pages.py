@@ -174,7 +174,7 @@ def report_sections() -> dict:
     for cell in house.read_notebook(ROOT / 'results/reports/report.ipynb')['cells']:
         source = ''.join(cell['source'])
         if cell['cell_type'] == 'markdown':
-            title = re.match(r'#+ (.+)\n?', source)
+            *_, title = [None, *re.finditer(r'^#+ (.+)\n?', source, re.M)]
             heading = title[1] if title else heading
             text = source[title.end() :] if title else source
         elif saved := re.search(r"tables / '(\w+)'", source):
@@ -185,12 +185,13 @@ def report_sections() -> dict:
 def verdicts() -> Counter:
     "How many numbers of the papers' claims have each verdict."
     rows = csv.DictReader(read('results/tables/claims.csv').splitlines())
-    return Counter(r['verdict'] for r in rows)
+    return Counter(r['verdict'] for r in rows if r['verdict'])  # notes have none
 
 
 def count_verdicts() -> str:
-    counts = ', '.join(f'{n} {verdict}' for verdict, n in verdicts().most_common())
-    return f'{sum(verdicts().values())} numbers are asked about: {counts}.'
+    found = verdicts()
+    counts = ', '.join(f'{n} {verdict}' for verdict, n in found.most_common())
+    return f'They make {sum(found.values())} comparisons: {counts}.'
 
 
 def table_title(name, heading) -> str:
