@@ -41,6 +41,9 @@ def test_every_page_is_listed_once(made):
         p.relative_to(made) for p in made.rglob('*') if p.suffix in ('.md', '.ipynb')
     ]
     there = {str(f.with_suffix('')) for f in files} - {'index'}
+    there = {
+        n for n in there if not re.match(r'reference/\w+/', n)
+    }  # their wing's page has them
     names = listed(made)
     assert sorted(names) == sorted(there)
 

@@ -531,7 +531,14 @@ class Reference:
         wing, module = name.split('.')
         title, sentence = house.heading(self.chapters[name])
         chapter = os.path.relpath(self.chapters[name], ROOT / 'reference' / wing)
-        parts = [f'# {name}', sentence, f'Read it in the chapter [{title}]({chapter}).']
+        way = f'[Reference](../../reference.md) / [{wing}](../{wing}.md)'
+        parts = [
+            '---\norphan: true\n---',
+            way,
+            f'# {name}',
+            sentence,
+        ]  # the wing's page lists it
+        parts.append(f'Read it in the chapter [{title}]({chapter}).')
         parts.append(f'```{{py:module}} wavbrivl.{name}\n```')
         parts += [self.describe(name, key, node) for key, node in self.public(name)]
         write(f'reference/{wing}/{module}.md', '\n\n'.join(parts))
@@ -540,12 +547,12 @@ class Reference:
         names = [n for n in self.chapters if n.startswith(f'{wing}.')]
         parts = [f'# {wing}', house.WINGS[wing]]
         for name in names:
+            page = name.replace('.', '/')
             parts += [
-                f'## {name}',
+                f'## [{name}]({page}.md)',
                 house.heading(self.chapters[name])[1],
                 self.list_names(name),
             ]
-        parts.append(toctree([n.replace('.', '/') for n in names], 'hidden'))
         write(f'reference/{wing}.md', '\n\n'.join(parts))
 
     def list_methods(self, owner) -> str:
