@@ -5,12 +5,14 @@ VENV   ?= .venv
 SET    := TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore
 RUN    := venv=$$(cd '$(VENV)' && pwd) && export PATH="$$venv/bin:$$PATH" PYTHONPATH="$$PWD" $(SET) && python
 WHY    := case "$$PWD" in *'$$'*) echo 'pip builds nothing below a folder with a $$ in its name; give VENV=/another/place' >&2;; esac
+DOCS   ?= .venv-docs
+EXTRA  := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
 STAGE  ?=
 DEVICE ?= cpu
 # spinning threads cost a factor of four when anything else runs
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: repro verify test smoke lab bench export map setup clean
+.PHONY: repro verify test smoke lab bench export map docs setup clean
 .DEFAULT_GOAL := repro
 
 setup: $(VENV)/.ready
@@ -57,6 +59,19 @@ export: setup           ## notebooks -> library, and clean
 
 map: setup              ## the map of chapters, the links between them, the drawing of the wings; prints the measures
 	$(RUN) tests/house.py --write
+
+# the site has an environment of its own: a minute and 200 MB, no torch
+$(DOCS)/.ready: constraints.txt pyproject.toml
+	@echo 'setting up $(DOCS), once'
+	$(PYTHON) -m venv '$(DOCS)'
+	'$(DOCS)/bin/python' -c '$(EXTRA)' | tr ' ' '\n' > '$(DOCS)/docs.txt'
+	'$(DOCS)/bin/python' -m pip install --quiet --disable-pip-version-check -c constraints.txt -r '$(DOCS)/docs.txt'
+	@touch $@
+
+docs: $(DOCS)/.ready    ## the site, from the committed notebooks and the code's text, in build/site; runs nothing of them
+	'$(DOCS)/bin/python' nbs/site/pages.py
+	'$(DOCS)/bin/python' -m sphinx -W --keep-going -q -j auto -d build/doctrees -c nbs/site build/pages build/site
+	@echo 'the site is in build/site: open build/site/index.html'
 
 clean:                  ## forget results, keep the environment
 	rm -rf build checkpoints models

@@ -6,6 +6,7 @@ An environment takes minutes and gigabytes; here a small script stands in for Py
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from house import ROOT
@@ -79,6 +80,17 @@ def test_an_environment_elsewhere(checkout):
     assert (elsewhere / '.ready').exists() and not (checkout / '.venv').exists()
     (call, _) = make(checkout, 'test', f'VENV={elsewhere}')
     assert call[1:] == [str(checkout), f'{elsewhere}/bin/nbdev_test --n_workers 2']
+
+
+def test_the_site_has_an_environment_of_its_own(checkout):
+    calls = make(checkout, 'docs')
+    programs = {Path(program).parent.name for program, *_ in calls[1:]}
+    assert calls[0][2] == '-m venv .venv-docs' and programs == {'bin'}
+    assert calls[-2][2] == 'nbs/site/pages.py' and ' -W ' in calls[-1][2]
+    assert (checkout / '.venv-docs/.ready').exists() and not (
+        checkout / '.venv'
+    ).exists()
+    assert len(make(checkout, 'docs')) == 2, 'it is not set up twice'
 
 
 def test_smoke_stays_inside(checkout):

@@ -77,7 +77,7 @@ class CorpusParams(Section):
     shard_size: Count | None = None  # clips in a tar archive; None: single files
     train_folds: list[int] = []  # for corpora in folds; empty: the reader's own splits
     valid_folds: list[int] = []  # empty: `valid_fraction` of the training clips
-    test_folds: list[int] = []
+    test_folds: list[int] = []  # folds of the test split
     test_fraction: Share = 0.2  # of clips that have neither a split nor a fold
     valid_fraction: Share = 0.1  # of clips that have neither a split nor a fold
     foley: FoleyParams = FoleyParams()
@@ -110,7 +110,7 @@ class DatasetsParams(Section):
 class OptimParams(Section):
     "AdamW with linear warm-up and cosine decay."
 
-    epochs: WholeNumber = 10
+    epochs: WholeNumber = 10  # passes over the training data
     batch: Annotated[int, Field(ge=2)] = 64  # items in a batch, over all processes
     lr: Annotated[float, Field(gt=0, le=1)] = 0.001  # peak learning rate
     weight_decay: Share = 0.01  # of weight matrices; vectors have none
@@ -125,7 +125,7 @@ class TextParams(Section):
 
     vocab: Count = 2000  # tokens of the vocabulary
     hidden: Count = 64  # width
-    layers: Count = 1
+    layers: Count = 1  # of the text transformer
     heads: Count = 4  # attention heads
     ffn: Count = 128  # width of the feed-forward layers
     max_length: Count = 24  # tokens of a sentence
@@ -163,7 +163,7 @@ class BrivlParams(Section):
     queue_start: Share = 0.5  # fraction of the steps before the queues are used
     augment: Share = 0.5  # strength of crops and colours in augmented views
     head_init: Literal['torch', 'orthogonal'] = 'orthogonal'  # of what ends a tower
-    seed: int = 0
+    seed: int = 0  # of the weights, the batches and the augmented views
     optim: OptimParams = {'epochs': 8, 'batch': 64}
     renamed: ClassVar[dict] = {
         'cnn_pace': 'backbone_lr_multiplier',
@@ -213,7 +213,7 @@ class AudioParams(Section):
     conv_dim: ConvWidths = [32, 32, 64, 64, 64, 64, 64]
     conv_norm: Literal['group', 'layer'] = 'group'  # normalisation of the convolutions
     hidden: Count = 128  # width of the transformer
-    layers: Count = 3
+    layers: Count = 3  # of the transformer
     heads: Count = 4  # attention heads
     ffn: Count = 256  # width of the feed-forward layers
     pos_kernel: Count = 32  # kernel of the positional convolution, frames
@@ -225,7 +225,7 @@ class AudioParams(Section):
     width: Count = 64  # channels of the first stage of Wav2CLIP's ResNet-18
     embed: Count = 512  # dimensions of the embedding for downstream tasks
     level: bool = False  # add the level in dB as a feature
-    dropout: Share = 0.1
+    dropout: Share = 0.1  # share of activations left out in training
     # released weights: of WavLM, or of the encoder or CNN: a folder, or a hub name
     checkpoint: str | None = None
     freeze_conv: bool = False  # keep the convolutions as they are in training
@@ -254,7 +254,7 @@ class WavlmParams(Section):
     unmasked_weight: Share = 0.5  # weight of the frames that are not masked
     mix_fraction: Share = 0.2  # of the clips that get another clip mixed in
     temperature: Temperature = 0.1  # of the prediction
-    seed: int = 0
+    seed: int = 0  # of the weights and the batches
     optim: OptimParams = {'epochs': 8, 'batch': 32}
     renamed: ClassVar[dict] = {
         'mask_share': 'mask_fraction',
@@ -295,6 +295,7 @@ class TuneParams(Section):
     lora_rank: Count = 8  # of lora
     # of whole: learning rate of the encoder, relative to `optim.lr`
     encoder_lr_multiplier: Annotated[float, Field(gt=0, le=100)] = 0.1
+    # contrastive within the batch, or regression
     loss: Literal['infonce', 'cosine', 'l2'] = 'infonce'
     temperature: Temperature = 0.1  # of infonce
     window: Seconds | None = None  # of training and inference, s; None: the model's own
@@ -314,13 +315,14 @@ class BaselinesParams(Section):
 class HeadParams(Section):
     "The training of a small network on frozen frame embeddings."
 
-    epochs: Count = 20
+    epochs: Count = 20  # passes over the training data
     patience: Count = 4  # epochs without a better validation score before it stops
 
 # %% ../../nbs/00_core/02_params.ipynb #06556e01
 class EvaluateParams(Section):
     "The evaluation of a trained audio tower."
 
+    # what the frozen embeddings are asked
     tasks: list[TaskName] = [
         'zero_shot',
         'probe',
@@ -360,7 +362,7 @@ class GlossModelParams(Section):
     heads: Count = 4  # attention heads
     ffn: Count = 192  # width of the feed-forward layers
     align_dim: Count = 64  # dimensions in which DS-Net and Result Filter compare
-    dropout: Share = 0.0
+    dropout: Share = 0.0  # share of activations left out in training
     pool: Count = 4  # frames of 20 ms averaged into one
     # styles of gloss that Langue2Gloss learns from words, before any sound
     styles: list[GlossStyle] = ['content', 'aslg', 'summary']
@@ -387,8 +389,8 @@ class AlignmentParams(GlossModelParams):
     gloss: Literal['none'] | GlossStyle = 'content'  # style, or no intermediary
     beam: Count = 4  # width of the gloss decoder's beam search
     swap_fraction: Share = 0.3  # of aligned frames replaced by their gloss token
-    ds_net: bool = True
-    result_filter: bool = True
+    ds_net: bool = True  # train DS-Net, which places gloss in the sound
+    result_filter: bool = True  # train the Result Filter, for pictures
     gumbel: NonNegative = 0.0  # scale of Gumbel noise on the scores of the chosen path
     skip_fraction: Share = 0.2  # of gloss tokens, the costliest: to be skipped
     literal: bool = False  # eq. 5 exactly as printed
@@ -408,6 +410,7 @@ class AlignmentParams(GlossModelParams):
 class SelectParams(Section):
     "Which training pairs are used, chosen by the scores of an EMA tower."
 
+    # whose scores choose; random: as many by lot; none: every pair is used
     by: Literal['none', 'ds_net', 'result_filter', 'both', 'random'] = 'both'
     keep: Annotated[float, Field(gt=0, le=1)] = 0.75  # fraction of the pairs
     soft: bool = False  # weigh the pairs instead of leaving some out

@@ -65,8 +65,8 @@ class VqganParams(CodecParams):
     quantize_start: Share = 0.15  # fraction of the steps before anything is quantised
     crop_size: Count | None = 32  # side of the training crops, px; None: whole pictures
     crop_until: Share = 0.75  # fraction of the steps on crops; whole pictures after
-    seed: int = 0
-    optim: OptimParams = {'epochs': 5, 'batch': 16, 'lr': 0.002}
+    seed: int = 0  # of the weights and the batches
+    optim: OptimParams = {'epochs': 1, 'batch': 16, 'lr': 0.002}
     renamed: ClassVar[dict] = {
         'adversary': 'disc_weight',
         'adversary_ch': 'disc_ch',
@@ -89,11 +89,11 @@ class DiffusionParams(Section):
     inference_steps: Count = 12  # steps of sampling
     guidance_scale: NonNegative = 3.0  # classifier-free guidance; 1: none
     condition_dropout: Share = 0.1  # fraction of training items without a condition
-    condition_noise: NonNegative = 1.0  # largest noise on a condition, by its length
+    condition_noise: NonNegative = 0.7  # largest noise on a condition, by its length
     level: bool = True  # the level of the picture's sound is part of the condition
     ema_decay: Share = 0.999  # of the weights used at inference
-    seed: int = 0
-    optim: OptimParams = {'epochs': 13, 'batch': 16, 'lr': 0.0015}
+    seed: int = 0  # of the weights and the batches
+    optim: OptimParams = {'epochs': 5, 'batch': 32, 'lr': 0.001}
     renamed: ClassVar[dict] = {
         'sketch': 'condition_channels',
         'sampling': 'inference_steps',
@@ -141,7 +141,7 @@ class GuidanceParams(Section):
     cutouts: Count = 8  # random cutouts of a picture in every step
     chunk: Count = 64  # cutouts in the image tower at once: bounds the memory
     noise: NonNegative = 0.1  # standard deviation of the noise on the cutouts
-    seed: int = 0
+    seed: int = 0  # of the codes and the cutouts
     renamed: ClassVar[dict] = {'prior': 'prior_interval', 'cuts': 'cutouts'}
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #bef0c90e
@@ -161,7 +161,7 @@ PictureKind = Literal[
 class GenerateParams(Section):
     "Which pictures are generated for which test sounds."
 
-    kinds: list[PictureKind] = ['diffusion']
+    kinds: list[PictureKind] = ['diffusion']  # ways of making them
     # test sounds, classes in turn, for guided, bare and ranked; the others take all
     sounds: Count = 32
     candidates: Count = 8  # of which `ranked` is the best
@@ -182,8 +182,8 @@ class EvaluatorParams(Section):
     cnn: str = 'test_resnet'  # any timm model, another one than the image tower's
     size: Count = 64  # side of the input picture, px
     label_smoothing: Share = 0.1  # of a class, spread over all classes
-    seed: int = 0
-    optim: OptimParams = {'epochs': 4, 'batch': 32, 'lr': 0.005}
+    seed: int = 0  # of the weights and the batches
+    optim: OptimParams = {'epochs': 3, 'batch': 32, 'lr': 0.005}
     second: SecondEvaluatorParams = SecondEvaluatorParams()
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #4a81db47
@@ -202,14 +202,15 @@ class SurveyParams(Section):
     "A listening test: people choose between two pictures (Table 4 of WavBriVL)."
 
     responses: str | None = None  # folder of saved answers; None: nobody was asked
-    sounds: Count = 24
+    sounds: Count = 24  # that are asked about
     repeats: Count = 3  # times that each pair is shown
-    seed: int = 0
+    seed: int = 0  # of the sounds and the order of the pictures
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #afe58113
 class Params(Section):
     "All settings of a run."
 
+    # auto: cuda or mps where there is one, else cpu
     device: Literal['auto', 'cpu', 'cuda', 'mps'] = 'auto'
     # auto: bf16 where the device multiplies it in hardware, else fp32
     precision: Literal['auto', 'fp32', 'bf16'] = 'auto'
