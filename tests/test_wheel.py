@@ -224,6 +224,7 @@ def test_dvc_reads_the_lab_and_sees_an_upgrade(lab, installed):
     assert 'changed checksum' in dvc('status', 'data.dvc').stdout
     (lab / 'build/corpus').mkdir(parents=True)
     (lab / 'build/corpus/x').write_text('x')
+    (lab / 'build/scenes').mkdir()
     (lab / 'results/reports').mkdir()
     (lab / 'results/reports/corpus.ipynb').write_text('{}')
     done = dvc('commit', '--force', 'corpus')
