@@ -540,10 +540,10 @@ def test_a_sounds_noise_is_its_own(models, wanted):
         codec, brivl, wanted, ASKED, names=['a', 'b', 'c'], prior=prior
     )
     single = search_pictures(codec, brivl, wanted[1:2], ASKED, names=['b'], prior=other)
-    for (_, _, many), (_, _, one) in zip(among, alone):
+    for (_, _, many, _), (_, _, one, _) in zip(among, alone):
         assert torch.equal(many[1], one[0]) and not torch.equal(many[0], many[1])
     assert not torch.equal(among[0][2], among[1][2])
-    noise = torch.cat([n for *_, n in among])
+    noise = torch.cat([n for _, _, n, _ in among])
     assert abs(noise.mean()) < 0.15 and abs(noise.std() - 1) < 0.1
     assert torch.allclose(together.losses[:, 1], single.losses[:, 0], atol=1e-4)
     pieces = search_pictures(
