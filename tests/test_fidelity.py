@@ -247,7 +247,8 @@ def test_each_measure_fails_alone(judge):
         and 'all alike' in alike['reasons']['diversity']
         and math.isfinite(alike['fid'])
     )
-    assert one['chance'] == dict(r1=1 / 3, r5=1.0) and one['pool'] == 3, (
+    same = dict(r1=1 / 3, r1_first=1 / 3, r5=1.0)
+    assert one['chance'] == same and one['pool'] == 3, (
         'five of three classes is always right'
     )
     torch.manual_seed(0)

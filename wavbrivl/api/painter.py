@@ -263,7 +263,7 @@ def guide(
 ):
     "Search the codes of every row: `GuidedPictures`."
     prior = None
-    if kind != 'bare':
+    if kind != 'bare' and self.diffusion is not None:
         wanted = self.diffusion.towards_pictures(wanted)
         likely = self.diffusion.denoise_once
         prior = lambda z, s, noise, w: likely(z, share * s, noise, w)
