@@ -119,7 +119,7 @@ def save_figure(
 # %% ../../nbs/00_core/06_plotting.ipynb #d8a9a0e0
 def show_figure(
     fig,
-    dpi: int = 72,
+    dpi: int = 66,
 ):
     "Show a figure in a notebook: PNG with a palette, JPEG where it holds pictures."
     from IPython.display import Image, display
