@@ -63,9 +63,11 @@ def test_the_table_has_intervals_and_the_same_sounds():
     summary |= scored('mosaic', 320, 0.85, 1.0, r1_first=0.875)
     t = pictures_table(summary, 'foley')
     drawn = t.loc[('diffusion', 'wavbrivl')]
-    assert drawn['R@1 of 320'] == '0.81 [0.77, 0.85]'
-    assert drawn['R@1 of 32'].startswith('0.75 [0.58')
-    assert t.loc[('best of several', 'wavbrivl'), 'R@1 of 32'].startswith('0.94 [')
+    assert drawn['R@1 of 320 sounds'] == '0.81 [0.77, 0.85]'
+    assert drawn['R@1 of 32 sounds'].startswith('0.75 [0.58')
+    assert t.loc[('best of several', 'wavbrivl'), 'R@1 of 32 sounds'].startswith(
+        '0.94 ['
+    )
     assert [c for c in t if c.startswith('copies')] == ['copies']
     named = next(n for n in t.attrs['notes'] if n.startswith('Nearest'))
     assert 'mosaic' in named and 'diffusion' not in named and 'several' not in named

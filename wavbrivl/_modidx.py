@@ -4790,6 +4790,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'wavbrivl/review/clip_scores.py'),
                                              'wavbrivl.review.clip_scores.detection_scores_of_clips': ( '19_review/clip_scores.html#detection_scores_of_clips',
                                                                                                         'wavbrivl/review/clip_scores.py'),
+                                             'wavbrivl.review.clip_scores.evaluated_seeds': ( '19_review/clip_scores.html#evaluated_seeds',
+                                                                                              'wavbrivl/review/clip_scores.py'),
                                              'wavbrivl.review.clip_scores.open_seed': ( '19_review/clip_scores.html#open_seed',
                                                                                         'wavbrivl/review/clip_scores.py'),
                                              'wavbrivl.review.clip_scores.picture_ranks': ( '19_review/clip_scores.html#picture_ranks',

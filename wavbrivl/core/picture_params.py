@@ -173,7 +173,7 @@ class SecondEvaluatorParams(Section):
     "A second evaluator, trained as the first, which tells pictures that please only one."
 
     cnn: str | None = 'test_byobnet'  # any timm model but the first's; None: no second
-    seed: int = 1
+    seed: int = 1  # of the weights and the batches
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #514bc552
 class EvaluatorParams(Section):

@@ -48,7 +48,7 @@ def pictures_figure(
     n = len(rows)
     m = len(columns)
     seconds = max(len(r['clip']) for r in rows) / 16000
-    size = (2.2 + 0.95 * m, 0.98 * n + 0.8)  # 64 px or more a picture, at 80 dpi
+    size = (2.3 + 1.02 * m, 1.05 * n + 0.8)  # 64 px or more a picture, at 80 dpi
     fig, axes = tile_axes(n, 1 + m, size, width_ratios=[1.4, *[1] * m])
     captions = [textwrap.fill(c, 13) for c in columns]  # of the first row
     for row, r in zip(axes, rows):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['zero_shot_hits', 'picture_ranks', 'sound_ranks', 'caption_scores', 'clip_influences', 'count_events',
-           'detection_scores_of_clips', 'open_seed', 'seed_scores', 'run_scores', 'score_clips', 'carried_scores',
-           'store_clip_scores']
+           'detection_scores_of_clips', 'open_seed', 'seed_scores', 'evaluated_seeds', 'run_scores', 'score_clips',
+           'carried_scores', 'store_clip_scores']
 
 # %% ../../nbs/19_review/01_clip_scores.ipynb #ca586347
 import numpy as np
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 # %% ../../nbs/19_review/01_clip_scores.ipynb #ca0f2f18
 from ..core.config import list_runs
-from ..core.files import atomic_write
+from ..core.files import atomic_write, read_json
 from ..metrics.event_scores import event_scores, segment_scores
 from ..metrics.events import clean_events
 from ..metrics.retrieval import rank_targets
@@ -128,13 +128,21 @@ def seed_scores(
     return {number: scores for number, scores in found.items() if len(scores)}
 
 # %% ../../nbs/19_review/01_clip_scores.ipynb #ddc88417
+def evaluated_seeds(lab: Lab) -> list:
+    "The seeds that a run's numbers are means over, as its metrics record them; else those of its settings."
+    path = lab.results / 'metrics' / lab.run / f'{lab.corpus_name}.json'
+    tasks = read_json(path)['tasks'] if path.exists() else {}
+    found = [v.get('seeds', []) for t in tasks.values() for v in t.values()]
+    return sorted(set().union(*found)) or lab.seeds
+
+
 def run_scores(
     lab: Lab,  # of the run
     table: pd.DataFrame,  # of the test split, by clip
 ) -> dict:  # CORPUS/RUN/TASK/METRIC -> Series by clip, a mean over seeds
     "The scores of every clip of one run; none where it has not been evaluated."
     by_number, (corpus, name) = {}, listed_as(lab)
-    for seed in lab.seeds:
+    for seed in evaluated_seeds(lab):
         path = lab.build / 'embeddings' / lab.run / f'seed-{seed}.npz'
         if not path.exists():
             continue
