@@ -48,7 +48,7 @@ def pictures_figure(
     n = len(rows)
     m = len(columns)
     seconds = max(len(r['clip']) for r in rows) / 16000
-    size = (2.3 + 1.02 * m, 1.05 * n + 0.8)  # 64 px or more a picture, at 80 dpi
+    size = (2.3 + 1.18 * m, 1.25 * n + 0.9)  # 64 px or more a picture, at 80 dpi
     fig, axes = tile_axes(n, 1 + m, size, width_ratios=[1.4, *[1] * m])
     captions = [textwrap.fill(c, 13) for c in columns]  # of the first row
     for row, r in zip(axes, rows):
@@ -77,7 +77,7 @@ def classes_figure(
     if not rows:
         raise BadInput('There is no drawing to show; draw pictures for test sounds.')
     lines, wide = -(-len(rows) // blocks), 2 * max(map(len, rows.values()))
-    size = (blocks * (0.95 * wide + 0.8), 1.05 * lines + 0.6)  # 64 px or more a picture
+    size = (blocks * (1.02 * wide + 0.8), 1.12 * lines + 0.7)  # 64 px or more a picture
     fig, axes = tile_axes(lines, blocks * wide, size)
     for ax in axes.flat:
         draw_tile(ax, None)
