@@ -5,6 +5,7 @@ The browser has no network beyond this machine, a microphone that beeps, and a l
 
 import json
 import threading
+from pathlib import Path
 from urllib.parse import urlparse
 
 import numpy as np
@@ -15,10 +16,11 @@ from PIL import Image
 from browser import open_chromium
 from tiny import SMALL
 
-from wavbrivl.api.painter import Painter
+from wavbrivl.api.painter import Painter, painter_beside
 from wavbrivl.api.pictures import WavBriVL
 from wavbrivl.app.cli import main
 from wavbrivl.app import demo
+from wavbrivl.app.examples import render_examples
 from wavbrivl.app.listening import (
     MAX_PICTURES,
     Listener,
@@ -28,9 +30,7 @@ from wavbrivl.app.listening import (
     open_listener,
     open_picture_index,
     open_recording,
-    painter_beside,
     read_typed_names,
-    render_examples,
 )
 from wavbrivl.audio.tower import AudioTower
 from wavbrivl.core.files import BadInput
@@ -93,7 +93,7 @@ def listener(place, tmp_path_factory):
     folder = tmp_path_factory.mktemp('made')
     here = place / 'models/one/seed-0'
     model = WavBriVL.from_pretrained(here, 'cpu')
-    return open_listener(model, here, folder, NAMES, place / 'pictures')
+    return open_listener(model, folder, NAMES, place / 'pictures')
 
 
 # ---------------------------------------------------------------- what is answered
@@ -192,11 +192,18 @@ def test_pictures_by_folder_or_index(listener, place, tmp_path):
 
 
 def test_examples_are_sounds(tmp_path):
-    found = render_examples(tmp_path)
-    assert len(found) == 6 and {label.split(' and ')[0] for _, label in found} >= {
-        'dog'
-    }
-    assert all(len(open_recording(path)[0]) > RATE for path, _ in found)
+    found = render_examples(tmp_path, ['dog', 'bell'], 2)
+    names = [Path(r['sound']).name for r in found]
+    assert names == ['dog.wav', 'bell.wav', 'dog-2.wav', 'bell-2.wav']
+    assert all(len(open_recording(r['sound'])[0]) > RATE for r in found)
+    assert found[0]['heard'].startswith('dog')
+
+
+def test_examples_replace_nothing(tmp_path, capsys):
+    (tmp_path / 'dog.wav').write_bytes(b'mine')
+    assert main(['examples', str(tmp_path)]) == 2
+    assert 'not empty' in capsys.readouterr().err
+    assert (tmp_path / 'dog.wav').read_bytes() == b'mine'
 
 
 def test_the_painter_lies_beside_the_model_or_its_run(place):

@@ -100,7 +100,7 @@ def for_inference(
     brivl = self.brivl.for_inference(precision)
     fast = WavBriVL(audio, brivl, self.tokenizer, self.info)
     fast.precision = precision
-    fast.made_from = self.fingerprint
+    fast.made_from, fast.folder = self.fingerprint, self.folder
     return fast
 
 # %% ../../nbs/13_api/03_model.ipynb #3925fe5a
@@ -127,7 +127,8 @@ def read_tokenizer(folder, config: dict):
 @patch(cls_method=True)
 def from_pretrained(
     cls: WavBriVL,
-    folder,  # of `save_pretrained`, of a run, or `owner/name` on the hub
+    # of `save_pretrained`, of a run, `owner/name` on the hub; small: the package's own
+    folder='small',
     device='auto',  # auto, cpu, cuda, mps
     # fp32, bf16, auto: a copy `for_inference`; None: the model itself, to train on
     precision=None,
@@ -140,6 +141,7 @@ def from_pretrained(
     model = cls(audio, brivl, tokenizer, config['info'])
     # they were compared one by one; a released teacher has its own by now
     model.load_state_dict(weights, strict=not model.released)
+    model.folder = folder
     model = model.to(pick_device(device))
     return model if precision is None else model.for_inference(precision)
 
@@ -305,7 +307,8 @@ def name_scores(
 def classify(
     self: WavBriVL,
     sound,  # one or many, as `embed_audio` takes them
-    names,  # class names, in any iterable: two or more; if independent, one or more
+    # class names, in any iterable: two or more; if independent, one or more. None: of the model's corpus
+    names=None,
     sample_rate=None,  # of arrays that do not bring it, Hz
     # what `prompt_templates` takes; default: the prompts the model was evaluated with
     templates=None,
@@ -317,6 +320,11 @@ def classify(
     of SigLIP scores each name by itself, by a sigmoid: there they need not sum to 1, and are not calibrated for sounds.
     Of many sounds, one that cannot be read has None. Raises `BadInput`, and `BadFile` for a single sound.
     """
+    names = self.info.get('labels') if names is None else names
+    if names is None:
+        raise BadInput(
+            'This model learnt no classes by name; give names to choose among.'
+        )
     names = check_names(names, least=1 if independent else 2)
     found = stored_calibration(self, templates) if independent else None
     stored = found or self.info

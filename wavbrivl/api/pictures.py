@@ -28,7 +28,7 @@ from wavbrivl.api.inputs import (
 )
 from . import model  # noqa: F401, the class's methods that embed and ask
 from .folder import WavBriVL
-from .painter import Painter, check_drawing_options
+from .painter import Painter, check_drawing_options, painter_beside
 
 # %% ../../nbs/13_api/05_pictures.ipynb #235e0f83
 def level_dbfs(x: np.ndarray) -> float:
@@ -76,12 +76,20 @@ def start_pixels(picture, crop: int | None, side: int, n: int) -> torch.Tensor:
 
 # %% ../../nbs/13_api/05_pictures.ipynb #392e98ae
 def open_painter(painter, model: WavBriVL) -> Painter:
-    "Open the painter in a folder, or a released decoder; a `Painter` stays as it is."
+    """Open the painter in a folder, or a released decoder; a `Painter` stays as it is.
+
+    None: the painter beside the model. Raises `BadInput`.
+    """
     if isinstance(painter, Painter):
         return painter
     if isinstance(painter, GeneratorParams):
         return Painter(None, generator=painter)
-    return Painter.load(painter, str(model.device))
+    place = painter or model.folder and painter_beside(model.folder)
+    if place is None:
+        raise BadInput(
+            'No painter lies beside this model; name one by `painter`, or make one with `dvc repro diffusion`.'
+        )
+    return Painter.load(place, str(model.device))
 
 # %% ../../nbs/13_api/05_pictures.ipynb #df3a0308
 def scored_picture(x: torch.Tensor, cosine: float):
@@ -125,8 +133,8 @@ def describe_items(model: WavBriVL, things, sample_rate, text: bool) -> tuple:
 def generate(
     self: WavBriVL,
     things,  # one or many sounds, as `embed_audio` takes them; or sentences
-    # a folder, a `Painter`, or `GeneratorParams` that name a released decoder
-    painter='models/painter',
+    # a folder, a `Painter`, or `GeneratorParams` that name a released decoder; default: the one beside the model
+    painter=None,
     sample_rate=None,  # of arrays that do not bring it, Hz
     # one of `PAINTING_KINDS`; default: pipeline where a decoder is named, else diffusion
     kind: str | None = None,
@@ -182,7 +190,7 @@ def film_hop(fps: float | None, window: int) -> int:
 def generate_film(
     self: WavBriVL,
     sound,  # one, as `embed_audio` takes it
-    painter='models/painter',  # as in `generate`
+    painter=None,  # as in `generate`
     fps: float | None = None,  # frames per second, .01 .. 50; default: half windows
     kind: str | None = None,  # one of `PAINTING_KINDS`; default: guided, or pipeline
     sample_rate=None,  # of an array that does not bring it, Hz

@@ -186,9 +186,10 @@ def read_settings(given) -> dict:  # of `GeneratorParams`
     return settings
 
 # %% ../../nbs/22_app/02_drawing.ipynb #91d5cbb9
-def choose_painter(a):
+def choose_painter(a, model):
     "The painter that the line asks for. Raises `BadInput`, `BadFile`."
     from wavbrivl.api.painter import Painter
+    from wavbrivl.api.pictures import open_painter
     from wavbrivl.core.config import checked_section
     from wavbrivl.core.picture_params import GeneratorParams
 
@@ -196,7 +197,7 @@ def choose_painter(a):
     named = GeneratorParams(kind='pipeline', checkpoint=a.decoder)
     painter = Painter(None, generator=named)
     if not a.decoder:
-        painter = Painter.load(a.painter, a.device)
+        painter = open_painter(a.painter, model)
     if not settings:
         return painter
     if painter.generator is None:
@@ -218,7 +219,7 @@ def cmd_generate(a):
     paths, film = choose_paths(things, a.out, a.film, a.text)
     check_drawing(a, film)
     model = open_model(a)
-    painter = choose_painter(a)
+    painter = choose_painter(a, model)
     released = (a.kind or painter.kind) == 'pipeline'
     a.scale = a.scale or (1 if released else 4)
     make = draw_films if film else draw_stills
