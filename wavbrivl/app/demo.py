@@ -266,6 +266,7 @@ def open_page(gr, page, port: int, share: bool = False) -> str:  # its address
         server_port=port,
         max_file_size='100mb',
         enable_monitoring=False,
+        max_threads=2,  # each keeps memory of its own; one answer is made at a time
         theme=theme,
         css=STYLE,
         **quiet,
