@@ -22,7 +22,11 @@ from wavbrivl.app.examples import render_examples
 from wavbrivl.core.config import load_params
 
 GUIDES = sorted((ROOT / 'nbs/guides').glob('*.ipynb'))
-PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'nbs/site').glob('*.md')]
+PAGES = [
+    ROOT / 'README.md',
+    ROOT / 'CONTRIBUTING.md',
+    *(ROOT / 'nbs/site').glob('*.md'),
+]
 OPTIONAL = {'mteb'}  # needs more than the lab
 MAKE = set(re.findall(r'^([a-z]+):', (ROOT / 'Makefile').read_text(), re.M))
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
@@ -37,7 +41,9 @@ def text_of(path) -> str:
 
 def blocks(*languages):
     for path in [*PAGES, *GUIDES]:
-        for language, body in re.findall(r'^```(\w*)\n(.*?)^```', text_of(path), re.M | re.S):
+        for language, body in re.findall(
+            r'^```(\w*)\n(.*?)^```', text_of(path), re.M | re.S
+        ):
             if language in languages:
                 yield pytest.param(body, id=f'{path.stem}: {body.splitlines()[0][:40]}')
 
@@ -77,10 +83,15 @@ def test_settings_are_taken(body, tmp_path):
 @pytest.mark.parametrize('body', blocks('python'))
 def test_names_are_there(body):
     for node in ast.walk(ast.parse(body)):
-        if isinstance(node, ast.ImportFrom) and node.module.split('.')[0] not in OPTIONAL:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module.split('.')[0] not in OPTIONAL
+        ):
             module = importlib.import_module(node.module)
             assert all(hasattr(module, a.name) for a in node.names)
-        elif isinstance(node, ast.Attribute) and getattr(node.value, 'id', '') == 'model':
+        elif (
+            isinstance(node, ast.Attribute) and getattr(node.value, 'id', '') == 'model'
+        ):
             assert hasattr(WavBriVL, node.attr) or node.attr == 'rejected'
 
 
@@ -100,7 +111,9 @@ def test_the_readme_runs(own_files):
     *lines, drawing = ast.parse(block).body
     scope = {}
     exec(compile(ast.Module(lines, []), 'README.md', 'exec'), scope)
-    (picture,) = eval(compile(ast.Expression(drawing.value), 'README.md', 'eval'), scope)
+    (picture,) = eval(
+        compile(ast.Expression(drawing.value), 'README.md', 'eval'), scope
+    )
     assert picture.size == (64, 64) and picture.info['cosine'] > 0.4
     assert scope['model'].classify('dog.wav')[0][0] == 'dog'
 

@@ -25,6 +25,11 @@ def made(tmp_path_factory):
     return folder
 
 
+def test_the_diagram_is_what_its_code_draws():
+    method = pytest.importorskip('method')
+    assert (ROOT / 'nbs/method.svg').read_text() == method.draw_method()
+
+
 def listed(made) -> list:
     "Every page that a page lists, in order."
     found = []

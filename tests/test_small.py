@@ -32,7 +32,9 @@ def small():
 def test_it_is_what_the_note_says():
     note = json.loads((RELEASED / 'release.json').read_text())
     assert note['commit'] and note['params'] and note['seed'] == 0
-    found = {str(p.parent.relative_to(RELEASED)): p for p in RELEASED.rglob('*.safetensors')}
+    found = {
+        str(p.parent.relative_to(RELEASED)): p for p in RELEASED.rglob('*.safetensors')
+    }
     assert set(found) == set(note['weights'])
     for name, path in found.items():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == note['weights'][name]
