@@ -119,7 +119,13 @@ def test_the_wheel_has_every_file_once(wheel, source):
     modules = {str(p.relative_to(source)) for p in source.glob('wavbrivl/**/*.py')}
     assert {n for n in names if n.endswith('.py')} == modules
     assert {'wavbrivl/app/lab/Makefile', 'wavbrivl/app/lab/README.md'} <= set(names)
-    assert wheel.stat().st_size < 12e6
+    released = {
+        str(p.relative_to(source))
+        for p in source.glob('wavbrivl/released/**/*')
+        if p.is_file()
+    }
+    assert len(released) > 8 and released <= set(names)
+    assert wheel.stat().st_size < 28e6
 
 
 def test_building_leaves_no_trace(wheel, source):
