@@ -418,8 +418,8 @@ def merge_licences(*texts) -> str:
 
 
 def forget_measured(info: dict) -> dict:
-    "Leave out what was measured on the tower before: its calibration, the gap between sounds and pictures."
-    found = {k: v for k, v in info.items() if k != 'calibration'}
+    "Leave out what holds for the corpus before: its classes, its calibration, the gap between sounds and pictures."
+    found = {k: v for k, v in info.items() if k not in ('calibration', 'labels')}
     if found.get('embeddings'):
         found['embeddings'] = found['embeddings'] | dict(gap=None)
     return found
