@@ -258,7 +258,7 @@ def test_nothing_found_says_so(run, tmp_path):
         ('embed x.wav --device nonsense', 'nonsense'),
         ('embed x.wav --device cuda', 'cuda'),
         ('embed x.wav -o t.csv', '.parquet'),
-        ('classify x.wav', 'two class names'),
+        ('classify x.wav', 'give names to choose among'),
         ('classify x.wav -l dog', 'two class names'),
         ('classify x.wav -l dog,', 'two class names'),
         ('classify x.wav -l dog,dog', 'two class names'),

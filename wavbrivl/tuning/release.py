@@ -8,7 +8,6 @@ __all__ = ['TEXTS', 'MEASURED', 'PARTS', 'halve', 'halve_folder', 'code_commit',
 # %% ../../nbs/14_tuning/05_release.ipynb #2503dbe7
 import hashlib
 import subprocess
-import torch
 from pathlib import Path
 
 # %% ../../nbs/14_tuning/05_release.ipynb #2208a7a6
@@ -65,9 +64,11 @@ def code_commit(root: Path) -> str | None:
 def measured_rows(root: Path, corpus: str) -> dict:  # name -> mean, seeds, board
     "What a lab measured with the models that are released. Raises `BadFile` where it has no results."
     summary = read_json(root / 'results/summary.json')
-    found = {name: summary.get(f'{corpus}/{name}') for name in MEASURED}
-    kept = ('mean', 'seeds', 'board')
-    return {name: {k: row.get(k) for k in kept} for name, row in found.items() if row}
+    found = {}
+    for name in MEASURED:
+        row = summary.get(f'{corpus}/{name}', {})
+        found[name] = {k: row.get(k) for k in ('mean', 'seeds', 'board')}
+    return found
 
 # %% ../../nbs/14_tuning/05_release.ipynb #f186d889
 PARTS = (
