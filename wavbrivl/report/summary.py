@@ -246,14 +246,18 @@ def training_luck(
     return TrainingLuck(*training_error(seeds, teachers, counts), known)
 
 # %% ../../nbs/17_report/01_summary.ipynb #da8c29de
-SHARES = ('r1', 'r5', 'r10', 'accuracy', 'top1')  # of sounds that are right
+# of sounds that are right; of drawn pictures also the second judge's, those of the first sounds, and copies
+SHARES = ('r1', 'r5', 'r10', 'accuracy', 'top1', 'second_r1', 'r1_first', 'copies')
 
-
+# %% ../../nbs/17_report/01_summary.ipynb #6426ef83
 def count_sounds(summary: dict, key: str, clips=None) -> int:
     "How many sounds (or pictures) a share was counted over: as recorded, else the test clips; 0: no share, or unknown."
-    if split_key(key)[2].rsplit('/', 1)[1] not in SHARES:
+    metric = split_key(key)[2].rsplit('/', 1)[1]
+    if metric not in SHARES:
         return 0
     entry, corpus = summary[key], key.split('/')[0] + '/'
+    if metric == 'r1_first':
+        return int(entry.get('first', 0))
     if counted := entry.get('sounds', entry.get('pictures')):
         return int(counted)
     own = [] if clips is None else [c for c in clips if c.startswith(corpus)]
