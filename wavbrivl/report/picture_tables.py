@@ -303,7 +303,7 @@ def kind_story(
     if 'sounds' not in entry:
         return ''
     shares = f'{share_text(entry)} of {entry["sounds"]:.0f} {kind} drawings'
-    chance = f'chance {entry["chance"]:.2f}, 95 %'
+    chance = f'chance {entry["chance"]:.2f}; brackets: 95 %'
     return f'A classifier of real pictures names {shares} right ({chance})'
 
 # %% ../../nbs/17_report/04_picture_tables.ipynb #0737740d
@@ -327,5 +327,5 @@ def describe_naming(
             chance = summary[keys[0]]['chance']
     if not parts:
         return ''
-    head = f'Share of sounds whose picture a classifier names right (chance {chance:.2f}; 95 %)'
+    head = f'Share of sounds whose picture a classifier names right (chance {chance:.2f}; brackets: 95 %)'
     return f'{head}. {"; ".join(parts)}'
