@@ -8,6 +8,7 @@ WHY    := case "$$PWD" in *'$$'*) echo 'pip builds nothing below a folder with a
 DOCS   ?= .venv-docs
 EXTRA  := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
 STAGE  ?=
+JOBS   ?=
 DEVICE ?= cpu
 # spinning threads cost a factor of four when anything else runs
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -27,8 +28,9 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 	  > '$(VENV)/bin/papermill'
 	@touch $@
 
-repro: setup            ## rebuild every table and figure that the present params.yaml asks for
-	$(RUN) -m dvc repro $(STAGE) && { python "$$venv/bin/wavbrivl" verify || true; }
+repro: setup            ## rebuild every table and figure that the present params.yaml asks for; JOBS=1: one stage at a time
+	$(RUN) $(if $(STAGE),-m dvc repro $(STAGE),"$$venv/bin/wavbrivl" repro $(addprefix --jobs ,$(JOBS))) && \
+	  { python "$$venv/bin/wavbrivl" verify || true; }
 
 verify: setup           ## compare the results here with the committed ones, against their intervals
 	$(RUN) "$$venv/bin/wavbrivl" verify
@@ -43,7 +45,7 @@ smoke: setup            ## the whole pipeline, tiny, in a clean clone
 	rm -rf build/smoke && git clone -q . build/smoke
 	$(RUN) --version && cd build/smoke && export PYTHONPATH="$$PWD" && \
 	  python "$$venv/bin/wavbrivl" params --preset presets/smoke.yaml --write && \
-	  python -m dvc repro -q && python -m dvc metrics show && python -m dvc status -q && \
+	  python "$$venv/bin/wavbrivl" repro && python -m dvc metrics show && python -m dvc status -q && \
 	  echo "smoke: the pipeline ran and is up to date"
 
 bench: setup            ## speed against what one would use instead, side by side; DEVICE=cuda: on a GPU
