@@ -8,7 +8,8 @@ import torch
 
 from wavbrivl.core.files import BadInput
 from wavbrivl.core.params import AudioParams
-from wavbrivl.audio.wavlm import FastDropout, WavLM, normalise_waveform, replace_dropout
+from wavbrivl.audio.wavlm import WavLM, normalise_waveform
+from wavbrivl.image_text.layers import FastDropout, replace_dropout
 from wavbrivl.audio.checkpoint import load_wavlm
 
 REFERENCE = Path(__file__).parents[2] / 'shared' / 'reference'

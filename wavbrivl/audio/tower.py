@@ -17,8 +17,8 @@ from fastcore.basics import patch
 # %% ../../nbs/06_audio/03_tower.ipynb #b4c2fb05
 from ..core.params import AudioParams
 from ..media.sound import SAMPLE_RATE, window_weights, windows
-from ..image_text.layers import masked_mean
-from .wavlm import WavLM, replace_dropout
+from ..image_text.layers import masked_mean, replace_dropout
+from .wavlm import WavLM
 
 # %% ../../nbs/06_audio/03_tower.ipynb #cf023d65
 def level_db(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['wavlm_config', 'conv_frames', 'real_frames', 'gated_bias', 'biased_attention', 'cast_like_weight', 'wavlm_attention',
-           'normalise_waveform', 'FastDropout', 'replace_dropout', 'conv_front', 'WavLM', 'FourierConv']
+           'normalise_waveform', 'conv_front', 'WavLM', 'FourierConv']
 
 # %% ../../nbs/06_audio/01_wavlm.ipynb #e178fcc7
 import copy
@@ -17,6 +17,7 @@ from fastcore.basics import patch
 # %% ../../nbs/06_audio/01_wavlm.ipynb #cb2f76f3
 from ..core.params import AudioParams
 from ..core.runtime import pick_precision
+from ..image_text.layers import replace_dropout
 
 # %% ../../nbs/06_audio/01_wavlm.ipynb #61f7f754
 def wavlm_config(p: AudioParams):
@@ -147,27 +148,6 @@ def normalise_waveform(
     variance = x.square().sum(1, keepdim=True) / count
     return x / (variance + eps).sqrt()
 
-# %% ../../nbs/06_audio/01_wavlm.ipynb #df583a9c
-class FastDropout(nn.Dropout):
-    "Dropout whose mask costs 16 random bits a value on a CPU; elsewhere as in torch."
-
-    def forward(self, x):
-        if not (self.training and 0 < self.p < 1 and x.device.type == 'cpu'):
-            return super().forward(x)
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64)
-        words.random_(-(2**63), None)
-        bits = words.view(torch.int16)[: x.numel()]
-        threshold = int(self.p * 2**16) - 2**15
-        kept = bits.view(x.shape) >= threshold
-        return x * (kept.to(x.dtype) / (1 - self.p))
-
-# %% ../../nbs/06_audio/01_wavlm.ipynb #42ea3240
-def replace_dropout(module: nn.Module) -> nn.Module:
-    "Let every `nn.Dropout` of a module be a `FastDropout`."
-    for name in [k for k, m in module.named_modules() if type(m) is nn.Dropout]:
-        module.set_submodule(name, FastDropout(module.get_submodule(name).p))
-    return module
-
 # %% ../../nbs/06_audio/01_wavlm.ipynb #07ce70c4
 def _conv_layer(layer, x):
     "One layer of the front end: convolution, norm, GELU. x [N, C, 1, T]"
@@ -176,9 +156,23 @@ def _conv_layer(layer, x):
     x = F.conv2d(x, weight, conv.bias, stride=(1, conv.stride[0]))
     if isinstance(norm, nn.LayerNorm):
         x = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    elif norm is not None:
-        x = norm(x)
     return F.gelu(x)
+
+# %% ../../nbs/06_audio/01_wavlm.ipynb #5f3b1d90
+def _normed_first_layer(layer, wave):
+    "The first convolution with a norm over time, and GELU. wave [N, n] -> [N, C, 1, T]"
+    conv, norm = layer.conv, layer.layer_norm
+    windows = wave.unfold(1, conv.kernel_size[0], conv.stride[0]).contiguous()
+    # Apple's GPUs know no float64
+    exact = torch.float32 if wave.device.type == 'mps' else torch.float64
+    u, w = windows.to(exact), conv.weight[:, 0].t().to(exact)
+    mean = u.mean(1, keepdim=True)
+    cov = torch.bmm(u.mT, u) / u.shape[1] - mean.mT * mean
+    variance = ((cov @ w) * w).sum(1, keepdim=True).clamp(min=0)
+    scale = (variance + norm.eps).rsqrt() * norm.weight
+    shift = norm.bias - (mean @ w) * scale
+    x = torch.baddbmm(shift.to(wave.dtype), windows, (w * scale).to(wave.dtype))
+    return F.gelu(x).mT[:, :, None]
 
 # %% ../../nbs/06_audio/01_wavlm.ipynb #e9fc1621
 def conv_front(
@@ -186,8 +180,12 @@ def conv_front(
     wave,  # [N, n]
 ):  # [N, T, C]
     "The conv front end, channels innermost throughout."
-    x = cast_like_weight(wave, layers[0].conv)[:, None, None]
-    for layer in layers:
+    wave = cast_like_weight(wave, layers[0].conv)
+    if isinstance(getattr(layers[0], 'layer_norm', None), nn.GroupNorm):
+        x = _normed_first_layer(layers[0], wave)
+    else:
+        x = _conv_layer(layers[0], wave[:, None, None])
+    for layer in layers[1:]:
         x = _conv_layer(layer, x)
     return x[:, :, 0].transpose(1, 2)
 

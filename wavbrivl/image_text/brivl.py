@@ -28,6 +28,7 @@ from wavbrivl.image_text.layers import (
     attend_valid,
     self_attention_block,
     masked_mean,
+    replace_dropout,
     two_layer_mlp,
     valid_mask,
 )
@@ -145,7 +146,7 @@ def _bert(config: BrivlConfig) -> nn.Module:
         max_position_embeddings=config.text_positions or t.max_length,
         type_vocab_size=config.text_types,
     )
-    return BertModel(sizes, add_pooling_layer=True)
+    return replace_dropout(BertModel(sizes, add_pooling_layer=True))
 
 # %% ../../nbs/04_image_text/04_brivl.ipynb #3ee25176
 class TextTower(nn.Module):
