@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['STAGE_GB', 'MAX_JOBS', 'read_stages', 'find_stale', 'count_waiting', 'run_in_order', 'share_machine', 'run_stage',
-           'rebuild']
+           'stop_stages', 'rebuild']
 
-# %% ../../nbs/19_review/05_rebuild.ipynb #f0efef92
+# %% ../../nbs/19_review/05_rebuild.ipynb #a8b69226
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from graphlib import TopologicalSorter
 
 # %% ../../nbs/19_review/05_rebuild.ipynb #2d83a843
@@ -62,7 +63,7 @@ def count_waiting(needs: dict) -> dict:
             after[other] |= {stage} | after[stage]
     return {stage: len(later) for stage, later in after.items()}
 
-# %% ../../nbs/19_review/05_rebuild.ipynb #a9645220
+# %% ../../nbs/19_review/05_rebuild.ipynb #2056b444
 def run_in_order(
     needs: dict,  # stage -> the stages it needs
     run,  # a function of a stage; its exit status
@@ -72,18 +73,18 @@ def run_in_order(
     order, waiting = TopologicalSorter(needs), count_waiting(needs)
     order.prepare()
     ready, running, failed = [], {}, []
-    with ThreadPoolExecutor(jobs) as pool:
-        while order.is_active():
-            ready = sorted([*ready, *order.get_ready()], key=lambda s: -waiting[s])
-            while ready and len(running) < jobs and not failed:
-                stage = ready.pop(0)
-                running[pool.submit(run, stage)] = stage
-            if not running:
-                break
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
-                stage = running.pop(done)
-                failed += [stage] if done.result() else []
-                order.done(stage)
+    pool = ThreadPoolExecutor(jobs)
+    while order.is_active():
+        ready = sorted([*ready, *order.get_ready()], key=lambda s: -waiting[s])
+        while ready and len(running) < jobs and not failed:
+            stage = ready.pop(0)
+            running[pool.submit(run, stage)] = stage
+        if not running:
+            break
+        for done in wait(running, return_when=FIRST_COMPLETED).done:
+            stage = running.pop(done)
+            failed += [stage] if done.result() else []
+            order.done(stage)
     return failed
 
 # %% ../../nbs/19_review/05_rebuild.ipynb #5b7036ae
@@ -103,7 +104,7 @@ def share_machine(
         jobs = max(1, min(cores, int(room), MAX_JOBS)) if device == 'cpu' else 1
     return jobs, max(1, cores // jobs)
 
-# %% ../../nbs/19_review/05_rebuild.ipynb #a58fd587
+# %% ../../nbs/19_review/05_rebuild.ipynb #09b492bf
 def run_stage(
     stage: str,
     root,
@@ -114,14 +115,27 @@ def run_stage(
     dvc = [sys.executable, '-m', 'dvc', '--wait-for-lock', 'repro', '--single-item']
     env = dict(OMP_NUM_THREADS=str(threads)) | os.environ
     pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with subprocess.Popen([*dvc, stage], cwd=root, env=env, **pipe) as process:
+    own = dict(cwd=root, env=env, start_new_session=True)
+    with subprocess.Popen([*dvc, stage], **own, **pipe) as process:
         running.add(process)
         for line in process.stdout:
             print(f'{stage}: {line}', end='', flush=True)
     running.discard(process)
     return process.returncode
 
-# %% ../../nbs/19_review/05_rebuild.ipynb #091f4503
+# %% ../../nbs/19_review/05_rebuild.ipynb #510b8213
+def stop_stages(running: set):
+    "End the commands that DVC runs, until DVC itself has ended."
+    from psutil import NoSuchProcess, Process
+
+    while alive := [p for p in set(running) if p.poll() is None]:
+        for process in alive:
+            with suppress(NoSuchProcess):
+                for child in Process(process.pid).children(recursive=True):
+                    child.terminate()
+        time.sleep(0.2)
+
+# %% ../../nbs/19_review/05_rebuild.ipynb #53f9ddf1
 def rebuild(root=None, jobs: int | None = None) -> int:
     "Run all that is stale. Returns 0, or 1 where a stage failed; what was done is kept. Raises `BadInput`."
     from wavbrivl.core.runtime import pick_device
@@ -140,8 +154,7 @@ def rebuild(root=None, jobs: int | None = None) -> int:
             stale, lambda s: run_stage(s, root, threads, running), jobs
         )
     except BaseException:
-        for process in set(running):
-            process.terminate()
+        stop_stages(running)
         raise
     if failed:
         print(f'Failed: {", ".join(failed)}; its lines above begin with its name.')
