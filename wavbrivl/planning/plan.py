@@ -195,7 +195,7 @@ def describe_plan(plan: dict) -> str:
     )
     lines += [plan_line(r) for r in plan['stages']]
     whole = f'{duration(total["seconds"]):>10}{flops_text(total["flops"]):>9}{"":10}{gigabytes(total["disk"]):>10}'
-    lines += [f'{"all":28}{whole}', '']
+    lines += [f'{"all, one after another":28}{whole}', '']
     if not all(r['timed'] for r in plan['stages']):
         lines.append('* counted or stated, not tried on this machine')
     if not plan['here']:
