@@ -146,9 +146,10 @@ def crop_flip(
     generator: torch.Generator,
     area: float = 1.0,  # smallest share of the picture's area kept, in (0, 1]
     flip: bool = False,  # mirror half of them?
-) -> torch.Tensor:  # [N, 3, H, W]
-    "Cut a random square of each picture, scaled back to full size; mirror at random."
-    n = len(x)
+    size: int | None = None,  # side of what comes out; None: as it was
+) -> torch.Tensor:  # [N, 3, H, W], or [N, 3, size, size]
+    "Cut a random square of each picture, scaled to full size or another; mirror at random."
+    n, shape = len(x), (size, size) if size else x.shape[2:]
     scale = (area + (1 - area) * torch.rand(n, generator=generator)).sqrt()
     across = (2 * torch.rand(n, generator=generator) - 1) * (1 - scale)
     down = (2 * torch.rand(n, generator=generator) - 1) * (1 - scale)
@@ -157,7 +158,7 @@ def crop_flip(
         sign = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
     zero = torch.zeros(n)
     rows = torch.stack((sign * scale, zero, across, zero, scale, down), 1)
-    grid = F.affine_grid(rows.view(n, 2, 3).to(x), x.shape, align_corners=False)
+    grid = F.affine_grid(rows.view(n, 2, 3).to(x), (n, 3, *shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode='border', align_corners=False)
 
 # %% ../../nbs/04_image_text/05_inputs.ipynb #c865781a
@@ -189,11 +190,13 @@ def augment(
     grey: float = 0.2,  # share made grey
     area: float = 1.0,  # smallest share of a picture's area a crop keeps; 1: no crop
     flip: bool = False,  # mirror half of them?
-) -> torch.Tensor:  # [N, 3, H, W] of 0 .. 1, not yet normalised
+    size: int | None = None,  # side of what comes out; None: as it was
+) -> torch.Tensor:  # [N, 3, H, W] or [N, 3, size, size] of 0 .. 1, not yet normalised
     "Colour jitter, grey, crop and mirror for a whole batch at once."
     x, n = _scale_and_resize(pixels, None), len(pixels)
     if area < 1 or flip:
-        x = crop_flip(x, generator, area, flip)
+        x = crop_flip(x, generator, area, flip, size)
+    x = _scale_and_resize(x, size)
     jittered = torch.rand(n, generator=generator) < p
     steps = _draw_jitter(jittered, jitter, generator)
     for i in torch.randperm(4, generator=generator).tolist():

@@ -71,18 +71,20 @@ def draw_views(
     pictures,  # [N, 3, S, S] uint8
     generator=None,  # None: as they are
     strength: float = 1.0,  # of crops and colours, 0 .. 1: `brivl.augment`
+    size: int | None = None,  # side of the views; None: that of the pictures
 ) -> torch.Tensor:  # as they are, or floats of 0 .. 1
     "Pictures, cropped, mirrored and recoloured at random when given a generator."
     if generator is None:
         return pictures
     jitter, area = tuple(strength * j for j in JITTER), 1 - 0.4 * strength
     changes = dict(jitter=jitter, grey=0.2 * strength, area=area, flip=True)
-    return augment(pictures, generator, **changes)
+    return augment(pictures, generator, size=size, **changes)
 
 
 def make_views(pictures, size: int, generator=None, strength=1.0) -> torch.Tensor:
     "Input of BriVL's image tower: uint8 [N, 3, S, S] -> [N, 3, size, size]; augmented when given a generator."
-    return prepare_pixels(draw_views(pictures, generator, strength), size)
+    small = min(size, pictures.shape[-1])  # colours are changed where there are fewer pixels
+    return prepare_pixels(draw_views(pictures, generator, strength, small), size)
 
 # %% ../../nbs/09_training/04_image_text.ipynb #1ff89520
 def group_sizes(groups) -> list:
