@@ -162,17 +162,18 @@ def _conv_layer(layer, x):
 def _normed_first_layer(layer, wave):
     "The first convolution with a norm over time, and GELU. wave [N, n] -> [N, C, 1, T]"
     conv, norm = layer.conv, layer.layer_norm
-    windows = wave.unfold(1, conv.kernel_size[0], conv.stride[0]).contiguous()
+    # a window is followed by a one, whose weight is the shift
+    u = F.pad(wave.unfold(1, conv.kernel_size[0], conv.stride[0]), (0, 1), value=1.0)
     # Apple's GPUs know no float64
     exact = torch.float32 if wave.device.type == 'mps' else torch.float64
-    u, w = windows.to(exact), conv.weight[:, 0].t().to(exact)
-    mean = u.mean(1, keepdim=True)
-    cov = torch.bmm(u.mT, u) / u.shape[1] - mean.mT * mean
+    wide, w = u.to(exact), conv.weight[:, 0].t().to(exact)
+    moments = torch.bmm(wide.mT, wide) / u.shape[1]
+    mean = moments[:, -1:, :-1]
+    cov = moments[:, :-1, :-1] - mean.mT * mean
     variance = ((cov @ w) * w).sum(1, keepdim=True).clamp(min=0)
     scale = (variance + norm.eps).rsqrt() * norm.weight
-    shift = norm.bias - (mean @ w) * scale
-    x = torch.baddbmm(shift.to(wave.dtype), windows, (w * scale).to(wave.dtype))
-    return F.gelu(x).mT[:, :, None]
+    weight = torch.cat((w * scale, norm.bias - mean @ w * scale), 1)
+    return F.gelu(torch.bmm(u, weight.to(u.dtype))).mT[:, :, None]
 
 # %% ../../nbs/06_audio/01_wavlm.ipynb #e9fc1621
 def conv_front(

@@ -27,7 +27,7 @@ class FastDropout(nn.Dropout):
         bits = words.view(torch.int16)[: x.numel()]
         threshold = int(self.p * 2**16) - 2**15
         kept = bits.view(x.shape) >= threshold
-        return x * (kept.to(x.dtype) / (1 - self.p))
+        return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
 
 # %% ../../nbs/04_image_text/01_layers.ipynb #42ea3240
 def replace_dropout(module: nn.Module) -> nn.Module:
