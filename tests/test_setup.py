@@ -62,7 +62,7 @@ def test_targets_find_their_programs(checkout):
             '.venv/bin/nbdev_test --n_workers 2',
             '-m pytest -q -n 2 --dist loadfile --no-loadscope-reorder',
         ],
-        repro=['-m dvc repro', '.venv/bin/wavbrivl verify'],
+        repro=['.venv/bin/wavbrivl repro', '.venv/bin/wavbrivl verify'],
         verify=['.venv/bin/wavbrivl verify'],
         export=['.venv/bin/nbdev_export', '.venv/bin/nbdev_clean'],
         map=['tests/house.py --write'],
@@ -72,6 +72,16 @@ def test_targets_find_their_programs(checkout):
         found = [words.removeprefix(f'{checkout}/').strip() for _, _, words in calls]
         assert found == said
         assert {path for _, path, _ in calls} == {str(checkout)}
+
+
+def test_one_stage_and_a_number_of_stages_at_once(checkout):
+    make(checkout, 'setup')
+    for given, said in (
+        ('STAGE=-sf datasets', '-m dvc repro -sf datasets'),
+        ('JOBS=3', '.venv/bin/wavbrivl repro --jobs 3'),
+    ):
+        words = make(checkout, 'repro', given)[0][2]
+        assert words.removeprefix(f'{checkout}/').strip() == said
 
 
 def test_an_environment_elsewhere(checkout):

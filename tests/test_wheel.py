@@ -358,12 +358,12 @@ def test_make_calls_the_python_of_the_lab(tmp_path):
     stub.parent.mkdir()
     stub.write_text(f'#!/bin/sh\necho "$*" >> "{log}"\necho "{tmp_path}"\n')
     stub.chmod(0o755)
-    (stub.parent / 'nbdev_test').write_text(
-        stub.read_text().replace('"$*"', '"nbdev_test $*"')
-    )
-    (stub.parent / 'nbdev_test').chmod(0o755)
+    for program in ('nbdev_test', 'wavbrivl'):
+        words = stub.read_text().replace('"$*"', f'"{program} $*"')
+        (stub.parent / program).write_text(words)
+        (stub.parent / program).chmod(0o755)
     for target, extras, said in (
-        ('repro', 'lab,captions', '-m dvc repro'),
+        ('repro', 'lab,captions', 'wavbrivl repro'),
         ('test', all_extras(lab), '-m pytest -q -n 2'),
         ('lab', 'lab', '-m jupyterlab nbs'),
     ):

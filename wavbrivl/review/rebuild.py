@@ -104,7 +104,7 @@ def share_machine(
         jobs = max(1, min(cores, int(room), MAX_JOBS)) if device == 'cpu' else 1
     return jobs, max(1, cores // jobs)
 
-# %% ../../nbs/19_review/05_rebuild.ipynb #09b492bf
+# %% ../../nbs/19_review/05_rebuild.ipynb #df388e0f
 def run_stage(
     stage: str,
     root,
@@ -113,7 +113,9 @@ def run_stage(
 ) -> int:
     "Let DVC run one stage, each of its lines behind the stage's name. Returns DVC's exit status."
     dvc = [sys.executable, '-m', 'dvc', '--wait-for-lock', 'repro', '--single-item']
+    here = os.path.dirname(sys.executable)  # where papermill is too
     env = dict(OMP_NUM_THREADS=str(threads)) | os.environ
+    env['PATH'] = here + os.pathsep + env['PATH']
     pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     own = dict(cwd=root, env=env, start_new_session=True)
     with subprocess.Popen([*dvc, stage], **own, **pipe) as process:
