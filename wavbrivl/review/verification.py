@@ -277,7 +277,7 @@ def describe_number(key: str, row) -> str:
     word = dict(within='within', near='near').get(row.verdict, 'NOT within')
     return line + f', {row.difference:+.4g}, {word} ±{row.allowed:.4g} ({row.basis})'
 
-
+# %% ../../nbs/19_review/03_verification.ipynb #d6c7fc9d
 def describe_near(near: int, n: int) -> str:
     "Say how many numbers miss their own interval alone, and how many would by chance."
     return (
