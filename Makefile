@@ -50,7 +50,7 @@ smoke: setup            ## the whole pipeline, tiny, in a clean clone
 	  echo "smoke: the pipeline ran and is up to date"
 
 bench: setup            ## speed against what one would use instead, side by side; DEVICE=cuda: on a GPU
-	for b in wavlm image_tower stored_targets bulk retrieval alignment training_step threads; do $(RUN) benchmarks/$$b.py --device $(DEVICE) || exit 1; done
+	for b in wavlm image_tower stored_targets bulk retrieval alignment training_step threads stages; do $(RUN) benchmarks/$$b.py --device $(DEVICE) || exit 1; done
 	$(RUN) benchmarks/table.py
 
 lab: setup              ## open the notebooks

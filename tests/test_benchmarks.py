@@ -135,6 +135,10 @@ def test_threads(script, one_thread):
     assert run(GOMP_SPINCOUNT='9').strip() == 'None'
 
 
+def test_stages(run):
+    assert run('stages')['stages']['ratio'] > 0
+
+
 def test_bulk(run):
     found = run('bulk')
     assert (
