@@ -152,6 +152,15 @@ def test_an_interrupted_run_goes_on(lab, capfd):
     assert times(lab, 'a') == before and (lab / 'd').exists()
 
 
+def test_every_line_is_read_before_anything_runs(lab, capfd):
+    (lab / 'params.yaml').write_text(
+        'runs: {good: {}, bad: {train: {los: infonce}}}\nreport: {reference: good}\n'
+    )
+    assert main(['repro']) == 2
+    said = capfd.readouterr()
+    assert 'los' in said.err and not (lab / 'a').exists()
+
+
 def test_a_lab_that_dvc_cannot_read_is_a_sentence(lab, capfd):
     (lab / 'dvc.yaml').write_text('stages: [1]\n')
     assert main(['repro']) == 2
