@@ -510,6 +510,15 @@ def test_shares_are_stratified():
     assert a != b
 
 
+def test_few_clips_have_one_for_validation():
+    for seed in range(8):
+        few = [dict(label=str(i % 24), split='train') for i in range(33)]
+        got = split_of(few, valid_fraction=0.01, seed=seed)
+        assert 1 <= got.count('valid') < 33
+    assert split_of([dict(split='train')]) == ['train']
+    assert 'valid' not in split_of([dict(split='train')] * 4, valid_fraction=0)
+
+
 def test_folds(tmp_path):
     for i in range(6):
         sf.write(tmp_path / f'{i}.wav', tone(300 + i), 16000)

@@ -76,10 +76,10 @@ class CorpusParams(Section):
     image_size: Count = 96  # side of the stored pictures, px
     shard_size: Count | None = None  # clips in a tar archive; None: single files
     train_folds: list[int] = []  # for corpora in folds; empty: the reader's own splits
-    valid_folds: list[int] = []  # empty: `valid_fraction` of the training clips
+    valid_folds: list[int] = []  # of the validation split; empty: `valid_fraction`
     test_folds: list[int] = []  # folds of the test split
     test_fraction: Share = 0.2  # of clips that have neither a split nor a fold
-    valid_fraction: Share = 0.1  # of clips that have neither a split nor a fold
+    valid_fraction: Share = 0.1  # of the training clips, where none is for validation
     foley: FoleyParams = FoleyParams()
     renamed: ClassVar[dict] = {
         'most': 'max_clips',

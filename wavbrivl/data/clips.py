@@ -48,7 +48,7 @@ def move_share(
     share: float,
     seed: int,
 ):
-    "Move `share` of the training clips to `split`, class by class, by a hash of their names."
+    "Move `share` of the training clips to `split`, class by class, by a hash of their names; one where that gives none."
     groups = {}
     for r in rows:
         if r['split'] == 'train':
@@ -59,6 +59,12 @@ def move_share(
         ordered = sorted(group, key=lambda r: derive_seed(seed, split, r['clip']))
         for r in ordered[: min(k, len(group) - 1)]:
             r['split'] = split
+    if share and groups and not any(r['split'] == split for r in rows):
+        largest = max(
+            groups.values(), key=lambda g: (g[0]['audio'] is not None, len(g))
+        )
+        if sum(map(len, groups.values())) > 1:
+            min(largest, key=lambda r: r['clip'])['split'] = split
 
 # %% ../../nbs/03_data/05_clips.ipynb #70de5a74
 def assign_splits(
