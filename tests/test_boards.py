@@ -36,6 +36,7 @@ from wavbrivl.report.tables import (
     selection_table,
     to_markdown,
 )
+from wavbrivl.review import verification
 from wavbrivl.review.clip_scores import carried_scores
 from wavbrivl.review.verification import compare_summaries, explain_differences
 
@@ -311,3 +312,26 @@ def test_collected_metrics_without_a_making_have_no_board(tmp_path):
     metrics = dict(corpus='toy', run='a', tasks=dict(probe=dict(accuracy=numbers(0.5))))
     write_json(metrics, tmp_path / 'metrics/a/toy.json')
     assert 'board' not in collect_metrics(tmp_path)['toy/a/probe/accuracy']
+
+
+def test_numbers_that_another_board_left_are_not_this_ones(tmp_path):
+    "Results come with git: a trial's report and its verification leave alone what lies there of the default board."
+    lay_out(tmp_path)
+    kept = dict(board='default', **mean_and_spread([0.9, 0.9], 2))
+    numbers = {
+        'foley/wavbrivl/zero_shot/top1': kept,
+        'foley/ds_rf/diffusion/r1': kept,
+        'foley/gone/zero_shot/top1': kept,
+        'foley@seed_2/wavbrivl/zero_shot/top1': kept | dict(replicate=True),
+    }
+    other = {'foley@seed_2/wavbrivl/zero_shot/top1'}
+    assert labs.list_left(tmp_path, numbers) == set()
+    assert labs.list_other_teachers(tmp_path, numbers) == other
+    write_preset('smoke', tmp_path)
+    fresh = numbers | {'foley/wavbrivl/zero_shot/top1': kept | dict(board='smoke')}
+    assert labs.list_left(tmp_path, fresh) == {'foley/ds_rf/diffusion/r1'}
+    kept_here = verification.drop_carried(tmp_path, fresh)
+    assert set(kept_here) == {
+        'foley/wavbrivl/zero_shot/top1',
+        'foley/gone/zero_shot/top1',
+    }

@@ -184,8 +184,9 @@ def report_sections() -> dict:
 
 def verdicts() -> Counter:
     "How many numbers of the papers' claims have each verdict."
-    rows = csv.DictReader(read('results/tables/claims.csv').splitlines())
-    return Counter(r['verdict'] for r in rows if r['verdict'])  # notes have none
+    lines = read('results/tables/claims.csv').splitlines()
+    rows = csv.DictReader(line for line in lines if not line.startswith('#'))  # notes
+    return Counter(r['verdict'] for r in rows)
 
 
 def count_verdicts() -> str:

@@ -450,7 +450,7 @@ def evaluate_teacher(lab: Lab) -> list[dict]:
     if is_replicate(read_config_layers(lab.root), lab.run):
         mark_replicate(metrics)
     for m in metrics:
-        write_json(m, lab.results / 'metrics' / lab.name / f'{m["run"]}.json')
+        store_metrics(lab, m, lab.results / 'metrics' / lab.name / f'{m["run"]}.json')
     write_json(scores, lab.results / 'scores' / f'{lab.run}.json')
     teacher_note(lab).unlink(missing_ok=True)
     return metrics

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SMALL_LAB', 'NO_NUMBERS', 'DRAWN', 'HEARD', 'NOT_OF', 'OWN_KINDS', 'Lab', 'listed_as', 'small_lab', 'number_settings',
            'list_changed_keys', 'shipped_params', 'list_boards', 'name_changes', 'name_board', 'changed_on',
-           'teacher_mark', 'describe_making', 'store_metrics', 'require_output', 'make_folders', 'open_image_text',
-           'StoredEvaluation', 'depicted_clips', 'interleave_classes', 'picture_kinds', 'draws_itself', 'lab_decoder',
-           'paint_points', 'known_pictures']
+           'list_left', 'list_other_teachers', 'teacher_mark', 'describe_making', 'store_metrics', 'require_output',
+           'make_folders', 'open_image_text', 'StoredEvaluation', 'depicted_clips', 'interleave_classes',
+           'picture_kinds', 'draws_itself', 'lab_decoder', 'paint_points', 'known_pictures']
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #50df49ea
 import hashlib
@@ -31,6 +31,7 @@ from wavbrivl.core.config import (
     load_params,
     make_params,
     merge_config,
+    read_config_layers,
 )
 from ..core.runtime import pick_device
 from ..data.corpus import Corpus
@@ -232,6 +233,32 @@ def changed_on(config: dict, preset, run: str | None, here: dict, kind: str) -> 
     except BadInput:  # a preset of one's own that is not finished
         return list_changed_keys({}, here)
     return list_changed_keys(number_settings(params, kind), here)
+
+# %% ../../nbs/18_pipeline/01_lab.ipynb #6d195bad
+def list_left(root, summary: dict) -> set:  # keys CORPUS/RUN/TASK/METRIC
+    "The numbers of this board's runs and teachers that a board of another name left in results."
+    config, names = read_config_layers(root), list_boards(root)
+    runs, own, left = list_experiments(config), {}, set()
+    kinds = 'run', 'variant', 'pictures'
+    for key, entry in summary.items():
+        run, made = key.split('/')[1], entry.get('board')
+        if '@' in key.split('/')[0] or run not in runs or made not in names:
+            continue
+        if (run, made) not in own:
+            own[run, made] = any(name_board(run, root, k) == made for k in kinds)
+        left |= set() if own[run, made] else {key}
+    return left
+
+
+def list_other_teachers(
+    root, summary: dict
+) -> set:  # keys CORPUS@TEACHER/RUN/TASK/METRIC
+    "The numbers under teachers that this board has not."
+    teachers = read_config_layers(root).get('teachers') or {}
+    corpora = {key: key.split('/')[0].partition('@')[2] for key in summary}
+    return {
+        key for key, teacher in corpora.items() if teacher and teacher not in teachers
+    }
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #ff7ac5d8
 def teacher_mark(folder) -> str | None:  # 12 hex digits

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ROW_NAMES', 'REPORT_TIMELINES', 'BESIDE_REFERENCE', 'FIVE_CLASSES', 'TABLE4_ROWS', 'FIGURE2_VARIANTS',
            'COMPLETE_VARIANTS', 'TIMING_FIGURES', 'first_evaluation', 'reference_evaluation', 'has_metric',
-           'select_runs', 'select_corpus', 'name_rows', 'read_histories', 'carried_runs', 'carried_makings',
-           'read_variant_histories', 'one_per_class', 'gallery_arguments', 'caption_points', 'space_arguments',
-           'predicted_clips', 'timeline_arguments', 'caption_rows', 'data_arguments', 'drawn_clips', 'drawn_kinds',
-           'picture_columns', 'class_pairs', 'five_class_hits', 'five_class_summary', 'codec_rows', 'pair_selection',
-           'table4_rows', 'complete_variant', 'figure2_histories', 'gloss_samples', 'place_tokens', 'placing_variants']
+           'select_runs', 'select_corpus', 'name_rows', 'read_histories', 'carried_runs', 'read_numbers',
+           'carried_makings', 'read_variant_histories', 'one_per_class', 'gallery_arguments', 'caption_points',
+           'space_arguments', 'predicted_clips', 'timeline_arguments', 'caption_rows', 'data_arguments', 'drawn_clips',
+           'drawn_kinds', 'picture_columns', 'class_pairs', 'five_class_hits', 'five_class_summary', 'codec_rows',
+           'pair_selection', 'table4_rows', 'complete_variant', 'figure2_histories', 'gloss_samples', 'place_tokens',
+           'placing_variants']
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #27e27ec1
 import numpy as np
@@ -32,6 +33,7 @@ from wavbrivl.report.summary import (
     MARK,
     collect_metrics,
     list_carried,
+    mark_carried,
     run_supervisions,
 )
 from ..suites.timing import placed_sequences
@@ -41,6 +43,9 @@ from wavbrivl.pipeline.lab import (
     StoredEvaluation,
     depicted_clips,
     interleave_classes,
+    list_left,
+    list_other_teachers,
+    name_board,
     require_output,
 )
 from .pictures import DRAWN_KINDS, first_pictures, read_pictures
@@ -114,6 +119,17 @@ def read_histories(lab: Lab) -> pd.DataFrame:
 def carried_runs(lab: Lab) -> list:
     "Runs and variants that another board left in results."
     return list_carried(lab.results, list_experiments(read_config_layers(lab.root)))
+
+
+def read_numbers(lab: Lab) -> tuple:  # every number, those to compare
+    "Every number in results, what another board left marked; and without that, for tables that show no board."
+    found = collect_metrics(lab.results)
+    left = list_left(lab.root, found)
+    every = mark_carried(found, carried_runs(lab), left)
+    foreign = {key for key in every if MARK in every[key].get('board', '')}
+    if name_board(lab.params.report.reference, lab.root) != 'default':
+        foreign |= list_other_teachers(lab.root, found)
+    return every, {key: every[key] for key in every if key not in foreign}
 
 
 def carried_makings(lab: Lab) -> dict:  # variant -> mismatch, chooses, board, teacher

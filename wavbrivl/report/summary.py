@@ -419,11 +419,15 @@ def list_carried(
     return sorted({p.name for p in found if p.is_dir()} - no_run)
 
 
-def mark_carried(summary: dict, carried: list) -> dict:  # a copy
+def mark_carried(
+    summary: dict,
+    carried: list,  # runs
+    left=(),  # keys of single numbers
+) -> dict:  # a copy
     "Mark the board of every number that another board left."
     out = dict(summary)
     for key, entry in summary.items():
-        if key.split('/')[1] in carried:
+        if key in left or key.split('/')[1] in carried:
             board = entry.get('board', 'not recorded')
             out[key] = entry | dict(board=board + MARK)
     return out

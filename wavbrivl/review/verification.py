@@ -23,7 +23,7 @@ from scipy.stats import norm
 # %% ../../nbs/19_review/03_verification.ipynb #a8e7120d
 from ..core.config import find_root, list_experiments, read_config_layers
 from ..core.files import BadInput, read_json
-from ..pipeline.lab import list_changed_keys
+from ..pipeline.lab import list_changed_keys, list_left, list_other_teachers
 from wavbrivl.report.summary import (
     count_sounds,
     TrainingLuck,
@@ -211,7 +211,10 @@ def drop_carried(root, summary: dict) -> dict:
     "Leave out what this board did not make: its rows came with git, and would always be reproduced."
     on_board = list_experiments(read_config_layers(root))
     carried = list_carried(root / 'results', on_board)
-    return {k: v for k, v in summary.items() if k.split('/')[1] not in carried}
+    left = list_left(root, summary) | list_other_teachers(root, summary)
+    runs = {key: key.split('/')[1] for key in summary}
+    kept = [key for key in summary if runs[key] not in carried and key not in left]
+    return {key: summary[key] for key in kept}
 
 # %% ../../nbs/19_review/03_verification.ipynb #871daa37
 def explain_differences(committed: dict, fresh: dict, old_params, new_params) -> list:
