@@ -105,7 +105,10 @@ def cmd_params(a):
     if a.write:
         if not a.preset:
             raise BadInput('--write needs --preset: the file to lay over params.yaml.')
-        print(f'{write_preset(a.preset)} written')
+        path = write_preset(a.preset)
+        print(
+            f'{path} written, without comments; `wavbrivl params` prints every setting'
+        )
         return
     params = load_params(a.run, preset=a.preset)
     if a.json:

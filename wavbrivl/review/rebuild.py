@@ -109,7 +109,7 @@ def share_machine(
         jobs = max(1, min(cores, int(room), MAX_JOBS)) if device == 'cpu' else 1
     return jobs, max(1, cores // jobs)
 
-# %% ../../nbs/19_review/05_rebuild.ipynb #1260285d
+# %% ../../nbs/19_review/05_rebuild.ipynb #fa20c128
 ADVICE = (
     'To track the changes',
     'git add',
@@ -117,7 +117,8 @@ ADVICE = (
     'dvc config',
     'Updating lock file',
     'Use `dvc push`',
-)  # how DVC's lines begin that are the same after every stage
+    '[IPKernelApp]',
+)  # how lines of DVC and of the notebook's kernel begin that are the same after every stage
 
 
 def is_news(line: str) -> bool:
