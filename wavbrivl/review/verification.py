@@ -255,7 +255,7 @@ def verify_results(root=None, rev: str = 'HEAD') -> dict:
     compared = compare_summaries(committed, fresh, old_clips, new_clips)
     if not len(compared):
         raise BadInput(
-            f'No number of {root / SUMMARY} is among those of {place}: {" ".join(notes)}'
+            f'There is nothing to compare: no number here is of the board that made those of {place}. {" ".join(notes)}'
         )
     return dict(place=place, notes=notes, compared=compared)
 
