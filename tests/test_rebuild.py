@@ -66,6 +66,22 @@ def test_the_machine_is_shared_out(monkeypatch):
     assert rebuild.share_machine() == (2, 8)
 
 
+@pytest.mark.parametrize(
+    'answers, status, calls',
+    [
+        ([(0, False)], 0, 1),
+        ([(255, True), (255, True), (0, False)], 0, 3),
+        ([(255, False)], 255, 1),
+        ([(255, True)] * 9, 255, rebuild.TURNS),
+    ],
+)
+def test_a_stage_waits_for_its_turn(monkeypatch, answers, status, calls):
+    left = iter(answers)
+    monkeypatch.setattr(rebuild, 'call_dvc', lambda *_: next(left))
+    assert rebuild.run_stage('a', '.', 1, set()) == status
+    assert len(list(left)) == len(answers) - calls
+
+
 # ---------------------------------------------------------------- with DVC
 
 STAGE = """
