@@ -48,7 +48,7 @@ def move_share(
     share: float,
     seed: int,
 ):
-    "Move `share` of the training clips to `split`, class by class, by a hash of their names; one where that gives none."
+    "Move `share` of the training clips to `split`, class by class, by a hash of their names; at least one."
     groups = {}
     for r in rows:
         if r['split'] == 'train':
