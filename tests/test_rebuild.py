@@ -112,7 +112,7 @@ def lab(tmp_path, monkeypatch):
     (tmp_path / '.dvc').mkdir()
     config = '[core]\n    analytics = false\n    no_scm = true\n'
     (tmp_path / '.dvc/config').write_text(config)
-    (tmp_path / 'params.yaml').write_text('train: {seeds: [0]}\n')
+    (tmp_path / 'params.yaml').write_text('corpus: {source: stage.py}\n')
     (tmp_path / 'stage.py').write_text(STAGE)
     (tmp_path / 'setting').write_text('1')
     write_stages(tmp_path)
@@ -175,6 +175,9 @@ def test_every_line_is_read_before_anything_runs(lab, capfd):
     assert main(['repro']) == 2
     said = capfd.readouterr()
     assert 'los' in said.err and not (lab / 'a').exists()
+    (lab / 'params.yaml').write_text('corpus: {source: mine/pairs.csv}\n')
+    assert main(['repro']) == 2
+    assert 'corpus.source' in capfd.readouterr().err and not (lab / 'a').exists()
 
 
 def test_a_lab_that_dvc_cannot_read_is_a_sentence(lab, capfd):

@@ -125,7 +125,7 @@ def is_news(line: str) -> bool:
     "Does a line of the output say anything of the stage?"
     return bool(line.strip()) and not line.strip().startswith(ADVICE)
 
-# %% ../../nbs/19_review/05_rebuild.ipynb #cccee169
+# %% ../../nbs/19_review/05_rebuild.ipynb #a235aeea
 def call_dvc(
     stage: str,
     root,
@@ -133,14 +133,14 @@ def call_dvc(
     running: set,  # the processes; this one is in it as long as it runs
 ) -> tuple:  # its exit status; was it only that another DVC held a lock?
     "Let DVC run one stage, each of its lines behind the stage's name."
-    words = f'-m dvc --wait-for-lock repro --single-item {stage}'.split()
+    words = '-m dvc --wait-for-lock repro --single-item'.split()
     here = os.path.dirname(sys.executable)  # papermill is there too
     env = dict(OMP_NUM_THREADS=str(threads)) | os.environ
     env['PATH'] = here + os.pathsep + env['PATH']
     own = dict(cwd=root, env=env, start_new_session=True)
     pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     held = False
-    with subprocess.Popen([sys.executable, *words], **own, **pipe) as process:
+    with subprocess.Popen([sys.executable, *words, stage], **own, **pipe) as process:
         running.add(process)
         for line in filter(is_news, process.stdout):
             held |= 'Unable to acquire lock' in line
@@ -175,14 +175,20 @@ def stop_stages(running: set):
                     child.terminate()
         time.sleep(0.2)
 
-# %% ../../nbs/19_review/05_rebuild.ipynb #3de02319
+# %% ../../nbs/19_review/05_rebuild.ipynb #ae09bc41
 def check_experiments_first(root) -> str:  # the device
-    "Read the settings of every run, variant and teacher. Raises `BadInput` for the first that is wrong."
+    "Read the settings of every run, variant and teacher, and look for the corpus. Raises `BadInput`."
     for run in list_experiments(read_config_layers(root)):
         load_params(run, root)
-    return load_params(root=root).device
+    params = load_params(root=root)
+    if not (root / params.corpus.source).exists():
+        raise BadInput(
+            f'corpus.source in params.yaml is {params.corpus.source}, which does not exist; '
+            f'give the path of your table or folder, from {root}.'
+        )
+    return params.device
 
-
+# %% ../../nbs/19_review/05_rebuild.ipynb #057ec2ed
 REPORT = 'results/reports/report.ipynb'
 
 
