@@ -20,8 +20,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: constraints.txt pyproject.toml
 	@echo 'setting up $(VENV), once: 7 GB on disk; pip is silent meanwhile, for three minutes or more'
 	$(PYTHON) -m venv '$(VENV)'
-	@# Python compiles what it imports; pip would compile all 26,000 files, for two minutes
-	'$(VENV)/bin/python' -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt \
+	'$(VENV)/bin/python' -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -e '.[lab,captions,peers,search,onnx,openclip,siglip,lora,datasets,demo,suites,real,test]' || { $(WHY); exit 1; }
 	@# dvc.yaml calls papermill by name; jsonschema would compile a grammar of web addresses first, for a second
 	@printf '#!/bin/sh\nexec python -c "%s" "$$@"\n' \
@@ -68,7 +67,7 @@ $(DOCS)/.ready: constraints.txt pyproject.toml
 	@echo 'setting up $(DOCS), once'
 	$(PYTHON) -m venv '$(DOCS)'
 	'$(DOCS)/bin/python' -c '$(EXTRA)' | tr ' ' '\n' > '$(DOCS)/docs.txt'
-	'$(DOCS)/bin/python' -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -r '$(DOCS)/docs.txt'
+	'$(DOCS)/bin/python' -m pip install --quiet --disable-pip-version-check -c constraints.txt -r '$(DOCS)/docs.txt'
 	@touch $@
 
 docs: $(DOCS)/.ready    ## the site, from the committed notebooks and the code's text, in build/site; runs nothing of them
