@@ -236,7 +236,7 @@ def changed_on(config: dict, preset, run: str | None, here: dict, kind: str) -> 
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #6d195bad
 def list_left(root, summary: dict) -> set:  # keys CORPUS/RUN/TASK/METRIC
-    "The numbers of this board's runs and teachers that a board of another name left in results."
+    "The numbers of this board's runs that a board of another name left in results."
     config, names = read_config_layers(root), list_boards(root)
     runs, own, left = list_experiments(config), {}, set()
     kinds = 'run', 'variant', 'pictures'

@@ -83,9 +83,8 @@ def draw_views(
 
 def make_views(pictures, size: int, generator=None, strength=1.0) -> torch.Tensor:
     "Input of BriVL's image tower: uint8 [N, 3, S, S] -> [N, 3, size, size]; augmented when given a generator."
-    small = min(
-        size, pictures.shape[-1]
-    )  # colours are changed where there are fewer pixels
+    # colours are changed where there are fewer pixels
+    small = min(size, pictures.shape[-1])
     return prepare_pixels(draw_views(pictures, generator, strength, small), size)
 
 # %% ../../nbs/09_training/04_image_text.ipynb #1ff89520
