@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,13 @@ def pytest_collection_modifyitems(items):
     "Order the files; within a file nothing changes."
     place = {f'test_{name}': i for i, name in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    "The same random numbers in a test, whichever ran before it."
+    torch.manual_seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture(scope='module')

@@ -163,7 +163,7 @@ def test_drawing_tells_how_far_it_is(listener, place):
         place / 'tone.wav', 'diffusion', 2, 7, shares.append
     )
     assert picture.size == (32, 32) and -1 <= cosine <= 1
-    assert shares == sorted(shares) and len(shares) == 12 and shares[-1] == 1.0
+    assert shares == sorted(shares) and len(set(shares)) == 6 and shares[-1] == 1.0
     again, _ = listener.draw(place / 'tone.wav', 'diffusion', 2, 7, shares.append)
     assert np.array_equal(np.asarray(picture), np.asarray(again))
     assert kinds_of(listener.painter) == ['diffusion'] and kinds_of(None) == []

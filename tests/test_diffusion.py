@@ -111,7 +111,7 @@ def test_names_seed_the_noise(model, wanted):
 
 
 def test_guidance(model, wanted):
-    "0 is anything, 1 the plain answer in one pass, others on the line through both."
+    "0 is anything, 1 the plain answer in one pass, others on the line through both, and begin after the noisiest steps."
     p, names = model.params, range(5)
     process = noise_scheduler(p.steps)
     process.set_timesteps(p.inference_steps)
@@ -123,7 +123,8 @@ def test_guidance(model, wanted):
                     model(x, t.expand(5), c)
                     for c in (model.condition_vector(wanted), None)
                 )
-                x = process.step(free + w * (told - free), t, x).prev_sample
+                weight = 1 if w > 1 and t > 800 else w
+                x = process.step(free + weight * (told - free), t, x).prev_sample
         assert torch.allclose(
             model.latents(wanted, names, guidance=w),
             x * model.deviation + model.mean,
@@ -135,7 +136,7 @@ def test_guidance(model, wanted):
     plain = len(passes)
     model.latents(wanted, names, sampling=3)
     hook.remove()
-    assert (plain, len(passes) - plain) == (3, 6)
+    assert (plain, len(passes) - plain) == (3, 3 + 2), 'the first step is not guided'
     assert torch.equal(
         model.latents(wanted, names),
         model.latents(

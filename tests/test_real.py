@@ -181,7 +181,8 @@ def test_a_teacher_of_two_folders(teacher, parts):
         wanted = mix_sentences(cnn(x), teacher.encode_text(NAMES), 0.5, 3)
     assert torch.allclose(teacher.encode_image(x, normalise=False), wanted, **CLOSE)
     pixels = torch.rand(1, 3, 50, 50, requires_grad=True)
-    teacher.encode_image(teacher.prepare(pixels)).sum().backward()
+    mixed = teacher.encode_image(teacher.prepare(pixels))
+    (mixed * torch.randn(mixed.shape)).sum().backward()
     assert pixels.grad.abs().sum() > 0
     two = teacher.encode_text(['a', 'a much longer sentence'])
     assert torch.allclose(two[:1], teacher.encode_text('a'), **CLOSE)

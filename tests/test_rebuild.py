@@ -159,7 +159,7 @@ def test_an_interrupted_run_goes_on(lab, capfd):
     program = 'import sys; from wavbrivl.app.cli import main; sys.exit(main())'
     command = [sys.executable, '-c', program, 'repro', '--jobs', '2']
     run = subprocess.Popen(command, start_new_session=True)
-    while run.poll() is None and not (lab / 'a').exists():
+    while run.poll() is None and not (lab / 'dvc.lock').exists():
         time.sleep(0.1)
     os.killpg(run.pid, signal.SIGINT)
     assert run.wait(60) not in (0, None)

@@ -255,13 +255,11 @@ def drawing_steps(
     tell,  # called with the share that is done, 0..1
 ):
     "Tell after each step of the diffusion model how much is done."
-    p = painter.diffusion.params
-    total = p.inference_steps * (1 if p.guidance_scale == 1 else 2)
-    calls = [0]
+    total, seen = painter.diffusion.params.inference_steps, set()
 
-    def step(*_):
-        calls[0] += 1
-        tell(min(1.0, calls[0] / total))
+    def step(_, given, __):
+        seen.add(int(given[1][0]))  # guidance asks twice for some steps
+        tell(min(1.0, len(seen) / total))
 
     hook = painter.diffusion.register_forward_hook(step)
     try:

@@ -88,6 +88,7 @@ class DiffusionParams(Section):
     steps: Count = 1000  # of the noising process
     inference_steps: Count = 12  # steps of sampling
     guidance_scale: NonNegative = 2.0  # classifier-free guidance; 1: none
+    guidance_start: Share = 0.2  # share of the steps, the noisiest, without guidance
     condition_dropout: Share = 0.1  # fraction of training items without a condition
     condition_noise: NonNegative = 0.7  # largest noise on a condition, by its length
     level: bool = True  # the level of the picture's sound is part of the condition

@@ -230,10 +230,12 @@ def start_latents(
 def guided_velocity(
     self: LatentDiffusion, x, step, wanted, weight: float
 ) -> torch.Tensor:
-    "Velocity with classifier-free guidance of a weight; 1: the conditional prediction."
-    v = self(x, step, wanted)
-    if weight != 1:
-        v = self(x, step, None).lerp(v, weight)
+    "Velocity with classifier-free guidance of a weight; 1, and before guidance begins: the conditional prediction."
+    p, v = self.params, self(x, step, wanted)
+    late = (step <= (1 - p.guidance_start) * p.steps) | (weight < 1)
+    if weight != 1 and late.any():
+        weights = torch.where(late, weight, 1.0).to(v.dtype)
+        v = self(x, step, None).lerp(v, weights[:, None, None, None])
     return v
 
 # %% ../../nbs/07_decoders/05_diffusion.ipynb #972f08d7

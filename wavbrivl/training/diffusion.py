@@ -203,7 +203,7 @@ def train_diffusion(
     p = params.diffusion
     task = diffusion_task(params, corpus, targets, vqgan, scenes, teacher)
     facts = (
-        p.model_dump(exclude={'guidance_scale', 'inference_steps'}),
+        p.model_dump(exclude={'guidance_scale', 'guidance_start', 'inference_steps'}),
         corpus.fingerprint,
         (scenes or corpus).fingerprint,
         task.latents.sum().item(),
