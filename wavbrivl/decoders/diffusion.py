@@ -230,7 +230,7 @@ def start_latents(
 def guided_velocity(
     self: LatentDiffusion, x, step, wanted, weight: float
 ) -> torch.Tensor:
-    "Velocity with classifier-free guidance of a weight; 1, and before guidance begins: the conditional prediction."
+    "Velocity with classifier-free guidance of a weight; the conditional prediction at 1 and before guidance begins."
     p, v = self.params, self(x, step, wanted)
     late = (step <= (1 - p.guidance_start) * p.steps) | (weight < 1)
     if weight != 1 and late.any():
