@@ -111,7 +111,7 @@ def test_names_seed_the_noise(model, wanted):
 
 
 def test_guidance(model, wanted):
-    "0 is anything, 1 the plain answer in one pass, others on the line through both, and begin after the noisiest steps."
+    "0 is anything, 1 the plain answer in one pass, others on the line through both and begin after the noisiest steps."
     p, names = model.params, range(5)
     process = noise_scheduler(p.steps)
     process.set_timesteps(p.inference_steps)
