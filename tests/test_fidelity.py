@@ -15,12 +15,12 @@ from wavbrivl.generation.judge import (
     Evaluator,
     EvaluatorTask,
     LabelledPictures,
-    spearman,
     resize_bytes,
     usable_attributes,
     soften,
     train_evaluator,
 )
+from wavbrivl.generation.measures import spearman
 from wavbrivl.generation.fidelity import (
     attribute_correlation,
     class_spread,

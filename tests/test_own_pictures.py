@@ -23,7 +23,7 @@ from wavbrivl.foley.captions import (
 )
 from wavbrivl.foley.scene import CLASS_TABLE, CLASSES, make_scene, read_table
 from wavbrivl.generation import judge
-from wavbrivl.generation.judge import second_judge_params, usable_attributes
+from wavbrivl.generation.judge import other_judge_params, usable_attributes
 from wavbrivl.generation.measures import attribute_frame
 from wavbrivl.generation.mosaic import Mosaic
 from wavbrivl.image_text.config import BrivlConfig, read_config
@@ -205,7 +205,7 @@ def test_both_evaluators_learn_from_the_scenes(lab, monkeypatch):
     assert [n for n, _ in found] == [48, 48]
     assert [len(task.valid_set) for _, task in found] == [24, 24]
     assert not np.isnan(found[0][1].train_set.values).all(0).any()
-    first, second = lab.evaluator(), lab.evaluator(second=True)
+    first, second = lab.evaluator(), lab.evaluator(which='second')
     assert second.config['cnn'] == 'test_byobnet' != first.config['cnn']
     assert set(history.cnn) == {first.config['cnn'], 'test_byobnet'}
     table = metrics_table(read_json(lab.results / 'metrics/judge/real-foley.json'))
@@ -216,8 +216,8 @@ def test_both_evaluators_learn_from_the_scenes(lab, monkeypatch):
 
 def test_a_second_evaluator_can_be_left_out():
     off = Params(evaluator=dict(second=dict(cnn=None)))
-    assert second_judge_params(off) is None
-    second = second_judge_params(Params()).evaluator
+    assert other_judge_params(off, 'second') is None
+    second = other_judge_params(Params(), 'second').evaluator
     assert (second.cnn, second.seed) == ('test_byobnet', 1)
     assert second.optim == Params().evaluator.optim
 

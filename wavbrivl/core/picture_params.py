@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PictureKind', 'CodecParams', 'VqganParams', 'DiffusionParams', 'GeneratorParams', 'GuidanceParams', 'GenerateParams',
-           'SecondEvaluatorParams', 'EvaluatorParams', 'StudyParams', 'SurveyParams', 'Params']
+           'SecondEvaluatorParams', 'CaptionEvaluatorParams', 'EvaluatorParams', 'StudyParams', 'SurveyParams',
+           'Params']
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #71f07c0b
 from pydantic import Field
@@ -177,6 +178,13 @@ class SecondEvaluatorParams(Section):
     seed: int = 1  # of the weights and the batches
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #514bc552
+class CaptionEvaluatorParams(Section):
+    "An evaluator that learns the words of captions, never a class, and names classes by their words."
+
+    cnn: str | None = 'test_byobnet'  # any timm model; None: no such evaluator
+    seed: int = 2  # of the weights and the batches
+
+
 class EvaluatorParams(Section):
     "The evaluator: a classifier of pictures, trained on real ones only."
 
@@ -186,6 +194,7 @@ class EvaluatorParams(Section):
     seed: int = 0  # of the weights and the batches
     optim: OptimParams = {'epochs': 3, 'batch': 32, 'lr': 0.005}
     second: SecondEvaluatorParams = SecondEvaluatorParams()
+    captions: CaptionEvaluatorParams = CaptionEvaluatorParams()
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #4a81db47
 class StudyParams(Section):

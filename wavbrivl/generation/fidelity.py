@@ -24,7 +24,8 @@ from ..core.files import BadInput
 from ..core.runtime import derive_seed, named_rng
 from ..metrics.classification import accuracy_at, check_labels
 from ..metrics.retrieval import rank_relevant, score_retrieval
-from .judge import Evaluator, antialiased, check_pictures, spearman
+from .judge import Evaluator, antialiased, check_pictures
+from .measures import spearman
 
 # %% ../../nbs/12_generation/08_fidelity.ipynb #7fc02c0c
 def feature_passthrough(dim: int) -> nn.Module:

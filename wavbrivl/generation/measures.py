@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['similarity', 'reciprocal_ranks', 'cosine_with_unedited', 'match', 'Pool', 'attribute_frame', 'picture_pool',
-           'retrieved_values', 'retrieved_attribute', 'centred_ranks', 'rho_and_slope', 'pooled_rho', 'check_measured',
-           'interval', 'correlation_with', 'tail_share', 'null_statistics']
+           'retrieved_values', 'retrieved_attribute', 'centred_ranks', 'spearman', 'rho_and_slope', 'pooled_rho',
+           'check_measured', 'interval', 'correlation_with', 'tail_share', 'null_statistics']
 
 # %% ../../nbs/12_generation/05_measures.ipynb #01681202
 import numpy as np
@@ -152,6 +152,12 @@ def centred_ranks(x) -> np.ndarray:
     r = rankdata(x, axis=0) - middle
     length = np.linalg.norm(r, axis=0, keepdims=True)
     return r / np.maximum(length, 1e-9)
+
+# %% ../../nbs/12_generation/05_measures.ipynb #21931d7f
+def spearman(x, y) -> float:
+    "Spearman's rho of two sequences [N]; NaN where one of them is constant."
+    a, b = centred_ranks(x), centred_ranks(y)
+    return float(a @ b) if a.any() and b.any() else np.nan
 
 # %% ../../nbs/12_generation/05_measures.ipynb #f390bde2
 def rho_and_slope(values, x) -> tuple:

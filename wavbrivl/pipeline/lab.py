@@ -456,10 +456,9 @@ def paint_points(
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #ed2c95ec
 @patch
-def evaluator(self: Lab, name: str | None = None, second: bool = False) -> Evaluator:
-    "An evaluator of a corpus's pictures, the first or the second; default: of the lab's own."
-    folder = self.build / 'judge' / (name or self.corpus_name)
-    folder = folder / 'second' if second else folder
+def evaluator(self: Lab, name: str | None = None, which: str = '') -> Evaluator:
+    "An evaluator of a corpus's pictures, the first, `second` or `captions`; default: of the lab's own."
+    folder = self.build / 'judge' / (name or self.corpus_name) / which
     return Evaluator.load(require_output('evaluator', folder)).to(self.device)
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #ac5db04b

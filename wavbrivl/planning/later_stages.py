@@ -19,7 +19,7 @@ from ..core.picture_params import Params
 from ..media.sound import SAMPLE_RATE
 from ..audio.frames import FrozenEncoder
 from ..decoders.diffusion import LatentDiffusion
-from ..generation.judge import second_judge_params
+from ..generation.judge import other_judge_params
 from ..pipeline.lab import OWN_KINDS, picture_kinds
 from ..pipeline.launch import single_thread
 from .costs import count_bytes, fastest
@@ -254,12 +254,13 @@ def plan_vqgan(planner: Planner, name=None) -> list:
 
 # %% ../../nbs/20_planning/07_later_stages.ipynb #a00af734
 def plan_evaluator(planner: Planner, name=None) -> list:
-    "Stage evaluator: two of them, one after the other."
+    "Stage evaluator: three of them, one after the other."
     board, n, side = planner.board, planner.clips, planner.board.corpus.image_size
     items = count_scenes(planner) or planner.frames_of(n.train)
     host = 3.0 * side**2 * items + picture_bytes(planner, n.valid + n.test, side)
     parts = []
-    for params in filter(None, (board, second_judge_params(board))):
+    others = [other_judge_params(board, which) for which in ('second', 'captions')]
+    for params in filter(None, (board, *others)):
         task, p = evaluator_task(params, planner.sample), params.evaluator
         what = f'classifier {p.cnn}'
         part = trained(planner, what, task, p, items, valid_ratio(planner))

@@ -246,8 +246,8 @@ def training_luck(
     return TrainingLuck(*training_error(seeds, teachers, counts), known)
 
 # %% ../../nbs/17_report/01_summary.ipynb #da8c29de
-# of sounds that are right; of drawn pictures also the second judge's, those of the first sounds, and copies
-SHARES = ('r1', 'r5', 'r10', 'accuracy', 'top1', 'second_r1', 'r1_first', 'copies')
+# of sounds that are right; of drawn pictures also the other judges', those of the first sounds, and copies
+SHARES = 'r1 r5 r10 accuracy top1 second_r1 captions_r1 r1_first copies'.split()
 
 # %% ../../nbs/17_report/01_summary.ipynb #6426ef83
 def count_sounds(summary: dict, key: str, clips=None) -> int:

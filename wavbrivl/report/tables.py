@@ -62,6 +62,8 @@ METRIC_NAMES = {
     'r1': 'R@1',
     'r5': 'R@5',
     'r10': 'R@10',
+    'second_r1': 'R@1, second judge',
+    'captions_r1': 'R@1, by words',
     'median_rank': 'median rank',
     'f1': 'F1',
     'f1_macro': 'macro F1',
