@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['STUDIED_ATTRIBUTES', 'EDIT_UNITS', 'LOW_PASS', 'HIGH_PASS', 'MIXTURES', 'PATH_POINTS', 'SUM_WEIGHTS', 'VOLUME_SETS',
            'VOLUME_END', 'NEITHER_BELOW', 'measure_loudness', 'edited_levels', 'drawn_attributes', 'select_drawn',
-           'open_pool', 'study_run', 'store_study', 'study_edits', 'read_studies', 'edit_values', 'draw_embeddings',
-           'draw_waves', 'edit_caption', 'edit_rows', 'mixture_row', 'path_row', 'sum_row', 'store_grids', 'read_grids',
-           'manipulated_run', 'volume_rows', 'split_volume', 'draw_manipulations', 'drawn_file', 'survey_trials',
-           'make_survey', 'people_table', 'class_probabilities', 'evaluator_table', 'survey_tables']
+           'open_pool', 'study_run', 'store_study', 'study_edits', 'read_studies', 'edit_values', 'guide_points',
+           'first_codes', 'draw_embeddings', 'draw_waves', 'edit_caption', 'edit_rows', 'mixture_row', 'path_row',
+           'sum_row', 'store_grids', 'read_grids', 'manipulated_run', 'volume_rows', 'split_volume', 'rank_drawn',
+           'draw_manipulations', 'drawn_file', 'survey_trials', 'make_survey', 'people_table', 'class_probabilities',
+           'evaluator_table', 'survey_tables']
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #d0823e5f
 import numpy as np
@@ -22,9 +23,12 @@ from ..core.config import list_runs
 from ..core.runtime import log
 from ..media.signal import mix
 from ..audio.tower import embed_clips, level_db
+from ..api.painter import FOLLOWING_SHARE, Painter
 from ..generation.edits import add_points, apply_edit, interpolate_points
+from ..generation.guidance import GuidedPictures
 from ..generation.measures import picture_pool
 from ..generation.study import study_edits_of
+from ..training.targets import embed_pictures
 from ..survey.trials import make_trials
 from ..survey.page import trial_page
 from wavbrivl.survey.answers import (
@@ -36,12 +40,18 @@ from wavbrivl.survey.answers import (
 from wavbrivl.pipeline.lab import (
     Lab,
     depicted_clips,
+    draws_itself,
     paint_points,
     make_folders,
     store_metrics,
     require_output,
 )
-from .pictures import embed_sounds, read_pictures, uses_level
+from wavbrivl.pipeline.pictures import (
+    embed_sounds,
+    first_drawings,
+    read_pictures,
+    uses_level,
+)
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #8f769d87
 def measure_loudness(wave) -> float:
@@ -175,20 +185,45 @@ def edit_values(params) -> dict:
     )
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #7d4f96d2
-def draw_embeddings(
-    lab: Lab, points, clip: str, captions, level=None, heard: bool = True
-) -> list:
-    "A picture of every point, all from the noise of one clip: [(caption, picture)]."
-    made = paint_points(lab, points, [(clip, 0)] * len(points), level, heard)
-    return list(zip(captions, np.moveaxis(made.numpy(), 1, -1)))
+def guide_points(lab: Lab, model, points, clip: str, begin=None) -> GuidedPictures:
+    "Pictures of points by guidance from the noise of one clip, or on from codes [1, h, w] in fewer steps."
+    share = 1.0 if begin is None else FOLLOWING_SHARE
+    steps = max(1, round(share * lab.params.guidance.steps))
+    params = lab.params.guidance.model_copy(update=dict(steps=steps, start='noise'))
+    codes = None if begin is None else begin.expand(len(points), -1, -1)
+    names = [(clip,)] * len(points)
+    painter = Painter(*lab.painter)
+    return painter.guide(model, points, 'guided', names, params, codes, share)
+
+
+def first_codes(lab: Lab, model, point, clip: str):
+    "The codes of a point's picture [1, h, w]; None where a released decoder draws."
+    if not draws_itself(lab):
+        return None
+    return guide_points(lab, model, point, clip).indices
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #e4f73861
-def draw_waves(lab: Lab, model, waves, clip: str, captions) -> list:
-    "A picture of every sound, all from the noise of one clip: [(caption, picture)]."
-    level = [measure_loudness(w) for w in waves] if uses_level(model) else None
-    return draw_embeddings(
-        lab, embed_clips(model.audio, waves)[1], clip, captions, level
-    )
+def draw_embeddings(
+    lab: Lab,
+    model,
+    points,  # [V, D]
+    clip: str,  # whose noise all begin with
+    captions,
+    begin=None,  # codes [1, h, w] that guidance goes on from; None: a released decoder draws
+    heard: bool = True,  # are they sounds?
+) -> list:
+    "A picture of every point: [(caption, picture)]."
+    if begin is None:
+        made = paint_points(lab, points, [(clip, 0)] * len(points), None, heard)
+    else:
+        made = guide_points(lab, model, points, clip, begin).pictures
+    return list(zip(captions, np.moveaxis(made.numpy(), 1, -1)))
+
+
+def draw_waves(lab: Lab, model, waves, clip: str, captions, begin) -> list:
+    "A picture of every sound: [(caption, picture)]."
+    points = embed_clips(model.audio, waves)[1]
+    return draw_embeddings(lab, model, points, clip, captions, begin)
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #3890f23a
 def edit_caption(value: float, unit: str, cut: float) -> str:
@@ -197,8 +232,9 @@ def edit_caption(value: float, unit: str, cut: float) -> str:
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #81f0d54f
 def edit_rows(lab: Lab, values, model, wave, clip: str, label: str) -> list[dict]:
-    "One row of pictures for each edit of a sound."
-    rows = []
+    "One row of pictures for each edit of a sound, each on from the picture of the sound as it is."
+    rows, point = [], embed_clips(model.audio, [wave])[1]
+    begin = first_codes(lab, model, point, clip)
     for edit, chosen in values.items():
         changed = [apply_edit(wave, edit, v) for v in chosen]
         captions = [
@@ -206,36 +242,37 @@ def edit_rows(lab: Lab, values, model, wave, clip: str, label: str) -> list[dict
             for v, (_, cut) in zip(chosen, changed)
         ]
         waves = [w for w, _ in changed]
-        steps = draw_waves(lab, model, waves, clip, captions)
+        steps = draw_waves(lab, model, waves, clip, captions, begin)
         rows.append(dict(name=f'{label}: {edit}', steps=steps))
     return rows
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #d968c7e6
-def mixture_row(lab: Lab, model, clips, table) -> dict:
+def mixture_row(lab: Lab, model, clips, table, begin) -> dict:
     "Pictures of two sounds mixed at several ratios."
     a, b = clips
     waves = [mix(a, b, ratio) for ratio in MIXTURES]
     captions = [f'{ratio:+d} dB' for ratio in MIXTURES]
-    steps = draw_waves(lab, model, waves, table['clip'][0], captions)
+    steps = draw_waves(lab, model, waves, table['clip'][0], captions, begin)
     return dict(name=f'{table.label[0]} and {table.label[1]}: mixed', steps=steps)
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #af707eef
-def path_row(lab: Lab, points, table) -> dict:
+def path_row(lab: Lab, model, points, table, begin) -> dict:
     "Pictures along the path from one sound's point to another's."
     path = interpolate_points(points[:1], points[1:], PATH_POINTS)
     path = path.flatten(0, 1).float()
     captions = [f'{s:.2f}' for s in np.linspace(0, 1, PATH_POINTS)]
-    steps = draw_embeddings(lab, path, table['clip'][0], captions)
+    steps = draw_embeddings(lab, model, path, table['clip'][0], captions, begin)
     return dict(name=f'{table.label[0]} to {table.label[1]}', steps=steps)
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #27f1f026
-def sum_row(lab: Lab, points, table) -> dict:
+def sum_row(lab: Lab, model, points, table) -> dict:
     "Pictures of one clip's picture with another clip's sound added."
     picture = lab.targets.mean_picture(table['clip'][:2])[:1]
     sums = [add_points(picture, points[1:], w) for w in SUM_WEIGHTS]
     captions = [f'+ {w:g}' for w in SUM_WEIGHTS]
     points, clip = torch.cat(sums).float(), table['clip'][0]
-    steps = draw_embeddings(lab, points, clip, captions, heard=False)
+    begin = first_codes(lab, model, points[:1], clip)
+    steps = draw_embeddings(lab, model, points, clip, captions, begin, heard=False)
     name = f'picture of {table.label[0]} + sound of {table.label[1]}'
     return dict(name=name, steps=steps)
 
@@ -275,7 +312,7 @@ VOLUME_END = ', volume'  # of the names of their rows
 
 
 def volume_rows(lab: Lab, gains, model, table) -> list[dict]:
-    "Pictures at every level, for the first test sound of each of the first classes: rows of `edits_figure`."
+    "Pictures at every level, for the first sound of each of the first classes of a table: rows of `edits_figure`."
     rows = []
     first = table.drop_duplicates('label')[:VOLUME_SETS]
     for clip, label, audio in zip(first['clip'], first.label, first.audio):
@@ -291,21 +328,33 @@ def split_volume(rows: list) -> tuple:  # rows of volume, the others
     return volume, [r for r in rows if not r['name'].endswith(VOLUME_END)]
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #e731ba86
+def rank_drawn(lab: Lab, table, points) -> np.ndarray:
+    "Rows of a table: the first of each class, the best drawn by the image tower before others; then the rest."
+    again = table.label.duplicated().to_numpy()
+    first, rest = np.flatnonzero(~again), np.flatnonzero(again)
+    made = paint_points(lab, points[first], first_drawings(table.iloc[first]))
+    cosine = (embed_pictures(lab.brivl[0], made) * points[first]).sum(1)
+    nearest = cosine.argsort(descending=True, stable=True).numpy()
+    return np.concatenate([first[nearest], rest])
+
+
 def draw_manipulations(lab: Lab, sounds: int = 2) -> list[dict]:
     "Stage manipulate: edited sounds, a mixture, paths through the joint space: rows of `edits_figure`."
     run, rows = Lab(manipulated_run(lab), lab.root), []
     values = edit_values(lab.params.study)
     if lab.can_evaluate_pictures:
-        t, _, model = embed_sounds(run, lab.corpus_name, lab.corpus)
+        t, points, model = embed_sounds(run, lab.corpus_name, lab.corpus)
+        t = t.iloc[rank_drawn(run, t, points)].reset_index(drop=True)
         volumes = volume_rows(run, lab.params.study.gains, model, t)
         t = t[: max(sounds, 2)]
         clips = [lab.corpus.audio(a) for a in t.audio]
         for wave, clip, label in zip(clips[:sounds], t['clip'], t.label):
             rows += edit_rows(run, values, model, wave, clip, label)
         points = embed_clips(model.audio, clips[:2])[1]
-        rows.append(mixture_row(run, model, clips[:2], t))
-        rows.append(path_row(run, points, t))
-        rows.append(sum_row(run, points, t))
+        begin = first_codes(run, model, points[:1], t['clip'][0])
+        rows.append(mixture_row(run, model, clips[:2], t, begin))
+        rows.append(path_row(run, model, points, t, begin))
+        rows.append(sum_row(run, model, points, t))
         rows += volumes
     store_grids(lab, rows)
     return rows
