@@ -28,8 +28,8 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 	  > '$(VENV)/bin/papermill'
 	@touch $@
 
-repro: setup            ## rebuild every table and figure that the present params.yaml asks for; JOBS=1: one stage at a time
-	$(RUN) $(if $(STAGE),-m dvc repro $(STAGE),"$$venv/bin/wavbrivl" repro $(addprefix --jobs ,$(JOBS))) && \
+repro: setup            ## rebuild every table and figure that the present params.yaml asks for; STAGE='train report': these alone; JOBS=1: one at a time
+	$(RUN) "$$venv/bin/wavbrivl" repro $(STAGE) $(addprefix --jobs ,$(JOBS)) && \
 	  { python "$$venv/bin/wavbrivl" verify || true; }
 
 verify: setup           ## compare the results here with the committed ones, against their intervals

@@ -168,6 +168,24 @@ def test_an_interrupted_run_goes_on(lab, capfd):
     assert times(lab, 'a') == before and (lab / 'd').exists()
 
 
+def test_named_stages_and_what_they_need(lab, capfd):
+    assert main(['repro', 'c']) == 0
+    assert (lab / 'a').exists() and (lab / 'c').exists() and not (lab / 'b').exists()
+    before = times(lab, 'a'), times(lab, 'c')
+    assert main(['repro', 'c']) == 0 and times(lab, 'c') == before[1]
+    assert main(['repro', '--force', 'c']) == 0
+    assert times(lab, 'a') == before[0] and times(lab, 'c') != before[1]
+    capfd.readouterr()
+    assert main(['repro', 'x']) == 2
+    assert 'x is no stage of dvc.yaml; there are a, b, c, d' in capfd.readouterr().err
+
+
+def test_a_group_stands_for_its_stages():
+    needs = {'a': set(), 'g@one': {'a'}, 'g@two': set(), 'z': {'g@one'}}
+    named, chosen = rebuild.select_stages(needs, ['g'])
+    assert named == {'g@one', 'g@two'} and set(chosen) == {'a', 'g@one', 'g@two'}
+
+
 def test_every_line_is_read_before_anything_runs(lab, capfd):
     (lab / 'params.yaml').write_text(
         'runs: {good: {}, bad: {train: {los: infonce}}}\nreport: {reference: good}\n'
@@ -175,6 +193,9 @@ def test_every_line_is_read_before_anything_runs(lab, capfd):
     assert main(['repro']) == 2
     said = capfd.readouterr()
     assert 'los' in said.err and not (lab / 'a').exists()
+    (lab / 'params.yaml').write_text('runs: {my run: {}}\n')
+    assert main(['repro']) == 2
+    assert "'my run' under runs" in capfd.readouterr().err and not (lab / 'a').exists()
     (lab / 'params.yaml').write_text('corpus: {source: mine/pairs.csv}\n')
     assert main(['repro']) == 2
     assert 'corpus.source' in capfd.readouterr().err and not (lab / 'a').exists()

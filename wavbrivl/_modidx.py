@@ -4913,6 +4913,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'wavbrivl/review/rebuild.py'),
                                          'wavbrivl.review.rebuild.run_stage': ( '19_review/rebuild.html#run_stage',
                                                                                 'wavbrivl/review/rebuild.py'),
+                                         'wavbrivl.review.rebuild.select_stages': ( '19_review/rebuild.html#select_stages',
+                                                                                    'wavbrivl/review/rebuild.py'),
                                          'wavbrivl.review.rebuild.share_machine': ( '19_review/rebuild.html#share_machine',
                                                                                     'wavbrivl/review/rebuild.py'),
                                          'wavbrivl.review.rebuild.stop_stages': ( '19_review/rebuild.html#stop_stages',

@@ -77,7 +77,7 @@ def cmd_repro(a) -> int:
     "Run what is stale. Returns the exit status."
     from wavbrivl.review.rebuild import rebuild
 
-    return rebuild(jobs=a.jobs)
+    return rebuild(jobs=a.jobs, stages=a.stages, force=a.force)
 
 
 def cmd_verify(a) -> int:

@@ -246,7 +246,7 @@ def parse_yaml(text: str, where):
     except BadFile:
         raise
     except Exception as e:  # the constructors of tagged values raise anything
-        raise BadFile(where, f'not YAML ({e}).') from None
+        raise BadFile(where, f'not YAML ({" ".join(str(e).split())}).') from None
 
 
 def read_yaml(path):
