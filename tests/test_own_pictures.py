@@ -23,7 +23,12 @@ from wavbrivl.foley.captions import (
 )
 from wavbrivl.foley.scene import CLASS_TABLE, CLASSES, make_scene, read_table
 from wavbrivl.generation import judge
-from wavbrivl.generation.judge import other_judge_params, usable_attributes
+from wavbrivl.generation.judge import (
+    are_named,
+    class_logits,
+    other_judge_params,
+    usable_attributes,
+)
 from wavbrivl.generation.measures import attribute_frame
 from wavbrivl.generation.mosaic import Mosaic
 from wavbrivl.image_text.config import BrivlConfig, read_config
@@ -210,8 +215,38 @@ def test_both_evaluators_learn_from_the_scenes(lab, monkeypatch):
     assert set(history.cnn) == {first.config['cnn'], 'test_byobnet'}
     table = metrics_table(read_json(lab.results / 'metrics/judge/real-foley.json'))
     rows = table.set_index('metric')
-    assert rows.chance['second_r1'] == rows.chance['r1']
+    assert rows.chance['second_r1'] == rows.chance['r1'] == rows.chance['captions_r1']
+    reader = lab.evaluator(which='captions')
+    assert {'songbird', 'wave', 'small'} <= set(reader.classes)
+    assert set(history.learns) == {'classes', 'captions'}
     assert rows.chance['r1'] == pytest.approx(1 / len(first.classes), abs=1e-4)
+
+
+def test_classes_named_by_words():
+    logits = torch.tensor([[0.0, 1.0, 3.0, -1.0]])
+    words = ['baby', 'cry', 'dog', 'the']
+    found = class_logits(logits, words, ['baby_cry', 'Dogs', 'the cry'])
+    assert found.tolist() == [[0.5, 3.0, 0.0]]
+    assert are_named(['baby_cry', 'dogs'], words) and not are_named(
+        ['owl', 'dog'], words
+    )
+    assert not are_named(['dog', 'dogs'], words), 'two names of the same words'
+    assert not are_named(['dog', 'dog owl'], words), (
+        'told apart by an unknown word alone'
+    )
+
+
+def test_captions_without_words_of_the_classes_train_nothing(
+    lab, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(judge, 'are_named', lambda *a: False)
+    for which in ('second', 'captions'):
+        (tmp_path / 'out' / which).mkdir(parents=True)
+    given = lab.params, lab.corpus, tmp_path / 'out', tmp_path / 'state', None
+    histories = judge.train_all(*given)
+    assert [set(h.learns) for h in histories] == [{'classes'}] * 2
+    assert not (tmp_path / 'out/captions').exists()
+    assert (tmp_path / 'out/second/config.json').exists()
 
 
 def test_a_second_evaluator_can_be_left_out():
