@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VOCABULARY', 'check_pictures', 'antialiased', 'resize_bytes', 'Evaluator', 'within_unit', 'usable_attributes',
            'LabelledPictures', 'soften', 'EvaluatorTask', 'new_evaluator', 'fit_evaluator', 'train_evaluator',
-           'split_words', 'caption_words', 'CaptionedPictures', 'class_logits', 'are_named', 'CaptionTask',
+           'split_words', 'caption_words', 'CaptionedPictures', 'class_logits', 'are_named', 'CaptionWordTask',
            'train_caption_evaluator', 'other_judge_params', 'train_all', 'other_opinions']
 
 # %% ../../nbs/12_generation/07_judge.ipynb #27cef325
@@ -420,7 +420,7 @@ def are_named(classes: list, words: list) -> bool:
     return all(known) and len(set(known)) == len(classes)
 
 # %% ../../nbs/12_generation/07_judge.ipynb #c0a9f3d6
-class CaptionTask(EvaluatorTask):
+class CaptionWordTask(EvaluatorTask):
     "Predict the words of a picture's captions; name the classes `names` by them."
 
     def __init__(self, judge, train, valid, smoothing: float, names: list):
@@ -448,7 +448,7 @@ def train_caption_evaluator(
     torch.manual_seed(derive_seed(p.seed, 'judge'))
     judge = Evaluator(p.cnn, p.size, train.words)
     valid = LabelledPictures(corpus, 'valid', names, [])
-    task = CaptionTask(judge, train, valid, p.label_smoothing, names)
+    task = CaptionWordTask(judge, train, valid, p.label_smoothing, names)
     facts = (p.model_dump(), corpus.fingerprint, scenes.fingerprint, 'captions')
     return fit_evaluator(params, task, facts, out, state)
 
