@@ -195,7 +195,9 @@ def test_every_line_is_read_before_anything_runs(lab, capfd):
     assert 'los' in said.err and not (lab / 'a').exists()
     (lab / 'params.yaml').write_text('runs: {my run: {}}\n')
     assert main(['repro']) == 2
-    assert "'my run' under runs" in capfd.readouterr().err and not (lab / 'a').exists()
+    assert (
+        "'my run' in params.yaml" in capfd.readouterr().err and not (lab / 'a').exists()
+    )
     (lab / 'params.yaml').write_text('corpus: {source: mine/pairs.csv}\n')
     assert main(['repro']) == 2
     assert 'corpus.source' in capfd.readouterr().err and not (lab / 'a').exists()

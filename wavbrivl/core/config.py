@@ -13,7 +13,6 @@ __all__ = ['EXPERIMENTS', 'NAME_GROUPS', 'RENAMED_GROUPS', 'TEACHER_SECTIONS', '
 # %% ../../nbs/00_core/04_config.ipynb #4cf72814
 import difflib
 import os
-import re
 import reprlib
 import yaml
 from collections.abc import Iterator
@@ -234,12 +233,6 @@ def check_groups(config: dict, path):
             raise BadInput(
                 f'{path}: {k} is {shorten(found)}; it must map names to {need}.'
             )
-        for name in found:
-            if not re.fullmatch(r'[\w.+-]+', name):
-                raise BadInput(
-                    f'{path}: {name!r} under {k} also names files and stages; '
-                    'use letters, digits, _, -, + and . alone.'
-                )
 
 # %% ../../nbs/00_core/04_config.ipynb #fa4f1619
 def read_config_file(path) -> dict:

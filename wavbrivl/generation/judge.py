@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VOCABULARY', 'check_pictures', 'antialiased', 'resize_bytes', 'Evaluator', 'within_unit', 'usable_attributes',
            'LabelledPictures', 'soften', 'EvaluatorTask', 'new_evaluator', 'fit_evaluator', 'train_evaluator',
-           'split_words', 'caption_words', 'CaptionedPictures', 'class_logits', 'are_named', 'CaptionWordTask',
+           'singular_words', 'caption_words', 'CaptionedPictures', 'class_logits', 'are_named', 'CaptionWordTask',
            'train_caption_evaluator', 'other_judge_params', 'train_all', 'other_opinions']
 
 # %% ../../nbs/12_generation/07_judge.ipynb #27cef325
@@ -371,14 +371,14 @@ def train_evaluator(
 VOCABULARY = 2000  # words, the most frequent
 
 
-def split_words(text: str) -> list:
+def singular_words(text: str) -> list:
     "The words of a text in lower case, without the s of a plural."
     return [w.rstrip('s') for w in re.findall(r'[^\W_]+', text.lower())]
 
 
 def caption_words(captions) -> set:
     "The words of some captions."
-    return {w for caption in captions for w in split_words(caption)}
+    return {w for caption in captions for w in singular_words(caption)}
 
 # %% ../../nbs/12_generation/07_judge.ipynb #c0a9f3d4
 class CaptionedPictures:
@@ -392,7 +392,7 @@ class CaptionedPictures:
         said = [caption_words(captions) for captions in t.captions]
         counted = Counter(w for found in said for w in sorted(found))
         self.words = words or sorted(w for w, _ in counted.most_common(VOCABULARY))
-        there = np.array([[w in s for w in self.words] for s in said], np.float32)
+        there = np.array([np.isin(self.words, list(s)) for s in said], np.float32)
         there = there.reshape(len(t), len(self.words))
         rare = np.log(len(t) / there.sum(0).clip(1))  # 0: a word of all of them
         shares = there * rare / (there @ rare)[:, None].clip(1e-6)
@@ -409,14 +409,13 @@ def class_logits(
     classes: list,  # names [C]
 ) -> torch.Tensor:  # [N, C]
     "The mean logit of the words of each class's name that are known."
-    at = {w: i for i, w in enumerate(words)}
-    known = [[at[w] for w in split_words(c) if w in at] for c in classes]
+    known = [np.isin(words, singular_words(c)) for c in classes]
     return torch.stack([logits[:, columns].mean(1) for columns in known], 1)
 
 
 def are_named(classes: list, words: list) -> bool:
     "Does every class's name have a known word, and no two the same?"
-    known = [frozenset(split_words(c)) & set(words) for c in classes]
+    known = [frozenset(singular_words(c)) & set(words) for c in classes]
     return all(known) and len(set(known)) == len(classes)
 
 # %% ../../nbs/12_generation/07_judge.ipynb #c0a9f3d6

@@ -7,7 +7,7 @@ __all__ = ['SMALL_LAB', 'NO_NUMBERS', 'DRAWN', 'HEARD', 'NOT_OF', 'OWN_KINDS', '
            'list_changed_keys', 'shipped_params', 'list_boards', 'name_changes', 'name_board', 'changed_on',
            'list_left', 'list_other_teachers', 'teacher_mark', 'describe_making', 'store_metrics', 'require_output',
            'make_folders', 'open_image_text', 'StoredEvaluation', 'depicted_clips', 'interleave_classes',
-           'picture_kinds', 'draws_itself', 'lab_decoder', 'paint_points', 'known_pictures']
+           'picture_kinds', 'draws_itself', 'lab_decoder', 'paint_points', 'other_evaluators', 'known_pictures']
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #50df49ea
 import hashlib
@@ -460,6 +460,15 @@ def evaluator(self: Lab, name: str | None = None, which: str = '') -> Evaluator:
     "An evaluator of a corpus's pictures, the first, `second` or `captions`; default: of the lab's own."
     folder = self.build / 'judge' / (name or self.corpus_name) / which
     return Evaluator.load(require_output('evaluator', folder)).to(self.device)
+
+
+def other_evaluators(lab: Lab, name: str) -> dict:
+    "The second evaluator of a corpus and the one that learnt captions; None for what is not there."
+    there = {}
+    for which in ('second', 'captions'):
+        folder = lab.build / 'judge' / name / which
+        there[which] = lab.evaluator(name, which) if folder.exists() else None
+    return there
 
 # %% ../../nbs/18_pipeline/01_lab.ipynb #ac5db04b
 def known_pictures(lab: Lab) -> KnownPictures:

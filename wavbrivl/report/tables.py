@@ -68,10 +68,6 @@ METRIC_NAMES = {
     'f1': 'F1',
     'f1_macro': 'macro F1',
     'event_f1': 'event F1',
-}
-
-# %% ../../nbs/17_report/03_tables.ipynb #d5ca2e02
-METRIC_NAMES |= {
     'bleu1': 'BLEU-1',
     'bleu4': 'BLEU-4',
     'meteor': 'METEOR',

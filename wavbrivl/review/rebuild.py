@@ -9,6 +9,7 @@ __all__ = ['STAGE_GB', 'MAX_JOBS', 'ADVICE', 'TURNS', 'REPORT', 'read_stages', '
 
 # %% ../../nbs/19_review/05_rebuild.ipynb #a8b69226
 import os
+import re
 import subprocess
 import sys
 import time
@@ -205,6 +206,10 @@ def check_experiments_first(root) -> str:  # the device
     "Read the settings of every run, variant and teacher, and look for the corpus. Raises `BadInput`."
     for run in list_experiments(read_config_layers(root)):
         load_params(run, root)
+        if not re.fullmatch(r'[\w.+-]+', run):
+            raise BadInput(
+                f'{run!r} in params.yaml also names files and stages; use letters, digits, _, -, + and . alone.'
+            )
     params = load_params(root=root)
     if not (root / params.corpus.source).exists():
         raise BadInput(
