@@ -230,12 +230,10 @@ def start_latents(
 def guided_velocity(
     self: LatentDiffusion, x, step, wanted, weight: float
 ) -> torch.Tensor:
-    "Velocity with classifier-free guidance of a weight; the conditional prediction at 1 and before guidance begins."
-    p, v = self.params, self(x, step, wanted)
-    late = (step <= (1 - p.guidance_start) * p.steps) | (weight < 1)
-    if weight != 1 and late.any():
-        weights = torch.where(late, weight, 1.0).to(v.dtype)
-        v = self(x, step, None).lerp(v, weights[:, None, None, None])
+    "Velocity with classifier-free guidance of a weight; 1: the conditional prediction."
+    v = self(x, step, wanted)
+    if weight != 1:
+        v = self(x, step, None).lerp(v, weight)
     return v
 
 # %% ../../nbs/07_decoders/05_diffusion.ipynb #972f08d7
@@ -259,8 +257,10 @@ def latents(
     wanted = self.condition_vector(wanted.to(device), level)
     x, times = self.start_latents(process, noise, start, share)
     weight = p.guidance_scale if guidance is None else guidance
+    begins = (1 - p.guidance_start) * p.steps
     for t in times:
-        v = self.guided_velocity(x, t.to(device).expand(len(x)), wanted, weight)
+        now = min(weight, 1.0) if t > begins else weight
+        v = self.guided_velocity(x, t.to(device).expand(len(x)), wanted, now)
         x = process.step(v, t, x).prev_sample
     return x * self.deviation + self.mean
 
