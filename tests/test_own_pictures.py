@@ -217,21 +217,20 @@ def test_both_evaluators_learn_from_the_scenes(lab, monkeypatch):
     rows = table.set_index('metric')
     assert rows.chance['second_r1'] == rows.chance['r1'] == rows.chance['captions_r1']
     reader = lab.evaluator(which='captions')
-    assert {'songbird', 'wave', 'small'} <= set(reader.classes)
+    assert {'SONGBIRD', 'WAVE', 'SMALL'} <= set(reader.classes)
     assert set(history.learns) == {'classes', 'captions'}
     assert rows.chance['r1'] == pytest.approx(1 / len(first.classes), abs=1e-4)
 
 
 def test_classes_named_by_words():
     logits = torch.tensor([[0.0, 1.0, 3.0, -1.0]])
-    words = ['baby', 'cry', 'dog', 'the']
-    found = class_logits(logits, words, ['baby_cry', 'Dogs', 'the cry'])
-    assert found.tolist() == [[0.5, 3.0, 0.0]]
-    assert are_named(['baby_cry', 'dogs'], words) and not are_named(
-        ['owl', 'dog'], words
-    )
+    words = ['BABY', 'CRY', 'DOG', 'OWL']
+    found = class_logits(logits, words, ['baby_cry', 'Dogs', 'the owls'])
+    assert found.tolist() == [[0.5, 3.0, -1.0]]
+    assert are_named(['baby_cry', 'dogs'], words)
+    assert not are_named(['horse', 'dog'], words), 'a name without a known word'
     assert not are_named(['dog', 'dogs'], words), 'two names of the same words'
-    assert not are_named(['dog', 'dog owl'], words), (
+    assert not are_named(['dog', 'dog horse'], words), (
         'told apart by an unknown word alone'
     )
 

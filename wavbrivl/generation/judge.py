@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['VOCABULARY', 'check_pictures', 'antialiased', 'resize_bytes', 'Evaluator', 'within_unit', 'usable_attributes',
            'LabelledPictures', 'soften', 'EvaluatorTask', 'new_evaluator', 'fit_evaluator', 'train_evaluator',
-           'singular_words', 'caption_words', 'CaptionedPictures', 'class_logits', 'are_named', 'CaptionWordTask',
+           'class_words', 'caption_words', 'CaptionedPictures', 'class_logits', 'are_named', 'CaptionWordTask',
            'train_caption_evaluator', 'other_judge_params', 'train_all', 'other_opinions']
 
 # %% ../../nbs/12_generation/07_judge.ipynb #27cef325
 import numpy as np
 import pandas as pd
-import re
 import shutil
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ from torch import nn
 # %% ../../nbs/12_generation/07_judge.ipynb #cd2a6316
 from ..core.files import BadFile, BadInput, read_json, read_tensors, write_model
 from ..core.picture_params import EvaluatorParams, Params
-from ..core.runtime import derive_seed
+from ..core.runtime import derive_seed, log
 from ..data.corpus import Corpus
 from ..image_text.image_tower import timm_backbone
 from ..image_text.brivl import load_exactly
@@ -33,6 +32,7 @@ from ..training.processes import make_engine
 from ..training.loop import Trainer, Task, save_history
 from ..training.image_text import flatten_column, load_pictures
 from ..tasks.evaluation import class_numbers
+from ..gloss.gloss import gloss_tokens
 from .measures import attribute_frame, spearman
 
 # %% ../../nbs/12_generation/07_judge.ipynb #866edd4e
@@ -371,14 +371,14 @@ def train_evaluator(
 VOCABULARY = 2000  # words, the most frequent
 
 
-def singular_words(text: str) -> list:
-    "The words of a text in lower case, without the s of a plural."
-    return [w.rstrip('s') for w in re.findall(r'[^\W_]+', text.lower())]
+def class_words(name: str) -> list:
+    "The words of a class's name, as gloss."
+    return gloss_tokens(name.replace('_', ' '))
 
 
 def caption_words(captions) -> set:
-    "The words of some captions."
-    return {w for caption in captions for w in singular_words(caption)}
+    "The content words of some captions, as gloss."
+    return {w for caption in captions for w in gloss_tokens(caption)}
 
 # %% ../../nbs/12_generation/07_judge.ipynb #c0a9f3d4
 class CaptionedPictures:
@@ -409,13 +409,13 @@ def class_logits(
     classes: list,  # names [C]
 ) -> torch.Tensor:  # [N, C]
     "The mean logit of the words of each class's name that are known."
-    known = [np.isin(words, singular_words(c)) for c in classes]
+    known = [np.isin(words, class_words(c)) for c in classes]
     return torch.stack([logits[:, columns].mean(1) for columns in known], 1)
 
 
 def are_named(classes: list, words: list) -> bool:
     "Does every class's name have a known word, and no two the same?"
-    known = [frozenset(singular_words(c)) & set(words) for c in classes]
+    known = [frozenset(class_words(c)) & set(words) for c in classes]
     return all(known) and len(set(known)) == len(classes)
 
 # %% ../../nbs/12_generation/07_judge.ipynb #c0a9f3d6
@@ -443,6 +443,7 @@ def train_caption_evaluator(
     names = new_evaluator(p, corpus).classes
     train = CaptionedPictures(scenes, 'train')
     if not are_named(names, train.words):
+        log('no judge by words: the captions do not name every class')
         return None
     torch.manual_seed(derive_seed(p.seed, 'judge'))
     judge = Evaluator(p.cnn, p.size, train.words)

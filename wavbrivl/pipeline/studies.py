@@ -231,10 +231,11 @@ def edit_caption(value: float, unit: str, cut: float) -> str:
     return f'{value:g} {unit}{"*" if cut > 0 else ""}'
 
 # %% ../../nbs/18_pipeline/07_studies.ipynb #81f0d54f
-def edit_rows(lab: Lab, values, model, wave, clip: str, label: str) -> list[dict]:
+def edit_rows(
+    lab: Lab, values, model, wave, clip: str, label: str, begin
+) -> list[dict]:
     "One row of pictures for each edit of a sound, each on from the picture of the sound as it is."
-    rows, point = [], embed_clips(model.audio, [wave])[1]
-    begin = first_codes(lab, model, point, clip)
+    rows = []
     for edit, chosen in values.items():
         changed = [apply_edit(wave, edit, v) for v in chosen]
         captions = [
@@ -311,13 +312,13 @@ VOLUME_SETS = 3  # sets of pictures in the figure of volume, as in WavBriVL's
 VOLUME_END = ', volume'  # of the names of their rows
 
 
-def volume_rows(lab: Lab, gains, model, table) -> list[dict]:
+def volume_rows(lab: Lab, gains, model, table, begins: dict) -> list[dict]:
     "Pictures at every level, for the first sound of each of the first classes of a table: rows of `edits_figure`."
     rows = []
     first = table.drop_duplicates('label')[:VOLUME_SETS]
     for clip, label, audio in zip(first['clip'], first.label, first.audio):
         wave, values = lab.corpus.audio(audio), dict(gain=gains)
-        for row in edit_rows(lab, values, model, wave, clip, label):
+        for row in edit_rows(lab, values, model, wave, clip, label, begins[clip]):
             rows.append(row | dict(name=label + VOLUME_END))
     return rows
 
@@ -344,14 +345,17 @@ def draw_manipulations(lab: Lab, sounds: int = 2) -> list[dict]:
     values = edit_values(lab.params.study)
     if lab.can_evaluate_pictures:
         t, points, model = embed_sounds(run, lab.corpus_name, lab.corpus)
-        t = t.iloc[rank_drawn(run, t, points)].reset_index(drop=True)
-        volumes = volume_rows(run, lab.params.study.gains, model, t)
-        t = t[: max(sounds, 2)]
+        order = rank_drawn(run, t, points)[: max(sounds, VOLUME_SETS)]
+        t, points = t.iloc[order].reset_index(drop=True), points[order]
+        begins = {
+            c: first_codes(run, model, p[None], c) for c, p in zip(t['clip'], points)
+        }
+        volumes = volume_rows(run, lab.params.study.gains, model, t, begins)
+        t, points = t[: max(sounds, 2)], points[:2]
         clips = [lab.corpus.audio(a) for a in t.audio]
         for wave, clip, label in zip(clips[:sounds], t['clip'], t.label):
-            rows += edit_rows(run, values, model, wave, clip, label)
-        points = embed_clips(model.audio, clips[:2])[1]
-        begin = first_codes(run, model, points[:1], t['clip'][0])
+            rows += edit_rows(run, values, model, wave, clip, label, begins[clip])
+        begin = begins[t['clip'][0]]
         rows.append(mixture_row(run, model, clips[:2], t, begin))
         rows.append(path_row(run, model, points, t, begin))
         rows.append(sum_row(run, model, points, t))

@@ -19,6 +19,7 @@ from ..core.picture_params import Params
 from ..media.sound import SAMPLE_RATE
 from ..audio.frames import FrozenEncoder
 from ..decoders.diffusion import LatentDiffusion
+from ..api.painter import FOLLOWING_SHARE
 from ..generation.judge import other_judge_params
 from ..pipeline.lab import OWN_KINDS, picture_kinds
 from ..pipeline.launch import single_thread
@@ -400,10 +401,13 @@ def plan_volume(planner: Planner, name=None) -> list:
 
 
 def plan_manipulate(planner: Planner, name=None) -> list:
-    "Stage manipulate: two sounds, edited, mixed and moved."
-    s = planner.board.study
+    "Stage manipulate: two sounds, edited, mixed and moved; three at every level. Each goes on from a guided picture."
+    s, board = planner.board.study, planner.board
     edits = len(s.gains[::2]) + 6 + len(s.pitches) + len(s.speeds)
-    return [drawn(planner, 'drawings', 2 * edits + 15)]
+    n = 2 * edits + 15 + 3 * len(s.gains)
+    if board.generator.kind == 'pipeline':
+        return [drawn(planner, 'drawings', n)]
+    return [guided(planner, board, round(FOLLOWING_SHARE * n) + 4)]
 
 
 PAGE_SECONDS = (
