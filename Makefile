@@ -28,7 +28,7 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 	  > '$(VENV)/bin/papermill'
 	@touch $@
 
-repro: setup            ## rebuild every table and figure that the present params.yaml asks for; STAGE='train report': these alone; JOBS=1: one at a time
+repro: setup            ## rebuild every table and figure that the present params.yaml asks for; STAGE='train report': these and what they need; JOBS=1: one at a time
 	$(RUN) "$$venv/bin/wavbrivl" repro $(STAGE) $(addprefix --jobs ,$(JOBS)) && \
 	  { python "$$venv/bin/wavbrivl" verify || true; }
 

@@ -1,6 +1,6 @@
 """List ESC-50's sounds with pictures of what makes them, for presets/real.yaml.
 
-    python benchmarks/real_pairs.py data/real build/esc10_pairs.csv
+    python benchmarks/real_pairs.py recordings/real build/esc10_pairs.csv
 
 The folder holds esc/ in ESC-50's layout, images/ with index.csv and sound_image_map.csv, and
 coco/images.csv. A class takes the pictures of its best grade in the map: exact before near

@@ -23,11 +23,21 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
+def seed():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def seeded_module():
+    "The same random numbers in what a file's tests share, whichever file ran before it."
+    seed()
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     "The same random numbers in a test, whichever ran before it."
-    torch.manual_seed(0)
-    np.random.seed(0)
+    seed()
 
 
 @pytest.fixture(scope='module')

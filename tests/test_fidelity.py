@@ -11,13 +11,17 @@ import torch
 from wavbrivl.core.files import BadFile, BadInput
 from wavbrivl.core.params import OptimParams
 from wavbrivl.core.picture_params import EvaluatorParams, Params
+from wavbrivl.data.manifest import class_caption
 from wavbrivl.generation.judge import (
+    CaptionedPictures,
     Evaluator,
     EvaluatorTask,
     LabelledPictures,
     resize_bytes,
     usable_attributes,
     soften,
+    class_logits,
+    train_caption_evaluator,
     train_evaluator,
 )
 from wavbrivl.generation.measures import spearman
@@ -62,7 +66,7 @@ class Drawn:
 
     fingerprint = 'drawn'
 
-    def __init__(self, labels=NAMES, n=8, attributes=True):
+    def __init__(self, labels=NAMES, n=8, attributes=True, said=class_caption):
         rows = []
         for split in ('train', 'valid'):
             for i in range(n * len(labels)):
@@ -80,6 +84,7 @@ class Drawn:
                             f'{i % len(labels)}/{pitch}/{k}' for k in range(i % 2 + 1)
                         ],
                         attributes=told,
+                        captions=[said(labels[i % len(labels)])],
                     )
                 )
         self.table = pd.DataFrame(rows)
@@ -465,6 +470,42 @@ def test_without_validation_or_attributes(tmp_path):
     assert (
         'score' not in history and Evaluator.load(tmp_path / 'a').attribute_names == []
     )
+
+
+def test_a_judge_by_words_learns_and_names(tmp_path):
+    corpus, p = Drawn(said='{} on a green field'.format), params(epochs=4)
+    train = CaptionedPictures(corpus, 'train')
+    assert set(train.words) == {'BEE', 'COW', 'OWL', 'GREEN', 'FIELD'}
+    assert len(train) == len(train.pictures) > len(train.y)
+    y = train.targets(np.arange(len(train)))
+    torch.testing.assert_close(y.sum(1), torch.ones(len(train)))
+    assert (y[:, train.words.index('GREEN')] == 0).all(), 'all say it: it tells nothing'
+    history = train_caption_evaluator(p, corpus, tmp_path / 'a', tmp_path / 'state')
+    judge = Evaluator.load(tmp_path / 'a')
+    valid = LabelledPictures(corpus, 'valid', NAMES, [])
+    logits = class_logits(judge.logits(valid.pictures), judge.classes, NAMES)
+    named = (logits.argmax(1).numpy() == valid.y).mean()
+    assert history.score.max() == pytest.approx(named) and named > 0.9
+
+
+def test_a_class_as_caption_teaches_no_judge_by_words(tmp_path):
+    "Clips without a caption get one of their class: words of such a corpus are its labels."
+    corpus = Drawn()
+    assert len(CaptionedPictures(corpus, 'train')) == 0
+    found = train_caption_evaluator(
+        params(), corpus, tmp_path / 'a', tmp_path / 'state'
+    )
+    assert found is None and not (tmp_path / 'a').exists()
+    one = corpus.table.label == 'bee'
+    corpus.table.loc[one, 'captions'] = corpus.table.label[one].map(
+        lambda c: [f'a {c} flies']
+    )
+    train = CaptionedPictures(corpus, 'train')
+    assert train.words and 'COW' not in train.words
+    found = train_caption_evaluator(
+        params(), corpus, tmp_path / 'a', tmp_path / 'state'
+    )
+    assert found is None, 'not every class has a word'
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_the_machine_is_shared_out(monkeypatch):
 def test_a_stage_waits_for_its_turn(monkeypatch, answers, status, calls):
     left = iter(answers)
     monkeypatch.setattr(rebuild, 'call_dvc', lambda *_: next(left))
-    assert rebuild.run_stage('a', '.', 1, set()) == status
+    assert rebuild.run_stage('a', '.', 1, rebuild.Running()) == status
     assert len(list(left)) == len(answers) - calls
 
 
@@ -134,7 +134,7 @@ def test_stages_run_side_by_side_and_once(lab, capfd):
     assert max(first[0], second[0]) < min(first[1], second[1]), 'beside each other'
     assert times(lab, 'd')[0] > max(first[1], second[1])
     assert main(['repro']) == 0
-    assert capfd.readouterr().out == 'Everything is up to date.\n'
+    assert capfd.readouterr().out == 'Up to date: everything.\n'
     before = {name: times(lab, name) for name in 'abcd'}
     (lab / 'setting').write_text('2')
     assert main(['repro', '--jobs', '2']) == 0
@@ -178,6 +178,16 @@ def test_named_stages_and_what_they_need(lab, capfd):
     capfd.readouterr()
     assert main(['repro', 'x']) == 2
     assert 'x is no stage of dvc.yaml; there are a, b, c, d' in capfd.readouterr().err
+    assert main(['repro', '--force']) == 2
+    assert '--force needs the names of stages' in capfd.readouterr().err
+
+
+def test_what_stopped_begins_nothing(monkeypatch):
+    running = rebuild.Running()
+    rebuild.stop_stages(running)
+    asked = []
+    monkeypatch.setattr(rebuild, 'call_dvc', lambda *_: asked.append(1) or (1, True))
+    assert rebuild.run_stage('a', '.', 1, running) == 130 and not asked
 
 
 def test_a_group_stands_for_its_stages():
@@ -193,11 +203,12 @@ def test_every_line_is_read_before_anything_runs(lab, capfd):
     assert main(['repro']) == 2
     said = capfd.readouterr()
     assert 'los' in said.err and not (lab / 'a').exists()
-    (lab / 'params.yaml').write_text('runs: {my run: {}}\n')
-    assert main(['repro']) == 2
-    assert (
-        "'my run' in params.yaml" in capfd.readouterr().err and not (lab / 'a').exists()
-    )
+    for text in ('runs: {my run: {}}', 'runs: {v1.0: {}}', 'encoders: {a/b: x}'):
+        (lab / 'params.yaml').write_text(text + '\n')
+        assert main(['repro']) == 2
+        name = text.split('{')[1].split(':')[0]
+        assert f'{name!r} in params.yaml' in capfd.readouterr().err
+    assert not (lab / 'a').exists()
     (lab / 'params.yaml').write_text('corpus: {source: mine/pairs.csv}\n')
     assert main(['repro']) == 2
     assert 'corpus.source' in capfd.readouterr().err and not (lab / 'a').exists()

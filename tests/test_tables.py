@@ -717,6 +717,24 @@ def test_pair_by_class_wants_whole_tables(tmp_path):
 # ---------------------------------------------------------------- settings
 
 
+@pytest.mark.parametrize(
+    'text',
+    [
+        'corpus: {reader: folder, source: data/mine.csv}',
+        'corpus: {reader: folder, source: mine.csv, root: ./data}',
+        'datasets: {us8k: LAB/data/us8k}',
+        'runs: {a: {datasets: {us8k: recordings/../data/us8k}}}',
+    ],
+)
+def test_a_source_is_not_where_dvc_deletes(tmp_path, text):
+    (tmp_path / 'params.yaml').write_text(text.replace('LAB', str(tmp_path)))
+    with pytest.raises(BadInput, match='in the folder data that DVC empties'):
+        load_params('a' if 'runs' in text else None, tmp_path)
+    beside = text.replace('LAB', str(tmp_path)).replace('data/', 'database/')
+    (tmp_path / 'params.yaml').write_text(beside.replace('./data}', '.}'))
+    load_params('a' if 'runs' in text else None, tmp_path)
+
+
 def test_a_corpus_is_named_once(tmp_path):
     path = tmp_path / 'params.yaml'
     for reader in DATASETS:
@@ -727,8 +745,8 @@ def test_a_corpus_is_named_once(tmp_path):
             BadInput, match=f'both name {reader}; set datasets.{reader}'
         ):
             load_params(root=tmp_path)
-    path.write_text('corpus: {reader: esc50}\ndatasets: {us8k: data/x, esc50: null}\n')
-    assert load_params(root=tmp_path).datasets.us8k == 'data/x'
+    path.write_text('corpus: {reader: esc50}\ndatasets: {us8k: sets/x, esc50: null}\n')
+    assert load_params(root=tmp_path).datasets.us8k == 'sets/x'
     path.write_text('runs: {a: {corpus: {reader: us8k}}}\ndatasets: {us8k: data/x}\n')
     with pytest.raises(BadInput, match='run a: .*both name us8k'):
         load_params('a', tmp_path)

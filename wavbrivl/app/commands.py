@@ -107,7 +107,7 @@ def cmd_params(a):
             raise BadInput('--write needs --preset: the file to lay over params.yaml.')
         path = write_preset(a.preset)
         print(
-            f'{path} written, without comments; `wavbrivl params` prints every setting'
+            f'{path} written, without comments; as it was before: {path}.before. `wavbrivl params` prints every setting'
         )
         return
     params = load_params(a.run, preset=a.preset)

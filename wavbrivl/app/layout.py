@@ -207,7 +207,7 @@ def set_up(extras: str):
 # %% ../../nbs/22_app/03_layout.ipynb #57af8f61
 NEXT = """{folder}  {files} files laid out
   cd {folder}
-  wavbrivl params --preset smoke --write     # first a trial of a few minutes; leave it out for the real thing
+  wavbrivl params --preset smoke --write     # a trial of ten minutes; then: mv params.yaml.before params.yaml
   make repro                                 # installs DVC and papermill if need be, then runs every stage
   make test                                  # every chapter, then the tests
 The README.md there says more."""

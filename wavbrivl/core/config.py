@@ -7,13 +7,14 @@ __all__ = ['EXPERIMENTS', 'NAME_GROUPS', 'RENAMED_GROUPS', 'TEACHER_SECTIONS', '
            'list_keys', 'find_nearest_key', 'describe_allowed', 'shorten', 'explain_validation_error', 'check_settings',
            'checked_section', 'list_renamed_keys', 'iterate_keys', 'check_spelling', 'check_groups', 'read_config_file',
            'find_preset', 'read_preset', 'list_experiments', 'read_config_layers', 'lay_preset', 'check_encoders',
-           'check_experiments', 'reference_run', 'check_teachers', 'is_replicate', 'check_corpora', 'without_heads',
-           'load_params', 'make_params', 'list_runs', 'write_preset', 'describe_params']
+           'check_experiments', 'reference_run', 'check_teachers', 'is_replicate', 'without_heads', 'load_params',
+           'make_params', 'list_runs', 'write_preset', 'describe_params']
 
 # %% ../../nbs/00_core/04_config.ipynb #4cf72814
 import difflib
 import os
 import reprlib
+import shutil
 import yaml
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import get_args
 # %% ../../nbs/00_core/04_config.ipynb #4fc88de8
 from .files import BadInput, read_yaml, atomic_write
 from .params import Section
-from .picture_params import Params
+from .picture_params import Params, check_corpora, check_sources
 
 # %% ../../nbs/00_core/04_config.ipynb #19baf8e6
 def find_root(
@@ -407,16 +408,6 @@ def _with_run(config: dict, run: str, where: str) -> dict:
     pictures = (config.get('pictures') or {}).get(run)
     return merge_config(merge_config(settings, runs[run]), pictures)
 
-# %% ../../nbs/00_core/04_config.ipynb #85e318de
-def check_corpora(params: Params, where: str):
-    "Raises `BadInput` where the corpus that is trained on is also named for evaluation: both would go by one name."
-    name = params.corpus.reader
-    if getattr(params.datasets, name, None) is not None:
-        raise BadInput(
-            f'{where}: corpus.reader and datasets both name {name}; '
-            f'set datasets.{name} to null, the corpus itself is evaluated anyway.'
-        )
-
 # %% ../../nbs/00_core/04_config.ipynb #6fca82f8
 def without_heads(params: Params, where: str) -> Params:
     "The settings of a training under another teacher, without the slow tasks. Raises `BadInput` for one on labels."
@@ -436,7 +427,9 @@ def load_params(
     preset=None,  # a file, or its name in presets, laid over the config first
 ) -> Params:
     "Read params.yaml, lay the run over it, check everything. Raises `BadInput`."
-    return make_params(read_config_layers(root, preset), run)
+    params = make_params(read_config_layers(root, preset), run)
+    check_sources(params, find_root(root), 'params.yaml')
+    return params
 
 
 def make_params(config: dict, run: str | None = None) -> Params:
@@ -465,11 +458,14 @@ def list_runs(root=None, kind: str = 'runs') -> list[str]:
 
 
 def write_preset(preset, root=None) -> Path:
-    "Lay a preset over params.yaml for good; comments are lost. Raises `BadInput`."
+    "Lay a preset over params.yaml for good; what was there is kept as params.yaml.before. Raises `BadInput`."
     config = read_config_layers(root, preset)
     for run in [None, *list_experiments(config)]:
         make_params(config, run)
     path = find_root(root) / 'params.yaml'
+    before = path.with_name('params.yaml.before')
+    if not before.exists():  # a second preset leaves the copy with comments
+        shutil.copyfile(path, before)
     with atomic_write(path) as tmp:
         tmp.write_text(yaml.safe_dump(config, sort_keys=False))
     return path

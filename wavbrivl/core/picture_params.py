@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['PictureKind', 'CodecParams', 'VqganParams', 'DiffusionParams', 'GeneratorParams', 'GuidanceParams', 'GenerateParams',
            'SecondEvaluatorParams', 'CaptionEvaluatorParams', 'EvaluatorParams', 'StudyParams', 'SurveyParams',
-           'Params']
+           'Params', 'check_corpora', 'check_sources']
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #71f07c0b
+import os
+from pathlib import Path
 from pydantic import Field
 from typing import Annotated, ClassVar, Literal
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #f384eefc
+from .files import BadInput
 from wavbrivl.core.params import (
     AudioParams,
     BaselinesParams,
@@ -135,7 +138,7 @@ class GeneratorParams(Section):
 class GuidanceParams(Section):
     "Guidance: optimise codes until the frozen image tower sees the sound's embedding."
 
-    # a random start, a picture of one's own, or the nearest training picture
+    # a random start, a picture of one's own, or the nearest validation picture
     start: Literal['noise', 'picture', 'retrieved'] = 'noise'
     prior_interval: WholeNumber = 3  # steps between corrections by diffusion; 0: none
     steps: Count = 60  # of the optimiser
@@ -179,7 +182,7 @@ class SecondEvaluatorParams(Section):
 
 # %% ../../nbs/00_core/03_picture_params.ipynb #514bc552
 class CaptionEvaluatorParams(Section):
-    "An evaluator that learns the words of captions, never a class, and names classes by their words."
+    "An evaluator that learns the words of captions, not classes, and names classes by their words."
 
     cnn: str | None = 'test_byobnet'  # any timm model; None: no such evaluator
     seed: int = 2  # of the weights and the batches
@@ -252,3 +255,26 @@ class Params(Section):
         'judge': 'evaluator',
         'brivl.scenes': 'corpus.foley.pictures',
     }
+
+# %% ../../nbs/00_core/03_picture_params.ipynb #85e318de
+def check_corpora(params: Params, where: str):
+    "Raises `BadInput` where the corpus that is trained on is also named for evaluation: both would go by one name."
+    name = params.corpus.reader
+    if getattr(params.datasets, name, None) is not None:
+        raise BadInput(
+            f'{where}: corpus.reader and datasets both name {name}; '
+            f'set datasets.{name} to null, the corpus itself is evaluated anyway.'
+        )
+
+
+def check_sources(params: Params, root: Path, where: str):
+    "Raises `BadInput` for a source in the lab's folder `data`: DVC empties it whenever the corpus is written anew."
+    given = {f'corpus.{k}': getattr(params.corpus, k) for k in ('source', 'root')}
+    given |= {f'datasets.{k}': v for k, v in params.datasets.model_dump().items()}
+    for key, path in given.items():
+        place = Path(os.path.normpath(root / str(path or '')))
+        if place.is_relative_to(root / 'data'):
+            raise BadInput(
+                f'{where}: {key} is {path}, in the folder data that DVC empties for the stored corpus; '
+                'keep what is yours in another folder, such as recordings.'
+            )

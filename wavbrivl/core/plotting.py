@@ -64,7 +64,7 @@ def set_finding(
 ):
     "Put the finding above the figure."
     fig.suptitle(
-        textwrap.fill(text, width or int(fig.get_figwidth() * 15)),
+        textwrap.fill(text, width or int(fig.get_figwidth() * 12.5)),
         x=0.01,
         ha='left',
         fontsize=10,

@@ -24,6 +24,7 @@ from ..core.files import BadFile, BadInput, read_json, read_tensors, write_model
 from ..core.picture_params import EvaluatorParams, Params
 from ..core.runtime import derive_seed, log
 from ..data.corpus import Corpus
+from ..data.manifest import class_caption
 from ..image_text.image_tower import timm_backbone
 from ..image_text.brivl import load_exactly
 from ..image_text.inputs import augment, normalise_imagenet
@@ -232,9 +233,14 @@ class LabelledPictures:
         values = attribute_frame(t).reindex(columns=attributes)
         values = values.to_numpy(np.float32)
         self.values = values[owner]  # [N, A]; NaN: the clip has none
+        self.classes = classes
 
     def __len__(self):
-        return len(self.y)
+        return len(self.pictures)
+
+    def targets(self, index) -> torch.Tensor:
+        "The classes of some pictures: [n]."
+        return torch.from_numpy(self.y[index])
 
 # %% ../../nbs/12_generation/07_judge.ipynb #6635b5b4
 def soften(
@@ -286,7 +292,7 @@ def batch(self: EvaluatorTask, index, rng) -> dict:
     )
     return dict(
         pixels=normalise_imagenet(soften(x, g)),
-        y=torch.from_numpy(d.y[index]),
+        y=d.targets(index),
         values=torch.from_numpy(d.values[index]),
     )
 
@@ -376,31 +382,35 @@ def class_words(name: str) -> list:
     return gloss_tokens(name.replace('_', ' '))
 
 
-def caption_words(captions) -> set:
-    "The content words of some captions, as gloss."
-    return {w for caption in captions for w in gloss_tokens(caption)}
+def caption_words(captions, label: str = '') -> set:
+    "The content words of some captions, as gloss; without a caption that only repeats the class `label`."
+    written = [c for c in captions if not label or c != class_caption(label)]
+    return {w for caption in written for w in gloss_tokens(caption)}
 
 # %% ../../nbs/12_generation/07_judge.ipynb #c0a9f3d4
-class CaptionedPictures:
+class CaptionedPictures(LabelledPictures):
     "The pictures of a split that have captions; with each the share of every word in its clip's captions, by rarity."
 
     def __init__(self, corpus: Corpus, split: str, words: list | None = None):
         t = corpus.split(split)
-        t = t[(t.frames.str.len() > 0) & (t.captions.str.len() > 0)]
-        paths, owner = flatten_column(t, 'frames')
+        t = t[(t.frames.str.len() > 0) & (t.label != '')]
+        said = [caption_words(*pair) for pair in zip(t.captions, t.label)]
+        t = t.iloc[np.flatnonzero([bool(s) for s in said])]
+        said = [s for s in said if s]
+        paths, self.owner = flatten_column(t, 'frames')  # [N] clips
         self.pictures = load_pictures(corpus, paths)  # uint8 [N, 3, S, S]
-        said = [caption_words(captions) for captions in t.captions]
         counted = Counter(w for found in said for w in sorted(found))
         self.words = words or sorted(w for w, _ in counted.most_common(VOCABULARY))
         there = np.array([np.isin(self.words, list(s)) for s in said], np.float32)
         there = there.reshape(len(t), len(self.words))
         rare = np.log(len(t) / there.sum(0).clip(1))  # 0: a word of all of them
         shares = there * rare / (there @ rare)[:, None].clip(1e-6)
-        self.y = shares.astype(np.float32)[owner]  # [N, W]
-        self.values = np.zeros((len(owner), 0), np.float32)
+        self.y = shares.astype(np.float32)  # [clips, W]
+        self.values = np.zeros((len(self.owner), 0), np.float32)
 
-    def __len__(self):
-        return len(self.y)
+    def targets(self, index) -> torch.Tensor:
+        "The shares of words of some pictures: [n, W]."
+        return torch.from_numpy(self.y[self.owner[index]])
 
 # %% ../../nbs/12_generation/07_judge.ipynb #c0a9f3d5
 def class_logits(
@@ -420,18 +430,14 @@ def are_named(classes: list, words: list) -> bool:
 
 # %% ../../nbs/12_generation/07_judge.ipynb #c0a9f3d6
 class CaptionWordTask(EvaluatorTask):
-    "Predict the words of a picture's captions; name the classes `names` by them."
-
-    def __init__(self, judge, train, valid, smoothing: float, names: list):
-        super().__init__(judge, train, valid, smoothing)
-        self.names = names
+    "Predict the words of a picture's captions; name classes by them."
 
     def score(self) -> dict:
         "Top-1 of the plain validation pictures, their classes named by words."
-        d, names = self.valid_set, self.names
+        d, words = self.valid_set, self.judge.classes
         if not len(d):
             return {}
-        logits = class_logits(self.judge.logits(d.pictures), self.judge.classes, names)
+        logits = class_logits(self.judge.logits(d.pictures), words, d.classes)
         return dict(score=accuracy_at(logits.numpy(), d.y))
 
 
@@ -448,8 +454,8 @@ def train_caption_evaluator(
     torch.manual_seed(derive_seed(p.seed, 'judge'))
     judge = Evaluator(p.cnn, p.size, train.words)
     valid = LabelledPictures(corpus, 'valid', names, [])
-    task = CaptionWordTask(judge, train, valid, p.label_smoothing, names)
-    facts = (p.model_dump(), corpus.fingerprint, scenes.fingerprint, 'captions')
+    task = CaptionWordTask(judge, train, valid, p.label_smoothing)
+    facts = (p.model_dump(), corpus.fingerprint, scenes.fingerprint, train.words)
     return fit_evaluator(params, task, facts, out, state)
 
 # %% ../../nbs/12_generation/07_judge.ipynb #4e831d67
@@ -467,13 +473,9 @@ def other_judge_params(
 # %% ../../nbs/12_generation/07_judge.ipynb #0c3b51a3
 def train_all(params: Params, corpus: Corpus, out: Path, state: Path, scenes) -> list:
     "Train a corpus's evaluator in `out`, the others in `out/second` and `out/captions`. Returns their histories."
-    ways = {
-        '': train_evaluator,
-        'second': train_evaluator,
-        'captions': train_caption_evaluator,
-    }
     histories = []
-    for which, train in ways.items():
+    for which in ('', 'second', 'captions'):
+        train = train_caption_evaluator if which == 'captions' else train_evaluator
         folder = out / which
         p = other_judge_params(params, which) if which else params
         if which:

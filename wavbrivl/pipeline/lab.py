@@ -276,7 +276,7 @@ def describe_making(lab: Lab, kind: str | None = None) -> dict:
     is_variant = lab.run in list_runs(lab.root, 'variants')
     kind = kind or ('variant' if is_variant else 'run')
     made = dict(board=name_board(lab.run, lab.root, kind))
-    if kind != 'evaluator':  # it learns from pictures and their classes alone
+    if kind != 'evaluator':  # it learns from pictures, their classes and captions alone
         made['teacher'] = teacher_mark(lab.taught_by / 'brivl')
     language = lab.params.language
     if kind == 'variant':

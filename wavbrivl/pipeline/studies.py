@@ -40,7 +40,6 @@ from wavbrivl.survey.answers import (
 from wavbrivl.pipeline.lab import (
     Lab,
     depicted_clips,
-    draws_itself,
     paint_points,
     make_folders,
     store_metrics,
@@ -198,7 +197,7 @@ def guide_points(lab: Lab, model, points, clip: str, begin=None) -> GuidedPictur
 
 def first_codes(lab: Lab, model, point, clip: str):
     "The codes of a point's picture [1, h, w]; None where a released decoder draws."
-    if not draws_itself(lab):
+    if lab.params.generator.kind == 'pipeline':
         return None
     return guide_points(lab, model, point, clip).indices
 
@@ -355,10 +354,11 @@ def draw_manipulations(lab: Lab, sounds: int = 2) -> list[dict]:
         clips = [lab.corpus.audio(a) for a in t.audio]
         for wave, clip, label in zip(clips[:sounds], t['clip'], t.label):
             rows += edit_rows(run, values, model, wave, clip, label, begins[clip])
-        begin = begins[t['clip'][0]]
-        rows.append(mixture_row(run, model, clips[:2], t, begin))
-        rows.append(path_row(run, model, points, t, begin))
-        rows.append(sum_row(run, model, points, t))
+        if len(t) > 1:
+            begin = begins[t['clip'][0]]
+            rows.append(mixture_row(run, model, clips[:2], t, begin))
+            rows.append(path_row(run, model, points, t, begin))
+            rows.append(sum_row(run, model, points, t))
         rows += volumes
     store_grids(lab, rows)
     return rows
@@ -388,7 +388,8 @@ def make_survey(lab: Lab) -> dict:
     "Stage survey: the page and its key. Returns the key; without trials where there are no pictures."
     folder = lab.build / 'survey'
     make_folders(folder)
-    if not drawn_file(lab).exists():
+    t = lab.corpus.split('test')
+    if not drawn_file(lab).exists() or t.label[t.label != ''].nunique() < 2:
         return dict(trials=[])
     trials, reference = survey_trials(lab), lab.params.report.reference
     return trial_page(trials, folder / 'survey.html', model=reference)

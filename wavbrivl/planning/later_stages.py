@@ -407,7 +407,9 @@ def plan_manipulate(planner: Planner, name=None) -> list:
     n = 2 * edits + 15 + 3 * len(s.gains)
     if board.generator.kind == 'pipeline':
         return [drawn(planner, 'drawings', n)]
-    return [guided(planner, board, round(FOLLOWING_SHARE * n) + 4)]
+    classes = len(set(planner.sample.corpus.table.label))
+    chosen = drawn(planner, 'drawings to choose by', classes)
+    return [chosen, guided(planner, board, round(FOLLOWING_SHARE * n) + 4)]
 
 
 PAGE_SECONDS = (

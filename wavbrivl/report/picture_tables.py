@@ -63,8 +63,8 @@ RANDOM_PICTURE_NOTE = (
 METRIC_NOTES = dict(
     r1='R@1, R@5: how often the extractor, a classifier trained on real pictures, puts the class first, or among five. '
     'The true picture is no upper bound: a drawn one may show its class more plainly.',
-    second_r1='Second judge: of another CNN and seed.',
-    captions_r1='By words: a judge that learnt the words of captions, never a class.',
+    second_r1='Second judge: of another seed, and by default another CNN.',
+    captions_r1='By words: a judge that learnt words of captions, not classes, which chose its epoch in validation.',
     usage='Codes used: the share of the codebook in all the pictures of a row.',
     score='Cosine: of the picture, by the image tower, with its sound; what is guided or ranked was chosen by it.',
 )  # metric -> what its columns are

@@ -69,8 +69,8 @@ def timeline_figure(
         raise BadInput(
             'A timeline needs for every sound its true and its detected events.'
         )
-    wide = min(3, n)
-    deep = -(-n // wide)
+    deep = -(-n // 3)
+    wide = -(-n // deep)
     layout = dict(figsize=(3.1 * wide, 2.1 * deep + 0.3), layout='constrained')
     layout |= dict(height_ratios=[1, 0.8] * deep, squeeze=False)
     fig, axes = plt.subplots(2 * deep, wide, **layout)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGE_GB', 'MAX_JOBS', 'ADVICE', 'TURNS', 'REPORT', 'read_stages', 'select_stages', 'find_stale', 'count_waiting',
-           'run_in_order', 'share_machine', 'is_news', 'call_dvc', 'run_stage', 'stop_stages',
+           'run_in_order', 'share_machine', 'is_news', 'Running', 'call_dvc', 'run_stage', 'stop_stages',
            'check_experiments_first', 'rebuild']
 
 # %% ../../nbs/19_review/05_rebuild.ipynb #a8b69226
@@ -148,11 +148,17 @@ def is_news(line: str) -> bool:
     return bool(line.strip()) and not line.strip().startswith(ADVICE)
 
 # %% ../../nbs/19_review/05_rebuild.ipynb #a235aeea
+class Running(set):
+    "The processes of stages that run; `stopped`: they shall end, and none shall begin."
+
+    stopped = False
+
+
 def call_dvc(
     stage: str,
     root,
     threads: int,
-    running: set,  # the processes; this one is in it as long as it runs
+    running: Running,  # this one is in it as long as it runs
     *options,  # of `dvc repro`
 ) -> tuple:  # its exit status; was it only that another DVC held a lock?
     "Let DVC run one stage, each of its lines behind the stage's name."
@@ -166,6 +172,8 @@ def call_dvc(
     command = [sys.executable, *words, *options, stage]
     with subprocess.Popen(command, **own, **pipe) as process:
         running.add(process)
+        if running.stopped:
+            process.terminate()
         for line in filter(is_news, process.stdout):
             held |= 'Unable to acquire lock' in line
             print(f'{stage}: {line}', end='', flush=True)
@@ -177,23 +185,24 @@ TURNS = 5
 
 
 def run_stage(
-    stage: str, root, threads: int, running: set, *options
+    stage: str, root, threads: int, running: Running, *options
 ) -> int:  # DVC's exit status
     "Run one stage and say how it ended."
-    began = time.perf_counter()
+    began, status, held = time.perf_counter(), 130, True
     for _ in range(TURNS):
-        status, held = call_dvc(stage, root, threads, running, *options)
-        if not (status and held):
+        if running.stopped or not (status and held):
             break
+        status, held = call_dvc(stage, root, threads, running, *options)
     said = f'failed, status {status}' if status else 'done'
     print(f'{stage}: {said}, {time.perf_counter() - began:.0f} s', flush=True)
     return status
 
 # %% ../../nbs/19_review/05_rebuild.ipynb #510b8213
-def stop_stages(running: set):
+def stop_stages(running: Running):
     "End the commands that DVC runs, until DVC itself has ended."
     from psutil import NoSuchProcess, Process
 
+    running.stopped = True
     while alive := [p for p in set(running) if p.poll() is None]:
         for process in alive:
             with suppress(NoSuchProcess):
@@ -204,12 +213,14 @@ def stop_stages(running: set):
 # %% ../../nbs/19_review/05_rebuild.ipynb #ae09bc41
 def check_experiments_first(root) -> str:  # the device
     "Read the settings of every run, variant and teacher, and look for the corpus. Raises `BadInput`."
-    for run in list_experiments(read_config_layers(root)):
-        load_params(run, root)
-        if not re.fullmatch(r'[\w.+-]+', run):
+    config = read_config_layers(root)
+    for name in [*list_experiments(config), *(config.get('encoders') or {})]:
+        if not re.fullmatch(r'[\w+-]+', name):
             raise BadInput(
-                f'{run!r} in params.yaml also names files and stages; use letters, digits, _, -, + and . alone.'
+                f'{name!r} in params.yaml also names files and stages; use letters, digits, _, - and + alone.'
             )
+    for run in list_experiments(config):
+        load_params(run, root)
     params = load_params(root=root)
     if not (root / params.corpus.source).exists():
         raise BadInput(
@@ -232,17 +243,19 @@ def rebuild(
     from wavbrivl.core.runtime import pick_device
 
     root = find_root(root)
+    if force and not stages:
+        raise BadInput('--force needs the names of stages: those to run again.')
     device = check_experiments_first(root)
     needs, changed = read_stages(root)
     named, needs = select_stages(needs, stages or list(needs))
-    forced = named if force and stages else set()
+    forced = named if force else set()
     stale = find_stale(needs, changed | forced)
     if not stale:
-        print('Everything is up to date.')
+        print(f'Up to date: {", ".join(stages) or "everything"}.')
         return 0
     jobs, threads = share_machine(jobs, pick_device(device))
     print(f'{len(stale)} stages, {jobs} at once on {threads} threads each', flush=True)
-    running = set()
+    running = Running()
     try:
         options = dict.fromkeys(forced, ['--force'])
         run = lambda s: run_stage(s, root, threads, running, *options.get(s, []))
@@ -252,6 +265,6 @@ def rebuild(
         raise
     if failed:
         print(f'Failed: {", ".join(failed)}; its lines above begin with its name.')
-    elif (root / REPORT).exists():
+    elif not stages and (root / REPORT).exists():
         print(f'All is up to date; {REPORT} shows it.')
     return int(bool(failed))
