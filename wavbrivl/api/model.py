@@ -66,8 +66,9 @@ def fingerprint_settings(model: WavBriVL) -> dict:
     if model.released:
         heard = dict(audio=model.audio.params.model_dump(), window=model.audio.window)
         return heard | dict(teacher=model.brivl.fingerprint)
-    tokenizer = model.tokenizer
-    return dict(
+    tokenizer, language = model.tokenizer, getattr(model.audio, 'language', None)
+    bridge = dict(language=language.model_dump()) if language else {}
+    return bridge | dict(
         audio=model.audio.params.model_dump(),
         brivl=model.brivl.config.model_dump(),
         window=model.audio.window,

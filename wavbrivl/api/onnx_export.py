@@ -355,6 +355,8 @@ def export_onnx(
     parts=None,  # of audio, image, text; None: all it has
 ) -> list[dict]:  # part, file, bytes, error: of `write_graph`, on noise
     "Write a model as ONNX graphs, config.json and tokenizer.json. Raises `BadInput` naming the part."
+    from wavbrivl.api.folder import own_tokenizer
+
     check_brivl(model)
     folder = Path(folder)
     facts = model_facts(model)
@@ -363,6 +365,6 @@ def export_onnx(
     rows = [export_part(model, part, folder, facts) for part in parts]
     if 'text' in parts:
         with atomic_write(folder / 'tokenizer.json') as tmp:
-            model.tokenizer.save(str(tmp))
+            own_tokenizer(model).save(str(tmp))
     write_json(facts | dict(parts=parts), folder / 'config.json')
     return rows

@@ -118,8 +118,9 @@ def check_counts(a):
 
 # %% ../../nbs/22_app/08_cli.ipynb #23c6a9a0
 STATUSES = (
-    'Exit status: 0 everything was read, 1 some files were set aside, 2 nothing could\n'
-    'be done, 130 interrupted, 141 the reader of the output went away.'
+    'Exit status: 0 all is well; 1 some files were set aside, a stage failed, a plan does\n'
+    'not fit or a number differs; 2 nothing could be done; 130 interrupted, 141 the reader\n'
+    'of the output went away.'
 )
 
 # %% ../../nbs/22_app/08_cli.ipynb #5a9fad20

@@ -107,7 +107,10 @@ class MaskedPrediction(nn.Module):
     ):  # loss, and accuracy over masked frames; padding counts for nothing
         "Cross-entropy of the units, weighted; how often masked ones are right."
         layers, padding = self.wavlm(wave, lengths, mask, self.mask_embedding)
-        logits = self.logits(layers[-1][~padding])
+        last = layers[-1]
+        if self.wavlm.stable:  # its layers leave their sum unnormalised
+            last = self.wavlm.model.encoder.layer_norm(last)
+        logits = self.logits(last[~padding])
         target, masked = units[~padding], mask[~padding]
         each = F.cross_entropy(logits, target, reduction='none')
         hit = (logits.argmax(1) == target).float()

@@ -73,7 +73,7 @@ def gated_bias(
     x,  # [N, T, H]
     bias,  # [heads, T, T] the shared table
 ):  # [N, heads, T, T]
-    "The distance bias of one layer, gated by its queries."
+    "The distance bias of one layer, gated by its input."
     n, t, _ = x.shape
     heads = attention.num_heads
     q = x.view(n, t, heads, -1).transpose(1, 2)

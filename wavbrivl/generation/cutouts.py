@@ -99,7 +99,7 @@ TURN = 15.0  # degrees at most
 SHIFT = 0.1  # share of the side at most
 SHEAR = 5.0  # degrees at most
 JITTER = 0.1  # of the colour's factors at most
-PERSPECTIVE = 0.3  # share of a side that a corner moves by at most
+PERSPECTIVE = 0.3  # share of half a side that a corner moves by at most
 HOLE = (0.02, 0.25)  # share of the area that is erased
 
 # %% ../../nbs/12_generation/01_cutouts.ipynb #87b8f348

@@ -48,8 +48,8 @@ def apply_edit(
 # %% ../../nbs/12_generation/04_edits.ipynb #182863bc
 def check_two_sets(a, b) -> tuple:
     "Unit vectors [N, D] each, in double precision; one row may face many. Raises `BadInput`."
-    a = unit_rows(a, 'a').double()
-    b = unit_rows(b, 'b').double()
+    a = F.normalize(unit_rows(a, 'a').double(), dim=-1)
+    b = F.normalize(unit_rows(b, 'b').double(), dim=-1)
     if a.shape[1] != b.shape[1] or 1 < len(a) != len(b) > 1:
         raise BadInput(
             f'a has shape {list(a.shape)}, b {list(b.shape)}; '

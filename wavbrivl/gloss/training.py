@@ -336,4 +336,5 @@ def bridge_facts(
         corpus.fingerprint,
         float(targets.frames.sum()),
         sorted(word_weights),
+        float(sum(w.double().sum() for w in word_weights.values())),
     )

@@ -112,7 +112,7 @@ class TextNote(UserWarning):
 def note_words(sentences: list):
     "Warn of unknown words, of spelt words and of texts that are cut: `TextNote`."
     notes = {
-        'unknown': 'with words that this model does not know and passes over',
+        'unknown': 'with words that this model does not know, each the same to it',
         'spelt': 'with words that this model never learnt and reads letter by letter',
     }
     for field, what in notes.items():

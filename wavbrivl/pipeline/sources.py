@@ -124,6 +124,10 @@ def carried_runs(lab: Lab) -> list:
 def read_numbers(lab: Lab) -> tuple:  # every number, those to compare
     "Every number in results, what another board left marked; and without that, for tables that show no board."
     found = collect_metrics(lab.results)
+    for run in list_runs(lab.root):
+        train = load_params(run, lab.root).train
+        for key in select_runs(found, [run]) if train.loss != 'labels' else ():
+            found[key].setdefault('mismatch', train.mismatch)
     left = list_left(lab.root, found)
     every = mark_carried(found, carried_runs(lab), left)
     foreign = {key for key in every if MARK in every[key].get('board', '')}

@@ -26,6 +26,7 @@ from wavbrivl.report.summary import (
     has_audio_seeds,
     is_apart,
     metrics_frame,
+    own_numbers,
     run_supervisions,
     seeds_text,
     supervision_group,
@@ -35,6 +36,7 @@ from .tables import column_title
 # %% ../../nbs/17_report/05_figures.ipynb #d443119c
 CHANCE_COLOUR = '.25'  # dark grey: no run and no supervision has it
 WHISKERS = 'mean; whiskers: ± 1 standard deviation between seeds'
+COST_LABELS = dict(processor='processor time [s]', seconds='time by the clock [s]')
 
 # %% ../../nbs/17_report/05_figures.ipynb #73097530
 def best_scores(
@@ -93,7 +95,7 @@ def draw_runs(ax, history: pd.DataFrame, x: str, y: str, label: str):
     runs = list(dict.fromkeys(history.run))
     for run, colour in zip(runs, palette(len(runs))):
         draw_run(ax, history[history.run == run], x, y, colour, run)
-    ax.set(xlabel='time [s]' if x == 'seconds' else 'epoch', ylabel=label)
+    ax.set(xlabel=COST_LABELS.get(x, x), ylabel=label)
     if x == 'epoch':
         ax.xaxis.get_major_locator().set_params(integer=True)
 
@@ -121,7 +123,7 @@ def training_figure(
     history: pd.DataFrame,  # run, seed, epoch, loss, where there is one a score
     score: str = 'score',  # its column, of the validation split
     label: str = 'validation MRR',  # and what it is
-    seconds: bool = False,  # also over the column seconds, cumulative?
+    seconds: bool = False,  # also over cumulative time, of the processor where it is known?
 ):  # matplotlib Figure
     "Draw loss and validation score of runs over epochs, and over time if wanted."
     import matplotlib.pyplot as plt
@@ -131,7 +133,8 @@ def training_figure(
     if score not in history or not history[score].notna().any():
         score = None
     else:
-        panels += [('epoch', score, label)] + [('seconds', score, label)] * seconds
+        clock = next((c for c in COST_LABELS if c in history), 'seconds')
+        panels += [('epoch', score, label)] + [(clock, score, label)] * seconds
     n = len(panels)
     size = (3.4 * n + 0.4, 3.1)
     fig, axes = plt.subplots(1, n, figsize=size, squeeze=False, layout='constrained')
@@ -142,9 +145,6 @@ def training_figure(
     return fig
 
 # %% ../../nbs/17_report/05_figures.ipynb #91554b0c
-COST_LABELS = dict(processor='processor time [s]', seconds='time [s]')
-
-
 def total_costs(history: pd.DataFrame) -> pd.DataFrame:  # a row a run and seed
     "What all of a seed's training cost, where it is known: processor (or seconds), and updates if counted."
     clocks = [c for c in COST_LABELS if c in history]
@@ -389,7 +389,7 @@ def task_rows(
     pd.DataFrame
 ):  # of `metrics_frame`, with columns want (TASK/METRIC) and system (name)
     "Find the wanted numbers. Raises `BadInput` where there is none."
-    t = metrics_frame(summary)
+    t = metrics_frame(own_numbers(summary))
     t['want'] = t.task + '/' + t.metric
     names = rows or {}
     t['system'] = [names.get(r.run, r.run) + row_mark(r) for r in t.itertuples()]
@@ -400,10 +400,14 @@ def task_rows(
 
 # %% ../../nbs/17_report/05_figures.ipynb #6cda1557
 def draw_task(ax, group: pd.DataFrame, names: list):
-    "Draw a panel: the systems' means and spreads, and chance."
-    at = [names.index(s) for s in group.system]
-    style = dict(fmt='o', ms=4.5, capsize=2, color=palette(1)[0])
-    ax.errorbar(group['mean'], at, xerr=group['std'].fillna(0), **style)
+    "Draw a panel: the systems' means and spreads, a colour a supervision, and chance."
+    at = group.system.map(names.index)
+    for kind in dict.fromkeys(group.taught.map(supervision_group)):
+        rows = group.taught.map(supervision_group) == kind
+        style = dict(fmt='o', ms=4.5, capsize=2, color=supervision_colour(kind))
+        ax.errorbar(
+            group['mean'][rows], at[rows], xerr=group['std'][rows].fillna(0), **style
+        )
     ax.scatter(group.chance, at, marker='|', s=70, color=CHANCE_COLOUR)
     ax.set(xlim=(0, None), yticks=range(len(names)), yticklabels=names)
     ax.grid(axis='x', lw=0.4, color='.85')
@@ -446,6 +450,8 @@ def tasks_figure(
     t = sort_by_supervision(task_rows(summary, wanted, rows, runs), summary)
     groups = t.groupby(['want', 'corpus', 'pool'], dropna=False)
     panels = sorted(groups, key=lambda p: (p[0][1], wanted.index(p[0][0])))
+    wrong = [r.setting.partition(', ')[2] for r in t.itertuples()]
+    t['system'] += [f' ({said})' if said else '' for said in wrong]
     names = list(dict.fromkeys(t.system))
     deep = -(-len(panels) // 3)
     wide = -(-len(panels) // deep)
@@ -458,5 +464,8 @@ def tasks_figure(
     axes[0, 0].invert_yaxis()
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
+    for kind in dict.fromkeys(t.taught.map(supervision_group)):
+        axes[0, 0].plot([], [], 'o', color=supervision_colour(kind), label=kind)
+    fig.legend(loc='outside lower left', fontsize=7.5, ncols=3, title='taught with')
     set_finding(fig, leader_story(t, summary, clips))
     return fig

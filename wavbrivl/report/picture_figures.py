@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STUDY_PANELS', 'MEASURE_LABELS', 'EDIT_LABELS', 'draw_sound', 'pictures_figure', 'classes_figure', 'draw_class',
            'picture_change', 'describe_changes', 'draw_steps', 'edits_figure', 'select_line', 'select_correlation',
-           'format_rho', 'classify_trend', 'runs_with_rho', 'study_story', 'sounds_text', 'study_panels',
-           'draw_clipped', 'draw_study', 'study_size', 'study_figure']
+           'format_rho', 'correlations_table', 'classify_trend', 'runs_with_rho', 'study_story', 'sounds_text',
+           'study_panels', 'draw_clipped', 'draw_study', 'study_size', 'study_figure']
 
 # %% ../../nbs/17_report/08_picture_figures.ipynb #bb4d509d
 import numpy as np
@@ -204,6 +204,22 @@ def select_correlation(
 def format_rho(r: dict) -> str:
     "Write rho and both ends of its interval."
     return f'ρ {r["mean"]:.2f} ({r["low"]:.2f} to {r["high"]:.2f})'
+
+
+def correlations_table(
+    studies: dict,  # as in `study_figure`
+    measures=('drawn_intensity', 'drawn_pitch'),
+) -> (
+    pd.DataFrame
+):  # a row a run, a column an edit and a measure; text, empty where unknown
+    "Show how each edit moves each attribute of the picture, also those that it should leave alone."
+    pairs = [(edit, m) for edit in EDIT_LABELS for m in measures]
+    title = lambda edit, m: f'{edit}, {m.removeprefix("drawn_")} drawn'
+    rows = {}
+    for run, (_, rhos) in studies.items():
+        found = {title(*p): select_correlation(rhos, *p) for p in pairs}
+        rows[run] = {k: format_rho(r) for k, r in found.items() if r}
+    return pd.DataFrame.from_dict(rows, orient='index').fillna('').rename_axis('run')
 
 # %% ../../nbs/17_report/08_picture_figures.ipynb #11e67a5b
 def classify_trend(

@@ -98,7 +98,8 @@ def picture_titles(t: pd.DataFrame) -> pd.Series:  # of every row of `metrics_fr
     if 'sounds' not in t:
         return names
     differ = t.groupby('metric').sounds.transform('nunique') > 1
-    sizes = ' of ' + t.sounds.map('{:.0f} sounds'.format)
+    unit = t.task.str.startswith('prompts').map({True: ' sentences', False: ' sounds'})
+    sizes = ' of ' + t.sounds.map('{:.0f}'.format) + unit
     one = t.metric.isin(('copies', 'nearest'))  # the interval says of how many
     return names.where(one | ~differ, names + sizes)
 
@@ -306,7 +307,7 @@ def kind_story(
     entry = summary.get(f'{corpus}/{run}/{kind}/r1', {})
     if 'sounds' not in entry:
         return ''
-    shares = f'{share_text(entry)} of {entry["sounds"]:.0f} {kind} drawings'
+    shares = f'{share_text(entry)} of {entry["sounds"]:.0f} {kind} drawings of {run}'
     chance = f'chance {entry["chance"]:.2f}; brackets: 95 %'
     return f'A classifier of real pictures names {shares} right ({chance})'
 

@@ -88,9 +88,9 @@ def describe_nearness(
 
     comparisons = roc_auc_score(same.ravel(), s.ravel())
     return (
-        f'{len(s):,} sounds, {s.shape[1]:,} pictures: a sound is nearer to a picture of its class '
-        f'(mean cosine {s[same].mean():.2f}) than to one of another ({s[~same].mean():.2f}) '
-        f'in {comparisons:.0%} of comparisons; chance: 50%'
+        f'{len(s):,} sounds, {s.shape[1]:,} pictures: a pair of one class is nearer '
+        f'(mean cosine {s[same].mean():.2f}) than a pair of two ({s[~same].mean():.2f}) '
+        f'in {comparisons:.0%} of all comparisons of pairs; chance: 50%'
     )
 
 # %% ../../nbs/17_report/06_space_figures.ipynb #eeeb3d61

@@ -255,20 +255,21 @@ def count_sounds(summary: dict, key: str, clips=None) -> int:
     metric = split_key(key)[2].rsplit('/', 1)[1]
     if metric not in SHARES:
         return 0
-    entry, corpus = summary[key], key.split('/')[0] + '/'
+    entry, corpus = summary[key], split_key(key)[0]
     if metric == 'r1_first':
         return int(entry.get('first', 0))
     if counted := entry.get('sounds', entry.get('pictures')):
         return int(counted)
-    own = [] if clips is None else [c for c in clips if c.startswith(corpus)]
+    own = [] if clips is None else [c for c in clips if split_key(c)[0] == corpus]
     return int(clips[own].notna().any(axis=1).sum()) if own else 0
 
 
 def share_error(*shares: tuple) -> float:  # of (mean, sounds)
-    "The standard error of a difference of shares of counted sounds; 0 where one is none."
+    "The standard error of a difference of shares of counted sounds; 0 where one is none. Source: Agresti, Coull 1998."
     if not all(n and 0 <= mean <= 1 for mean, n in shares):
         return 0.0
-    return sum(mean * (1 - mean) / n for mean, n in shares) ** 0.5
+    counts = [((mean * n + 2) / (n + 4), n + 4) for mean, n in shares]
+    return sum(p * (1 - p) / n for p, n in counts) ** 0.5
 
 
 def luck_interval(
@@ -415,8 +416,8 @@ def list_carried(
     "Runs whose metrics lie in `results_dir`, but which this board has not: another one left them."
     folder = Path(results_dir) / 'metrics'
     found = [*folder.glob('*'), *folder.glob('pictures/*')]
-    no_run = {'baselines', 'judge', 'painter', 'pictures', 'study', *on_board}
-    return sorted({p.name for p in found if p.is_dir()} - no_run)
+    no_run = 'baselines judge painter pictures study teachers'.split()
+    return sorted({p.name for p in found if p.is_dir()} - {*no_run, *on_board})
 
 
 def mark_carried(

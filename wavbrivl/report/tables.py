@@ -23,6 +23,7 @@ from wavbrivl.report.summary import (
     format_mean,
     by_supervision,
     group_rank,
+    has_audio_seeds,
     metrics_frame,
     run_facts,
     run_supervisions,
@@ -33,7 +34,7 @@ from wavbrivl.report.papers import (
     TABLE_METRICS,
     PRINTED_FAULTS,
     BOLD_NOTE,
-    NOT_RUN_NOTE,
+    note_not_run,
     READING_NOTES,
     read_printed_table,
 )
@@ -112,9 +113,9 @@ CLASSIFYING = ('probe', 'zero_shot', 'detection', *PICTURE_KINDS)  # among class
 def column_title(task: str, metric: str, pool: int | None = None) -> str:
     "Write audio_to_image, mrr, 320 as A→I MRR of 320; probe, accuracy, 24 as probe accuracy of 24 classes."
     words = [DISPLAY_NAMES.get(w, w.replace('_', ' ')) for w in (task, metric)]
-    if pool is None or pd.isna(pool):
+    if pool is None or pd.isna(pool) or task == 'captioning':  # its pool are words
         return ' '.join(words)
-    unit = ' classes' if task in CLASSIFYING else ' sounds' * (task == 'captioning')
+    unit = ' classes' * (task in CLASSIFYING)
     return ' '.join(words) + f' of {int(pool):,}' + unit
 
 # %% ../../nbs/17_report/03_tables.ipynb #c14bfd36
@@ -236,7 +237,8 @@ def row_facts(
         _, run, number = key.split('/', 2)
         if number in wanted:
             row = row_of(rows[run], number.split('/')[0], names)
-            counts.setdefault(row, []).append(entry['n'])
+            if has_audio_seeds(run):
+                counts.setdefault(row, []).append(entry['n'])
             said[row] = supervision_group(taught.get(run))
             boards.setdefault(row, []).append(entry.get('board'))
     boards = {row: ', '.join(unique_words(b)) for row, b in boards.items()}
@@ -305,7 +307,7 @@ def compare_with_paper(
     out = out.fillna('').rename_axis(theirs.index.name)
     faults = [f'{title}: {f}' for f in PRINTED_FAULTS.get((paper, table), [])]
     out.attrs['systems'] = True
-    said = notes + row_notes(rows, facts.get(BOARD, {})) + [NOT_RUN_NOTE]
+    said = notes + row_notes(rows, facts.get(BOARD, {})) + note_not_run(names, rows)
     said += [PERCENT_NOTE] * prints_percent(theirs)
     if ours:
         reading = READING_NOTES.get((paper, table))
@@ -351,9 +353,9 @@ def bold_best(
     competes = [i not in aside for i in table.index]
     for j in range(table.shape[1]):
         cells = table.iloc[:, j]
-        metric = last_word(table.columns[j])
+        metric, group = last_word(table.columns[j]), str(table.columns[j][0])
         v = leading_numbers(cells)[competes].dropna()
-        if len(v) < 2 or metric in NO_SCORE:
+        if len(v) < 2 or metric in NO_SCORE or group.endswith('as printed'):
             continue
         if metric in SMALLER_IS_BETTER:
             v = -v

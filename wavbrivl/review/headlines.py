@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADLINES', 'HEADLINE_NOTE', 'TEACHER_NOTE', 'FEW', 'clip_interval', 'scores_by_clip', 'measure_headline',
-           'headline_cell', 'behind_row', 'headline_table', 'picture_share', 'measure_under', 'teacher_row',
+           'headline_cell', 'measure_under', 'count_audio_seeds', 'headline_table', 'picture_share', 'teacher_row',
            'measure_teachers', 'describe_change', 'text_row', 'mean_row', 'teachers_table', 'order_by_luck',
            'describe_teachers']
 
@@ -19,11 +19,11 @@ from scipy.stats import binomtest, spearmanr
 from ..core.config import read_config_layers
 from ..metrics.intervals import paired_interval
 from wavbrivl.report.summary import (
+    MARK,
     PICTURE_RUN,
     TrainingLuck,
     by_supervision,
     entries_by_teacher,
-    is_taught,
     seeds_text,
     split_key,
     count_sounds,
@@ -31,6 +31,7 @@ from wavbrivl.report.summary import (
     luck_interval,
     training_luck,
 )
+from ..report.tables import board_notes
 from ..pipeline.lab import Lab
 from ..pipeline.sources import ROW_NAMES
 
@@ -63,7 +64,7 @@ def measure_headline(
     key: str,  # CORPUS/RUN/TASK/METRIC
     clips: pd.DataFrame | None = None,  # scores of each clip, a column a key
 ) -> dict | None:  # mean, low and high where known, seeds, teachers; None: no number
-    "One number over all seeds and teachers that it was measured with."
+    "The mean of one number over all teachers that it was measured with."
     found = entries_by_teacher(summary, key)
     if key not in found:
         return None
@@ -92,34 +93,43 @@ HEADLINES = {
     'detection/f1': 'detection, F1',
 }  # a number: its column
 HEADLINE_NOTE = (
-    'Brackets: 95 % intervals over the test clips (over their number, where the score of each is not stored), widened '
-    'by the spread between audio seeds, and between teachers where the board has several. Plain features and BriVL, '
-    'which is asked about pictures, have no audio seeds. A row of several teachers is the mean over them.'
+    "All rows: under the board's own teacher. Brackets: 95 % intervals over the test clips (over their number, where "
+    'the score of each is not stored), widened by the spread between audio seeds, and between teachers where several '
+    'were trained. Plain features and BriVL, which is asked about pictures, have no audio seeds.'
 )
 
 
-def behind_row(summary: dict, run: str, found: list) -> dict:
-    "How many audio seeds and teachers stand behind the numbers of a row."
-    found = [f for f in found if f]
-    counts = [n for f in found for n in f['seeds'] if has_audio_seeds(run)]
-    seeds = seeds_text(*counts) if counts else ''
-    most = max(f['teachers'] for f in found) if is_taught(summary, run) else 0
-    return {'audio seeds': seeds.split(' seed')[0], 'teachers': most or ''}
+def measure_under(summary: dict, key: str, clips=None, others: bool = False):
+    "One number under one teacher, as `measure_headline`; `others`: does its interval hold the spread between teachers?"
+    if key not in summary:
+        return None
+    entry = summary[key]
+    luck = training_luck(summary, (key, entry['n'], int(others)))
+    sounds = count_sounds(summary, key, clips)
+    bounds = clip_interval(entry['mean'], scores_by_clip([key], clips), luck, sounds)
+    return dict(mean=entry['mean'], seeds=[entry['n']], teachers=1) | bounds
 
 
+def count_audio_seeds(run: str, found: list) -> str:
+    "How many audio seeds stand behind the numbers of a row; empty where none was trained."
+    counts = [n for f in found if f for n in f['seeds'] if has_audio_seeds(run)]
+    return seeds_text(*counts).split(' seed')[0] if counts else ''
+
+# %% ../../nbs/19_review/04_headlines.ipynb #43f68de8
 def headline_table(
     summary: dict, corpus: str, clips=None
 ) -> pd.DataFrame:  # a row a run; the note in .attrs['notes']
-    "The main numbers of the runs that papers name, with intervals, seeds and teachers."
+    "The main numbers of the runs that papers name, with intervals and seeds."
     rows, there = [], {split_key(k)[1] for k in summary}
     names = {r: n for r, n in ROW_NAMES.items() if r in there}
     runs = {n: r for r, n in names.items()}
     for name in by_supervision(names, summary):
         keys = [f'{corpus}/{runs[name]}/{number}' for number in HEADLINES]
-        found = [measure_headline(summary, k, clips) for k in keys]
+        found = [measure_under(summary, k, clips, True) for k in keys]
         if any(found):
             cells = dict(zip(HEADLINES.values(), map(headline_cell, found)))
-            rows.append(dict(run=name) | cells | behind_row(summary, runs[name], found))
+            seeds = count_audio_seeds(runs[name], found)
+            rows.append(dict(run=name) | cells | {'audio seeds': seeds})
     table = pd.DataFrame(rows)
     table.attrs['notes'] = [HEADLINE_NOTE]
     return table
@@ -135,16 +145,6 @@ def picture_share(summary: dict, corpus: str) -> dict | None:
         return found
     interval = binomtest(round(entry['mean'] * n), n).proportion_ci(method='wilson')
     return found | dict(low=interval.low, high=interval.high)
-
-
-def measure_under(summary: dict, key: str, clips=None) -> dict | None:
-    "One number under one teacher, with its interval over clips and audio seeds."
-    if key not in summary:
-        return None
-    entry = summary[key]
-    luck = training_luck(summary, (key, entry['n'], 0))
-    bounds = clip_interval(entry['mean'], scores_by_clip([key], clips), luck)
-    return dict(mean=entry['mean'], seeds=[entry['n']], teachers=1) | bounds
 
 # %% ../../nbs/19_review/04_headlines.ipynb #06e71b84
 def teacher_row(summary: dict, corpus: str, run: str, clips=None) -> dict:
@@ -174,10 +174,11 @@ def describe_change(change) -> str:
     return text.strip()[1:-1]
 
 
-def text_row(summary: dict, run: str, found: dict, **first) -> dict:
+def text_row(run: str, found: dict, **first) -> dict:
     "A row of the table of teachers, as text."
     heard = [f for name, f in found.items() if f and name != 'pictures named']
-    counts = behind_row(summary, run, heard) if heard else {}
+    teachers = max((f['teachers'] for f in heard), default='')
+    counts = {'audio seeds': count_audio_seeds(run, heard), 'teachers': teachers}
     return first | {k: headline_cell(v) for k, v in found.items()} | counts
 
 
@@ -191,8 +192,8 @@ def mean_row(summary: dict, corpus: str, run: str, clips=None) -> dict:
 
 # %% ../../nbs/19_review/04_headlines.ipynb #c5776275
 TEACHER_NOTE = (
-    "Brackets: 95 % intervals; of pictures Wilson's, of sounds over clips and audio seeds, in a row of several "
-    'teachers also over these.'
+    "Brackets: 95 % intervals; of pictures Wilson's, of sounds over clips and audio seeds, in the row of their mean "
+    "also over teachers. Where a clip's score is not stored, shares are counted; an MRR's interval leaves clips out."
 )
 
 
@@ -203,15 +204,17 @@ def teachers_table(
     corpus, run = lab.corpus_name, lab.params.report.reference
     changes, rows = read_config_layers(lab.root).get('teachers') or {}, []
     for name, found in measure_teachers(summary, corpus, run, clips).items():
-        first = dict(teacher=name or 'the board', changed='')
-        if name:
-            first['changed'] = describe_change(changes.get(name))
-        rows.append(text_row(summary, run, found, **first))
+        mark = MARK * (bool(name) and name not in changes)
+        first = dict(teacher=(name or 'the board') + mark, changed='')
+        if name in changes:
+            first['changed'] = describe_change(changes[name])
+        rows.append(text_row(run, found, **first))
     if found := mean_row(summary, corpus, run, clips):
         first = dict(teacher="mean over the teacher's seeds", changed='')
-        rows.append(text_row(summary, run, found, **first))
+        rows.append(text_row(run, found, **first))
     table = pd.DataFrame(rows).fillna('')
-    table.attrs['notes'] = [TEACHER_NOTE]
+    notes = board_notes(table.get('teacher', []))
+    table.attrs['notes'] = [TEACHER_NOTE, *notes]
     return table
 
 # %% ../../nbs/19_review/04_headlines.ipynb #e67d1e9c
@@ -253,4 +256,4 @@ def describe_teachers(found: dict, number: str = 'zero-shot') -> str:
     finding = 'the better teacher teaches better hearing here'
     if luck > FEW:
         finding = 'that a better teacher teaches better hearing is not shown here'
-    return f'{said} Rank correlation {rho:+.2f}, by luck in {luck:.0%} of all orders: {finding}.'
+    return f'{said} Rank correlation {rho:+.2f}, as high or higher in {luck:.0%} of all orders: {finding}.'

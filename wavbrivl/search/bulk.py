@@ -41,7 +41,7 @@ from wavbrivl.search.bulk_parts import (
 
 # %% ../../nbs/21_search/02_bulk.ipynb #d04e91b6
 def describe_job(model: WavBriVL, sources: list, kind, frames, part) -> dict:
-    "Everything that the bytes of the table depend on."
+    "What the table depends on; the size of the batch and the device move the last bits alone."
     text = '\0'.join(sources).encode('utf-8', 'surrogateescape')
     return dict(
         format=1,

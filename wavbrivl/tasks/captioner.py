@@ -220,7 +220,7 @@ def _gpus(device: str):
 def _check_epochs(epochs: int):
     "Raises `BadInput` for none."
     if epochs < 1:
-        raise BadInput(f'epochs is {epochs}; it must be at min_count 1.')
+        raise BadInput(f'epochs is {epochs}; it must be at least 1.')
 
 # %% ../../nbs/10_tasks/05_captioner.ipynb #e3a7e020
 def _caption_optim(epochs, patience, batch, lr, weight_decay) -> OptimParams:
@@ -286,7 +286,7 @@ def generate_captions(
 ) -> list:  # a sentence for each clip
     "Caption each clip."
     if beam < 1:
-        raise BadInput(f'beam is {beam}; it must be at min_count 1.')
+        raise BadInput(f'beam is {beam}; it must be at least 1.')
     x, device = pool_frames(frames, captioner.pool), captioner.mean.device
     check_width(captioner, x)
     captioner.eval()

@@ -87,7 +87,8 @@ def resize(
     "Resize and cut to the square; gradients flow."
     from torchvision.transforms.v2 import InterpolationMode, functional
 
-    if x.shape[-2:] == (self.size, self.size):
+    whole = self.edge in (None, self.size)
+    if whole and x.shape[-2:] == (self.size, self.size):
         return x
     sides = _sides(self, *x.shape[-2:])
     how = dict(interpolation=InterpolationMode(self.filter), antialias=self.antialias)

@@ -308,7 +308,8 @@ def fit_vqgan(
     torch.manual_seed(derive_seed(p.seed, 'vqgan'))
     engine = make_engine(params)
     valid = load_frames(corpus, 'valid', p.size, 256)
-    task = VqganTask(p, train, valid, Perceptual(brivl.to(engine.device)))
+    perceptual = Perceptual(brivl.to(engine.device)) if p.perceptual else None
+    task = VqganTask(p, train, valid, perceptual)
     facts = (p.model_dump(), corpus.fingerprint, scenes.fingerprint)
     history = Trainer(task, p.optim, p.seed, state, engine, facts=facts).run()
     return task.vqgan.cpu().eval(), history
