@@ -150,7 +150,7 @@ def test_a_changed_setting_is_named(root):
 
 def test_what_changes_no_number_changes_no_board(root):
     edit(root, 'device: auto', 'device: cpu')
-    edit(root, 'esc50: null', 'esc50: data/esc50')
+    edit(root, 'esc50: null', 'esc50: sets/esc50')
     assert name_board('wavbrivl', root) == 'default'
 
 

@@ -254,11 +254,26 @@ def test_an_interval_over_seeds_holds_the_clips_too():
 
 def test_a_finding_without_the_spread_of_training_says_so():
     found = dict(first=0.8, second=0.7, low=0.02, high=0.18, basis='counts')
-    row = dict(verdict=claims.REPRODUCED, found=found)
-    assert claims.verdict_words(row) == 'better, over counts alone'
-    row['found'] = found | dict(basis='clips and seeds')
-    assert claims.verdict_words(row) == 'better'
-    assert claims.verdict_words(row | dict(verdict=claims.LEVEL)) == claims.LEVEL
+    assert claims.outcome_words(found) == 'better, over counts alone'
+    assert claims.outcome_words(found | dict(basis='clips and seeds')) == 'better'
+    assert claims.outcome_words(found | dict(low=-0.02)) == claims.LEVEL
+
+
+def test_a_pair_is_counted_in_both_directions():
+    "A number in which only the other run is claimed to be better counts as well."
+    found = dict(first=0.8, second=0.7, difference=0.1, low=0.02, high=0.18)
+    found |= dict(basis='clips and seeds', seeds=(2, 1))
+    rows = [
+        dict(number='zero-shot', key='a/zero_shot/top1', second='b', found=found),
+        dict(number='probe', key='b/probe/accuracy', second='a', found=found),
+        dict(number='none', claim='of a run that is not there'),
+    ]
+    said = claims.describe_pair(rows, 'a', 'b', ('A', 'B'))
+    assert said.startswith('A, 1 to 2 seeds, beats B, 1 to 2 seeds, here in 1 of 2')
+    assert 'probe 0.700 beside 0.800 (worse)' in said
+    both = claims.describe_control(rows, 'b'), claims.describe_control(rows, 'a')
+    assert both[0] == 'zero-shot, 1 to 2 seeds each: b 0.700; a 0.800 (better).'
+    assert both[1] == 'probe, 1 to 2 seeds each: a 0.700; b 0.800 (better).'
 
 
 @needs_results
