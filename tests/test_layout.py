@@ -194,7 +194,7 @@ def test_readme_is_one_page_and_its_numbers_are_the_summary():
         'Wav2CLIP (ResNet-18)': 'wav2clip',
         'BGTAI': 'bgtai',
         'supervised': 'supervised',
-        'log-mel features': 'log_mel',
+        'spectral statistics (MFCC)': 'mfcc',
     }
     columns = ['zero_shot/top1', 'probe/accuracy', 'audio_to_image/mrr', 'detection/f1']
     for title, run in rows.items():
