@@ -253,11 +253,10 @@ def test_scores_of_clips_are_kept_for_rows_that_are(small_board, tmp_path):
     old = pd.DataFrame({own: 0.5, left: 0.6, stale: 0.9}, index=['x', 'y'])
     old.to_csv(tmp_path / 'clips.csv')
     now = pd.DataFrame({own: 0.55}, index=['x', 'y'])
-    given = summary, ['ds_net', 'sp_only']
-    assert list(carried_scores(tmp_path / 'clips.csv', now, *given)) == [left]
+    assert list(carried_scores(tmp_path / 'clips.csv', now, summary)) == [left]
     other = now.set_axis(['x', 'z'])
-    assert carried_scores(tmp_path / 'clips.csv', other, *given).empty
-    assert carried_scores(tmp_path / 'none.csv', now, *given).empty
+    assert carried_scores(tmp_path / 'clips.csv', other, summary).empty
+    assert carried_scores(tmp_path / 'none.csv', now, summary).empty
 
 
 def test_verify_compares_rows_of_one_board(small_board):

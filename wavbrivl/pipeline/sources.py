@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ROW_NAMES', 'REPORT_TIMELINES', 'BESIDE_REFERENCE', 'FIVE_CLASSES', 'TABLE4_ROWS', 'FIGURE2_VARIANTS',
            'COMPLETE_VARIANTS', 'TIMING_FIGURES', 'first_evaluation', 'reference_evaluation', 'has_metric',
-           'select_runs', 'select_corpus', 'name_rows', 'read_histories', 'carried_runs', 'read_numbers',
-           'carried_makings', 'read_variant_histories', 'one_per_class', 'gallery_arguments', 'caption_points',
-           'space_arguments', 'predicted_clips', 'timeline_arguments', 'caption_rows', 'data_arguments', 'drawn_clips',
-           'drawn_kinds', 'picture_columns', 'class_pairs', 'five_class_hits', 'five_class_summary', 'codec_rows',
-           'pair_selection', 'table4_rows', 'complete_variant', 'figure2_histories', 'gloss_samples', 'place_tokens',
-           'placing_variants']
+           'select_runs', 'select_corpus', 'name_rows', 'read_histories', 'carried_runs', 'add_wrong_pairs',
+           'read_numbers', 'carried_makings', 'read_variant_histories', 'one_per_class', 'gallery_arguments',
+           'caption_points', 'space_arguments', 'predicted_clips', 'timeline_arguments', 'caption_rows',
+           'data_arguments', 'drawn_clips', 'drawn_kinds', 'picture_columns', 'class_pairs', 'five_class_hits',
+           'five_class_summary', 'codec_rows', 'pair_selection', 'table4_rows', 'complete_variant', 'figure2_histories',
+           'gloss_samples', 'place_tokens', 'placing_variants']
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #27e27ec1
 import numpy as np
@@ -121,13 +121,18 @@ def carried_runs(lab: Lab) -> list:
     return list_carried(lab.results, list_experiments(read_config_layers(lab.root)))
 
 
-def read_numbers(lab: Lab) -> tuple:  # every number, those to compare
-    "Every number in results, what another board left marked; and without that, for tables that show no board."
-    found = collect_metrics(lab.results)
+def add_wrong_pairs(lab: Lab, found: dict):
+    "Add the share of wrong pairs to the numbers of this board's runs, in place; those of variants have it."
     for run in list_runs(lab.root):
         train = load_params(run, lab.root).train
         for key in select_runs(found, [run]) if train.loss != 'labels' else ():
             found[key].setdefault('mismatch', train.mismatch)
+
+
+def read_numbers(lab: Lab) -> tuple:  # every number, those to compare
+    "Every number in results, what another board left marked; and without that, for tables that show no board."
+    found = collect_metrics(lab.results)
+    add_wrong_pairs(lab, found)
     left = list_left(lab.root, found)
     every = mark_carried(found, carried_runs(lab), left)
     foreign = {key for key in every if MARK in every[key].get('board', '')}
@@ -226,7 +231,7 @@ def predicted_clips(lab: Lab, stored: StoredEvaluation, task: str, n: int):
     return t.iloc[one_per_class(t, n)]
 
 # %% ../../nbs/18_pipeline/08_sources.ipynb #aee7b863
-REPORT_TIMELINES = 4  # clips of the report's timeline figure
+REPORT_TIMELINES = 3  # clips of the report's timeline figure
 
 
 def timeline_arguments(lab: Lab, stored: StoredEvaluation, n: int = 6) -> dict:

@@ -448,8 +448,8 @@ def tasks_figure(
     import matplotlib.pyplot as plt
 
     t = sort_by_supervision(task_rows(summary, wanted, rows, runs), summary)
-    wrong = [r.setting.partition(', ')[2] for r in t.itertuples()]
-    t['system'] += [f' ({said})' if said else '' for said in wrong]
+    wrong = t.setting.str.extract(r', (\d+% wrong pairs)$')[0]
+    t['system'] += (' (' + wrong + ')').fillna('')
     groups = t.groupby(['want', 'corpus', 'pool'], dropna=False)
     panels = sorted(groups, key=lambda p: (p[0][1], wanted.index(p[0][0])))
     names = list(dict.fromkeys(t.system))

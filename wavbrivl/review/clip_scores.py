@@ -20,7 +20,6 @@ from ..metrics.event_scores import event_scores, segment_scores
 from ..metrics.events import clean_events
 from ..metrics.retrieval import rank_targets
 from ..pipeline.lab import Lab, StoredEvaluation, listed_as
-from ..pipeline.sources import carried_runs
 
 # %% ../../nbs/19_review/01_clip_scores.ipynb #f901e8de
 def zero_shot_hits(stored: StoredEvaluation) -> pd.Series:  # by clip
@@ -140,12 +139,11 @@ def run_scores(
     lab: Lab,  # of the run
     table: pd.DataFrame,  # of the test split, by clip
 ) -> dict:  # CORPUS/RUN/TASK/METRIC -> Series by clip, a mean over seeds
-    "The scores of every clip of one run; none where it has not been evaluated."
+    "The scores of every clip of one run; none where a seed behind its numbers was not evaluated here."
     by_number, (corpus, name) = {}, listed_as(lab)
-    for seed in evaluated_seeds(lab):
-        path = lab.build / 'embeddings' / lab.run / f'seed-{seed}.npz'
-        if not path.exists():
-            continue
+    folder = lab.build / 'embeddings' / lab.run
+    paths = [folder / f'seed-{seed}.npz' for seed in evaluated_seeds(lab)]
+    for path in paths if all(p.exists() for p in paths) else ():
         for number, scores in seed_scores(open_seed(path), table).items():
             by_number.setdefault(number, []).append(scores)
     out = {}
@@ -170,15 +168,14 @@ def carried_scores(
     path,  # the table as it was
     table: pd.DataFrame,  # of this board's runs
     summary: dict,
-    carried: list,  # runs that another board left
 ) -> pd.DataFrame:  # their columns
-    "The scores of runs that this board has not, as far as they belong to the summary and to the same clips."
+    "The scores that were not stored here, as far as they belong to the summary and to the same clips."
     if not Path(path).exists():
         return table.iloc[:, :0]
     old = pd.read_csv(path, index_col=0)
     if list(old.index) != list(table.index):
         return table.iloc[:, :0]
-    kept = [k for k in old if k.split('/')[1] in carried and k in summary]
+    kept = [k for k in old if k not in table and k in summary]
     means = {k: summary[k]['mean'] for k in kept}
     return old[[k for k in kept if abs(old[k].mean() - means[k]) < 1e-4]]
 
@@ -189,7 +186,7 @@ def store_clip_scores(
 ) -> pd.DataFrame:  # as `score_clips`, and the runs that another board left
     "Write the scores of every clip to results/scores/clips.csv, to four digits; the report uses what is written."
     table, path = score_clips(lab).round(4), lab.results / 'scores/clips.csv'
-    left = carried_scores(path, table, summary, carried_runs(lab))
+    left = carried_scores(path, table, summary)
     table = pd.concat([table, left], axis=1).rename_axis('clip')
     with atomic_write(path) as tmp:
         table.to_csv(tmp, float_format='%g')
