@@ -4708,6 +4708,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'wavbrivl/report/summary.py'),
                                          'wavbrivl.report.summary.metrics_frame': ( '17_report/summary.html#metrics_frame',
                                                                                     'wavbrivl/report/summary.py'),
+                                         'wavbrivl.report.summary.other_teachers_runs': ( '17_report/summary.html#other_teachers_runs',
+                                                                                          'wavbrivl/report/summary.py'),
                                          'wavbrivl.report.summary.own_numbers': ( '17_report/summary.html#own_numbers',
                                                                                   'wavbrivl/report/summary.py'),
                                          'wavbrivl.report.summary.read_metrics': ( '17_report/summary.html#read_metrics',

@@ -9,7 +9,7 @@ __all__ = ['MADE_BY', 'PICTURE_RUN', 'UNTRAINED', 'SHARES', 'SUPERVISIONS', 'MAR
            'is_taught', 'teacher_spread', 'TrainingLuck', 'training_luck', 'count_sounds', 'share_error',
            'luck_interval', 'difference_interval', 'compare_runs', 'is_apart', 'run_supervisions', 'supervision_group',
            'group_rank', 'seeds_text', 'by_supervision', 'find_boards', 'run_facts', 'list_carried', 'mark_carried',
-           'class_indices']
+           'other_teachers_runs', 'class_indices']
 
 # %% ../../nbs/17_report/01_summary.ipynb #9ad3daea
 import numpy as np
@@ -432,6 +432,16 @@ def mark_carried(
             board = entry.get('board', 'not recorded')
             out[key] = entry | dict(board=board + MARK)
     return out
+
+# %% ../../nbs/17_report/01_summary.ipynb #a1e7c3d5
+def other_teachers_runs(summary: dict, corpus: str, reference: str) -> list:
+    "Runs whose numbers were made under another teacher than the reference run's: compared among themselves alone."
+    found = {}
+    for key, entry in own_numbers(summary).items():
+        if key.startswith(f'{corpus}/') and 'teacher' in entry:
+            found.setdefault(key.split('/')[1], set()).add(entry['teacher'])
+    own = found.get(reference, set())
+    return sorted(run for run, teachers in found.items() if own and not teachers & own)
 
 # %% ../../nbs/17_report/01_summary.ipynb #931986a1
 def class_indices(
