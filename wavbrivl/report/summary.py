@@ -435,13 +435,13 @@ def mark_carried(
 
 # %% ../../nbs/17_report/01_summary.ipynb #a1e7c3d5
 def other_teachers_runs(summary: dict, corpus: str, reference: str) -> list:
-    "Runs whose numbers were made under another teacher than the reference run's: compared among themselves alone."
+    "Runs with numbers that were made under another teacher than the reference run's."
     found = {}
     for key, entry in own_numbers(summary).items():
         if key.startswith(f'{corpus}/') and 'teacher' in entry:
             found.setdefault(key.split('/')[1], set()).add(entry['teacher'])
     own = found.get(reference, set())
-    return sorted(run for run, teachers in found.items() if own and not teachers & own)
+    return sorted(run for run, teachers in found.items() if own and teachers - own)
 
 # %% ../../nbs/17_report/01_summary.ipynb #931986a1
 def class_indices(
