@@ -218,6 +218,21 @@ def test_a_z_score_is_relative():
     )
 
 
+def test_a_pair_is_scored_among_clips_of_the_whole_corpus(world):
+    task, company = world.task(), []
+    score, task.stored_frames = task.score_windows, copy.copy(task.stored_frames)
+    task.stored_frames.at_once = 10
+    task.score_windows = lambda w, pair: (company.append(pair), score(w, pair))[1]
+    task.score_pairs()
+    windows, owner = task.stored_frames.all_windows(task.rows)
+    assert sorted(np.concatenate(company)) == sorted(owner)
+    sizes = [len(pair) for pair in company]
+    assert len(sizes) > 2 and max(sizes) - min(sizes) <= 1
+    half = len(task.rows) // 2
+    assert all(0.1 < (pair < half).mean() < 0.9 for pair in company)
+    assert task.score_ds_net.isfinite().all()
+
+
 def test_pairs_carry_the_pictures_and_words_of_their_partner(world):
     d = world.task().pairs
     i = int(np.flatnonzero(world.wrong)[0])

@@ -15,6 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 from functools import partial
+from math import ceil
 
 # %% ../../nbs/11_gloss/06_pairs.ipynb #ba248bed
 from ..core.files import BadInput
@@ -370,15 +371,15 @@ def score_pairs(self: PairSelection):
     for s, b in zip(self.slow.buffers(), self.bridge.buffers()):
         s.copy_(b)
     windows, owner = self.stored_frames.all_windows(self.rows)
-    batch = self.stored_frames.at_once
-    parts = [slice(k, k + batch) for k in range(0, len(windows), batch)]
+    order = named_rng(self.seed, 'scoring').permutation(len(windows))
+    parts = np.array_split(order, ceil(len(order) / self.stored_frames.at_once))
     seen = [self.score_windows(windows[part], owner[part]) for part in parts]
     limit = least_sure([cost for _, cost in seen], self.language.skip_fraction)
     for part, (_, cost) in zip(parts, seen):
         skip_unsure(self.by_gloss, windows[part], cost, limit)
     momentum = self.language.select.momentum if self.looked > 0 else 0.0
     for name in seen[0][0]:
-        new = clip_means([scores[name] for scores, _ in seen], owner)
+        new = clip_means([scores[name] for scores, _ in seen], owner[order])
         update_score(getattr(self, f'score_{name}'), new, momentum)
     self.looked += 1
 

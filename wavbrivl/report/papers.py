@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'PRINTED_TABLES', 'PRINTED_FAULTS', 'TABLE_METRICS', 'CAPTION_METRICS', 'BOLD_NOTE', 'READING_NOTES',
-           'read_paper_file', 'read_printed_table', 'read_faults', 'note_not_run', 'format_dataset', 'dataset_table']
+           'TASK_NOTE', 'read_paper_file', 'read_printed_table', 'read_faults', 'note_not_run', 'format_dataset',
+           'dataset_table']
 
 # %% ../../nbs/17_report/02_papers.ipynb #85ba8265
 import pandas as pd
@@ -128,6 +129,12 @@ def format_dataset(
     }
 
 # %% ../../nbs/17_report/02_papers.ipynb #27063524
+TASK_NOTE = (
+    'Tasks: MC one class of several; ML several at once; ZS zero-shot; CMR retrieval between sounds and '
+    'pictures or texts; AR detection of events; AC captions; S2I pictures from sounds.'
+)
+
+
 def dataset_table(
     found: list,  # rows of the stage `datasets`: dataset, clips, rejected, said (a note)
     own: dict,  # name, clips, rejected, classes of the corpus the lab trains on
@@ -149,5 +156,5 @@ def dataset_table(
     out = pd.DataFrame.from_dict(rows, orient='index').fillna('')
     out = out.rename_axis('data set')
     faults = [f'WavBriVL, Table 1: {f}' for f in PRINTED_FAULTS['WavBriVL', 1]]
-    out.attrs['notes'] = notes + faults
+    out.attrs['notes'] = [TASK_NOTE] + notes + faults
     return out
