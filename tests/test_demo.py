@@ -4,6 +4,10 @@ The browser has no network beyond this machine, a microphone that beeps, and a l
 """
 
 import json
+import os
+import platform
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from urllib.parse import urlparse
@@ -444,3 +448,41 @@ def test_foreign_hosts_are_forbidden_to_the_page(served):
     page = httpx.get(served)
     assert "default-src 'self'" in page.headers['content-security-policy']
     assert 'googleapis' not in page.text and 'cdn' not in page.text.lower()
+
+
+ARENAS = """
+import ctypes, sys, threading
+from wavbrivl.app.demo import share_arena
+
+if sys.argv[1] == 'shared':
+    share_arena()
+met = threading.Barrier(8)
+
+
+def take():
+    kept = [bytes(100_000) for _ in range(20)]
+    met.wait()
+
+
+threads = [threading.Thread(target=take) for _ in range(8)]
+for t in threads:
+    t.start()
+for t in threads:
+    t.join()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+file = libc.fopen(sys.argv[2].encode(), b'w')
+libc.malloc_info(0, ctypes.c_void_p(file))
+libc.fclose(ctypes.c_void_p(file))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='not glibc')
+def test_threads_take_memory_from_one_arena(tmp_path):
+    arenas = {}
+    for kind in ('shared', 'each'):
+        told = tmp_path / f'{kind}.xml'
+        run = [sys.executable, '-c', ARENAS, kind, str(told)]
+        subprocess.run(run, check=True, env=dict(os.environ, MALLOC_ARENA_MAX='8'))
+        arenas[kind] = told.read_text().count('<heap nr=')
+    assert arenas['shared'] == 1 < arenas['each']

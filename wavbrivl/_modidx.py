@@ -405,6 +405,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'wavbrivl.app.demo.open_page': ('22_app/demo.html#open_page', 'wavbrivl/app/demo.py'),
                                    'wavbrivl.app.demo.plain': ('22_app/demo.html#plain', 'wavbrivl/app/demo.py'),
                                    'wavbrivl.app.demo.say': ('22_app/demo.html#say', 'wavbrivl/app/demo.py'),
+                                   'wavbrivl.app.demo.share_arena': ('22_app/demo.html#share_arena', 'wavbrivl/app/demo.py'),
                                    'wavbrivl.app.demo.wire': ('22_app/demo.html#wire', 'wavbrivl/app/demo.py')},
             'wavbrivl.app.drawing': { 'wavbrivl.app.drawing.check_drawing': ( '22_app/drawing.html#check_drawing',
                                                                               'wavbrivl/app/drawing.py'),
