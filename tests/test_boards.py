@@ -17,7 +17,7 @@ from wavbrivl.core.config import (
     read_preset,
     write_preset,
 )
-from wavbrivl.core.files import BadInput, read_json, write_json
+from wavbrivl.core.files import BadInput, read_json, read_yaml, write_json
 from wavbrivl.pipeline import lab as labs
 from wavbrivl.pipeline.lab import Lab, name_board, store_metrics
 from wavbrivl.pipeline.sources import carried_makings, pair_selection, table4_rows
@@ -109,7 +109,24 @@ def test_written_twice_a_preset_changes_nothing(root):
     first = (root / 'params.yaml').read_text()
     write_preset('full', root)
     assert (root / 'params.yaml').read_text() == first
-    assert 'adds' not in first and 'presets' not in first
+    assert not {'adds', 'presets'} & set(read_yaml(root / 'params.yaml'))
+
+
+@pytest.mark.parametrize(
+    'preset', sorted((ROOT / 'presets').glob('*.yaml')), ids=lambda p: p.stem
+)
+def test_a_written_preset_keeps_the_comments(root, preset):
+    wanted, before = (
+        read_config_layers(root, preset),
+        (root / 'params.yaml').read_text(),
+    )
+    path = write_preset(preset, root)
+    assert read_yaml(path) == wanted
+    kept = path.read_text()
+    assert kept.count('#') >= before.count('#') - 2
+    same = set(before.splitlines()) & set(kept.splitlines())
+    assert len(same) > len(before.splitlines()) / 3
+    assert path.with_name('params.yaml.before').read_text() == before
 
 
 def test_a_preset_that_holds_itself_is_refused(tmp_path):

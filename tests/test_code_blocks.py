@@ -14,7 +14,6 @@ import nbformat
 import pytest
 import yaml
 from house import ROOT
-from PIL import Image
 
 from wavbrivl import WavBriVL
 from wavbrivl.app.cli import parser
@@ -96,17 +95,13 @@ def test_names_are_there(body):
 
 
 @pytest.fixture
-def own_files(tmp_path, monkeypatch):
-    "The files that the README names, of rendered scenes."
-    made = render_examples(tmp_path, ['dog', 'siren', 'songbird', 'waves'])
-    for row, name in zip(made, ['dog', 'street', 'park', 'sea']):
-        Image.open(row['picture']).save(tmp_path / f'{name}.jpg')
-        sound = tmp_path / (f'{name}.wav' if name == 'dog' else f'{name}.ogg')
-        sound.write_bytes(open(row['sound'], 'rb').read())
+def examples(tmp_path, monkeypatch):
+    "A folder with what `wavbrivl examples scenes` writes."
     monkeypatch.chdir(tmp_path)
+    render_examples('scenes')
 
 
-def test_the_readme_runs(own_files):
+def test_the_readme_runs(examples):
     (block,) = re.findall(r'```python\n(.*?)```', text_of(ROOT / 'README.md'), re.S)
     *lines, drawing = ast.parse(block).body
     scope = {}
@@ -115,7 +110,7 @@ def test_the_readme_runs(own_files):
         compile(ast.Expression(drawing.value), 'README.md', 'eval'), scope
     )
     assert picture.size == (64, 64) and picture.info['cosine'] > 0.4
-    assert scope['model'].classify('dog.wav')[0][0] == 'dog'
+    assert scope['model'].classify(scope['dog'])[0][0] == 'dog'
 
 
 def test_the_quick_start_runs():

@@ -41,6 +41,7 @@ def lab(tmp_path, monkeypatch):
     git(tmp_path, 'init', '-q')
     git(tmp_path, 'add', '.')
     git(tmp_path, 'commit', '-qm', 'results')
+    (tmp_path / 'dvc.lock').write_text('stages: {report: {}}\n')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -59,6 +60,17 @@ def change(lab, **means):
 def test_the_same_numbers_are_reproduced(lab, capsys):
     assert main(['verify']) == 0
     assert 'All 5 numbers are reproduced, 5 of them the same' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('lock', [None, 'stages: {corpus: {}}'])
+def test_results_that_only_lie_there_are_not_reproduced(lab, capsys, lock):
+    (lab / 'dvc.lock').unlink()
+    if lock:
+        (lab / 'dvc.lock').write_text(lock)
+    assert main(['verify']) == 2
+    assert 'nothing was computed here' in capsys.readouterr().err
+    change(lab, diffusion__r1=0.52)
+    assert main(['verify']) == 0, 'made by hand, without DVC'
 
 
 @pytest.mark.parametrize(

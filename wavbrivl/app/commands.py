@@ -106,9 +106,7 @@ def cmd_params(a):
         if not a.preset:
             raise BadInput('--write needs --preset: the file to lay over params.yaml.')
         path = write_preset(a.preset)
-        print(
-            f'{path} written, without comments; as it was before: {path}.before. `wavbrivl params` prints every setting'
-        )
+        print(f'{path} written; as it was before: {path}.before')
         return
     params = load_params(a.run, preset=a.preset)
     if a.json:
@@ -121,6 +119,7 @@ def cmd_plan(a):
     "Print what a run will cost on a machine. Returns the exit status."
     from wavbrivl.planning.plan import describe_plan, plan_run
 
+    print('counting, and trying some steps here: a minute or two ...', file=sys.stderr)
     plan = plan_run(a.device, a.preset, a.params, a.clips)
     print(to_printed_json(plan) if a.json else describe_plan(plan))
     return 1 if plan['misfits'] else 0

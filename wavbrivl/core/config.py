@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from typing import get_args
 
 # %% ../../nbs/00_core/04_config.ipynb #4fc88de8
-from .files import BadInput, read_yaml, atomic_write
+from .files import BadInput, read_yaml, atomic_write, change_yaml
 from .params import Section
 from .picture_params import Params, check_corpora, check_sources
 
@@ -458,16 +458,17 @@ def list_runs(root=None, kind: str = 'runs') -> list[str]:
 
 
 def write_preset(preset, root=None) -> Path:
-    "Lay a preset over params.yaml for good; what was there is kept as params.yaml.before. Raises `BadInput`."
+    "Lay a preset over params.yaml for good; the file is kept as params.yaml.before. Raises `BadInput`."
     config = read_config_layers(root, preset)
     for run in [None, *list_experiments(config)]:
         make_params(config, run)
     path = find_root(root) / 'params.yaml'
     before = path.with_name('params.yaml.before')
-    if not before.exists():  # a second preset leaves the copy with comments
+    text = path.read_text('utf-8')
+    if not before.exists():  # a second preset leaves the first copy
         shutil.copyfile(path, before)
     with atomic_write(path) as tmp:
-        tmp.write_text(yaml.safe_dump(config, sort_keys=False))
+        tmp.write_text(change_yaml(text, config), 'utf-8')
     return path
 
 # %% ../../nbs/00_core/04_config.ipynb #6163f99e

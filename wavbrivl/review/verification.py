@@ -6,7 +6,7 @@
 __all__ = ['SUMMARY', 'CLIPS', 'PARAMS', 'NEAR', 'SAME', 'NO_INTERVAL', 'MAX_LISTED', 'read_committed', 'read_carried',
            'open_baseline', 'read_clips', 'own_interval', 'near_interval', 'judge_number', 'clip_differences',
            'widening_for_all', 'allow_for_chance', 'of_one_board', 'compare_summaries', 'by_task', 'count_by_run',
-           'count_by_board', 'drop_carried', 'explain_differences', 'verify_results', 'farthest_first',
+           'count_by_board', 'drop_carried', 'explain_differences', 'has_reported', 'verify_results', 'farthest_first',
            'describe_number', 'describe_near', 'describe_verification', 'print_verification']
 
 # %% ../../nbs/19_review/03_verification.ipynb #41ae1a66
@@ -22,7 +22,7 @@ from scipy.stats import norm
 
 # %% ../../nbs/19_review/03_verification.ipynb #a8e7120d
 from ..core.config import find_root, list_experiments, read_config_layers
-from ..core.files import BadInput, read_json
+from ..core.files import BadInput, read_json, read_yaml
 from ..pipeline.lab import list_changed_keys, list_left, list_other_teachers
 from wavbrivl.report.summary import (
     count_sounds,
@@ -242,12 +242,22 @@ def explain_differences(committed: dict, fresh: dict, old_params, new_params) ->
     return said
 
 # %% ../../nbs/19_review/03_verification.ipynb #e15535c9
+def has_reported(root) -> bool:
+    "Has DVC run the stage report in this lab? Its lock file is not committed."
+    lock = Path(root) / 'dvc.lock'
+    return lock.exists() and 'report' in (read_yaml(lock) or {}).get('stages', {})
+
+
 def verify_results(root=None, rev: str = 'HEAD') -> dict:
     "Compare the lab's results with the committed ones: place, notes, compared. Raises `BadInput`."
     root = find_root(root)
     if not (root / SUMMARY).exists():
         raise BadInput(f'{root / SUMMARY} does not exist; `make repro` makes it.')
     place, committed, old_clips, params = open_baseline(root, rev)
+    if read_json(root / SUMMARY) == committed and not has_reported(root):
+        raise BadInput(
+            f'{SUMMARY} is that of {place}: nothing was computed here. `make repro` writes it anew.'
+        )
     fresh = drop_carried(root, read_json(root / SUMMARY))
     clips = root / CLIPS
     new_clips = read_clips(clips.read_text()) if clips.exists() else None
