@@ -23,6 +23,16 @@ def names(paths):
     return [str(p.relative_to(ROOT)) for p in paths]
 
 
+@pytest.mark.parametrize(
+    'page', sorted(ROOT.glob('nbs/**/*.ipynb')), ids=lambda p: p.stem
+)
+def test_what_a_page_shows_is_of_no_machine(page):
+    cells = json.loads(page.read_text())['cells']
+    shown = json.dumps([c.get('outputs') for c in cells])
+    paths = '(?:site-packages|/work/|/root/|/home/).{,80}'
+    assert not re.findall(paths, shown)
+
+
 def test_library_is_what_the_notebooks_export(tmp_path):
     copy = tmp_path / 'lab'
     ignored = shutil.ignore_patterns('.ipynb_checkpoints')
