@@ -50,6 +50,7 @@ MEASURED = (
     'wavbrivl/zero_shot/top1',
     'wavbrivl/audio_to_image/mrr',
     'wavbrivl/diffusion/r1',
+    'brivl/diffusion/r1',  # drawn for the true pictures' embeddings
 )
 
 
